@@ -1,0 +1,8 @@
+"""What happens beside training; each callback decides when, and where to."""
+
+from ngram_mlp.callbacks.checkpoints import RunCheckpoints
+from ngram_mlp.callbacks.hyperparameters import Hyperparameters
+from ngram_mlp.callbacks.loss_history import LossHistory
+from ngram_mlp.callbacks.progress import UpdateProgress
+
+__all__ = ["Hyperparameters", "LossHistory", "RunCheckpoints", "UpdateProgress"]

@@ -1,0 +1,81 @@
+"""The progress bar, which counts updates, and the losses that the notebooks print."""
+
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+__all__ = ["UpdateProgress"]
+
+
+class _UpdatesPerSecond(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f} updates/s" if speed else "", style="progress.data.speed")
+
+
+class UpdateProgress(ProgressBar):
+    """A bar with updates done, updates per second, time left, the training loss and the last validation loss.
+
+    Every `print_every` updates it prints the loss of that very minibatch, in the form of the notebooks:
+    `  10000/ 200000: 2.0322`. Where the output is no terminal, only those lines appear.
+
+    Args:
+        console: where it is shown.
+        print_every: the updates between two printed losses.
+    """
+
+    def __init__(self, console: Console, print_every: int = 10_000) -> None:
+        super().__init__()
+        self._console = console
+        self._print_every = print_every
+        self._progress: Progress | None = None
+
+    def disable(self) -> None:
+        """Lightning calls this on every rank but the first."""
+        self._console.quiet = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._progress = Progress(
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f} updates"),
+            BarColumn(bar_width=None),
+            _UpdatesPerSecond(),
+            TimeRemainingColumn(),
+            TextColumn("train {task.fields[train]}  val {task.fields[val]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+            transient=True,
+        )
+        self._task = self._progress.add_task(
+            "train", total=trainer.max_steps, completed=trainer.global_step, train="-", val="-"
+        )
+        self._progress.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert self._progress is not None
+        losses = outputs["losses"]
+        first = trainer.global_step - len(losses)
+        for update in range(-(-first // self._print_every) * self._print_every, trainer.global_step, self._print_every):
+            self._console.print(
+                f"{update:7d}/{trainer.max_steps:7d}: {losses[update - first].item():.4f}", highlight=False
+            )
+        self._progress.update(self._task, completed=trainer.global_step, train=f"{losses.mean().item():.4f}")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._progress is not None and "val/loss" in trainer.callback_metrics:
+            self._progress.update(self._task, val=f"{trainer.callback_metrics['val/loss'].item():.4f}")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()

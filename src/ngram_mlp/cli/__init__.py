@@ -1,0 +1,1 @@
+"""The commands behind `scripts/`; only this room knows all the others."""

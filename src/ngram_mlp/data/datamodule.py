@@ -1,0 +1,165 @@
+"""The LightningDataModule: corpus, vocabulary, splits, and the block stream that a run trains on."""
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningDataModule, Trainer
+from torch import Tensor
+
+from ngram_mlp.data.blocks import BlockStream
+from ngram_mlp.data.corpus import DATA_DIR, Corpus, load_corpus
+from ngram_mlp.data.ngrams import NGrams, build_ngrams, split_words
+from ngram_mlp.data.vocabulary import Vocabulary
+from ngram_mlp.errors import UserError
+
+__all__ = ["Chunks", "NGramDataModule"]
+
+
+class Chunks:
+    """The examples of a split in order, as (contexts (n, T), targets (n,)) in int64, n at most `size`."""
+
+    def __init__(self, ngrams: NGrams, size: int = 8192) -> None:
+        self._ngrams = ngrams
+        self._size = size
+
+    def __len__(self) -> int:
+        return -(-len(self._ngrams) // self._size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for contexts, targets in zip(
+            self._ngrams.contexts.split(self._size), self._ngrams.targets.split(self._size), strict=True
+        ):
+            yield contexts.long(), targets.long()
+
+
+class NGramDataModule(LightningDataModule):
+    """N-grams of a corpus: blocks of random minibatches for training, whole splits in chunks for evaluation.
+
+    Minibatches are drawn with replacement from the state in which torch's default CPU generator is found when `setup`
+    is called for fitting: the state in which the model's constructor left it (contract 2).
+
+    Args:
+        corpus: where the words come from: `names` (the notebooks' names.txt, downloaded once), `sample` (shipped),
+            `auto` (names where it can be had, else sample), or the path of a UTF-8 text file with one word a line.
+        block_size: how many characters the network sees to predict the next.
+        batch_size: the examples in a minibatch.
+        data_dir: the folder of names.txt and sample_names.txt; by default the project's `data`.
+    """
+
+    def __init__(
+        self, corpus: str = "auto", block_size: int = 3, batch_size: int = 32, data_dir: str | None = None
+    ) -> None:
+        super().__init__()
+        for option, value in (("block_size", block_size), ("batch_size", batch_size)):
+            if value < 1:
+                raise UserError(f"--data.{option} {value}: give a whole number of at least 1")
+        self.save_hyperparameters()
+        self.block_size = block_size
+        self.batch_size = batch_size
+        self.requested_corpus = corpus
+        self.data_dir = Path(data_dir) if data_dir else DATA_DIR
+        self._generator = torch.Generator()
+        self._first_update = 0
+        self._stream: BlockStream | None = None
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The words, read on first use."""
+        corpus = load_corpus(self.requested_corpus, self.data_dir)
+        self.hparams.update({f"corpus_{key}": value for key, value in corpus.summary().items()})
+        return corpus
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary of the whole corpus, as in the notebooks."""
+        return Vocabulary.of_words(self.corpus.words)
+
+    @property
+    def characters(self) -> str:
+        """The vocabulary as a plain string, which models take."""
+        return self.vocabulary.characters
+
+    @cached_property
+    def splits(self) -> dict[str, NGrams]:
+        """The examples of `train`, `val` and `test`."""
+        words = split_words(self.corpus.words)
+        names = ("train", "val", "test")
+        return {
+            name: build_ngrams(part, self.vocabulary, self.block_size) for name, part in zip(names, words, strict=True)
+        }
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            self._generator.set_state(torch.get_rng_state())
+            # Whatever else draws during training (dropout, a user's callback) gets numbers of its own.
+            torch.manual_seed((torch.initial_seed() + 1) % 2**63)
+
+    def train_dataloader(self) -> BlockStream:
+        assert self.trainer is not None
+        self._stream = BlockStream(
+            self.splits["train"],
+            self.batch_size,
+            self._generator,
+            intervals=_intervals(self.trainer),
+            last_update=self.trainer.max_steps,
+            first_update=self._first_update,
+        )
+        return self._stream
+
+    def val_dataloader(self) -> Chunks:
+        return Chunks(self.splits["val"])
+
+    def test_dataloader(self) -> Chunks:
+        return Chunks(self.splits["test"])
+
+    def stream_generator(self) -> torch.Generator:
+        """A copy of the stream's generator as it stands after the last minibatch that was trained on."""
+        generator = torch.Generator()
+        generator.set_state(self._generator_state())
+        return generator
+
+    def state_dict(self) -> dict[str, Any]:
+        assert self.trainer is not None
+        return {
+            "update": self.trainer.global_step,
+            "stream_generator": self._generator_state(),
+            "default_generator": torch.get_rng_state(),
+            "corpus": self.corpus.summary(),
+            "characters": self.characters,
+            "block_size": self.block_size,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for key, found in (
+            ("corpus", self.corpus.summary()),
+            ("characters", self.characters),
+            ("block_size", self.block_size),
+        ):
+            if state_dict[key] != found:
+                raise UserError(
+                    f"--ckpt_path: the checkpoint was trained with {key} {state_dict[key]!r}, this run has {found!r}; "
+                    "resume with the same data"
+                )
+        self._first_update = state_dict["update"]
+        self._generator.set_state(state_dict["stream_generator"])
+        torch.set_rng_state(state_dict["default_generator"])
+
+    def _generator_state(self) -> Tensor:
+        if self._stream is None or self.trainer is None:
+            return self._generator.get_state()
+        return self._stream.generator_state(self.trainer.global_step)
+
+
+def _intervals(trainer: Trainer) -> list[int]:
+    """The numbers of updates at whose multiples the trainer or a callback has something to do.
+
+    A callback announces its interval by an attribute `every_n_updates`; Lightning's own ModelCheckpoint by
+    `every_n_train_steps`, which it keeps in a private attribute.
+    """
+    intervals = [trainer.log_every_n_steps, trainer.val_check_interval]
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        intervals += [getattr(callback, "every_n_updates", 0), getattr(callback, "_every_n_train_steps", 0)]
+    return [interval for interval in intervals if isinstance(interval, int) and interval > 0]

@@ -1,0 +1,52 @@
+"""How well a network predicts a split: mean loss, perplexity, accuracy."""
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+__all__ = ["PredictionMetric", "evaluate"]
+
+
+class PredictionMetric(Metric):
+    """Loss, perplexity and accuracy of next-character predictions, accumulated over chunks of any size.
+
+    `compute` returns `loss`, the mean cross-entropy in nats over all examples; `perplexity`, its exponential; and
+    `accuracy`, the fraction of examples whose most probable character is the target.
+    """
+
+    full_state_update = False
+    loss_sum: Tensor
+    correct: Tensor
+    examples: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        # float32 sums, since Apple's GPUs have no float64; a chunk's sum enters at once, so few roundings add up.
+        self.add_state("loss_sum", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("correct", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("examples", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, targets: Tensor) -> None:
+        """Adds a chunk: logits (n, vocabulary size), targets (n,)."""
+        self.loss_sum += F.cross_entropy(logits, targets, reduction="sum")
+        self.correct += (logits.argmax(dim=1) == targets).sum()
+        self.examples += len(targets)
+
+    def compute(self) -> dict[str, Tensor]:
+        loss = self.loss_sum / self.examples
+        return {"loss": loss, "perplexity": loss.exp(), "accuracy": self.correct / self.examples}
+
+
+@torch.no_grad()
+def evaluate(network: nn.Module, chunks: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> dict[str, float]:
+    """The metrics of `network`, in evaluation mode, on (contexts, targets) chunks; its mode is restored."""
+    was_training = network.training
+    network.eval()
+    metric = PredictionMetric().to(device)
+    for contexts, targets in chunks:
+        metric.update(network(contexts.to(device)), targets.to(device))
+    network.train(was_training)
+    return {name: float(value) for name, value in metric.compute().items()}

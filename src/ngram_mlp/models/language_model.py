@@ -1,0 +1,169 @@
+"""The LightningModule that all variants share."""
+
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from ngram_mlp.engines import EagerEngine
+from ngram_mlp.errors import UserError
+from ngram_mlp.evaluation import PredictionMetric
+
+__all__ = ["LanguageModel"]
+
+
+class LanguageModel(LightningModule):
+    """Trains and evaluates a network that predicts the next character from the `block_size` characters before it.
+
+    A variant is a subclass whose constructor calls this one and then assigns `network`, a module that maps contexts
+    (B, block_size) in int64 to logits (B, len(characters)). Its constructor arguments are its hyperparameters: plain
+    numbers, strings and lists, which a checkpoint carries.
+
+    The trainer hands over blocks of K minibatches; everything that it counts and logs counts updates.
+
+    Args:
+        characters: the vocabulary; a character's id is its place in the string.
+        block_size: the length of a context.
+        optimizer: builds the optimizer from the parameters.
+        lr_scheduler: builds the learning-rate schedule from the optimizer; it is stepped after every update.
+
+    Raises:
+        UserError: while training, if a loss is not finite, with the update's number.
+    """
+
+    network: nn.Module
+
+    def __init__(
+        self, characters: str, block_size: int, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable
+    ) -> None:
+        super().__init__()
+        # The optimizer and its schedule are functions here; config.yaml tells them by name.
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"], logger=False)
+        self.automatic_optimization = False
+        self.characters = characters
+        self.block_size = block_size
+        self._make_optimizer = optimizer
+        self._make_lr_scheduler = lr_scheduler
+        self._metric = PredictionMetric()
+
+    def forward(self, contexts: Tensor) -> Tensor:
+        """The logits (B, len(characters)) for contexts (B, block_size)."""
+        logits: Tensor = self.network(contexts)
+        return logits
+
+    def configure_optimizers(self) -> Any:
+        try:
+            optimizer = self._make_optimizer(self.parameters())
+        except ValueError as error:  # torch's own words name the argument and the value
+            raise UserError(f"--model.optimizer: {error}") from error
+        scheduler = self._make_lr_scheduler(optimizer)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            raise UserError(
+                "--model.lr_scheduler ReduceLROnPlateau waits for a metric, but the schedule is stepped every update; "
+                "choose one that depends on the update alone, like MultiStepLR or CosineAnnealingLR"
+            )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            _refuse_options_without_meaning(self.trainer)
+
+    def on_train_start(self) -> None:
+        # A model handed over in evaluation mode would keep its batch-norm statistics frozen.
+        self.network.train()
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        scheduler: Any = self.lr_schedulers()
+        self.engine = EagerEngine(self.network, optimizer, scheduler)
+
+    def training_step(self, block: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Performs the updates of a block; returns their losses, shape (K,), for the callbacks."""
+        losses = self.engine.run(*block)
+        first = self.trainer.global_step
+        finite = losses.isfinite()
+        if not finite.all():
+            bad = int((~finite).nonzero()[0])
+            raise UserError(
+                f"the training loss is {losses[bad].item()} at update {first + bad}; "
+                "lower --model.optimizer.lr, or scale the initial weights down"
+            )
+        self._count_updates(len(losses))
+        self.log_dict(
+            {"train/loss": losses.mean(), "lr": self.trainer.optimizers[0].param_groups[0]["lr"]} | self._axis()
+        )
+        return {"losses": losses}
+
+    def on_validation_epoch_start(self) -> None:
+        self._metric.reset()
+
+    def on_test_epoch_start(self) -> None:
+        self._metric.reset()
+
+    def validation_step(self, chunk: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._metric.update(self(chunk[0]), chunk[1])
+
+    def test_step(self, chunk: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._metric.update(self(chunk[0]), chunk[1])
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict({f"val/{name}": value for name, value in self._metric.compute().items()} | self._axis())
+
+    def on_test_epoch_end(self) -> None:
+        self.log_dict({f"test/{name}": value for name, value in self._metric.compute().items()} | self._axis())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["model"] = type(self).__name__
+
+    def _axis(self) -> dict[str, float]:
+        """Lightning puts what is logged beside a metric named `step` at that place of the axis: updates done."""
+        return {"step": float(self.trainer.global_step)}
+
+    def _count_updates(self, updates: int) -> None:
+        """Advances Lightning's counters by a block's updates; Lightning itself adds one batch to some of them.
+
+        Lightning derives `global_step` from the first, the validation interval from the second and the logging
+        interval from the third, so all of them count updates from here on.
+        """
+        loop = self.trainer.fit_loop.epoch_loop
+        steps = loop.manual_optimization.optim_step_progress
+        for tracker in (steps.total, steps.current):
+            tracker.ready += updates
+            tracker.completed += updates
+        for batches in (loop.batch_progress.total, loop.batch_progress.current):
+            batches.ready += updates - 1
+            batches.started += updates - 1
+            batches.processed += updates - 1
+            batches.completed += updates - 1
+        loop._batches_that_stepped += updates - 1
+        if self.trainer.global_step >= self.trainer.max_steps:
+            # The trainer validates and logs when it is told to stop, also where no interval divides max_steps.
+            self.trainer.should_stop = True
+
+
+def _refuse_options_without_meaning(trainer: Trainer) -> None:
+    """Minibatches are drawn with replacement, in one endless epoch, by this process alone.
+
+    Raises:
+        UserError: an option that counts epochs, or that the engines do not honour, was given.
+    """
+    if trainer.max_steps < 0:
+        raise UserError(f"--trainer.max_steps {trainer.max_steps}: give the number of updates, 0 or more")
+    if trainer.fast_dev_run:  # Lightning derives the options below from it
+        return
+    refusals = {
+        "max_epochs": (trainer.max_epochs not in (None, -1), "there are no epochs; use --trainer.max_steps"),
+        "limit_train_batches": (trainer.limit_train_batches != 1.0, "use --trainer.max_steps"),
+        "overfit_batches": (trainer.overfit_batches != 0, "use a small --data.corpus"),
+        "val_check_interval": (
+            not isinstance(trainer.val_check_interval, int),
+            "give the number of updates between validations, a whole number",
+        ),
+        "precision": (trainer.precision == "16-mixed", "gradients are not rescaled; use 32-true or bf16-mixed"),
+    }
+    for option, (refused, remedy) in refusals.items():
+        if refused:
+            raise UserError(f"--trainer.{option} {getattr(trainer, option)}: {remedy}")
+    if trainer.world_size > 1:
+        raise UserError(f"--trainer.devices: {trainer.world_size} processes; this version trains in one, use 1")
