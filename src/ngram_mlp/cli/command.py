@@ -1,16 +1,19 @@
 """What all commands share: a user's mistake becomes one line and exit status 2."""
 
 import difflib
+import inspect
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import NoReturn, ParamSpec
+from typing import Any, ClassVar, NoReturn, ParamSpec
 
-from jsonargparse import ArgumentParser
+from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from ngram_mlp.errors import UserError
+from ngram_mlp.models import LanguageModel
 
 __all__ = ["Parser", "command"]
 
@@ -20,14 +23,32 @@ P = ParamSpec("P")
 class Parser(LightningArgumentParser):
     """A parser that tells an error in one line, with the nearest option where one was misspelt."""
 
+    arguments: ClassVar[Sequence[str]] = ()  # of the class, since the parser makes further ones for nested options
+
+    def parse_args(self, args: Sequence[str] | None = None, **kwargs: Any) -> Namespace:  # type: ignore[override]
+        Parser.arguments = sys.argv[1:] if args is None else args
+        return super().parse_args(list(self.arguments), **kwargs)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         line = " ".join(message.split())
-        if "nrecognized arguments" in line:
-            options = [option for action in self._actions for option in action.option_strings]
-            wrong = next((word for word in line.split() if word.startswith("--")), "")
-            near = difflib.get_close_matches(wrong.split("=")[0], options, n=1)
-            line += f"; did you mean {near[0]}?" if near else "; --help lists the options"
+        if found := re.match(r"[Uu]nrecognized arguments: (--[^ =]+)", line) or re.match(r"Option '(.+)' is not", line):
+            line = f"there is no option {self._as_typed(found[1])}{self._nearest(found[1])}"
+        elif found := re.match(r'Parser key "([^"]+)": (.*)', line):
+            line = f"{self._as_typed(found[1])}: {found[2]}"
         exit_with(line)
+
+    def _as_typed(self, key: str) -> str:
+        """The option that the parser calls by `key`, the last part of its name, as the user typed it."""
+        typed = (argument.split("=")[0] for argument in self.arguments if argument.startswith("--"))
+        return next((option for option in typed if option.endswith(key.lstrip("-"))), key)
+
+    def _nearest(self, option: str) -> str:
+        """A question for the option that may have been meant, among the parser's and the models' own."""
+        models = LanguageModel.__subclasses__()
+        options = [string for action in self._actions for string in action.option_strings]
+        options += [name for model in models for name in inspect.signature(model).parameters]
+        near = difflib.get_close_matches(option, options, n=1)
+        return f"; did you mean {near[0]}?" if near else "; --help lists the options"
 
 
 def command(main: Callable[P, None]) -> Callable[P, None]:
@@ -37,8 +58,14 @@ def command(main: Callable[P, None]) -> Callable[P, None]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             main(*args, **kwargs)
-        except (UserError, MisconfigurationException) as error:
-            exit_with(" ".join(str(error).split()))
+        except Exception as error:
+            mistake: BaseException | None = error
+            # The parser wraps what a constructor raises.
+            while mistake is not None and not isinstance(mistake, (UserError, MisconfigurationException)):
+                mistake = mistake.__cause__
+            if mistake is None:
+                raise
+            exit_with(" ".join(str(mistake).split()))
 
     return wrapped
 

@@ -1,7 +1,9 @@
 """`scripts/train.py`: trains a model, and reports what came out."""
 
+import inspect
 import json
 import logging
+import pydoc
 import shutil
 import sys
 import time
@@ -69,7 +71,21 @@ class TrainCLI(LightningCLI):
         parser.link_arguments("data.block_size", "model.init_args.block_size", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        self.config = parser.parse_args(args)
+        self.config = parser.parse_args(args)  # type: ignore[arg-type]
+
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise UserError(f"--seed_everything: {error}") from error
+
+    def before_instantiate_classes(self) -> None:
+        """Refuses what would be overwritten in silence: these arguments of a model come from the data."""
+        model = self.config.model
+        parameters = inspect.signature(pydoc.locate(model.class_path)).parameters  # type: ignore[arg-type]
+        for key in ("block_size", "characters"):
+            if (value := model.init_args.get(key)) not in (None, parameters[key].default):
+                raise UserError(f"--model.{key} {value}: comes from the data; set --data.block_size or --data.corpus")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with this package's callbacks, once everything that it needs has been built without an error."""
@@ -89,8 +105,10 @@ class TrainCLI(LightningCLI):
                     config.runs_dir, config.name, self.folder.name, default_hp_metric=False
                 )
             trainer: Trainer = super().instantiate_trainer(**kwargs)
-        except BaseException:
+        except BaseException as error:
             self.folder.rmdir()
+            if isinstance(error, ValueError):
+                raise UserError(f"--trainer: {error}") from error
             raise
         (self.folder / "config.yaml").write_text(self.parser.dump(config, skip_none=False), encoding="utf-8")
         return trainer
@@ -118,6 +136,7 @@ def main(default_config: Path, args: Sequence[str] | None = None) -> None:
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     console = Console(soft_wrap=True)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own affair
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SampleCorpusWarning)  # told by a panel instead
         cli = TrainCLI(sys.argv[1:] if args is None else args, default_config, console)
@@ -129,8 +148,13 @@ def main(default_config: Path, args: Sequence[str] | None = None) -> None:
     except SystemExit:  # Lightning's answer to Ctrl-C
         console.print(f"interrupted at update {cli.trainer.global_step}; the run is in {cli.folder}")
         raise SystemExit(130) from None
+    except Exception:
+        if cli.trainer.global_step == 0:
+            shutil.rmtree(cli.folder)  # a run that never began leaves nothing behind
+        raise
     finally:
-        np.save(cli.folder / "losses.npy", cli.loss_history.losses().numpy())
+        if cli.folder.exists():
+            np.save(cli.folder / "losses.npy", cli.loss_history.losses().numpy())
     _report(cli, time.perf_counter() - started)
 
 

@@ -68,7 +68,9 @@ def load_corpus(corpus: str = "auto", data_dir: Path = DATA_DIR) -> Corpus:
 def _read(name: str, path: Path) -> Corpus:
     try:
         if path.exists() and not path.is_file():
-            raise UserError(f"--data.corpus {name}: {path} is not a regular file; give a text file with one word a line")
+            raise UserError(
+                f"--data.corpus {name}: {path} is not a regular file; give a text file with one word a line"
+            )
         content = path.read_bytes()
     except OSError as error:
         raise UserError(
@@ -81,7 +83,7 @@ def _read(name: str, path: Path) -> Corpus:
 def _parse(name: str, content: bytes) -> list[str]:
     """The words of a file: lines without surrounding blanks; blank lines do not count, repeated words do."""
     try:
-        lines = content.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
+        lines = content.decode("utf-8").removeprefix("\ufeff").replace("\r\n", "\n").split("\n")
     except UnicodeDecodeError as error:
         raise UserError(
             f"--data.corpus {name}: byte {error.start} is not UTF-8; save the file as UTF-8 text"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningDataModule, Trainer
+from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from ngram_mlp.data.blocks import BlockStream
@@ -29,10 +29,9 @@ class Chunks:
         return -(-len(self._ngrams) // self._size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for contexts, targets in zip(
-            self._ngrams.contexts.split(self._size), self._ngrams.targets.split(self._size), strict=True
-        ):
-            yield contexts.long(), targets.long()
+        for first in range(0, len(self._ngrams), self._size):
+            chunk = slice(first, first + self._size)
+            yield self._ngrams.contexts[chunk].long(), self._ngrams.targets[chunk].long()
 
 
 class NGramDataModule(LightningDataModule):
@@ -153,13 +152,13 @@ class NGramDataModule(LightningDataModule):
         return self._stream.generator_state(self.trainer.global_step)
 
 
-def _intervals(trainer: Trainer) -> list[int]:
+def _intervals(trainer: Any) -> list[int]:
     """The numbers of updates at whose multiples the trainer or a callback has something to do.
 
     A callback announces its interval by an attribute `every_n_updates`; Lightning's own ModelCheckpoint by
     `every_n_train_steps`, which it keeps in a private attribute.
     """
     intervals = [trainer.log_every_n_steps, trainer.val_check_interval]
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    for callback in trainer.callbacks:
         intervals += [getattr(callback, "every_n_updates", 0), getattr(callback, "_every_n_train_steps", 0)]
     return [interval for interval in intervals if isinstance(interval, int) and interval > 0]

@@ -1,5 +1,6 @@
 """How parameters are drawn: distribution times scale, from torch's default CPU generator."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,13 +37,17 @@ class Initializer:
             "xavier": (2 / (fan_in + fan_out)) ** 0.5,
             "fan_out": fan_out**-0.5,
         }[self.scale]
-        sample = {"normal": torch.randn, "uniform": torch.rand, "constant": torch.ones}[self.distribution]
+        sample: Callable[..., Tensor] = {"normal": torch.randn, "uniform": torch.rand, "constant": torch.ones}[
+            self.distribution
+        ]
         return sample(shape, dtype=torch.float32, device="cpu") * (self.gain * scale)
 
 
 def linear(fan_in: int, fan_out: int, weight: Initializer, bias: Initializer | None) -> nn.Linear:
     """A linear layer whose weight is drawn in the orientation (fan_in, fan_out), then its bias (contract 2)."""
-    layer = nn.utils.skip_init(nn.Linear, fan_in, fan_out, bias=bias is not None)
+    with torch.device("meta"):  # torch's own initialization draws nothing there
+        layer = nn.Linear(fan_in, fan_out, bias=bias is not None)
+    layer.to_empty(device="cpu")
     with torch.no_grad():
         layer.weight.copy_(weight.draw((fan_in, fan_out), fan_in, fan_out).T)
         if bias is not None:
@@ -52,4 +57,4 @@ def linear(fan_in: int, fan_out: int, weight: Initializer, bias: Initializer | N
 
 def embedding(n_rows: int, n_embd: int, weight: Initializer) -> nn.Embedding:
     """An embedding table of shape (n_rows, n_embd)."""
-    return nn.Embedding.from_pretrained(weight.draw((n_rows, n_embd), n_rows, n_embd), freeze=False)
+    return nn.Embedding(n_rows, n_embd, _weight=weight.draw((n_rows, n_embd), n_rows, n_embd))

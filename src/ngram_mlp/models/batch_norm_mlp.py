@@ -31,7 +31,7 @@ class BatchNormMLP(LanguageModel):
     def __init__(
         self,
         characters: str,
-        block_size: int = 3,
+        block_size: int,
         n_embd: int = 10,
         n_hidden: int = 200,
         momentum: float = 0.001,

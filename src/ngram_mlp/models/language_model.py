@@ -2,8 +2,7 @@
 
 from typing import Any
 
-import torch
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -90,9 +89,8 @@ class LanguageModel(LightningModule):
                 "lower --model.optimizer.lr, or scale the initial weights down"
             )
         self._count_updates(len(losses))
-        self.log_dict(
-            {"train/loss": losses.mean(), "lr": self.trainer.optimizers[0].param_groups[0]["lr"]} | self._axis()
-        )
+        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.log_dict({"train/loss": losses.mean(), "lr": lr, **self._axis()})
         return {"losses": losses}
 
     def on_validation_epoch_start(self) -> None:
@@ -108,13 +106,16 @@ class LanguageModel(LightningModule):
         self._metric.update(self(chunk[0]), chunk[1])
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict({f"val/{name}": value for name, value in self._metric.compute().items()} | self._axis())
+        self._log_metric("val")
 
     def on_test_epoch_end(self) -> None:
-        self.log_dict({f"test/{name}": value for name, value in self._metric.compute().items()} | self._axis())
+        self._log_metric("test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["model"] = type(self).__name__
+
+    def _log_metric(self, split: str) -> None:
+        self.log_dict({**{f"{split}/{name}": value for name, value in self._metric.compute().items()}, **self._axis()})
 
     def _axis(self) -> dict[str, float]:
         """Lightning puts what is logged beside a metric named `step` at that place of the axis: updates done."""
@@ -131,6 +132,7 @@ class LanguageModel(LightningModule):
         for tracker in (steps.total, steps.current):
             tracker.ready += updates
             tracker.completed += updates
+        batches: Any
         for batches in (loop.batch_progress.total, loop.batch_progress.current):
             batches.ready += updates - 1
             batches.started += updates - 1
@@ -142,7 +144,7 @@ class LanguageModel(LightningModule):
             self.trainer.should_stop = True
 
 
-def _refuse_options_without_meaning(trainer: Trainer) -> None:
+def _refuse_options_without_meaning(trainer: Any) -> None:
     """Minibatches are drawn with replacement, in one endless epoch, by this process alone.
 
     Raises:

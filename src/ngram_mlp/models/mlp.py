@@ -30,7 +30,7 @@ class MLP(LanguageModel):
     def __init__(
         self,
         characters: str,
-        block_size: int = 3,
+        block_size: int,
         n_embd: int = 10,
         n_hidden: int = 200,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.SGD(parameters, lr=0.1),

@@ -1,0 +1,39 @@
+# `make help` lists the targets. ARGS are handed on: make train ARGS="--trainer.max_steps 2000"
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help train test test-all lint tensorboard clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
+
+.venv/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+.venv/.installed-test: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@
+
+train: .venv/.installed ## train the default experiment; installs on first use
+	$(BIN)/python scripts/train.py $(ARGS)
+
+test: .venv/.installed-test ## run the tests; installs the test extras on first use
+	$(BIN)/python -m pytest $(ARGS)
+
+test-all: .venv/.installed-test ## run the tests, the long ones too
+	$(BIN)/python -m pytest -m "" $(ARGS)
+
+lint: .venv/.installed-test ## check format, rules and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+tensorboard: .venv/.installed ## open TensorBoard on all runs
+	$(BIN)/tensorboard --logdir runs $(ARGS)
+
+clean: ## remove the environment and all caches, but no run and no data
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist src/*.egg-info
+	find src scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +

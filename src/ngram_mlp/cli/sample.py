@@ -1,0 +1,45 @@
+"""`scripts/sample.py`: words from a checkpoint alone."""
+
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from ngram_mlp.cli.command import Parser, command
+from ngram_mlp.errors import UserError
+from ngram_mlp.loading import load_model, read_checkpoint
+from ngram_mlp.models import LanguageModel
+from ngram_mlp.sampling import MAX_LENGTH, sample_batched, sample_one_by_one
+
+__all__ = ["main"]
+
+
+@command
+def main(args: Sequence[str] | None = None) -> None:
+    """Prints sampled words, one a line."""
+    parser = Parser(description="Samples words from a checkpoint, one a line.")
+    parser.add_argument("--ckpt_path", type=str, required=True, help="The checkpoint file.")
+    parser.add_argument("--num", type=int, default=20, help="How many words.")
+    parser.add_argument("--seed", type=int, default=2147483647, help="The seed of the generator that is drawn from.")
+    parser.add_argument("--prompt", type=str, default="", help="How every word begins.")
+    parser.add_argument("--temperature", type=float, default=1.0, help="Below 1: more probable words; above 1: wilder.")
+    parser.add_argument("--max_length", type=int, default=MAX_LENGTH, help="The characters after which a word is cut.")
+    parser.add_argument(
+        "--batched", action="store_true", help="Many words at a time: faster, with other draws than the notebooks'."
+    )
+    parser.add_argument(
+        "--model", type=type[LanguageModel] | None, default=None, help="The class of a variant of your own."
+    )
+    options = parser.parse_args(args)
+    for option, least in (("num", 0), ("max_length", 1), ("seed", 0)):
+        if options[option] < least:
+            raise UserError(f"--{option} {options[option]}: give a whole number of at least {least}")
+    model = load_model(read_checkpoint(options.ckpt_path), options.model)
+    sample = sample_batched if options.batched else sample_one_by_one
+    generator = torch.Generator().manual_seed(options.seed)
+    cut = 0
+    for word, ended in sample(model, options.num, generator, options.prompt, options.temperature, options.max_length):
+        print(word)
+        cut += not ended
+    if cut:
+        print(f"note: {cut} of {options.num} words were cut at {options.max_length} characters", file=sys.stderr)

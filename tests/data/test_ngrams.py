@@ -1,0 +1,55 @@
+import random
+
+import pytest
+
+from ngram_mlp.data import Vocabulary, build_ngrams, split_words
+from ngram_mlp.errors import UserError
+from tests.reference.notebook import build_dataset, dataset
+
+
+@pytest.mark.parametrize("block_size", [1, 2, 3, 5, 12])
+def test_ngrams_equal_the_notebooks_loop(block_size, sample_words):
+    words = random.Random(0).sample(sample_words, 200)
+    vocabulary = Vocabulary.of_words(words)
+    stoi = {character: i for i, character in enumerate(vocabulary.characters)}
+    contexts, targets = build_dataset(words, stoi, block_size)
+    ngrams = build_ngrams(words, vocabulary, block_size)
+    assert ngrams.contexts.tolist() == contexts.tolist()
+    assert ngrams.targets.tolist() == targets.tolist()
+
+
+def test_a_block_longer_than_the_text_is_all_boundary():
+    ngrams = build_ngrams(["ab"], Vocabulary.of_words(["ab"]), block_size=6)
+    assert ngrams.contexts.tolist() == [[0] * 6, [0] * 5 + [1], [0] * 4 + [1, 2]]
+    assert ngrams.targets.tolist() == [1, 2, 0]
+
+
+def test_splits_are_disjoint_complete_and_the_notebooks(sample_words):
+    train, val, test = split_words(sample_words)
+    assert sorted(train + val + test) == sorted(sample_words)
+    shuffled = list(sample_words)
+    random.seed(42)
+    random.shuffle(shuffled)
+    assert train + val + test == shuffled
+    assert (len(train), len(val)) == (int(0.8 * len(shuffled)), int(0.9 * len(shuffled)) - int(0.8 * len(shuffled)))
+
+
+def test_names_give_the_notebooks_splits(names):
+    vocabulary = Vocabulary.of_words(names)
+    (train, val, test), vocab_size = dataset(names)
+    assert vocab_size == len(vocabulary) == 27
+    splits = [build_ngrams(words, vocabulary, 3) for words in split_words(names)]
+    assert [len(split) for split in splits] == [182_625, 22_655, 22_866]
+    for split, (contexts, targets) in zip(splits, (train, val, test), strict=True):
+        assert split.contexts.long().equal(contexts)
+        assert split.targets.long().equal(targets)
+
+
+@pytest.mark.parametrize("count", range(1, 13))
+def test_too_few_words_are_refused_and_enough_are_split(count):
+    words = [f"w{i}" for i in range(count)]
+    if count < 6:
+        with pytest.raises(UserError, match=f"{count} word"):
+            split_words(words)
+    else:
+        assert all(split_words(words))

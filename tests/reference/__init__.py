@@ -1,0 +1,1 @@
+"""Independent implementations, written the way a notebook would, that the tests compare with."""
