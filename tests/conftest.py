@@ -1,8 +1,12 @@
 """What several tests share."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Each deprecated call of jsonargparse tells its own message, so that pyproject.toml can name the one that is Lightning's.
+os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "all"
 
 PROJECT = Path(__file__).resolve().parents[1]
 NAMES = PROJECT / "data" / "names.txt"

@@ -9,8 +9,8 @@ from functools import wraps
 from typing import Any, ClassVar, NoReturn, ParamSpec
 
 from jsonargparse import Namespace
-from pytorch_lightning.cli import LightningArgumentParser
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.cli import LightningArgumentParser
 
 from ngram_mlp.errors import UserError
 from ngram_mlp.models import LanguageModel

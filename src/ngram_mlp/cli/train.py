@@ -28,6 +28,7 @@ from ngram_mlp.data.corpus import SampleCorpusWarning
 from ngram_mlp.errors import UserError
 from ngram_mlp.loading import read_checkpoint
 from ngram_mlp.models import LanguageModel
+from ngram_mlp.models.language_model import refuse_options_without_meaning
 from ngram_mlp.sampling import sample_one_by_one
 
 __all__ = ["main"]
@@ -90,6 +91,9 @@ class TrainCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with this package's callbacks, once everything that it needs has been built without an error."""
         config = self.config
+        if config.ckpt_path is not None:
+            _check_resuming(config.ckpt_path, self.model)
+        _ = self.datamodule.splits  # a corpus that cannot be split is refused before the run has a folder
         config.data.corpus = self.datamodule.corpus.name  # config.yaml names the corpus that `auto` found
         self.folder = claim_run_folder(config.runs_dir, config.name)
         try:
@@ -105,12 +109,13 @@ class TrainCLI(LightningCLI):
                     config.runs_dir, config.name, self.folder.name, default_hp_metric=False
                 )
             trainer: Trainer = super().instantiate_trainer(**kwargs)
+            refuse_options_without_meaning(trainer)  # before Lightning starts further processes
         except BaseException as error:
             self.folder.rmdir()
-            if isinstance(error, ValueError):
+            if type(error) is ValueError:
                 raise UserError(f"--trainer: {error}") from error
             raise
-        (self.folder / "config.yaml").write_text(self.parser.dump(config, skip_none=False), encoding="utf-8")
+        (self.folder / "config.yaml").write_text(self.parser.dump(config, skip_unset=False), encoding="utf-8")
         return trainer
 
     def _hyperparameters(self) -> dict[str, Any]:
@@ -137,10 +142,10 @@ def main(default_config: Path, args: Sequence[str] | None = None) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     console = Console(soft_wrap=True)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own affair
+    warnings.filterwarnings("ignore", message="`max_epochs` was not set")  # refused in our own words
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SampleCorpusWarning)  # told by a panel instead
         cli = TrainCLI(sys.argv[1:] if args is None else args, default_config, console)
-    _check_resuming(cli)
     _introduce(cli)
     started = time.perf_counter()
     try:
@@ -174,17 +179,15 @@ def configs_first(args: Sequence[str]) -> list[str]:
     return configs + others
 
 
-def _check_resuming(cli: TrainCLI) -> None:
+def _check_resuming(path: str, model: LanguageModel) -> None:
     """Raises a UserError where the checkpoint to resume from was not trained with this model."""
-    if cli.config.ckpt_path is None:
-        return
-    checkpoint = read_checkpoint(cli.config.ckpt_path)
+    checkpoint = read_checkpoint(path)
     saved = {"class": checkpoint["model"], **checkpoint["hyper_parameters"]}
-    given = {"class": type(cli.model).__name__, **cli.model.hparams}
-    for key in saved.keys() | given.keys():
+    given = {"class": type(model).__name__, **model.hparams}
+    for key in {**saved, **given}:
         if saved.get(key) != given.get(key):
             raise UserError(
-                f"--ckpt_path {cli.config.ckpt_path}: trained with model.{key} {saved.get(key)!r}, "
+                f"--ckpt_path {path}: trained with model.{key} {saved.get(key)!r}, "
                 f"this run has {given.get(key)!r}; resume with the configuration that it was trained with"
             )
 

@@ -108,6 +108,8 @@ def _names_file(data_dir: Path) -> Path:
             _write_atomically(path, content)
         except OSError as error:
             reason = getattr(error, "reason", None) or error
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()  # it holds the connection
             raise UserError(
                 f"--data.corpus names: {path} is absent and could not be downloaded from {NAMES_URL} ({reason}); "
                 "put the file there by hand, or use --data.corpus sample"

@@ -31,7 +31,7 @@ class Initializer:
 
         A distribution is drawn even where the gain is 0, as in the notebooks (contract 2).
         """
-        scale = {
+        scale: float = {
             "one": 1.0,
             "fan_in": fan_in**-0.5,
             "xavier": (2 / (fan_in + fan_out)) ** 0.5,
@@ -40,7 +40,8 @@ class Initializer:
         sample: Callable[..., Tensor] = {"normal": torch.randn, "uniform": torch.rand, "constant": torch.ones}[
             self.distribution
         ]
-        return sample(shape, dtype=torch.float32, device="cpu") * (self.gain * scale)
+        drawn = sample(shape, dtype=torch.float32, device="cpu")
+        return drawn * (self.gain * scale)
 
 
 def linear(fan_in: int, fan_out: int, weight: Initializer, bias: Initializer | None) -> nn.Linear:

@@ -11,7 +11,7 @@ from ngram_mlp.engines import EagerEngine
 from ngram_mlp.errors import UserError
 from ngram_mlp.evaluation import PredictionMetric
 
-__all__ = ["LanguageModel"]
+__all__ = ["LanguageModel", "refuse_options_without_meaning"]
 
 
 class LanguageModel(LightningModule):
@@ -68,7 +68,7 @@ class LanguageModel(LightningModule):
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
-            _refuse_options_without_meaning(self.trainer)
+            refuse_options_without_meaning(self.trainer)
 
     def on_train_start(self) -> None:
         # A model handed over in evaluation mode would keep its batch-norm statistics frozen.
@@ -144,7 +144,7 @@ class LanguageModel(LightningModule):
             self.trainer.should_stop = True
 
 
-def _refuse_options_without_meaning(trainer: Any) -> None:
+def refuse_options_without_meaning(trainer: Any) -> None:
     """Minibatches are drawn with replacement, in one endless epoch, by this process alone.
 
     Raises:

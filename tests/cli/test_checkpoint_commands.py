@@ -1,0 +1,75 @@
+import json
+import os
+
+import pytest
+import torch
+
+from ngram_mlp.cli import evaluate, sample
+from ngram_mlp.loading import load_model, read_checkpoint
+from ngram_mlp.sampling import sample_batched, sample_one_by_one
+
+
+@pytest.fixture
+def checkpoint(run_train):
+    folder, _ = run_train("--trainer.max_steps", "300")
+    return folder / "checkpoints" / "last.ckpt"
+
+
+def test_evaluate_prints_the_table_of_the_run(checkpoint, capsys):
+    metrics = json.loads((checkpoint.parents[1] / "metrics.json").read_text())
+    evaluate.main(["--ckpt_path", str(checkpoint)])
+    out = capsys.readouterr().out
+    for split in ("train", "val", "test"):
+        assert f"{metrics[split]['loss']:.4f}" in out
+
+
+def test_sampling_needs_the_checkpoint_alone_and_follows_the_notebook(checkpoint, corpus_file, capsys):
+    os.unlink(corpus_file)
+    sample.main(["--ckpt_path", str(checkpoint), "--num", "5", "--seed", "11", "--temperature", "0.8"])
+    model = load_model(read_checkpoint(checkpoint))
+    g = torch.Generator().manual_seed(11)
+    expected = []
+    for _ in range(5):
+        out, context = [], [0] * 3
+        while True:
+            probs = torch.softmax(model(torch.tensor([context])) / 0.8, dim=1)
+            ix = torch.multinomial(probs, num_samples=1, generator=g).item()
+            context = [*context[1:], ix]
+            if ix == 0:
+                break
+            out.append(model.characters[ix])
+        expected.append("".join(out))
+    assert capsys.readouterr().out.splitlines() == expected
+
+
+@pytest.mark.parametrize("sampler", [sample_one_by_one, sample_batched])
+def test_words_begin_with_the_prompt(sampler, checkpoint):
+    model = load_model(read_checkpoint(checkpoint))
+    words = [word for word, _ in sampler(model, 50, torch.Generator().manual_seed(1), prompt="marie")]
+    assert len(words) == 50
+    assert all(word.startswith("marie") for word in words)
+
+
+def test_both_ways_of_sampling_draw_from_one_distribution(checkpoint):
+    model = load_model(read_checkpoint(checkpoint))
+    mean_length = []
+    for sampler in (sample_one_by_one, sample_batched):
+        words = [word for word, _ in sampler(model, 2_000, torch.Generator().manual_seed(2))]
+        mean_length.append(sum(map(len, words)) / len(words))
+    assert mean_length[0] == pytest.approx(mean_length[1], rel=0.06)  # about four standard errors
+
+
+@pytest.mark.parametrize("sampler", [sample_one_by_one, sample_batched])
+def test_a_model_that_never_ends_a_word_is_cut_and_tells(sampler, checkpoint):
+    model = load_model(read_checkpoint(checkpoint))
+    with torch.no_grad():
+        model.network[-1].bias[0] = -1e9
+    words = list(sampler(model, 3, torch.Generator(), max_length=17))
+    assert [(len(word), ended) for word, ended in words] == [(17, False)] * 3
+
+
+def test_a_cut_is_reported(checkpoint, capsys):
+    sample.main(["--ckpt_path", str(checkpoint), "--num", "40", "--max_length", "2"])
+    captured = capsys.readouterr()
+    assert "were cut at 2 characters" in captured.err
+    assert max(map(len, captured.out.splitlines())) == 2

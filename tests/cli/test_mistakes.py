@@ -1,0 +1,87 @@
+import pytest
+
+from ngram_mlp.cli import evaluate, sample, train
+from tests.conftest import PROJECT
+
+DEFAULT = PROJECT / "configs" / "default.yaml"
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["--data.corpus", "nowhere.txt"], ["--data.corpus", "nowhere.txt", "sample"]),
+        (["--data.corpus", "empty.txt"], ["--data.corpus", "empty.txt", "no word"]),
+        (["--data.corpus", "one.txt"], ["--data.corpus", "1 word"]),
+        (["--data.corpus", "latin1.txt"], ["--data.corpus", "UTF-8"]),
+        (["--data.corpus", "dot.txt"], ["line 2", "'a.b'"]),
+        (["--data.block_size", "0"], ["--data.block_size 0", "at least 1"]),
+        (["--data.batch_size", "1"], ["batch_size", "at least 2"]),
+        (["--model.block_size", "4"], ["--model.block_size 4", "--data.block_size"]),
+        (["--model.n_hidden", "-3"], ["--model.n_hidden -3", "at least 1"]),
+        (["--model.n_hidden", "many"], ["--model.n_hidden", "int", "many"]),
+        (["--model.n_hiden", "3"], ["--model.n_hiden", "n_hidden"]),
+        (["--trainer.max_stepz=3"], ["--trainer.max_stepz", "--trainer.max_steps"]),
+        (["--trainer.max_epochs", "3"], ["--trainer.max_epochs 3", "--trainer.max_steps"]),
+        (["--trainer.max_steps", "-1"], ["--trainer.max_steps -1"]),
+        (["--trainer.val_check_interval", "0.5"], ["val_check_interval", "integer"]),
+        (["--trainer.accelerator", "abacus"], ["--trainer", "abacus"]),
+        (["--trainer.devices", "2"], ["--trainer.devices", "2 processes"]),
+        (["--model.optimizer.lr", "-1"], ["--model.optimizer", "-1"]),
+        (["--model.optimizer.lr", "1e30"], ["loss is", "at update", "lr"]),
+        (["--model.lr_scheduler", "torch.optim.lr_scheduler.ReduceLROnPlateau"], ["ReduceLROnPlateau"]),
+        (["--seed_everything", "-1"], ["--seed_everything", "-1"]),
+        (["--checkpoint_every", "0"], ["--checkpoint_every 0"]),
+        (["--ckpt_path", "dot.txt"], ["--ckpt_path dot.txt", "no checkpoint"]),
+        (["--ckpt_path", "nowhere.ckpt"], ["--ckpt_path nowhere.ckpt", "No such file"]),
+        (["--config", "nowhere.yaml"], ["--config", "nowhere.yaml"]),
+        (["--runs_dir", "dot.txt"], ["--runs_dir dot.txt"]),
+    ],
+    ids=lambda value: " ".join(value) if value[0].startswith("--") and len(value) < 3 else "",
+)
+def test_a_mistake_gets_one_line_that_names_it(args, told, fails, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "one.txt").write_text("ada")
+    (tmp_path / "latin1.txt").write_bytes("zoë\nada\n".encode("latin-1"))
+    (tmp_path / "dot.txt").write_text("ada\na.b\n")
+    line = fails(train.main, DEFAULT, ["--data.corpus", "sample", "--trainer.max_steps", "2000", *args])
+    for word in told:
+        assert word in line
+    if "at update" not in line:
+        assert not list(tmp_path.glob("runs/*/version_*"))  # what never began leaves no folder
+
+
+def test_resuming_with_another_model_or_corpus_is_refused(run_train, fails, tmp_path):
+    folder, _ = run_train("--trainer.max_steps", "10")
+    resume = ["--trainer.max_steps", "20", "--ckpt_path", str(folder / "checkpoints" / "last.ckpt")]
+    corpus = ["--data.corpus", str(tmp_path / "words.txt")]
+    assert "n_hidden 200" in fails(train.main, DEFAULT, [*corpus, *resume, "--model.n_hidden", "9"])
+    assert "MLP" in fails(train.main, DEFAULT, [*corpus, *resume, "--model", "MLP"])
+    (tmp_path / "words.txt").write_text((tmp_path / "words.txt").read_text() + "\nanna")
+    assert "corpus" in fails(train.main, DEFAULT, [*corpus, *resume])
+
+
+@pytest.mark.parametrize(
+    ("main", "args", "told"),
+    [
+        (sample.main, ["--num", "-1"], "--num -1"),
+        (sample.main, ["--prompt", "a7"], "'7'"),
+        (sample.main, ["--prompt", "a."], "'.'"),
+        (sample.main, ["--temperature", "0"], "--temperature 0"),
+        (sample.main, ["--temperature", "nan"], "--temperature: "),
+        (sample.main, ["--max_length", "0"], "--max_length 0"),
+        (sample.main, ["--model", "ngram_mlp.models.MLP"], "BatchNormMLP"),
+        (evaluate.main, ["--corpus", "other.txt"], "characters"),
+        (evaluate.main, ["--corpuss", "sample"], "--corpus"),
+    ],
+)
+def test_mistakes_with_a_checkpoint(main, args, told, run_train, fails, tmp_path):
+    folder, _ = run_train("--trainer.max_steps", "1")
+    (tmp_path / "other.txt").write_text("ÄÖ\n" * 10)
+    assert told in fails(main, ["--ckpt_path", str(folder / "checkpoints" / "last.ckpt"), *args])
+
+
+def test_what_is_not_a_mistake_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(sample, "read_checkpoint", lambda path: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        sample.main(["--ckpt_path", "x"])

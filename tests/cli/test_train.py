@@ -1,0 +1,125 @@
+import json
+import os
+import re
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from ngram_mlp.data import load_corpus
+
+SHORT = ("--trainer.max_steps", "1234", "--trainer.val_check_interval", "500", "--trainer.log_every_n_steps", "100")
+
+
+def scalars(folder):
+    events = EventAccumulator(str(folder)).Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def weights(checkpoint):
+    return torch.load(checkpoint, weights_only=True)["state_dict"]
+
+
+def test_a_run_leaves_what_the_design_says(run_train, corpus_file):
+    folder, out = run_train(*SHORT)
+    assert folder.parent.name == "default"
+    assert folder.name == "version_0"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["updates"] == 1234
+    assert metrics["corpus"] == load_corpus(str(corpus_file)).summary()
+    for split in ("train", "val", "test"):
+        assert metrics[split]["perplexity"] == pytest.approx(np.exp(metrics[split]["loss"]), rel=1e-5)
+        assert f"{metrics[split]['loss']:.4f}" in out
+    losses = np.load(folder / "losses.npy")
+    assert losses.dtype == np.float32
+    assert losses.shape == (1234,)
+    samples = (folder / "samples.txt").read_text().split("\n")[:-1]
+    assert len(samples) == 10
+    assert ", ".join(samples) in out
+    assert f"--logdir {folder.relative_to(os.getcwd())}" in out
+    assert sorted(os.listdir(folder / "checkpoints"))[-1] == "last.ckpt"
+
+
+def test_everything_that_is_logged_counts_updates(run_train):
+    folder, _ = run_train(*SHORT)
+    losses = np.load(folder / "losses.npy")
+    logged = scalars(folder)
+    assert [step for step, _ in logged["train/loss"]] == [*range(100, 1201, 100), 1234]
+    for (step, value), first in zip(logged["train/loss"], range(0, 1234, 100), strict=True):
+        assert value == pytest.approx(losses[first:step].mean(), rel=1e-5)
+    for tag in ("val/loss", "val/perplexity", "val/accuracy", "hp_metric"):
+        assert [step for step, _ in logged[tag]] == [500, 1000, 1234]
+    assert logged["hp_metric"] == logged["val/loss"]
+    assert logged["val/loss"][-1][1] == pytest.approx(json.loads((folder / "metrics.json").read_text())["val"]["loss"])
+    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 1234
+    best = min(logged["val/loss"], key=lambda event: event[1])[0]
+    assert os.listdir(folder / "checkpoints") in (
+        ["last.ckpt", f"best-{best}.ckpt"],
+        [f"best-{best}.ckpt", "last.ckpt"],
+    )
+
+
+def test_the_learning_rate_changes_at_the_update_that_the_schedule_names(run_train):
+    folder, _ = run_train(*SHORT, "--model.lr_scheduler.milestones", "[700]")
+    rates = dict(scalars(folder)["lr"])
+    assert rates[600] == pytest.approx(0.1)
+    assert rates[800] == pytest.approx(0.01)
+
+
+def test_the_printed_losses_are_those_of_single_minibatches(run_train):
+    folder, out = run_train("--trainer.max_steps", "10001", "--trainer.log_every_n_steps", "10")
+    losses = np.load(folder / "losses.npy")
+    printed = re.findall(r"^.*/ *10001: .*$", out, flags=re.MULTILINE)
+    assert printed == [f"      0/  10001: {losses[0]:.4f}", f"  10000/  10001: {losses[10_000]:.4f}"]
+
+
+def test_the_saved_configuration_repeats_the_run(run_train):
+    first, _ = run_train(*SHORT, "--model", "MLP", "--model.n_hidden", "30", "--seed_everything", "5")
+    again, _ = run_train("--config", str(first / "config.yaml"))
+    assert (first / "losses.npy").read_bytes() == (again / "losses.npy").read_bytes()
+    assert (first / "samples.txt").read_bytes() == (again / "samples.txt").read_bytes()
+
+
+def test_an_override_holds_on_either_side_of_a_configuration(run_train, tmp_path):
+    (tmp_path / "a.yaml").write_text("model: {init_args: {n_hidden: 40}}\ntrainer: {max_steps: 3}")
+    (tmp_path / "b.yaml").write_text("model: {init_args: {n_embd: 4}}")
+    for args in (("--model.n_hidden", "9", "--config", "a.yaml", "--config=b.yaml"), ("-c", "a.yaml", "-c", "b.yaml")):
+        folder, _ = run_train(*args)
+        hparams = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["hyper_parameters"]
+        assert hparams["n_hidden"] == (9 if "--model.n_hidden" in args else 40)
+        assert hparams["n_embd"] == 4
+
+
+def test_a_resumed_run_ends_with_the_same_bits(run_train):
+    whole, _ = run_train(*SHORT)
+    part, _ = run_train(*SHORT, "--trainer.max_steps", "700")
+    rest, _ = run_train(*SHORT, "--ckpt_path", str(part / "checkpoints" / "last.ckpt"))
+    for name in ("losses.npy", "samples.txt"):
+        assert (whole / name).read_bytes() == (rest / name).read_bytes()
+    expected, found = (weights(folder / "checkpoints" / "last.ckpt") for folder in (whole, rest))
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        assert value.equal(found[name]), name
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        ("--trainer.log_every_n_steps", "7"),
+        ("--trainer.enable_progress_bar", "false", "--trainer.logger", "false"),
+        ("--trainer.limit_val_batches", "0", "--trainer.enable_checkpointing", "false"),
+    ],
+)
+def test_observing_changes_nothing(run_train, extra):
+    plain, _ = run_train(*SHORT)
+    observed, _ = run_train(*SHORT, *extra)
+    for name in ("losses.npy", "samples.txt"):
+        assert (plain / name).read_bytes() == (observed / name).read_bytes()
+
+
+def test_no_updates_at_all_still_evaluates_the_initial_network(run_train):
+    folder, _ = run_train("--trainer.max_steps", "0")
+    assert json.loads((folder / "metrics.json").read_text())["train"]["loss"] > 2.5
+    assert np.load(folder / "losses.npy").shape == (0,)
