@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-# Each deprecated call of jsonargparse tells its own message, so that pyproject.toml can name the one that is Lightning's.
+# Each deprecated call of jsonargparse tells its own message, so that pyproject.toml can name Lightning's.
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "all"
 
 PROJECT = Path(__file__).resolve().parents[1]

@@ -7,10 +7,12 @@ from torch import Tensor
 
 from ngram_mlp.data.ngrams import NGrams
 
-__all__ = ["BlockStream"]
+__all__ = ["BlockStream", "longest_block"]
 
-LONGEST_BLOCK = 500
-MOST_EXAMPLES = 2**16  # of one block: large minibatches come in shorter blocks, so that progress is still seen
+
+def longest_block(batch_size: int) -> int:
+    """The most minibatches in a block: 500, or fewer of large ones, so that progress is still seen."""
+    return max(1, min(500, 2**16 // batch_size))
 
 
 class BlockStream:
@@ -41,7 +43,7 @@ class BlockStream:
         self._ngrams = ngrams
         self._batch_size = batch_size
         self._generator = generator
-        self._intervals = (*intervals, max(1, min(LONGEST_BLOCK, MOST_EXAMPLES // batch_size)))
+        self._intervals = (*intervals, longest_block(batch_size))
         self._last_update = last_update
         self._update = first_update
         self._states = {first_update: generator.get_state()}
