@@ -123,3 +123,26 @@ def test_no_updates_at_all_still_evaluates_the_initial_network(run_train):
     folder, _ = run_train("--trainer.max_steps", "0")
     assert json.loads((folder / "metrics.json").read_text())["train"]["loss"] > 2.5
     assert np.load(folder / "losses.npy").shape == (0,)
+
+
+def test_the_fused_engine_leaves_the_same_run_as_the_eager_one(run_train):
+    eager, _ = run_train(*SHORT, "--model.engine", "eager")
+    fused, out = run_train(*SHORT, "--model.engine", "fused")
+    assert "compiled in" in out
+    np.testing.assert_allclose(np.load(fused / "losses.npy"), np.load(eager / "losses.npy"), rtol=1e-5)
+    expected, found = scalars(eager), scalars(fused)
+    assert expected.keys() == found.keys()
+    for tag, events in expected.items():
+        assert [step for step, _ in events] == [step for step, _ in found[tag]]
+    records = [json.loads((folder / "metrics.json").read_text()) for folder in (eager, fused)]
+    assert [record["engine"] for record in records] == ["eager", "fused"]
+    assert records[0]["val"]["loss"] == pytest.approx(records[1]["val"]["loss"], abs=1e-5)
+
+
+def test_a_fused_run_resumes_with_the_same_bits_although_cut_elsewhere(run_train):
+    fused = (*SHORT, "--model.engine", "fused")
+    whole, _ = run_train(*fused)
+    part, _ = run_train(*fused, "--trainer.max_steps", "701")
+    rest, out = run_train(*SHORT, "--ckpt_path", str(part / "checkpoints" / "last.ckpt"))  # auto stays with fused
+    assert "fused" in out
+    assert (whole / "losses.npy").read_bytes() == (rest / "losses.npy").read_bytes()

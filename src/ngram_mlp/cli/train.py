@@ -37,6 +37,17 @@ DESCRIPTION = "Trains a character-level n-gram MLP. Every number of steps counts
 SAMPLED_NAMES = 10
 
 
+class ConsoleHandler(logging.Handler):
+    """Prints what the package tells of its doing, above the progress bar."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.INFO)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.print(record.getMessage(), markup=False, highlight=False)
+
+
 class TrainCLI(LightningCLI):
     """The LightningCLI of this package: a single command, a folder for each run, its callbacks always present."""
 
@@ -141,6 +152,9 @@ def main(default_config: Path, args: Sequence[str] | None = None) -> None:
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     console = Console(soft_wrap=True)
+    package_log = logging.getLogger("ngram_mlp")
+    package_log.setLevel(logging.INFO)
+    package_log.handlers = [ConsoleHandler(console)]
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own affair
     warnings.filterwarnings("ignore", message="`max_epochs` was not set")  # refused in our own words
     with warnings.catch_warnings():
@@ -221,7 +235,7 @@ def _report(cli: TrainCLI, seconds: float) -> None:
         "updates": updates,
         "seconds": seconds,
         "updates_per_second": updates / seconds,
-        "engine": "eager",
+        "engine": cli.model.engine_name,
         "accelerator": cli.trainer.strategy.root_device.type,
         "corpus": cli.datamodule.corpus.summary(),
     }

@@ -11,8 +11,8 @@ __all__ = ["BlockStream", "longest_block"]
 
 
 def longest_block(batch_size: int) -> int:
-    """The most minibatches in a block: 500, or fewer of large ones, so that progress is still seen."""
-    return max(1, min(500, 2**16 // batch_size))
+    """The most minibatches in a block: 1,000, or fewer of large ones, so that progress is still seen."""
+    return max(1, min(1_000, 2**16 // batch_size))
 
 
 class BlockStream:

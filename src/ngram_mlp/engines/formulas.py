@@ -18,9 +18,7 @@ class CannotFuseError(Exception):
     """Why the fused engine cannot serve, in words for the user."""
 
 
-def sgd(
-    parameter: Tensor, gradient: Tensor, state: State, lr: Tensor, group: dict[str, Any]
-) -> tuple[Tensor, State]:
+def sgd(parameter: Tensor, gradient: Tensor, state: State, lr: Tensor, group: dict[str, Any]) -> tuple[Tensor, State]:
     """Stochastic gradient descent with momentum, Nesterov's too, and weight decay, as `torch.optim.SGD` computes it."""
     gradient = -gradient if group["maximize"] else gradient
     if group["weight_decay"] != 0:
@@ -33,9 +31,7 @@ def sgd(
     return parameter - lr.to(parameter.dtype) * gradient, state
 
 
-def adam(
-    parameter: Tensor, gradient: Tensor, state: State, lr: Tensor, group: dict[str, Any]
-) -> tuple[Tensor, State]:
+def adam(parameter: Tensor, gradient: Tensor, state: State, lr: Tensor, group: dict[str, Any]) -> tuple[Tensor, State]:
     """Adam (arXiv:1412.6980) and AdamW (arXiv:1711.05101), as torch computes them."""
     beta1, beta2 = group["betas"]
     gradient = -gradient if group["maximize"] else gradient

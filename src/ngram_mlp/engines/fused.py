@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,14 +16,16 @@ from torch.optim.lr_scheduler import LRScheduler
 from ngram_mlp.data.blocks import longest_block
 from ngram_mlp.engines.compiler import compile_loop
 from ngram_mlp.engines.formulas import CannotFuseError, State, create_state, formula_of
+from ngram_mlp.engines.schedule import changes_more_than_the_learning_rate, upcoming_rates
 
 __all__ = ["FusedEngine"]
 
 log = logging.getLogger(__name__)
 
 Tensors = dict[str, Tensor]
-States = dict[str, State]  # named, since the compiler does not trace subscripted types in the functions it compiles
-Carry = tuple[Tensor, Tensor, Tensors, Tensors, States]
+Groups = list[Tensor]  # these are named since the compiler traces no subscripted types within what it compiles
+States = list[State]
+Carry = tuple[Tensor, Tensor, Groups, States, Tensors]
 
 
 class FusedEngine:
@@ -47,15 +49,17 @@ class FusedEngine:
     name = "fused"
 
     def __init__(self, network: nn.Module, optimizer: Optimizer, scheduler: LRScheduler) -> None:
-        if _changes_more_than_the_learning_rate(scheduler):
+        if changes_more_than_the_learning_rate(scheduler):
             raise CannotFuseError(f"the schedule {type(scheduler).__name__} changes the momentum, too")
         self._network = network
         self._optimizer = optimizer
         self._scheduler = scheduler
         self._formula = formula_of(optimizer)
-        group_of = {id(p): i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
-        self._parameters = {name: p for name, p in network.named_parameters() if id(p) in group_of and p.requires_grad}
-        self._groups = {name: group_of[id(p)] for name, p in self._parameters.items()}
+        name_of = {id(parameter): name for name, parameter in network.named_parameters() if parameter.requires_grad}
+        self._names = [
+            [name_of[id(p)] for p in group["params"] if id(p) in name_of] for group in optimizer.param_groups
+        ]
+        self._parameters = {name: network.get_parameter(name) for names in self._names for name in names}
         self._loop: Callable[..., Carry] | None = None
 
     def compile(self, contexts: Tensor, targets: Tensor) -> None:
@@ -69,6 +73,7 @@ class FusedEngine:
         log.info("engine  fused: compiling ...")
         started = time.perf_counter()
         create_state(self._optimizer)
+        self._options = self._read_options()
         padded = self._pad(contexts, targets, torch.zeros(len(contexts), len(self._optimizer.param_groups)))
         self._loop = compile_loop(self._train, (*self._state(), *padded, torch.tensor(0)))
         log.info("engine  fused: compiled in %.1f s", time.perf_counter() - started)
@@ -78,18 +83,20 @@ class FusedEngine:
         assert self._loop is not None
         losses = []
         capacity = longest_block(contexts.shape[1])
-        for part, target in zip(contexts.split(capacity), targets.split(capacity), strict=True):
-            padded = self._pad(part, target, self._learning_rates(len(part)))
-            _, part_losses, *state = self._loop(*self._state(), *padded, torch.tensor(len(part)))
-            self._write_back(*state)
-            losses.append(part_losses[: len(part)])
+        self._options = self._read_options()
+        for first in range(0, len(contexts), capacity):
+            part, target = contexts[first : first + capacity], targets[first : first + capacity]
+            padded = self._pad(part, target, upcoming_rates(self._optimizer, self._scheduler, len(part)))
+            carry = self._loop(*self._state(), *padded, torch.tensor(len(part)))
+            self._write_back(*carry[2:])
+            losses.append(carry[1][: len(part)])
         return torch.cat(losses)
 
     def _train(
         self,
-        parameters: Tensors,
-        buffers: Tensors,
+        groups: Groups,
         states: States,
+        buffers: Tensors,
         contexts: Tensor,
         targets: Tensor,
         rates: Tensor,
@@ -101,69 +108,86 @@ class FusedEngine:
         def unfinished(update: Tensor, *_: Any) -> Tensor:
             return update < updates
 
-        def body(update: Tensor, losses: Tensor, parameters: Tensors, buffers: Tensors, states: States) -> Carry:
+        def body(update: Tensor, losses: Tensor, groups: Groups, states: States, buffers: Tensors) -> Carry:
             index: Any = update.item()
-            torch._check(index >= 0)
-            torch._check(index < capacity)
-            minibatch, target, lr = contexts.select(0, index), targets.select(0, index), rates.select(0, index)
-            gradients, (loss, buffers) = grad_and_value(self._loss, has_aux=True)(parameters, buffers, minibatch, target)
+            torch._check(index >= 0)  # type: ignore[no-untyped-call]
+            torch._check(index < capacity)  # type: ignore[no-untyped-call]
+            minibatch, target = contexts.select(0, index), targets.select(0, index)
+            parameters = self._views(groups)
+            gradients, (loss, buffers) = grad_and_value(self._loss, has_aux=True)(
+                parameters, buffers, minibatch, target
+            )
             losses = losses.clone()
             losses.select(0, index).copy_(loss)
-            parameters, states = self._step(parameters, gradients, states, lr)
-            return update + 1, losses, parameters, buffers, states
+            stepped = [
+                self._formula(values, _flat(gradients, names), state, lr, group)
+                for values, names, state, lr, group in zip(
+                    groups, self._names, states, rates.select(0, index), self._options, strict=True
+                )
+            ]
+            return update + 1, losses, [values for values, _ in stepped], [state for _, state in stepped], buffers
 
         losses = torch.zeros(capacity, device=contexts.device)
         start = torch.zeros((), dtype=torch.int64, device=contexts.device)
-        carry: Carry = while_loop(unfinished, body, (start, losses, parameters, buffers, states))
+        carry: Carry = while_loop(  # type: ignore[no-untyped-call]
+            unfinished, body, (start, losses, groups, states, buffers)
+        )
         return carry
 
     def _loss(self, parameters: Tensors, buffers: Tensors, minibatch: Tensor, target: Tensor) -> tuple[Tensor, Tensors]:
-        # Buffers are changed in place or replaced by the forward pass; both show in the dictionary handed over.
-        tensors = {**parameters, **{name: buffer.clone() for name, buffer in buffers.items()}}
-        logits = functional_call(self._network, tensors, (minibatch,))
-        return F.cross_entropy(logits, target), {name: tensors[name] for name in buffers}
+        # The forward pass changes buffers in place: here, copies that it hands on to the next update.
+        buffers = {name: buffer.clone() for name, buffer in buffers.items()}
+        logits = functional_call(self._network, (parameters, buffers), (minibatch,))
+        return F.cross_entropy(logits, target), buffers
 
-    def _step(
-        self, parameters: Tensors, gradients: Tensors, states: States, lr: Tensor
-    ) -> tuple[Tensors, States]:
-        stepped = {
-            name: self._formula(
-                parameter,
-                gradients[name],
-                states[name],
-                lr[self._groups[name]],
-                self._optimizer.param_groups[self._groups[name]],
+    def _read_options(self) -> list[dict[str, Any]]:
+        """The options of the parameter groups that are compiled in: a change of one means compiling again."""
+        own = {"params", "lr", "initial_lr"}
+        return [
+            {key: value for key, value in group.items() if key not in own} for group in self._optimizer.param_groups
+        ]
+
+    def _views(self, groups: Groups) -> Tensors:
+        """The parameters by name, as views of their groups' flat tensors."""
+        views = {}
+        for values, names in zip(groups, self._names, strict=True):
+            sizes = [self._parameters[name].numel() for name in names]
+            for name, part in zip(names, values.split(sizes), strict=True):  # type: ignore[no-untyped-call]
+                views[name] = part.view(self._parameters[name].shape)
+        return views
+
+    def _state(self) -> tuple[Groups, States, Tensors]:
+        """Where the loop begins: parameters and optimizer state, a flat tensor for each group, and the buffers.
+
+        Flat, an optimizer's step is one operation for all parameters of a group: quicker to run and to compile.
+        """
+        groups = [_flat(self._parameters, names).detach() for names in self._names]
+        states = []
+        for names in self._names:
+            parts = [self._optimizer.state[self._parameters[name]] for name in names]
+            keys = [key for key, value in parts[0].items() if isinstance(value, Tensor)]
+            # A scalar, Adam's count of steps, is one for all.
+            states.append(
+                {
+                    key: torch.cat([part[key].flatten() for part in parts]) if parts[0][key].dim() else parts[0][key]
+                    for key in keys
+                }
             )
-            for name, parameter in parameters.items()
-        }
-        return {name: new for name, (new, _) in stepped.items()}, {name: state for name, (_, state) in stepped.items()}
-
-    def _state(self) -> tuple[Tensors, Tensors, States]:
-        parameters = {name: parameter.detach() for name, parameter in self._parameters.items()}
-        states = {
-            name: {key: value for key, value in self._optimizer.state[p].items() if isinstance(value, Tensor)}
-            for name, p in self._parameters.items()
-        }
-        return parameters, dict(self._network.named_buffers()), states
+        return groups, states, dict(self._network.named_buffers())
 
     @torch.no_grad()
-    def _write_back(self, parameters: Tensors, buffers: Tensors, states: States) -> None:
-        own_parameters, own_buffers, own_states = self._state()
-        for own, new in ((own_parameters, parameters), (own_buffers, buffers)):
-            for name, value in new.items():
-                own[name].copy_(value)
-        for name, state in states.items():
-            for key, value in state.items():
-                own_states[name][key].copy_(value)
-
-    def _learning_rates(self, updates: int) -> Tensor:
-        """The learning rates of the next updates, shape (updates, parameter groups); the schedule is stepped past them."""
-        self._optimizer._opt_called = True  # type: ignore[attr-defined]  # what a schedule checks before its first step
-        rates = []
-        for _ in range(updates):
-            rates.append([group["lr"] for group in self._optimizer.param_groups])
-            self._scheduler.step()
-        return torch.tensor(rates, dtype=torch.float64)
+    def _write_back(self, groups: Groups, states: States, buffers: Tensors) -> None:
+        for name, value in self._views(groups).items():
+            self._parameters[name].copy_(value)
+        for names, state in zip(self._names, states, strict=True):
+            for key, values in state.items():
+                own_values = [self._optimizer.state[self._parameters[name]][key] for name in names]
+                parts = values.split([own.numel() for own in own_values]) if values.dim() else [values] * len(names)  # type: ignore[no-untyped-call]
+                for own_value, part in zip(own_values, parts, strict=True):
+                    own_value.copy_(part.view(own_value.shape))
+        own = dict(self._network.named_buffers())
+        for name, value in buffers.items():
+            own[name].copy_(value)
 
     def _pad(self, contexts: Tensor, targets: Tensor, rates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The block with room for the longest one, as the loop is compiled for one shape."""
@@ -174,6 +198,5 @@ class FusedEngine:
         )
 
 
-def _changes_more_than_the_learning_rate(scheduler: Any) -> bool:
-    inner = getattr(scheduler, "_schedulers", [])
-    return getattr(scheduler, "cycle_momentum", False) or any(map(_changes_more_than_the_learning_rate, inner))
+def _flat(tensors: Mapping[str, Tensor], names: list[str]) -> Tensor:
+    return torch.cat([tensors[name].flatten() for name in names])

@@ -5,6 +5,7 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 from torch.optim.lr_scheduler import MultiStepLR
 
+from ngram_mlp.engines import EngineName
 from ngram_mlp.errors import UserError
 from ngram_mlp.layers import BatchNorm, Initializer, embedding, linear
 from ngram_mlp.models.language_model import LanguageModel
@@ -26,6 +27,7 @@ class BatchNormMLP(LanguageModel):
         eps: what batch norm adds to the standard deviation.
         optimizer: builds the optimizer from the parameters.
         lr_scheduler: builds the learning-rate schedule, stepped after every update.
+        engine: `eager`, `fused` or `auto`, as `LanguageModel` says.
     """
 
     def __init__(
@@ -38,8 +40,9 @@ class BatchNormMLP(LanguageModel):
         eps: float = 1e-5,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.SGD(parameters, lr=0.1),
         lr_scheduler: LRSchedulerCallable = lambda optimizer: MultiStepLR(optimizer, milestones=[100_000], gamma=0.1),
+        engine: EngineName = "auto",
     ) -> None:
-        super().__init__(characters, block_size, optimizer, lr_scheduler)
+        super().__init__(characters, block_size, optimizer, lr_scheduler, engine)
         for option, value in (("n_embd", n_embd), ("n_hidden", n_hidden)):
             if value < 1:
                 raise UserError(f"--model.{option} {value}: give a whole number of at least 1")

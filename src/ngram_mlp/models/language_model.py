@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from ngram_mlp.engines import EagerEngine
+from ngram_mlp.engines import Engine, EngineName, choose_engine
 from ngram_mlp.errors import UserError
 from ngram_mlp.evaluation import PredictionMetric
 
@@ -28,6 +29,7 @@ class LanguageModel(LightningModule):
         block_size: the length of a context.
         optimizer: builds the optimizer from the parameters.
         lr_scheduler: builds the learning-rate schedule from the optimizer; it is stepped after every update.
+        engine: `eager` (plain PyTorch), `fused` (compiled), or `auto`: fused where it works and pays, else eager.
 
     Raises:
         UserError: while training, if a loss is not finite, with the update's number.
@@ -36,17 +38,25 @@ class LanguageModel(LightningModule):
     network: nn.Module
 
     def __init__(
-        self, characters: str, block_size: int, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable
+        self,
+        characters: str,
+        block_size: int,
+        optimizer: OptimizerCallable,
+        lr_scheduler: LRSchedulerCallable,
+        engine: EngineName = "auto",
     ) -> None:
         super().__init__()
-        # The optimizer and its schedule are functions here; config.yaml tells them by name.
-        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"], logger=False)
+        # The optimizer and its schedule are functions here; config.yaml tells them by name. The engine may change.
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "engine"], logger=False)
         self.automatic_optimization = False
         self.characters = characters
         self.block_size = block_size
         self._make_optimizer = optimizer
         self._make_lr_scheduler = lr_scheduler
         self._metric = PredictionMetric()
+        self._wanted_engine = engine
+        self._engine: Engine | None = None
+        self._engine_before: str | None = None
 
     def forward(self, contexts: Tensor) -> Tensor:
         """The logits (B, len(characters)) for contexts (B, block_size)."""
@@ -67,19 +77,23 @@ class LanguageModel(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def setup(self, stage: str) -> None:
+        self._threads_before = torch.get_num_threads()
         if stage == "fit":
             refuse_options_without_meaning(self.trainer)
+
+    def teardown(self, stage: str) -> None:
+        torch.set_num_threads(self._threads_before)
 
     def on_train_start(self) -> None:
         # A model handed over in evaluation mode would keep its batch-norm statistics frozen.
         self.network.train()
-        optimizer: Any = self.optimizers(use_pl_optimizer=False)
-        scheduler: Any = self.lr_schedulers()
-        self.engine = EagerEngine(self.network, optimizer, scheduler)
+        self._engine = None
 
     def training_step(self, block: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Performs the updates of a block; returns their losses, shape (K,), for the callbacks."""
-        losses = self.engine.run(*block)
+        if self._engine is None:
+            self._engine = self._choose_engine(block)
+        losses = self._engine.run(*block)
         first = self.trainer.global_step
         finite = losses.isfinite()
         if not finite.all():
@@ -113,6 +127,23 @@ class LanguageModel(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["model"] = type(self).__name__
+        checkpoint["engine"] = self.engine_name
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._engine_before = checkpoint["engine"]
+
+    @property
+    def engine_name(self) -> str | None:
+        """The engine that trains or trained this model, None before training."""
+        return self._engine.name if self._engine else self._engine_before
+
+    def _choose_engine(self, block: tuple[Tensor, Tensor]) -> Engine:
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        scheduler: Any = self.lr_schedulers()
+        left = self.trainer.max_steps - self.trainer.global_step
+        return choose_engine(
+            self._wanted_engine, self.network, optimizer, scheduler, block, left, before=self._engine_before
+        )
 
     def _log_metric(self, split: str) -> None:
         self.log_dict({**{f"{split}/{name}": value for name, value in self._metric.compute().items()}, **self._axis()})
