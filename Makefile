@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-all lint tensorboard clean
+.PHONY: help train test test-all lint bench tensorboard clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -30,6 +30,13 @@ lint: .venv/.installed-test ## check format, rules and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+.venv/.installed-bench: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	touch $@
+
+bench: .venv/.installed-bench ## compare the speed with a notebook's loop, idiomatic Lightning and jax
+	$(BIN)/python scripts/benchmark.py $(ARGS)
 
 tensorboard: .venv/.installed ## open TensorBoard on all runs
 	$(BIN)/tensorboard --logdir runs $(ARGS)

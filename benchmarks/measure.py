@@ -1,0 +1,41 @@
+"""The clock that all peers share, and the words that all train on."""
+
+import json
+import os
+import resource
+import time
+from pathlib import Path
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+
+
+class Clock:
+    """Counts updates from the first on; what comes before it is start-up."""
+
+    def __init__(self) -> None:
+        self._first: tuple[float, int] | None = None
+
+    def tick(self, updates: int) -> None:
+        """Called when `updates` updates are done, seldom; the first call ends the start-up."""
+        now = time.perf_counter()
+        if self._first is None:
+            self._first, self.startup = (now, updates), time.time() - _process_start()
+        self._last = (now, updates)
+
+    def report(self) -> None:
+        """Prints the line that the benchmark reads."""
+        assert self._first is not None
+        microseconds = (self._last[0] - self._first[0]) / (self._last[1] - self._first[1]) * 1e6
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kB on Linux
+        print(json.dumps({"microseconds": microseconds, "startup": self.startup, "memory": memory}))
+
+
+def words() -> list[str]:
+    """The notebooks' words where they are, else the shipped sample."""
+    names = DATA / "names.txt"
+    return (names if names.exists() else DATA / "sample_names.txt").read_text().splitlines()
+
+
+def _process_start() -> float:
+    """When this process began, in seconds since the epoch; the benchmark hands it on."""
+    return float(os.environ["BENCHMARK_STARTED"])
