@@ -1,5 +1,6 @@
 """The checkpoints of a run: the last, and the best by validation loss."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +47,15 @@ class RunCheckpoints(Checkpoint):
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
         loss = float(trainer.callback_metrics["val/loss"])
-        if loss < self._best_loss:
-            beaten = self._best_path
+        beaten, better = self._best_path, loss < self._best_loss
+        if better:
             self._best_loss = loss
             self._best_path = self._folder / f"best-{trainer.global_step}.ckpt"
-            trainer.save_checkpoint(self._best_path)
+        trainer.save_checkpoint(self.last_path)
+        if better and self._best_path is not None:
+            shutil.copyfile(self.last_path, self._best_path)
             if beaten is not None and beaten != self._best_path:
                 beaten.unlink(missing_ok=True)
-        trainer.save_checkpoint(self.last_path)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.save_checkpoint(self.last_path)
