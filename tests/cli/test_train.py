@@ -8,6 +8,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ngram_mlp.data import load_corpus
+from tests.reference.notebook import Notebook, dataset
 
 SHORT = ("--trainer.max_steps", "1234", "--trainer.val_check_interval", "500", "--trainer.log_every_n_steps", "100")
 
@@ -146,3 +147,14 @@ def test_a_fused_run_resumes_with_the_same_bits_although_cut_elsewhere(run_train
     rest, out = run_train(*SHORT, "--ckpt_path", str(part / "checkpoints" / "last.ckpt"))  # auto stays with fused
     assert "fused" in out
     assert (whole / "losses.npy").read_bytes() == (rest / "losses.npy").read_bytes()
+
+
+@pytest.mark.parametrize(("model", "batch_norm"), [("MLP", False), ("BatchNormMLP", True)])
+def test_the_command_replays_a_notebook_from_one_generator_names_included(run_train, corpus_file, model, batch_norm):
+    folder, _ = run_train("--trainer.max_steps", "300", "--seed_everything", "77", "--model", model)
+    ((X, Y), _, _), vocab_size = dataset(corpus_file.read_text().split())
+    notebook = Notebook(77, vocab_size, batch_norm)
+    np.testing.assert_allclose(np.load(folder / "losses.npy"), notebook.train(X, Y, 300), rtol=1e-5)
+    characters = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["hyper_parameters"]["characters"]
+    names = ["".join(characters[i] for i in notebook.sample()) for _ in range(10)]
+    assert (folder / "samples.txt").read_text().splitlines() == names

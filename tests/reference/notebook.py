@@ -79,3 +79,15 @@ class Notebook:
     @torch.no_grad()
     def split_loss(self, X, Y):
         return F.cross_entropy(self.logits(X, training=False), Y).item()
+
+    @torch.no_grad()
+    def sample(self, block_size=3):
+        """The ids of one word, without its end."""
+        out, context = [], [0] * block_size
+        while True:
+            probs = F.softmax(self.logits(torch.tensor([context]), training=False), dim=1)
+            ix = torch.multinomial(probs, num_samples=1, generator=self.g).item()
+            context = [*context[1:], ix]
+            if ix == 0:
+                return out
+            out.append(ix)

@@ -8,7 +8,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
-from ngram_mlp.errors import UserError
+from ngram_mlp.errors import require_at_least
 
 __all__ = ["RunCheckpoints"]
 
@@ -25,8 +25,7 @@ class RunCheckpoints(Checkpoint):
     """
 
     def __init__(self, folder: Path, every_n_updates: int = 10_000) -> None:
-        if every_n_updates < 1:
-            raise UserError(f"--checkpoint_every {every_n_updates}: give a number of updates of at least 1")
+        require_at_least(1, {"--checkpoint_every": every_n_updates})
         self.every_n_updates = every_n_updates
         self._folder = folder
         self._best_loss = float("inf")

@@ -61,9 +61,7 @@ class UpdateProgress(ProgressBar):
         losses = outputs["losses"]
         first = trainer.global_step - len(losses)
         for update in range(-(-first // self._print_every) * self._print_every, trainer.global_step, self._print_every):
-            self._console.print(
-                f"{update:7d}/{trainer.max_steps:7d}: {losses[update - first].item():.4f}", highlight=False
-            )
+            self._console.print(f"{update:7d}/{trainer.max_steps:7d}: {losses[update - first].item():.4f}")
         self._progress.update(self._task, completed=trainer.global_step, train=f"{losses.mean().item():.4f}")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -45,13 +45,13 @@ def main(benchmarks: Path, args: Sequence[str] | None = None) -> None:
     parser.add_argument("--whole", type=int, default=1, help="Times to run the whole default command; 0 to leave out.")
     parser.add_argument("--output", type=str, default="benchmark.json", help="Where the figures go.")
     options = parser.parse_args(args)
-    console = Console()
+    console = Console(highlight=False, width=110)
     record: dict[str, Any] = {
         "processor": processor(),
         "cores": os.cpu_count(),
         "date": datetime.date.today().isoformat(),
     }
-    console.print(f"{record['processor']}, {record['cores']} cores, {record['date']}", highlight=False)
+    console.print(f"{record['processor']}, {record['cores']} cores, {record['date']}")
     with tempfile.TemporaryDirectory() as cache:
         record["peers"] = measure_peers(console, benchmarks, options.repetitions, cache)
         print_peers(console, record["peers"])
@@ -75,7 +75,7 @@ def measure_peers(
         for name, (script, updates) in PEERS.items():
             if name.startswith("jax") and importlib.util.find_spec("jax") is None:
                 continue
-            console.print(f"round {repetition + 1} of {repetitions}: {name}", highlight=False)
+            console.print(f"round {repetition + 1} of {repetitions}: {name}")
             output = run([str(benchmarks / script[0]), *script[1:], str(updates)], cache)
             for key, value in json.loads(output.splitlines()[-1]).items():
                 figures.setdefault(name, {}).setdefault(key, []).append(value)

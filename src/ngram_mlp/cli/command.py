@@ -58,6 +58,9 @@ def command(main: Callable[P, None]) -> Callable[P, None]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             main(*args, **kwargs)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise SystemExit(130) from None
         except Exception as error:
             mistake: BaseException | None = error
             # The parser wraps what a constructor raises.

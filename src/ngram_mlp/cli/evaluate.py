@@ -31,12 +31,12 @@ def main(args: Sequence[str] | None = None) -> None:
     model = load_model(checkpoint, options.model)
     trained_on = checkpoint["datamodule_hyper_parameters"]
     data = NGramDataModule(options.corpus or trained_on["corpus_name"], model.block_size, data_dir=options.data_dir)
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False, highlight=False)
     if data.characters != model.characters:
         raise UserError(
             f"--corpus {data.corpus.name}: its characters {data.characters!r} are not those of the checkpoint, "
             f"{model.characters!r}; give the corpus that it was trained on"
         )
     if data.corpus.sha256 != trained_on["corpus_sha256"]:
-        console.print(f"note: the checkpoint was trained on another corpus, {trained_on['corpus_name']}", markup=False)
+        console.print(f"note: the checkpoint was trained on another corpus, {trained_on['corpus_name']}")
     print_table(console, evaluate_splits(model, data))

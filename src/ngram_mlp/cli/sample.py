@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from ngram_mlp.cli.command import Parser, command
-from ngram_mlp.errors import UserError
+from ngram_mlp.errors import require_at_least
 from ngram_mlp.loading import load_model, read_checkpoint
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.sampling import MAX_LENGTH, sample_batched, sample_one_by_one
@@ -31,9 +31,8 @@ def main(args: Sequence[str] | None = None) -> None:
         "--model", type=type[LanguageModel] | None, default=None, help="The class of a variant of your own."
     )
     options = parser.parse_args(args)
-    for option, least in (("num", 0), ("max_length", 1), ("seed", 0)):
-        if options[option] < least:
-            raise UserError(f"--{option} {options[option]}: give a whole number of at least {least}")
+    require_at_least(0, {"--num": options.num, "--seed": options.seed})
+    require_at_least(1, {"--max_length": options.max_length})
     model = load_model(read_checkpoint(options.ckpt_path), options.model)
     sample = sample_batched if options.batched else sample_one_by_one
     generator = torch.Generator().manual_seed(options.seed)

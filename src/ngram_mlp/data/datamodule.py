@@ -13,7 +13,7 @@ from ngram_mlp.data.blocks import BlockStream
 from ngram_mlp.data.corpus import DATA_DIR, Corpus, load_corpus
 from ngram_mlp.data.ngrams import NGrams, build_ngrams, split_words
 from ngram_mlp.data.vocabulary import Vocabulary
-from ngram_mlp.errors import UserError
+from ngram_mlp.errors import UserError, require_at_least
 
 __all__ = ["Chunks", "NGramDataModule"]
 
@@ -52,16 +52,14 @@ class NGramDataModule(LightningDataModule):
         self, corpus: str = "auto", block_size: int = 3, batch_size: int = 32, data_dir: str | None = None
     ) -> None:
         super().__init__()
-        for option, value in (("block_size", block_size), ("batch_size", batch_size)):
-            if value < 1:
-                raise UserError(f"--data.{option} {value}: give a whole number of at least 1")
+        require_at_least(1, {"--data.block_size": block_size, "--data.batch_size": batch_size})
         self.save_hyperparameters()
         self.block_size = block_size
         self.batch_size = batch_size
         self.requested_corpus = corpus
         self.data_dir = Path(data_dir) if data_dir else DATA_DIR
         self._generator = torch.Generator()
-        self._first_update = 0
+        self.first_update = 0
         self._stream: BlockStream | None = None
 
     @cached_property
@@ -104,7 +102,7 @@ class NGramDataModule(LightningDataModule):
             self._generator,
             intervals=_intervals(self.trainer),
             last_update=self.trainer.max_steps,
-            first_update=self._first_update,
+            first_update=self.first_update,
         )
         return self._stream
 
@@ -142,7 +140,7 @@ class NGramDataModule(LightningDataModule):
                     f"--ckpt_path: the checkpoint was trained with {key} {state_dict[key]!r}, this run has {found!r}; "
                     "resume with the same data"
                 )
-        self._first_update = state_dict["update"]
+        self.first_update = state_dict["update"]
         self._generator.set_state(state_dict["stream_generator"])
         torch.set_rng_state(state_dict["default_generator"])
 

@@ -6,7 +6,7 @@ from torch import nn
 from torch.optim.lr_scheduler import MultiStepLR
 
 from ngram_mlp.engines import EngineName
-from ngram_mlp.errors import UserError
+from ngram_mlp.errors import require_at_least
 from ngram_mlp.layers import BatchNorm, Initializer, embedding, linear
 from ngram_mlp.models.language_model import LanguageModel
 
@@ -43,9 +43,7 @@ class BatchNormMLP(LanguageModel):
         engine: EngineName = "auto",
     ) -> None:
         super().__init__(characters, block_size, optimizer, lr_scheduler, engine)
-        for option, value in (("n_embd", n_embd), ("n_hidden", n_hidden)):
-            if value < 1:
-                raise UserError(f"--model.{option} {value}: give a whole number of at least 1")
+        require_at_least(1, {"--model.n_embd": n_embd, "--model.n_hidden": n_hidden})
         self.network = nn.Sequential(
             embedding(len(characters), n_embd, Initializer("normal")),  # (B, T, n_embd)
             nn.Flatten(),  # (B, T * n_embd)

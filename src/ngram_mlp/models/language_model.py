@@ -11,8 +11,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from ngram_mlp.engines import Engine, EngineName, choose_engine
 from ngram_mlp.errors import UserError
 from ngram_mlp.evaluation import PredictionMetric
+from ngram_mlp.models.trainer_options import refuse_options_without_meaning
 
-__all__ = ["LanguageModel", "refuse_options_without_meaning"]
+__all__ = ["LanguageModel"]
 
 
 class LanguageModel(LightningModule):
@@ -173,30 +174,3 @@ class LanguageModel(LightningModule):
         if self.trainer.global_step >= self.trainer.max_steps:
             # The trainer validates and logs when it is told to stop, also where no interval divides max_steps.
             self.trainer.should_stop = True
-
-
-def refuse_options_without_meaning(trainer: Any) -> None:
-    """Minibatches are drawn with replacement, in one endless epoch, by this process alone.
-
-    Raises:
-        UserError: an option that counts epochs, or that the engines do not honour, was given.
-    """
-    if trainer.max_steps < 0:
-        raise UserError(f"--trainer.max_steps {trainer.max_steps}: give the number of updates, 0 or more")
-    if trainer.fast_dev_run:  # Lightning derives the options below from it
-        return
-    refusals = {
-        "max_epochs": (trainer.max_epochs not in (None, -1), "there are no epochs; use --trainer.max_steps"),
-        "limit_train_batches": (trainer.limit_train_batches != 1.0, "use --trainer.max_steps"),
-        "overfit_batches": (trainer.overfit_batches != 0, "use a small --data.corpus"),
-        "val_check_interval": (
-            not isinstance(trainer.val_check_interval, int),
-            "give the number of updates between validations, a whole number",
-        ),
-        "precision": (trainer.precision == "16-mixed", "gradients are not rescaled; use 32-true or bf16-mixed"),
-    }
-    for option, (refused, remedy) in refusals.items():
-        if refused:
-            raise UserError(f"--trainer.{option} {getattr(trainer, option)}: {remedy}")
-    if trainer.world_size > 1:
-        raise UserError(f"--trainer.devices: {trainer.world_size} processes; this version trains in one, use 1")

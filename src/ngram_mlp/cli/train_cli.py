@@ -1,0 +1,147 @@
+"""The LightningCLI of this package: from arguments to a model, its data and a trainer with a folder of its own."""
+
+import inspect
+import pydoc
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import TensorBoardLogger
+from rich.console import Console
+
+from ngram_mlp.callbacks import Hyperparameters, LossHistory, RunCheckpoints, UpdateProgress
+from ngram_mlp.cli.command import Parser
+from ngram_mlp.cli.run_folder import claim_run_folder
+from ngram_mlp.data import NGramDataModule
+from ngram_mlp.errors import UserError
+from ngram_mlp.loading import read_checkpoint
+from ngram_mlp.models import LanguageModel
+from ngram_mlp.models.trainer_options import refuse_options_without_meaning
+
+__all__ = ["TrainCLI", "configs_first"]
+
+DESCRIPTION = "Trains a character-level n-gram MLP. Every number of steps counts updates: minibatches trained on."
+
+
+class TrainCLI(LightningCLI):
+    """The LightningCLI of this package: a single command, a folder for each run, its callbacks always present."""
+
+    model: LanguageModel
+    datamodule: NGramDataModule
+    folder: Path
+
+    def __init__(self, args: Sequence[str], default_config: Path, console: Console) -> None:
+        self.console = console
+        self.loss_history = LossHistory()
+        super().__init__(
+            LanguageModel,
+            NGramDataModule,
+            save_config_callback=None,
+            parser_class=Parser,
+            parser_kwargs={"default_config_files": [str(default_config)], "description": DESCRIPTION},
+            subclass_mode_model=True,
+            args=configs_first(args),
+            run=False,
+            auto_configure_optimizers=False,
+            # Hyperparameters are what the constructors receive, not a configuration that names classes (contract 6).
+            load_from_checkpoint_support=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--name", type=str, default="default", help="The run goes to RUNS_DIR/NAME/version_N.")
+        parser.add_argument("--runs_dir", type=str, default="runs", help="The folder of all runs.")
+        parser.add_argument("--ckpt_path", type=str | None, default=None, help="The checkpoint to resume from.")
+        parser.add_argument(
+            "--checkpoint_every", type=int, default=10_000, help="The updates between two saves of last.ckpt."
+        )
+        parser.link_arguments("data.characters", "model.init_args.characters", apply_on="instantiate")
+        parser.link_arguments("data.block_size", "model.init_args.block_size", apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        self.config = parser.parse_args(args)  # type: ignore[arg-type]
+
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise UserError(f"--seed_everything: {error}") from error
+
+    def before_instantiate_classes(self) -> None:
+        """Refuses what would be overwritten in silence: these arguments of a model come from the data."""
+        model = self.config.model
+        parameters = inspect.signature(pydoc.locate(model.class_path)).parameters  # type: ignore[arg-type]
+        for key in ("block_size", "characters"):
+            if (value := model.init_args.get(key)) not in (None, parameters[key].default):
+                raise UserError(f"--model.{key} {value}: comes from the data; set --data.block_size or --data.corpus")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer with this package's callbacks, once everything that it needs has been built without an error."""
+        config = self.config
+        if config.ckpt_path is not None:
+            _check_resuming(config.ckpt_path, self.model)
+        _ = self.datamodule.splits  # a corpus that cannot be split is refused before the run has a folder
+        config.data.corpus = self.datamodule.corpus.name  # config.yaml names the corpus that `auto` found
+        self.folder = claim_run_folder(config.runs_dir, config.name)
+        try:
+            checkpoints = RunCheckpoints(self.folder / "checkpoints", config.checkpoint_every)
+            callbacks: list[Callback] = [self.loss_history, Hyperparameters(self._hyperparameters())]
+            if config.trainer.enable_progress_bar is not False:
+                callbacks.append(UpdateProgress(self.console))
+            if config.trainer.enable_checkpointing is not False:
+                callbacks.append(checkpoints)
+            self.trainer_defaults["callbacks"] = callbacks
+            if config.trainer.logger in (None, True):
+                kwargs["logger"] = TensorBoardLogger(
+                    config.runs_dir, config.name, self.folder.name, default_hp_metric=False
+                )
+            trainer: Trainer = super().instantiate_trainer(**kwargs)
+            refuse_options_without_meaning(trainer)  # before Lightning starts further processes
+        except BaseException as error:
+            self.folder.rmdir()
+            if type(error) is ValueError:
+                raise UserError(f"--trainer: {error}") from error
+            raise
+        (self.folder / "config.yaml").write_text(self.parser.dump(config, skip_unset=False), encoding="utf-8")
+        return trainer
+
+    def _hyperparameters(self) -> dict[str, Any]:
+        """What TensorBoard shows: everything about model and data, nothing about the trainer."""
+        init_args = self.config.model.init_args.as_dict()
+        return {
+            "seed": self.config.seed_everything,
+            "model": {"class": type(self.model).__name__, **dict(self.model.hparams)},
+            "optimizer": init_args.get("optimizer"),
+            "lr_scheduler": init_args.get("lr_scheduler"),
+            "data": dict(self.datamodule.hparams),
+        }
+
+
+def configs_first(args: Sequence[str]) -> list[str]:
+    """The arguments with `--config FILE` before all others, so that an override holds wherever it stands.
+
+    The parser applies arguments in order: `--model.n_hidden 9 --config a.yaml` would lose the 9.
+    """
+    configs, others, rest = [], [], iter(args)
+    for arg in rest:
+        if arg in ("-c", "--config"):
+            configs += [arg, *([value] if (value := next(rest, None)) is not None else [])]
+        elif arg.startswith("--config="):
+            configs.append(arg)
+        else:
+            others.append(arg)
+    return configs + others
+
+
+def _check_resuming(path: str, model: LanguageModel) -> None:
+    """Raises a UserError where the checkpoint to resume from was not trained with this model."""
+    checkpoint = read_checkpoint(path)
+    saved = {"class": checkpoint["model"], **checkpoint["hyper_parameters"]}
+    given = {"class": type(model).__name__, **model.hparams}
+    for key in {**saved, **given}:
+        if saved.get(key) != given.get(key):
+            raise UserError(
+                f"--ckpt_path {path}: trained with model.{key} {saved.get(key)!r}, "
+                f"this run has {given.get(key)!r}; resume with the configuration that it was trained with"
+            )

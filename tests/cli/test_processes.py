@@ -1,0 +1,61 @@
+"""The scripts as processes of their own, as a user starts them."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import PROJECT
+
+
+def start(*args, cwd):
+    command = [sys.executable, str(PROJECT / "scripts" / args[0]), *args[1:]]
+    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_ctrl_c_ends_a_run_with_its_folder_and_without_a_traceback(tmp_path, corpus_file):
+    process = start("train.py", "--data.corpus", str(corpus_file), "--model.engine", "eager", cwd=tmp_path)
+    for line in process.stdout:
+        if line.strip().startswith("0/ 200000"):
+            break
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted at update" in out
+    assert "Traceback" not in err
+    assert (tmp_path / "runs" / "default" / "version_0" / "losses.npy").exists()
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "sample.py", "benchmark.py"])
+def test_every_script_has_a_help(script, tmp_path):
+    process = start(script, "--help", cwd=tmp_path)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "usage: " + script in out
+    assert err == ""
+
+
+def test_two_runs_at_once_get_two_folders(tmp_path, corpus_file):
+    args = ("train.py", "--data.corpus", str(corpus_file), "--trainer.max_steps", "20")
+    processes = [start(*args, cwd=tmp_path) for _ in range(2)]
+    assert [process.communicate(timeout=120) and process.returncode for process in processes] == [0, 0]
+    folders = sorted(path.name for path in (tmp_path / "runs" / "default").iterdir())
+    assert folders == ["version_0", "version_1"]
+    for folder in folders:
+        assert (tmp_path / "runs" / "default" / folder / "metrics.json").exists()
+
+
+@pytest.mark.slow
+def test_the_benchmark_measures_every_peer(tmp_path, monkeypatch, capsys):
+    from ngram_mlp.cli import benchmark
+
+    short = {name: (script, 2_000) for name, (script, _) in benchmark.PEERS.items()}
+    monkeypatch.setattr(benchmark, "PEERS", short)
+    output = tmp_path / "benchmark.json"
+    benchmark.main(
+        PROJECT / "benchmarks",
+        ["--repetitions", "1", "--growth", "false", "--whole", "0", "--output", str(output)],
+    )
+    assert "ours, fused" in capsys.readouterr().out
+    assert '"notebook loop"' in output.read_text()
