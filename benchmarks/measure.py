@@ -14,13 +14,18 @@ class Clock:
 
     def __init__(self) -> None:
         self._first: tuple[float, int] | None = None
+        self._elsewhere = 0.0
 
     def tick(self, updates: int) -> None:
         """Called when `updates` updates are done, seldom; the first call ends the start-up."""
-        now = time.perf_counter()
+        now = time.perf_counter() - self._elsewhere
         if self._first is None:
             self._first, self.startup = (now, updates), time.time() - _process_start()
         self._last = (now, updates)
+
+    def leave_out(self, seconds: float) -> None:
+        """Time spent on something that the peers do not do at all."""
+        self._elsewhere += seconds
 
     def report(self) -> None:
         """Prints the line that the benchmark reads."""

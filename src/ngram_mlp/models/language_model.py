@@ -108,6 +108,14 @@ class LanguageModel(LightningModule):
         self.log_dict({"train/loss": losses.mean(), "lr": lr, **self._axis()})
         return {"losses": losses}
 
+    def on_validation_start(self) -> None:
+        # The engine's threads suit small minibatches; a chunk of a split is large.
+        self._engine_threads = torch.get_num_threads()
+        torch.set_num_threads(self._threads_before)
+
+    def on_validation_end(self) -> None:
+        torch.set_num_threads(self._engine_threads)
+
     def on_validation_epoch_start(self) -> None:
         self._metric.reset()
 
