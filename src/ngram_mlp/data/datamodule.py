@@ -125,21 +125,12 @@ class NGramDataModule(LightningDataModule):
             "stream_generator": self._generator_state(),
             "default_generator": torch.get_rng_state(),
             "corpus": self.corpus.summary(),
-            "characters": self.characters,
-            "block_size": self.block_size,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for key, found in (
-            ("corpus", self.corpus.summary()),
-            ("characters", self.characters),
-            ("block_size", self.block_size),
-        ):
-            if state_dict[key] != found:
-                raise UserError(
-                    f"--ckpt_path: the checkpoint was trained with {key} {state_dict[key]!r}, this run has {found!r}; "
-                    "resume with the same data"
-                )
+        saved, own = state_dict["corpus"], self.corpus.summary()
+        if saved["sha256"] != own["sha256"]:
+            raise UserError(f"--ckpt_path: trained on the corpus {saved}, this run has {own}; resume with the same one")
         self.first_update = state_dict["update"]
         self._generator.set_state(state_dict["stream_generator"])
         torch.set_rng_state(state_dict["default_generator"])
