@@ -88,7 +88,8 @@ def _introduce(cli: TrainCLI) -> None:
                 f"Remedy: put names.txt into {data.data_dir}, or use --data.corpus names to see why it failed.",
                 title="SAMPLE CORPUS",
                 border_style="bold red",
-            )
+            ),
+            soft_wrap=False,
         )
     parameters = sum(parameter.numel() for parameter in cli.model.parameters())
     examples = " / ".join(f"{len(ngrams):,}" for ngrams in data.splits.values())
@@ -119,5 +120,8 @@ def _report(cli: TrainCLI, seconds: float) -> None:
     print_table(cli.console, metrics)
     cli.console.print("sampled " + ", ".join(names))
     cli.console.print(f"trained to update {updates:,} in {seconds:.1f} s, {speed:,.0f} updates a second")
-    tensorboard = shutil.which("tensorboard") or Path(sys.executable).with_name("tensorboard")
+    beside_python = Path(sys.executable).with_name("tensorboard")
+    if beside_python.is_relative_to(Path.cwd()):
+        beside_python = beside_python.relative_to(Path.cwd())
+    tensorboard = "tensorboard" if shutil.which("tensorboard") else beside_python
     cli.console.print(f"look    {tensorboard} --logdir {cli.folder}")
