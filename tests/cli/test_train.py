@@ -120,6 +120,13 @@ def test_observing_changes_nothing(run_train, extra):
         assert (plain / name).read_bytes() == (observed / name).read_bytes()
 
 
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
+def test_other_precisions_train(run_train, precision):
+    folder, _ = run_train("--trainer.max_steps", "300", "--trainer.precision", precision)
+    losses = np.load(folder / "losses.npy")
+    assert losses[-50:].mean() < losses[:5].mean()
+
+
 def test_no_updates_at_all_still_evaluates_the_initial_network(run_train):
     folder, _ = run_train("--trainer.max_steps", "0")
     assert json.loads((folder / "metrics.json").read_text())["train"]["loss"] > 2.5

@@ -52,8 +52,9 @@ class BatchNorm(nn.Module):
             )
         std, mean = torch.std_mean(x, dim=0)  # (n,) each
         with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_std.lerp_(std, self.momentum)
+            # The estimates stay in float32 where the activations have fewer bits.
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.running_std.lerp_(std.to(self.running_std.dtype), self.momentum)
         return self._normalize(x, mean, std)
 
     def _normalize(self, x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
