@@ -1,10 +1,12 @@
 import json
 import os
 import re
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning import Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ngram_mlp.data import load_corpus
@@ -165,3 +167,26 @@ def test_the_command_replays_a_notebook_from_one_generator_names_included(run_tr
     characters = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["hyper_parameters"]["characters"]
     names = ["".join(characters[i] for i in notebook.sample()) for _ in range(10)]
     assert (folder / "samples.txt").read_text().splitlines() == names
+
+
+@pytest.mark.parametrize("engine", ["eager", "fused"])
+@pytest.mark.parametrize("saved_at", [600, 1000], ids=["between validations", "at a validation"])
+def test_a_checkpoint_from_the_middle_of_a_run_goes_on_to_the_same_bits(
+    run_train, monkeypatch, tmp_path, saved_at, engine
+):
+    save = Trainer.save_checkpoint
+
+    def save_and_keep(self, path, *args, **kwargs):
+        save(self, path, *args, **kwargs)
+        if self.global_step == saved_at:
+            shutil.copyfile(path, tmp_path / "middle.ckpt")
+
+    options = (*SHORT, "--checkpoint_every", "300", "--model.engine", engine)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "save_checkpoint", save_and_keep)
+        whole, _ = run_train(*options)
+    rest, _ = run_train(*options, "--ckpt_path", str(tmp_path / "middle.ckpt"))
+    for name in ("losses.npy", "samples.txt"):
+        assert (whole / name).read_bytes() == (rest / name).read_bytes()
+    later = [event for event in scalars(whole)["val/loss"] if event[0] > saved_at]
+    assert scalars(rest)["val/loss"] == later

@@ -108,6 +108,11 @@ def capricious():
     return nn.Sequential(nn.Embedding(27, 10), nn.Flatten(), nn.Linear(30, 27), Capricious())
 
 
+def with_nothing_to_train(parameters):
+    stranger = torch.nn.Parameter(torch.zeros(1))
+    return torch.optim.SGD([{"params": list(parameters)}, {"params": [stranger]}], lr=0.1)
+
+
 def one_cycle(optimizer):
     return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=10)
 
@@ -125,6 +130,7 @@ def choose(run, wanted, updates=PAYS_FROM, before=None):
         ({"optimizer": torch.optim.RMSprop}, "RMSprop has no functional form"),
         ({"optimizer": lambda p: torch.optim.AdamW(p, amsgrad=True)}, "no amsgrad"),
         ({"optimizer": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, dampening=0.1)}, "no dampening"),
+        ({"optimizer": with_nothing_to_train}, "nothing of the network"),
         ({"optimizer": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), "schedule": one_cycle}, "OneCycleLR"),
     ],
 )

@@ -60,7 +60,7 @@ class RunCheckpoints(Checkpoint):
         trainer.save_checkpoint(self.last_path)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_loss": self._best_loss, "best": self._best_path and self._best_path.name}
+        return {"best_loss": self._best_loss}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # The best checkpoint itself stays in the folder of the run that saved it.

@@ -38,7 +38,7 @@ TANH_DENOMINATOR = (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900
 
 
 def fast_tanh(x: Tensor) -> Tensor:
-    """tanh(x) in float32 to 3 units in the last place, at a third of the cost of torch's, which is exact to 1."""
+    """tanh(x) in float32 to 3 units in the last place; torch's, exact to 1, makes an update a seventh slower."""
     if x.dtype != torch.float32:
         return NotImplemented  # type: ignore[no-any-return]  # the compiler then takes torch's own
     x = x.clamp(-TANH_LIMIT, TANH_LIMIT)

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-__all__ = ["EagerEngine"]
+__all__ = ["EagerEngine", "has_step_hooks"]
 
 
 class EagerEngine:
@@ -44,19 +44,25 @@ class EagerEngine:
         return torch.stack(losses)
 
 
+def has_step_hooks(optimizer: Optimizer) -> bool:
+    """Whether somebody wants to be called at the steps of this optimizer, or of all."""
+    return any(
+        (
+            optimizer._optimizer_step_pre_hooks,
+            optimizer._optimizer_step_post_hooks,
+            _global_optimizer_pre_hooks,
+            _global_optimizer_post_hooks,
+        )
+    )
+
+
 def _step_of(optimizer: Optimizer) -> Callable[[], object]:
     """`optimizer.step` without the wrappers that torch puts around it for profilers and hooks.
 
     For a network of this size they cost twice as much as the step itself. They stay where a hook is registered.
     """
     step = type(optimizer).step
-    hooks = (
-        optimizer._optimizer_step_pre_hooks,
-        optimizer._optimizer_step_post_hooks,
-        _global_optimizer_pre_hooks,
-        _global_optimizer_post_hooks,
-    )
-    if any(hooks) or not hasattr(step, "hooked"):
+    if has_step_hooks(optimizer) or not hasattr(step, "hooked"):
         return optimizer.step
     optimizer._opt_called = True  # type: ignore[attr-defined]  # what a schedule checks before its first step
     return partial(step.__wrapped__, optimizer)  # type: ignore[attr-defined]

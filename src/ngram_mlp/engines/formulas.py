@@ -1,4 +1,4 @@
-"""Optimizers as functions: what `optimizer.step` does to one parameter, without changing anything in place."""
+"""Optimizers as functions: what `optimizer.step` does to a tensor of parameters, without changing anything in place."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+
+from ngram_mlp.engines.eager import has_step_hooks
 
 __all__ = ["CannotFuseError", "Formula", "State", "create_state", "formula_of"]
 
@@ -82,6 +84,6 @@ def formula_of(optimizer: Optimizer) -> Formula:
         raise CannotFuseError(f"the functional form of {name} has no amsgrad")
     if any(group.get("dampening") for group in optimizer.param_groups):
         raise CannotFuseError(f"the functional form of {name} has no dampening")
-    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+    if has_step_hooks(optimizer):
         raise CannotFuseError(f"hooks are registered on the steps of the optimizer {name}")
     return formula

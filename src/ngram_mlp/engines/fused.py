@@ -59,6 +59,8 @@ class FusedEngine:
         self._names = [
             [name_of[id(p)] for p in group["params"] if id(p) in name_of] for group in optimizer.param_groups
         ]
+        if not all(self._names):
+            raise CannotFuseError("a parameter group holds nothing of the network that can be trained")
         self._parameters = {name: network.get_parameter(name) for names in self._names for name in names}
         self._loop: Callable[..., Carry] | None = None
 

@@ -15,6 +15,8 @@ def refuse_options_without_meaning(trainer: Any) -> None:
     """
     if trainer.max_steps < 0:
         raise UserError(f"--trainer.max_steps {trainer.max_steps}: give the number of updates, 0 or more")
+    if trainer.world_size > 1:
+        raise UserError(f"--trainer.devices: {trainer.world_size} processes; this version trains in one, use 1")
     if trainer.fast_dev_run:  # Lightning derives the options below from it
         return
     refusals = {
@@ -30,5 +32,3 @@ def refuse_options_without_meaning(trainer: Any) -> None:
     for option, (refused, remedy) in refusals.items():
         if refused:
             raise UserError(f"--trainer.{option} {getattr(trainer, option)}: {remedy}")
-    if trainer.world_size > 1:
-        raise UserError(f"--trainer.devices: {trainer.world_size} processes; this version trains in one, use 1")
