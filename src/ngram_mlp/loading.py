@@ -6,11 +6,11 @@ from typing import Any
 import torch
 
 from ngram_mlp.errors import UserError
-from ngram_mlp.models import MLP, BatchNormMLP, LanguageModel
+from ngram_mlp.models import MLP, LanguageModel
 
 __all__ = ["load_model", "read_checkpoint"]
 
-KNOWN_MODELS: dict[str, type[LanguageModel]] = {model.__name__: model for model in (MLP, BatchNormMLP)}
+KNOWN_MODELS: dict[str, type[LanguageModel]] = {MLP.__name__: MLP}
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

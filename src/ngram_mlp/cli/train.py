@@ -103,8 +103,9 @@ def _report(cli: TrainCLI, seconds: float) -> None:
     """Writes metrics.json and samples.txt, and prints the table, sampled names and what to do next."""
     updates = cli.trainer.global_step
     speed = (updates - cli.datamodule.first_update) / seconds
-    metrics = evaluate_splits(cli.model, cli.datamodule)
+    metrics = evaluate_splits(cli.model, cli.datamodule, cli.config.statistics)
     record: dict[str, Any] = metrics | {
+        "statistics": cli.config.statistics,
         "updates": updates,
         "seconds": seconds,
         "updates_per_second": speed,
@@ -117,7 +118,7 @@ def _report(cli: TrainCLI, seconds: float) -> None:
     names = [name for name, _ in sample_one_by_one(cli.model.eval(), SAMPLED_NAMES, generator)]
     (cli.folder / "samples.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
 
-    print_table(cli.console, metrics)
+    print_table(cli.console, {cli.config.statistics: metrics})
     cli.console.print("sampled " + ", ".join(names))
     cli.console.print(f"trained to update {updates:,} in {seconds:.1f} s, {speed:,.0f} updates a second")
     beside_python = Path(sys.executable).with_name("tensorboard")

@@ -11,7 +11,9 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 from pytorch_lightning.loggers import TensorBoardLogger
 from rich.console import Console
 
-from ngram_mlp.callbacks import Hyperparameters, LossHistory, RunCheckpoints, UpdateProgress
+from ngram_mlp import schedules  # noqa: F401  # so that the parser knows WarmupCosine by its name
+from ngram_mlp.calibration import StatisticsName, require_batch_norm
+from ngram_mlp.callbacks import EvaluationStatistics, Hyperparameters, LossHistory, RunCheckpoints, UpdateProgress
 from ngram_mlp.cli.command import Parser
 from ngram_mlp.cli.run_folder import claim_run_folder
 from ngram_mlp.data import NGramDataModule
@@ -56,6 +58,13 @@ class TrainCLI(LightningCLI):
         parser.add_argument(
             "--checkpoint_every", type=int, default=10_000, help="The updates between two saves of last.ckpt."
         )
+        parser.add_argument(
+            "--statistics",
+            type=StatisticsName,
+            default="running",
+            help="What batch norm evaluates with: its running estimates, the statistics over the evaluated split "
+            "(batch), or those over the training split (calibrated).",
+        )
         parser.link_arguments("data.characters", "model.init_args.characters", apply_on="instantiate")
         parser.link_arguments("data.block_size", "model.init_args.block_size", apply_on="instantiate")
 
@@ -81,12 +90,15 @@ class TrainCLI(LightningCLI):
         config = self.config
         if config.ckpt_path is not None:
             _check_resuming(config.ckpt_path, self.model)
+        require_batch_norm(self.model.network, config.statistics)
         _ = self.datamodule.splits  # a corpus that cannot be split is refused before the run has a folder
         config.data.corpus = self.datamodule.corpus.name  # config.yaml names the corpus that `auto` found
         self.folder = claim_run_folder(config.runs_dir, config.name)
         try:
             checkpoints = RunCheckpoints(self.folder / "checkpoints", config.checkpoint_every)
             callbacks: list[Callback] = [self.loss_history, Hyperparameters(self._hyperparameters())]
+            if config.statistics != "running":
+                callbacks.append(EvaluationStatistics(config.statistics))
             if config.trainer.enable_progress_bar is not False:
                 callbacks.append(UpdateProgress(self.console))
             if config.trainer.enable_checkpointing is not False:

@@ -1,5 +1,6 @@
 """The LightningModule that all variants share."""
 
+from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from ngram_mlp.calibration import batch_norms
 from ngram_mlp.engines import Engine, EngineName, choose_engine
 from ngram_mlp.errors import UserError
 from ngram_mlp.evaluation import PredictionMetric
@@ -21,7 +23,7 @@ class LanguageModel(LightningModule):
 
     A variant is a subclass whose constructor calls this one and then assigns `network`, a module that maps contexts
     (B, block_size) in int64 to logits (B, len(characters)). Its constructor arguments are its hyperparameters: plain
-    numbers, strings and lists, which a checkpoint carries.
+    numbers, strings, lists, and dataclasses of them, which a checkpoint carries as dictionaries.
 
     The trainer hands over blocks of K minibatches; everything that it counts and logs counts updates.
 
@@ -49,6 +51,8 @@ class LanguageModel(LightningModule):
         super().__init__()
         # The optimizer and its schedule are functions here; config.yaml tells them by name. The engine may change.
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "engine"], logger=False)
+        # Plain dictionaries, so that a checkpoint names no class (contract 6).
+        self.hparams.update({k: asdict(v) for k, v in self.hparams.items() if is_dataclass(type(v))})
         self.automatic_optimization = False
         self.characters = characters
         self.block_size = block_size
@@ -147,6 +151,11 @@ class LanguageModel(LightningModule):
         return self._engine.name if self._engine else self._engine_before
 
     def _choose_engine(self, block: tuple[Tensor, Tensor]) -> Engine:
+        if block[0].shape[1] < 2 and batch_norms(self.network):
+            raise UserError(
+                "--data.batch_size 1: batch norm has no standard deviation over a minibatch of 1 example; "
+                "give at least 2, or train without batch norm"
+            )
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         scheduler: Any = self.lr_schedulers()
         left = self.trainer.max_steps - self.trainer.global_step
