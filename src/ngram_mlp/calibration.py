@@ -80,14 +80,18 @@ def lags(network: nn.Module, measured: Measured) -> dict[str, Lag]:
     found = {}
     layers = batch_norms(network)
     for name, (mean, std) in measured.items():
-        running_mean, spread, is_variance = _running(layers[name])
-        running_std = spread.sqrt() if is_variance else spread
-        tiny = torch.finfo(std.dtype).tiny
+        running_mean, running_std = running_mean_and_std(layers[name])
+        std = std.clamp(min=torch.finfo(std.dtype).tiny)
         found[name] = Lag(
-            float(((running_mean - mean).abs() / std.clamp(min=tiny)).mean()),
-            float((running_std / std.clamp(min=tiny) - 1).abs().mean()),
+            float(((running_mean - mean).abs() / std).mean()), float((running_std / std - 1).abs().mean())
         )
     return found
+
+
+def running_mean_and_std(layer: BatchNorm | nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+    """The running estimates (n,) of a layer, whether it keeps the deviation or the variance."""
+    mean, spread, is_variance = _running(layer)
+    return mean, spread.sqrt() if is_variance else spread
 
 
 def require_batch_norm(network: nn.Module, statistics: str) -> None:

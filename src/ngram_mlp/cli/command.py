@@ -45,7 +45,7 @@ class Parser(LightningArgumentParser):
             line = f"{self._as_typed(found[1])}: {found[2]}"
             if "Unable to load config" in line:
                 line = (
-                    f"{self._as_typed(found[1])}: is a group of options; set them one by one, each as --model.norm.kind VALUE"
+                    f"{self._as_typed(found[1])}: is a group of options, such as --model.norm.kind; set them one by one"
                 )
         exit_with(line)
 

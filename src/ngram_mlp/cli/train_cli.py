@@ -13,7 +13,21 @@ from rich.console import Console
 
 from ngram_mlp import schedules  # noqa: F401  # so that the parser knows WarmupCosine by its name
 from ngram_mlp.calibration import StatisticsName, require_batch_norm
-from ngram_mlp.callbacks import EvaluationStatistics, Hyperparameters, LossHistory, RunCheckpoints, UpdateProgress
+from ngram_mlp.callbacks import (
+    ActivationStatistics,
+    BatchNormStatistics,
+    CustomScalars,
+    EmbeddingView,
+    EvaluationStatistics,
+    GradientStatistics,
+    Hyperparameters,
+    InitializationCheck,
+    LossHistory,
+    RunCheckpoints,
+    SampledNames,
+    TrainingVerdicts,
+    UpdateProgress,
+)
 from ngram_mlp.cli.command import Parser
 from ngram_mlp.cli.run_folder import claim_run_folder
 from ngram_mlp.data import NGramDataModule
@@ -21,6 +35,7 @@ from ngram_mlp.errors import UserError
 from ngram_mlp.loading import read_checkpoint
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.trainer_options import refuse_options_without_meaning
+from ngram_mlp.statistics import SATURATION
 
 __all__ = ["TrainCLI", "configs_first"]
 
@@ -33,10 +48,10 @@ class TrainCLI(LightningCLI):
     model: LanguageModel
     datamodule: NGramDataModule
     folder: Path
+    loss_history: LossHistory
 
     def __init__(self, args: Sequence[str], default_config: Path, console: Console) -> None:
         self.console = console
-        self.loss_history = LossHistory()
         super().__init__(
             LanguageModel,
             NGramDataModule,
@@ -64,6 +79,22 @@ class TrainCLI(LightningCLI):
             default="running",
             help="What batch norm evaluates with: its running estimates, the statistics over the evaluated split "
             "(batch), or those over the training split (calibrated).",
+        )
+        parser.add_argument(
+            "--observe.cadence",
+            type=str,
+            default="default",
+            help="The updates between two looks at numbers, histograms and figures, as 5000/20000/0 (default; 0: only "
+            "at the last update), or often (100/1000/10000), each (1/10/100), off.",
+        )
+        parser.add_argument(
+            "--observe.layers", type=str, default="*", help="A pattern for the names of the layers to look at."
+        )
+        parser.add_argument(
+            "--observe.saturation",
+            type=float,
+            default=SATURATION,
+            help="The abs(tanh) above which a unit is saturated; for other non-linearities the same slope counts.",
         )
         parser.link_arguments("data.characters", "model.init_args.characters", apply_on="instantiate")
         parser.link_arguments("data.block_size", "model.init_args.block_size", apply_on="instantiate")
@@ -96,7 +127,7 @@ class TrainCLI(LightningCLI):
         self.folder = claim_run_folder(config.runs_dir, config.name)
         try:
             checkpoints = RunCheckpoints(self.folder / "checkpoints", config.checkpoint_every)
-            callbacks: list[Callback] = [self.loss_history, Hyperparameters(self._hyperparameters())]
+            callbacks = [*self._observers(), Hyperparameters(self._hyperparameters())]
             if config.statistics != "running":
                 callbacks.append(EvaluationStatistics(config.statistics))
             if config.trainer.enable_progress_bar is not False:
@@ -117,6 +148,26 @@ class TrainCLI(LightningCLI):
             raise
         (self.folder / "config.yaml").write_text(self.parser.dump(config, skip_unset=False), encoding="utf-8")
         return trainer
+
+    def _observers(self) -> list[Callback]:
+        """The callbacks that look inside the network, and the history of losses."""
+        observe = self.config.observe
+        if not 0 < observe.saturation < 1:
+            raise UserError(f"--observe.saturation {observe.saturation}: give a number between 0 and 1, such as 0.97")
+        self.loss_history = LossHistory(figure=observe.cadence != "off")
+        if observe.cadence == "off":
+            return [self.loss_history]
+        return [
+            InitializationCheck(self.console, observe.saturation),
+            ActivationStatistics(observe.cadence, observe.layers, observe.saturation),
+            GradientStatistics(observe.cadence, observe.layers),
+            BatchNormStatistics(observe.cadence, observe.layers),
+            TrainingVerdicts(observe.cadence, observe.layers, observe.saturation, self.console),
+            SampledNames(observe.cadence),
+            EmbeddingView(observe.cadence),
+            CustomScalars(),
+            self.loss_history,
+        ]
 
     def _hyperparameters(self) -> dict[str, Any]:
         """What TensorBoard shows: everything about model and data, nothing about the trainer."""
