@@ -37,16 +37,17 @@ LOOK: dict[Any, Any] = {
 BINS = 60
 
 
+@matplotlib.rc_context(LOOK)
 def draw(figure: Figure, path: Path) -> npt.NDArray[np.uint8]:
     """Draws a figure once, saves it as PNG, and returns its pixels (height, width, 3)."""
     canvas = FigureCanvasAgg(figure)
-    with matplotlib.rc_context(LOOK):
-        canvas.draw()  # type: ignore[no-untyped-call]
+    canvas.draw()  # type: ignore[no-untyped-call]
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
     Image.fromarray(pixels).save(path)
     return pixels
 
 
+@matplotlib.rc_context(LOOK)
 def loss_figure(losses: npt.NDArray[np.float32]) -> Figure:
     """The loss of every update, and log10 of its mean over a thousandth part of the run (at least 1), over updates."""
     figure, (left, right) = _panels(2, "training loss", width=10)
@@ -63,6 +64,7 @@ def loss_figure(losses: npt.NDArray[np.float32]) -> Figure:
     return figure
 
 
+@matplotlib.rc_context(LOOK)
 def distributions_figure(title: str, unit: str, panels: Mapping[str, Mapping[str, Tensor]]) -> Figure:
     """The densities of several tensors, one curve a layer; one panel for each heading.
 
@@ -85,6 +87,7 @@ def distributions_figure(title: str, unit: str, panels: Mapping[str, Mapping[str
     return figure
 
 
+@matplotlib.rc_context(LOOK)
 def saturation_figure(panels: Mapping[str, Tensor]) -> Figure:
     """Which cells are saturated (white), examples by units; a white column is a dead unit.
 
@@ -101,6 +104,7 @@ def saturation_figure(panels: Mapping[str, Tensor]) -> Figure:
     return figure
 
 
+@matplotlib.rc_context(LOOK)
 def update_ratio_figure(histories: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
     """log10 of std(update) / std(weight) over updates, a curve for each weight, with the line of 1e-3.
 
@@ -116,6 +120,7 @@ def update_ratio_figure(histories: Mapping[str, Sequence[tuple[int, float]]]) ->
     return figure
 
 
+@matplotlib.rc_context(LOOK)
 def embedding_figure(embedding: Tensor, labels: Sequence[str]) -> Figure:
     """The rows (n, n_embd) of an embedding as points with labels: their two dimensions, or two principal axes."""
     rows = embedding.detach().float().cpu().numpy()
@@ -139,12 +144,11 @@ def _panels(
     count: int, title: str, width: float = 0, height: float = 3.6, stacked: bool = False
 ) -> tuple[Figure, list[Any]]:
     """A titled figure with so many axes side by side, or one above the other; sizes in inches."""
-    with matplotlib.rc_context(LOOK):
-        rows, columns = (count, 1) if stacked else (1, count)
-        size = (width or 5 * columns, 0.5 + height * rows)
-        figure = Figure(figsize=size, dpi=100, layout="tight")
-        figure.suptitle(title, fontsize=11)
-        axes: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
+    rows, columns = (count, 1) if stacked else (1, count)
+    size = (width or 5 * columns, 0.5 + height * rows)
+    figure = Figure(figsize=size, dpi=100, layout="tight")
+    figure.suptitle(title, fontsize=11)
+    axes: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
     return figure, axes
 
 
