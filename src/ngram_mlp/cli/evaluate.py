@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from rich.console import Console
-
 from ngram_mlp.calibration import STATISTICS, lags, measure, require_batch_norm
 from ngram_mlp.cli.command import Parser, command
+from ngram_mlp.cli.console import open_console
 from ngram_mlp.cli.report import evaluate_splits, print_lags, print_table
 from ngram_mlp.data import NGramDataModule
 from ngram_mlp.data.datamodule import Chunks
@@ -41,7 +40,7 @@ def main(args: Sequence[str] | None = None) -> None:
     model = load_model(checkpoint, options.model)
     trained_on = checkpoint["datamodule_hyper_parameters"]
     data = NGramDataModule(options.corpus or trained_on["corpus_name"], model.block_size, data_dir=options.data_dir)
-    console = Console(soft_wrap=True, markup=False, highlight=False)
+    console = open_console()
     if data.characters != model.characters:
         raise UserError(
             f"--corpus {data.corpus.name}: its characters {data.characters!r} are not those of the checkpoint, "

@@ -1,7 +1,6 @@
 """`scripts/train.py`: trains a model, and reports what came out."""
 
 import json
-import logging
 import shutil
 import sys
 import time
@@ -11,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.panel import Panel
 
 from ngram_mlp.cli.command import command
+from ngram_mlp.cli.console import open_console
 from ngram_mlp.cli.report import evaluate_splits, print_table
 from ngram_mlp.cli.train_cli import TrainCLI
 from ngram_mlp.data.corpus import SampleCorpusWarning
@@ -33,8 +32,7 @@ def main(default_config: Path, args: Sequence[str] | None = None) -> None:
         default_config: the configuration that the arguments change.
         args: the command line, by default the process' own.
     """
-    console = Console(soft_wrap=True, markup=False, highlight=False)
-    _choose_what_is_told(console)
+    console = open_console()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SampleCorpusWarning)  # told by a panel instead
         cli = TrainCLI(sys.argv[1:] if args is None else args, default_config, console)
@@ -53,28 +51,6 @@ def main(default_config: Path, args: Sequence[str] | None = None) -> None:
         if cli.folder.exists():
             np.save(cli.folder / "losses.npy", cli.loss_history.losses().numpy())
     _report(cli, time.perf_counter() - started)
-
-
-def _choose_what_is_told(console: Console) -> None:
-    """This package's own words, and of Lightning's what is a warning."""
-    for name in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    own = logging.getLogger("ngram_mlp")
-    own.setLevel(logging.INFO)
-    own.handlers = [ConsoleHandler(console)]
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own affair
-    warnings.filterwarnings("ignore", message="`max_epochs` was not set")  # refused in our own words
-
-
-class ConsoleHandler(logging.Handler):
-    """Prints what the package tells of its doing, above the progress bar."""
-
-    def __init__(self, console: Console) -> None:
-        super().__init__(logging.INFO)
-        self._console = console
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(record.getMessage())
 
 
 def _introduce(cli: TrainCLI) -> None:

@@ -39,12 +39,11 @@ from ngram_mlp.statistics import SATURATION
 
 __all__ = ["TrainCLI", "configs_first"]
 
-DESCRIPTION = "Trains a character-level n-gram MLP. Every number of steps counts updates: minibatches trained on."
-
 
 class TrainCLI(LightningCLI):
     """The LightningCLI of this package: a single command, a folder for each run, its callbacks always present."""
 
+    description = "Trains a character-level n-gram MLP. Every number of steps counts updates: minibatches trained on."
     model: LanguageModel
     datamodule: NGramDataModule
     folder: Path
@@ -57,7 +56,7 @@ class TrainCLI(LightningCLI):
             NGramDataModule,
             save_config_callback=None,
             parser_class=Parser,
-            parser_kwargs={"default_config_files": [str(default_config)], "description": DESCRIPTION},
+            parser_kwargs={"default_config_files": [str(default_config)], "description": self.description},
             subclass_mode_model=True,
             args=configs_first(args),
             run=False,
@@ -139,6 +138,8 @@ class TrainCLI(LightningCLI):
                 kwargs["logger"] = TensorBoardLogger(
                     config.runs_dir, config.name, self.folder.name, default_hp_metric=False
                 )
+            if config.trainer.default_root_dir is None:
+                kwargs["default_root_dir"] = str(self.folder)  # where callbacks write if there is no logger
             trainer: Trainer = super().instantiate_trainer(**kwargs)
             refuse_options_without_meaning(trainer)  # before Lightning starts further processes
         except BaseException as error:

@@ -62,6 +62,8 @@ class LanguageModel(LightningModule):
         self._wanted_engine = engine
         self._engine: Engine | None = None
         self._engine_before: str | None = None
+        # The losses since the last logged mean, which so does not depend on how the updates are cut into blocks.
+        self._unlogged = torch.empty(0)
 
     def forward(self, contexts: Tensor) -> Tensor:
         """The logits (B, len(characters)) for contexts (B, block_size)."""
@@ -108,8 +110,12 @@ class LanguageModel(LightningModule):
                 "lower --model.optimizer.lr, or scale the initial weights down"
             )
         self._count_updates(len(losses))
+        self._unlogged = torch.cat([self._unlogged, losses.float().cpu()])
         lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-        self.log_dict({"train/loss": losses.mean(), "lr": lr, **self._axis()})
+        self.log_dict({"train/loss": self._unlogged.mean(), "lr": lr, **self._axis()})
+        interval: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if interval and self.trainer.global_step % interval == 0:
+            self._unlogged = torch.empty(0)
         return {"losses": losses}
 
     def on_validation_start(self) -> None:
@@ -141,9 +147,11 @@ class LanguageModel(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["model"] = type(self).__name__
         checkpoint["engine"] = self.engine_name
+        checkpoint["unlogged_losses"] = self._unlogged
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._engine_before = checkpoint["engine"]
+        self._unlogged = checkpoint["unlogged_losses"]
 
     @property
     def engine_name(self) -> str | None:
