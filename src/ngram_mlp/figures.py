@@ -1,7 +1,7 @@
 """The notebooks' plots, in one look, drawn without a display."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from io import BytesIO
 from typing import Any
 
 import matplotlib
@@ -35,24 +35,26 @@ LOOK: dict[Any, Any] = {
     "legend.frameon": False,
 }
 BINS = 60
+DPI = 80
 
 
 @matplotlib.rc_context(LOOK)
-def draw(figure: Figure, path: Path) -> npt.NDArray[np.uint8]:
-    """Draws a figure once, saves it as PNG, and returns its pixels (height, width, 3)."""
+def draw(figure: Figure) -> tuple[bytes, int, int]:
+    """A figure as PNG, with its height and width in pixels."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
-    Image.fromarray(pixels).save(path)
-    return pixels
+    png = BytesIO()
+    Image.fromarray(pixels).save(png, "png", compress_level=1)
+    return png.getvalue(), *pixels.shape[:2]
 
 
 @matplotlib.rc_context(LOOK)
 def loss_figure(losses: npt.NDArray[np.float32]) -> Figure:
-    """The loss of every update, and log10 of its mean over a thousandth part of the run (at least 1), over updates."""
+    """The loss of every update, and log10 of its mean over a two-hundredth part of the run, over updates."""
     figure, (left, right) = _panels(2, "training loss", width=10)
     updates = len(losses)
-    part = max(1, updates // 1_000)
+    part = max(1, updates // 200)
     whole = losses[: updates // part * part].reshape(-1, part)
     x = np.arange(len(whole)) * part
     left.fill_between(x, whole.min(1), whole.max(1), alpha=0.3, linewidth=0, label="all updates")
@@ -111,12 +113,13 @@ def update_ratio_figure(histories: Mapping[str, Sequence[tuple[int, float]]]) ->
     Args:
         histories: by weight, (update, log10 ratio) pairs.
     """
-    figure, (axis,) = _panels(1, "update to data ratio", width=7)
+    figure, (axis,) = _panels(1, "update to data ratio", width=9)
+    figure.subplots_adjust(right=0.75)
     for color, (name, points) in zip(_colors(len(histories)), histories.items(), strict=True):
         axis.plot([u for u, _ in points], [r for _, r in points], ".-", color=color, linewidth=1, label=name)
     axis.axhline(-3, color="black", linewidth=1, linestyle="--", label="1e-3")
     axis.set(xlabel="update", ylabel="log10(std of update / std of weight)")
-    axis.legend()
+    axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
@@ -146,8 +149,11 @@ def _panels(
     """A titled figure with so many axes side by side, or one above the other; sizes in inches."""
     rows, columns = (count, 1) if stacked else (1, count)
     size = (width or 5 * columns, 0.5 + height * rows)
-    figure = Figure(figsize=size, dpi=100, layout="tight")
+    figure = Figure(figsize=size, dpi=DPI)
     figure.suptitle(title, fontsize=11)
+    # Fixed margins in inches: matplotlib's automatic layout takes as long as the drawing.
+    x, y = 1 / size[0], 1 / size[1]
+    figure.subplots_adjust(left=0.75 * x, right=1 - 0.15 * x, bottom=0.55 * y, top=1 - 0.65 * y, hspace=0.7)
     axes: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
     return figure, axes
 

@@ -110,12 +110,18 @@ class Findings:
     def figure(self, name: str, figure: "Figure") -> None:
         """Draws a figure into TensorBoard and as NAME.png into the folder `figures` of the run."""
         if self._trainer.is_global_zero:
+            from tensorboard.compat.proto.summary_pb2 import Summary
+
             from ngram_mlp.figures import draw
 
             self._folder.joinpath("figures").mkdir(parents=True, exist_ok=True)
-            pixels = draw(figure, self._folder / "figures" / f"{name}.png")
+            png, height, width = draw(figure)
+            self._folder.joinpath("figures", f"{name}.png").write_bytes(png)
+            # `add_image` would take the pixels, and compress them once more.
+            image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
             for writer in self.writers:
-                writer.add_image(f"figures/{name}", pixels, self.update, dataformats="HWC")
+                summary = Summary(value=[Summary.Value(tag=f"figures/{name}", image=image)])
+                writer._get_file_writer().add_summary(summary, self.update)  # type: ignore[no-untyped-call]
 
     def file(self, name: str, content: str) -> None:
         """Writes a text file into the run's folder."""
