@@ -155,6 +155,8 @@ def _panels(
     x, y = 1 / size[0], 1 / size[1]
     figure.subplots_adjust(left=0.75 * x, right=1 - 0.15 * x, bottom=0.55 * y, top=1 - 0.65 * y, hspace=0.7)
     axes: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes:
+        axis.locator_params(nbins=5)
     return figure, axes
 
 

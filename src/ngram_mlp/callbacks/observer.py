@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # both take their time to import, and a run without figures n
 __all__ = ["Cadence", "Findings", "Observer", "current_look"]
 
 T = TypeVar("T")
-PRESETS = {"default": "5000/20000/0", "often": "100/1000/10000", "each": "1/10/100"}
+PRESETS = {"default": "5000/50000/0", "often": "100/1000/10000", "each": "1/10/100"}
 HISTOGRAM_BINS = 50
 _looks: WeakKeyDictionary[Trainer, Look] = WeakKeyDictionary()
 
@@ -53,7 +53,7 @@ class Cadence:
 
     @classmethod
     def parse(cls, text: str) -> "Cadence":
-        """`off`, `default` (5000/20000/0), `often` (100/1000/10000), `each` (1/10/100), or three such numbers.
+        """`off`, `default` (5000/50000/0), `often` (100/1000/10000), `each` (1/10/100), or three such numbers.
 
         Raises:
             UserError: anything else.

@@ -105,7 +105,7 @@ def measure_whole(benchmarks: Path, cache: str) -> dict[str, float]:
 
 
 def measure_observing(benchmarks: Path, repetitions: int, cache: str) -> list[dict[str, dict[str, float]]]:
-    """The seconds of 200,000 fused updates, and of each callback in it, without looking and with the default cadence."""
+    """Seconds of 200,000 fused updates and of each callback in them, without looking and with the default cadence."""
     script = [str(benchmarks / "observing.py")]
     return [
         {name: json.loads(run([*script, name, "200000"], cache).splitlines()[-1]) for name in ("off", "default")}

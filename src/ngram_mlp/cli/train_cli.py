@@ -83,7 +83,7 @@ class TrainCLI(LightningCLI):
             "--observe.cadence",
             type=str,
             default="default",
-            help="The updates between two looks at numbers, histograms and figures, as 5000/20000/0 (default; 0: only "
+            help="The updates between two looks at numbers, histograms and figures, as 5000/50000/0 (default; 0: only "
             "at the last update), or often (100/1000/10000), each (1/10/100), off.",
         )
         parser.add_argument(
