@@ -38,12 +38,17 @@ def corpus_file(tmp_path: Path, sample_words: list[str]) -> Path:
 
 @pytest.fixture
 def run_train(tmp_path, monkeypatch, corpus_file, capsys):
-    """Runs `train.py` with a small corpus in an empty folder; returns the run's folder and what was printed."""
+    """Runs `train.py` with a small corpus in an empty folder; returns the run's folder and what was printed.
+
+    Without figures, which take half a second, unless the arguments ask for them.
+    """
     monkeypatch.chdir(tmp_path)
 
     def run(*args: str) -> tuple[Path, str]:
         before = set(tmp_path.glob("runs/*/version_*"))
-        train.main(PROJECT / "configs" / "default.yaml", ["--data.corpus", str(corpus_file), *args])
+        train.main(
+            PROJECT / "configs" / "default.yaml", ["--data.corpus", str(corpus_file), "--observe.cadence", "off", *args]
+        )
         (folder,) = set(tmp_path.glob("runs/*/version_*")) - before
         return folder, capsys.readouterr().out
 

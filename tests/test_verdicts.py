@@ -121,7 +121,7 @@ def test_check_tells_the_notebooks_networks_apart_without_training(experiment, s
 
 
 def test_check_judges_the_very_minibatch_that_a_run_begins_with(run_train, corpus_file):
-    folder, _ = run_train("--trainer.max_steps", "1", "--seed_everything", "5")
+    folder, _ = run_train("--trainer.max_steps", "1", "--seed_everything", "5", "--observe.cadence", "0/0/0")
     check.main(DEFAULT, ["--data.corpus", str(corpus_file), "--seed_everything", "5", "--output", "check.json"])
     checked = json.loads((corpus_file.parent / "check.json").read_text())
     assert checked == json.loads((folder / "preflight.json").read_text())

@@ -92,6 +92,12 @@ class LanguageModel(LightningModule):
         torch.set_num_threads(self._threads_before)
 
     def on_train_start(self) -> None:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if getattr(data, "batch_size", None) == 1 and batch_norms(self.network):
+            raise UserError(
+                "--data.batch_size 1: batch norm has no standard deviation over a minibatch of 1 example; "
+                "give at least 2, or train without batch norm"
+            )
         # A model handed over in evaluation mode would keep its batch-norm statistics frozen.
         self.network.train()
         self._engine = None
@@ -159,11 +165,6 @@ class LanguageModel(LightningModule):
         return self._engine.name if self._engine else self._engine_before
 
     def _choose_engine(self, block: tuple[Tensor, Tensor]) -> Engine:
-        if block[0].shape[1] < 2 and batch_norms(self.network):
-            raise UserError(
-                "--data.batch_size 1: batch norm has no standard deviation over a minibatch of 1 example; "
-                "give at least 2, or train without batch norm"
-            )
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         scheduler: Any = self.lr_schedulers()
         left = self.trainer.max_steps - self.trainer.global_step
