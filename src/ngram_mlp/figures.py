@@ -17,7 +17,9 @@ __all__ = [
     "distributions_figure",
     "draw",
     "embedding_figure",
+    "loss_bands_figure",
     "loss_figure",
+    "points_figure",
     "saturation_figure",
     "update_ratio_figure",
 ]
@@ -140,6 +142,47 @@ def embedding_figure(embedding: Tensor, labels: Sequence[str]) -> Figure:
     for (x, y), label in zip(rows[:, :2], labels, strict=True):
         axis.text(x, y, label.replace("$", r"\$"), ha="center", va="center", fontsize=9)
     axis.set(xlabel=names[0], ylabel=names[1])
+    return figure
+
+
+@matplotlib.rc_context(LOOK)
+def loss_bands_figure(losses: Mapping[str, Sequence[npt.NDArray[np.float32]]]) -> Figure:
+    """The training loss of several recipes over updates: mean over seeds, and a band from the least to the greatest.
+
+    Args:
+        losses: by recipe, the losses of every update for each seed; smoothed over a hundredth part of the run.
+    """
+    figure, (axis,) = _panels(1, "training loss: mean and range over seeds", width=10, height=4)
+    figure.subplots_adjust(right=0.7)
+    for color, (recipe, seeds) in zip(_colors(len(losses)), losses.items(), strict=True):
+        updates = min(map(len, seeds))
+        part = max(1, updates // 100)
+        count = updates // part
+        smooth = np.stack([seed[: count * part].reshape(count, part).mean(1) for seed in seeds])
+        x = np.arange(count) * part + part / 2
+        axis.fill_between(x, smooth.min(0), smooth.max(0), color=color, alpha=0.25, linewidth=0)
+        axis.plot(x, smooth.mean(0), color=color, linewidth=1, label=recipe)
+    axis.set(xlabel="update", ylabel="cross-entropy in nats")
+    axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+@matplotlib.rc_context(LOOK)
+def points_figure(values: Mapping[str, Sequence[float]], unit: str) -> Figure:
+    """A point for each seed of each recipe, and a line at the recipe's mean.
+
+    Args:
+        values: by recipe, the value of each seed.
+        unit: the name of the quantity.
+    """
+    figure, (axis,) = _panels(1, f"{unit}: each seed, and the mean", width=8, height=0.6 + 0.3 * len(values))
+    figure.subplots_adjust(left=0.35)
+    for y, (color, seeds) in enumerate(zip(_colors(len(values)), values.values(), strict=True)):
+        axis.plot(seeds, [y] * len(seeds), "o", color=color, alpha=0.6, markersize=5)
+        axis.plot([float(np.mean(seeds))] * 2, [y - 0.3, y + 0.3], color=color, linewidth=1.5)
+    axis.set_yticks(range(len(values)), list(values))
+    axis.invert_yaxis()
+    axis.set(xlabel=f"{unit} in nats")
     return figure
 
 
