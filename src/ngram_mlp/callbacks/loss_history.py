@@ -14,6 +14,10 @@ class LossHistory(Callback):
 
     def __init__(self) -> None:
         self._blocks: list[Tensor] = []
+        self.began = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.began = True
 
     def losses(self) -> Tensor:
         """The losses so far, shape (updates,), float32 on the CPU."""

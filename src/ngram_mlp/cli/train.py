@@ -1,12 +1,15 @@
 """`scripts/train.py`: trains a model, and reports what came out."""
 
+import errno
+import io
 import json
 import logging
+import shlex
 import shutil
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +21,16 @@ from ngram_mlp.cli.command import command
 from ngram_mlp.cli.report import evaluate_splits, print_table
 from ngram_mlp.cli.train_cli import TrainCLI
 from ngram_mlp.data.corpus import SampleCorpusWarning
+from ngram_mlp.durable import write_atomically
+from ngram_mlp.errors import UserError
 from ngram_mlp.sampling import sample_one_by_one
+from ngram_mlp.terminal import printable, shortened
 
 __all__ = ["main"]
 
 SAMPLED_NAMES = 10
+# No room left on the device, beyond the user's quota, beyond the largest file that is allowed.
+DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @command
@@ -39,20 +47,61 @@ def main(default_config: Path, args: Sequence[str] | None = None) -> None:
         warnings.simplefilter("ignore", SampleCorpusWarning)  # told by a panel instead
         cli = TrainCLI(sys.argv[1:] if args is None else args, default_config, console)
     _introduce(cli)
-    started = time.perf_counter()
-    try:
-        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.config.ckpt_path, weights_only=True)
-    except SystemExit:  # Lightning's answer to Ctrl-C
-        console.print(f"interrupted at update {cli.trainer.global_step}; the run is in {cli.folder}")
-        raise SystemExit(130) from None
-    except Exception:
-        if cli.trainer.global_step == 0:
-            shutil.rmtree(cli.folder)  # a run that never began leaves nothing behind
-        raise
-    finally:
-        if cli.folder.exists():
-            np.save(cli.folder / "losses.npy", cli.loss_history.losses().numpy())
-    _report(cli, time.perf_counter() - started)
+    with cli.resources:
+        try:
+            started = time.perf_counter()
+            origin = str(cli.origin.checkpoint.absolute()) if cli.origin else None
+            cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=origin, weights_only=True)
+            _report(cli, time.perf_counter() - started)
+        except BaseException as error:
+            _leave(cli, error)
+            raise
+
+
+def _leave(cli: TrainCLI, error: BaseException) -> None:
+    """Tells how an interrupted run goes on, and turns what ended it into one line where it was no bug."""
+    last = cli.folder / "checkpoints" / "last.ckpt"
+    began = last.exists() or (cli.loss_history.began and cli.trainer.global_step > 0)
+    full = next((e for e in _chain(error) if isinstance(e, OSError) and e.errno in DISK_IS_FULL), None)
+    if not began:
+        shutil.rmtree(cli.folder)  # a run that never began leaves nothing behind
+    elif full is None:
+        _save_losses(cli)
+    if isinstance(error, SystemExit):  # a signal's; of a second Ctrl-C Lightning makes one with status 1
+        where = f"at update {cli.trainer.global_step}; the run is in {cli.folder}" if began else "before training began"
+        cli.console.print(f"interrupted {where}")
+    if last.exists():
+        cli.console.print(f"go on with: {_command_to_go_on(cli.folder)}")
+    if isinstance(error, SystemExit):
+        raise SystemExit(130 if error.code == 1 else error.code) from None
+    if full is not None:
+        raise UserError(f"{full.filename or cli.folder}: cannot be written ({full.strerror}); make room") from error
+    if cli.origin and cli.loss_history.began is False and not isinstance(error, UserError):
+        reason = shortened(f"{type(error).__name__}: {error}", 300)
+        raise UserError(f"--ckpt_path {cli.origin.checkpoint}: no run can go on from it: {reason}") from error
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and those that led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _command_to_go_on(folder: Path) -> str:
+    python = Path(sys.executable)
+    return shlex.join([str(_from_here(python)), sys.argv[0], "--resume", str(folder)])
+
+
+def _from_here(path: Path) -> Path:
+    """The path as it is typed in this folder."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _save_losses(cli: TrainCLI) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, cli.loss_history.losses().numpy())
+    write_atomically(cli.folder / "losses.npy", buffer.getbuffer())
 
 
 def _choose_what_is_told(console: Console) -> None:
@@ -94,7 +143,9 @@ def _introduce(cli: TrainCLI) -> None:
     parameters = sum(parameter.numel() for parameter in cli.model.parameters())
     examples = " / ".join(f"{len(ngrams):,}" for ngrams in data.splits.values())
     cli.console.print(f"model   {type(cli.model).__name__}, {parameters:,} parameters")
-    cli.console.print(f"corpus  {corpus.name}, {len(corpus.words):,} words, {len(data.vocabulary)} characters")
+    cli.console.print(
+        f"corpus  {printable(corpus.name)}, {len(corpus.words):,} words, {len(data.vocabulary)} characters"
+    )
     cli.console.print(f"data    {examples} examples for train / val / test")
     cli.console.print(f"run     {cli.folder}, on {cli.trainer.strategy.root_device.type}")
 
@@ -112,16 +163,15 @@ def _report(cli: TrainCLI, seconds: float) -> None:
         "accelerator": cli.trainer.strategy.root_device.type,
         "corpus": cli.datamodule.corpus.summary(),
     }
-    (cli.folder / "metrics.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    _save_losses(cli)
+    write_atomically(cli.folder / "metrics.json", (json.dumps(record, indent=2) + "\n").encode())
     generator = cli.datamodule.stream_generator()
     names = [name for name, _ in sample_one_by_one(cli.model.eval(), SAMPLED_NAMES, generator)]
-    (cli.folder / "samples.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+    write_atomically(cli.folder / "samples.txt", ("\n".join(names) + "\n").encode())
 
     print_table(cli.console, metrics)
-    cli.console.print("sampled " + ", ".join(names))
+    cli.console.print(printable("sampled " + ", ".join(names)))
     cli.console.print(f"trained to update {updates:,} in {seconds:.1f} s, {speed:,.0f} updates a second")
     beside_python = Path(sys.executable).with_name("tensorboard")
-    if beside_python.is_relative_to(Path.cwd()):
-        beside_python = beside_python.relative_to(Path.cwd())
-    tensorboard = "tensorboard" if shutil.which("tensorboard") else beside_python
+    tensorboard = "tensorboard" if shutil.which("tensorboard") else _from_here(beside_python)
     cli.console.print(f"look    {tensorboard} --logdir {cli.folder}")

@@ -1,22 +1,27 @@
 """The LightningCLI of this package: from arguments to a model, its data and a trainer with a folder of its own."""
 
 import inspect
+import json
 import pydoc
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 from rich.console import Console
 
 from ngram_mlp.callbacks import Hyperparameters, LossHistory, RunCheckpoints, UpdateProgress
+from ngram_mlp.checkpoint_file import CheckpointFiles, read_checkpoint
 from ngram_mlp.cli.command import Parser
-from ngram_mlp.cli.run_folder import claim_run_folder
+from ngram_mlp.cli.resuming import find_origin, refuse_changes
+from ngram_mlp.cli.run_folder import alone_in, claim_run_folder
 from ngram_mlp.data import NGramDataModule
+from ngram_mlp.durable import remove_leftovers, write_atomically
 from ngram_mlp.errors import UserError
-from ngram_mlp.loading import read_checkpoint
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.trainer_options import refuse_options_without_meaning
 
@@ -35,6 +40,10 @@ class TrainCLI(LightningCLI):
     def __init__(self, args: Sequence[str], default_config: Path, console: Console) -> None:
         self.console = console
         self.loss_history = LossHistory()
+        self.resources = ExitStack()  # to be closed when the command ends
+        self.origin = find_origin(args)
+        if self.origin and self.origin.configuration:
+            default_config = self.origin.configuration
         super().__init__(
             LanguageModel,
             NGramDataModule,
@@ -52,7 +61,10 @@ class TrainCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--name", type=str, default="default", help="The run goes to RUNS_DIR/NAME/version_N.")
         parser.add_argument("--runs_dir", type=str, default="runs", help="The folder of all runs.")
-        parser.add_argument("--ckpt_path", type=str | None, default=None, help="The checkpoint to resume from.")
+        parser.add_argument(
+            "--ckpt_path", type=str | None, default=None, help="The checkpoint to go on from; last: of the newest run."
+        )
+        parser.add_argument("--resume", type=str | None, default=None, help="The folder of a run to go on with.")
         parser.add_argument(
             "--checkpoint_every", type=int, default=10_000, help="The updates between two saves of last.ckpt."
         )
@@ -79,32 +91,70 @@ class TrainCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with this package's callbacks, once everything that it needs has been built without an error."""
         config = self.config
-        if config.ckpt_path is not None:
-            _check_resuming(config.ckpt_path, self.model)
         _ = self.datamodule.splits  # a corpus that cannot be split is refused before the run has a folder
         config.data.corpus = self.datamodule.corpus.name  # config.yaml names the corpus that `auto` found
-        self.folder = claim_run_folder(config.runs_dir, config.name)
+        config.ckpt_path = config.resume = None  # config.yaml is that of the whole run, wherever it was interrupted
+        configuration = self.parser.dump(config, skip_unset=False, format="json")
+        updates = self._go_on(json.loads(configuration)) if self.origin else None
+        own_folder = self.origin.folder if self.origin else None
+        self.folder = own_folder or claim_run_folder(config.runs_dir, config.name)
         try:
-            checkpoints = RunCheckpoints(self.folder / "checkpoints", config.checkpoint_every)
-            callbacks: list[Callback] = [self.loss_history, Hyperparameters(self._hyperparameters())]
+            self.resources.enter_context(alone_in(self.folder))
+            callbacks: list[Callback] = [Hyperparameters(self._hyperparameters())]
             if config.trainer.enable_progress_bar is not False:
                 callbacks.append(UpdateProgress(self.console))
             if config.trainer.enable_checkpointing is not False:
-                callbacks.append(checkpoints)
+                callbacks.append(RunCheckpoints(self.folder / "checkpoints", config.checkpoint_every, configuration))
             self.trainer_defaults["callbacks"] = callbacks
             if config.trainer.logger in (None, True):
+                # What was logged after the checkpoint that the run goes on from is logged again.
+                purge: dict[str, Any] = {"purge_step": updates + 1} if own_folder and updates is not None else {}
                 kwargs["logger"] = TensorBoardLogger(
-                    config.runs_dir, config.name, self.folder.name, default_hp_metric=False
+                    self.folder.parent, "", self.folder.name, default_hp_metric=False, **purge
                 )
-            trainer: Trainer = super().instantiate_trainer(**kwargs)
+            trainer: Any = super().instantiate_trainer(**kwargs)
             refuse_options_without_meaning(trainer)  # before Lightning starts further processes
+            trainer.callbacks.insert(0, self.loss_history)  # the losses are complete whatever a later callback raises
+            if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+                trainer.strategy.checkpoint_io = CheckpointFiles()
         except BaseException as error:
-            self.folder.rmdir()
+            if not own_folder:
+                self.folder.rmdir()
             if type(error) is ValueError:
                 raise UserError(f"--trainer: {error}") from error
             raise
-        (self.folder / "config.yaml").write_text(self.parser.dump(config, skip_unset=False), encoding="utf-8")
-        return trainer
+        self._save_configuration(updates)
+        return trainer  # type: ignore[no-any-return]
+
+    def _go_on(self, configuration: dict[str, Any]) -> int:
+        """The update that the run goes on from; refuses a checkpoint that does not belong to this configuration."""
+        assert self.origin is not None
+        checkpoint = read_checkpoint(self.origin.checkpoint)
+        changed = refuse_changes(checkpoint, configuration)
+        try:
+            self.datamodule.refuse_another_corpus(checkpoint[type(self.datamodule).__name__]["corpus"])
+            if checkpoint["hyper_parameters"]["characters"] != self.datamodule.characters:
+                raise ValueError("its vocabulary is another than that of its corpus")
+            if len(checkpoint["callbacks"]["LossHistory"]["losses"]) != checkpoint["global_step"]:
+                raise ValueError("its losses are not those of its updates")
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"--ckpt_path {self.origin.checkpoint}: no run can go on from it: {error}") from error
+        self.model.renew_schedule = any(option.startswith(("model.optimizer", "model.lr_sch")) for option in changed)
+        return int(checkpoint["global_step"])
+
+    def _save_configuration(self, updates: int | None) -> None:
+        """Writes config.yaml; one that was in force until a certain update is kept beside it by that name."""
+        path = self.folder / "config.yaml"
+        text = self.parser.dump(self.config, skip_unset=False)
+        if updates is not None:
+            remove_leftovers(self.folder)
+            before = path.read_text(encoding="utf-8") if path.exists() else text
+            kept = path.with_name(f"config-until-{updates}.yaml")
+            if before != text and not kept.exists():
+                write_atomically(kept, before.encode())
+        write_atomically(path, text.encode())
 
     def _hyperparameters(self) -> dict[str, Any]:
         """What TensorBoard shows: everything about model and data, nothing about the trainer."""
@@ -132,16 +182,3 @@ def configs_first(args: Sequence[str]) -> list[str]:
         else:
             others.append(arg)
     return configs + others
-
-
-def _check_resuming(path: str, model: LanguageModel) -> None:
-    """Raises a UserError where the checkpoint to resume from was not trained with this model."""
-    checkpoint = read_checkpoint(path)
-    saved = {"class": checkpoint["model"], **checkpoint["hyper_parameters"]}
-    given = {"class": type(model).__name__, **model.hparams}
-    for key in {**saved, **given}:
-        if saved.get(key) != given.get(key):
-            raise UserError(
-                f"--ckpt_path {path}: trained with model.{key} {saved.get(key)!r}, "
-                f"this run has {given.get(key)!r}; resume with the configuration that it was trained with"
-            )
