@@ -43,11 +43,13 @@ def run_train(tmp_path, monkeypatch, corpus_file, capsys):
     monkeypatch.chdir(tmp_path)
 
     def run(*args: str) -> tuple[Path, str]:
-        train.main(PROJECT / "configs" / "default.yaml", ["--data.corpus", str(corpus_file), *args])
+        given = [] if {"--resume", "last"} & {*args} else ["--data.corpus", str(corpus_file)]
+        train.main(PROJECT / "configs" / "default.yaml", [*given, *args])
         out = capsys.readouterr().out
-        (folder,) = re.findall(r"^run     (.*), on ", out, flags=re.MULTILINE)
+        *_, folder = re.findall(r"^run     (.*), on ", out, flags=re.MULTILINE)
         return tmp_path / folder, out
 
+    run.corpus = corpus_file
     return run
 
 

@@ -12,7 +12,7 @@ from ngram_mlp.errors import UserError
 from ngram_mlp.models import MLP, BatchNormMLP, LanguageModel
 from ngram_mlp.terminal import shortened
 
-__all__ = ["load_model", "read_checkpoint"]
+__all__ = ["corpus_of", "load_model", "read_checkpoint"]
 
 KNOWN_MODELS: dict[str, type[LanguageModel]] = {model.__name__: model for model in (MLP, BatchNormMLP)}
 
@@ -48,6 +48,19 @@ def load_model(checkpoint: dict[str, Any], model_class: type[LanguageModel] | No
         reason = shortened(" ".join(str(error).split()), 300)
         raise UserError(f"--ckpt_path: the checkpoint does not fit {name}: {reason}") from error
     return model.eval()
+
+
+def corpus_of(checkpoint: dict[str, Any]) -> tuple[str, str]:
+    """The name and the SHA-256 of the corpus that a checkpoint was trained on.
+
+    Raises:
+        UserError: the checkpoint does not tell.
+    """
+    recorded = checkpoint.get("datamodule_hyper_parameters")
+    found = [recorded.get(f"corpus_{key}") if isinstance(recorded, dict) else None for key in ("name", "sha256")]
+    if not all(isinstance(value, str) for value in found):
+        raise UserError("--ckpt_path: the checkpoint does not tell its corpus; it was not saved by train.py")
+    return str(found[0]), str(found[1])
 
 
 def _refuse_impossible(hyperparameters: dict[str, Any], stored: int) -> None:

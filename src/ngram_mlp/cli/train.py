@@ -1,6 +1,5 @@
 """`scripts/train.py`: trains a model, and reports what came out."""
 
-import errno
 import io
 import json
 import logging
@@ -9,7 +8,8 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.panel import Panel
 
-from ngram_mlp.cli.command import command
+from ngram_mlp.cli.command import command, quiet_threads
 from ngram_mlp.cli.report import evaluate_splits, print_table
 from ngram_mlp.cli.train_cli import TrainCLI
 from ngram_mlp.data.corpus import SampleCorpusWarning
@@ -29,8 +29,6 @@ from ngram_mlp.terminal import printable, shortened
 __all__ = ["main"]
 
 SAMPLED_NAMES = 10
-# No room left on the device, beyond the user's quota, beyond the largest file that is allowed.
-DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @command
@@ -47,7 +45,7 @@ def main(default_config: Path, args: Sequence[str] | None = None) -> None:
         warnings.simplefilter("ignore", SampleCorpusWarning)  # told by a panel instead
         cli = TrainCLI(sys.argv[1:] if args is None else args, default_config, console)
     _introduce(cli)
-    with cli.resources:
+    with cli.resources, quiet_threads():
         try:
             started = time.perf_counter()
             origin = str(cli.origin.checkpoint.absolute()) if cli.origin else None
@@ -62,11 +60,11 @@ def _leave(cli: TrainCLI, error: BaseException) -> None:
     """Tells how an interrupted run goes on, and turns what ended it into one line where it was no bug."""
     last = cli.folder / "checkpoints" / "last.ckpt"
     began = last.exists() or (cli.loss_history.began and cli.trainer.global_step > 0)
-    full = next((e for e in _chain(error) if isinstance(e, OSError) and e.errno in DISK_IS_FULL), None)
     if not began:
         shutil.rmtree(cli.folder)  # a run that never began leaves nothing behind
-    elif full is None:
-        _save_losses(cli)
+    else:
+        with suppress(OSError):  # of a full disk, maybe; what ended the run is told
+            _save_losses(cli)
     if isinstance(error, SystemExit):  # a signal's; of a second Ctrl-C Lightning makes one with status 1
         where = f"at update {cli.trainer.global_step}; the run is in {cli.folder}" if began else "before training began"
         cli.console.print(f"interrupted {where}")
@@ -74,18 +72,9 @@ def _leave(cli: TrainCLI, error: BaseException) -> None:
         cli.console.print(f"go on with: {_command_to_go_on(cli.folder)}")
     if isinstance(error, SystemExit):
         raise SystemExit(130 if error.code == 1 else error.code) from None
-    if full is not None:
-        raise UserError(f"{full.filename or cli.folder}: cannot be written ({full.strerror}); make room") from error
-    if cli.origin and cli.loss_history.began is False and not isinstance(error, UserError):
+    if cli.origin and not cli.loss_history.began and not isinstance(error, (UserError, OSError)):
         reason = shortened(f"{type(error).__name__}: {error}", 300)
         raise UserError(f"--ckpt_path {cli.origin.checkpoint}: no run can go on from it: {reason}") from error
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception and those that led to it."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _command_to_go_on(folder: Path) -> str:

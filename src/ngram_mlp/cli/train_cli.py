@@ -3,6 +3,7 @@
 import inspect
 import json
 import pydoc
+import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -117,13 +118,13 @@ class TrainCLI(LightningCLI):
             trainer.callbacks.insert(0, self.loss_history)  # the losses are complete whatever a later callback raises
             if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
                 trainer.strategy.checkpoint_io = CheckpointFiles()
+            self._save_configuration(updates)
         except BaseException as error:
             if not own_folder:
-                self.folder.rmdir()
+                shutil.rmtree(self.folder)
             if type(error) is ValueError:
                 raise UserError(f"--trainer: {error}") from error
             raise
-        self._save_configuration(updates)
         return trainer  # type: ignore[no-any-return]
 
     def _go_on(self, configuration: dict[str, Any]) -> int:

@@ -1,0 +1,33 @@
+"""What two runs leave in their folders, compared."""
+
+import json
+
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+
+def scalars(folder):
+    """TensorBoard's curves: (step, value) by tag."""
+    events = EventAccumulator(str(folder)).Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def weights(checkpoint):
+    return torch.load(checkpoint, weights_only=True)["state_dict"]
+
+
+def assert_same_run(whole, other):
+    """The other run ended as the first did, bit for bit, and leaves the same curves, best checkpoint and reports."""
+    for name in ("losses.npy", "samples.txt"):
+        assert (whole / name).read_bytes() == (other / name).read_bytes(), name
+    names = sorted(path.name for path in (whole / "checkpoints").iterdir())
+    assert sorted(path.name for path in (other / "checkpoints").iterdir()) == names
+    for name in names:
+        expected, found = (weights(folder / "checkpoints" / name) for folder in (whole, other))
+        assert expected.keys() == found.keys()
+        assert all(value.equal(found[key]) for key, value in expected.items()), name
+    assert scalars(other) == scalars(whole)
+    expected, found = (json.loads((folder / "metrics.json").read_text()) for folder in (whole, other))
+    for record in (expected, found):
+        del record["seconds"], record["updates_per_second"]
+    assert found == expected
