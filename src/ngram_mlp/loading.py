@@ -12,7 +12,7 @@ from ngram_mlp.errors import UserError
 from ngram_mlp.models import MLP, BatchNormMLP, LanguageModel
 from ngram_mlp.terminal import shortened
 
-__all__ = ["corpus_of", "load_model", "read_checkpoint"]
+__all__ = ["corpus_of", "load_model", "load_weights", "read_checkpoint"]
 
 KNOWN_MODELS: dict[str, type[LanguageModel]] = {model.__name__: model for model in (MLP, BatchNormMLP)}
 
@@ -40,14 +40,19 @@ def load_model(checkpoint: dict[str, Any], model_class: type[LanguageModel] | No
         _refuse_impossible(checkpoint["hyper_parameters"], stored)
         with _Allowance(stored):
             model = model_class(**checkpoint["hyper_parameters"])
-        for key, own in model.state_dict().items():
-            if key in weights and weights[key].is_floating_point() != own.is_floating_point():
-                raise TypeError(f"{key} is of {weights[key].dtype}, not {own.dtype}")
-        model.load_state_dict(weights)
+        load_weights(model, weights)
     except (TypeError, ValueError, ArithmeticError, RuntimeError, AttributeError) as error:
         reason = shortened(" ".join(str(error).split()), 300)
         raise UserError(f"--ckpt_path: the checkpoint does not fit {name}: {reason}") from error
     return model.eval()
+
+
+def load_weights(model: LanguageModel, weights: dict[str, Any]) -> None:
+    """Puts the weights of a checkpoint into a model; raises one of several errors where they are not those of it."""
+    for key, own in model.state_dict().items():
+        if key in weights and weights[key].is_floating_point() != own.is_floating_point():
+            raise TypeError(f"{key} is of {weights[key].dtype}, not {own.dtype}")
+    model.load_state_dict(weights)
 
 
 def corpus_of(checkpoint: dict[str, Any]) -> tuple[str, str]:

@@ -16,7 +16,7 @@ class LossHistory(Callback):
         self._blocks: list[Tensor] = []
         self.began = False
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self.began = True
 
     def losses(self) -> Tensor:

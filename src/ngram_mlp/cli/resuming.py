@@ -43,17 +43,17 @@ def find_origin(args: Sequence[str]) -> Origin | None:
     """
     options = _options(args)
     ckpt_path, resume = options["ckpt_path"], options["resume"]
-    if ckpt_path and resume:
+    if ckpt_path is not None and resume is not None:
         raise UserError(f"--resume {resume} --ckpt_path {ckpt_path}: give one of them")
     if ckpt_path == "last":
         return _last_of(Path(options["runs_dir"] or "runs", options["name"] or "default"))
-    if resume:
+    if resume is not None:
         folder = Path(resume)
         for path in (folder / "config.yaml", folder / LAST):
             if not path.is_file():
                 raise UserError(f"--resume {resume}: there is no {path}; give a folder RUNS_DIR/NAME/version_N")
         return Origin(folder / LAST, folder)
-    if ckpt_path:
+    if ckpt_path is not None:
         folder = Path(ckpt_path).parent.parent
         in_a_run = Path(ckpt_path).absolute().parent.name == "checkpoints" and (folder / "config.yaml").is_file()
         return Origin(Path(ckpt_path), folder if in_a_run else None)

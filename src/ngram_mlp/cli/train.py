@@ -59,20 +59,22 @@ def main(default_config: Path, args: Sequence[str] | None = None) -> None:
 def _leave(cli: TrainCLI, error: BaseException) -> None:
     """Tells how an interrupted run goes on, and turns what ended it into one line where it was no bug."""
     last = cli.folder / "checkpoints" / "last.ckpt"
-    began = last.exists() or (cli.loss_history.began and cli.trainer.global_step > 0)
-    if not began:
+    began = cli.loss_history.began and cli.trainer.global_step > 0
+    if not began and not last.exists():
         shutil.rmtree(cli.folder)  # a run that never began leaves nothing behind
     else:
         with suppress(OSError):  # of a full disk, maybe; what ended the run is told
             _save_losses(cli)
     if isinstance(error, SystemExit):  # a signal's; of a second Ctrl-C Lightning makes one with status 1
-        where = f"at update {cli.trainer.global_step}; the run is in {cli.folder}" if began else "before training began"
+        where = (
+            f"at update {cli.trainer.global_step}; the run is in {cli.folder}" if began else "before the first block"
+        )
         cli.console.print(f"interrupted {where}")
     if last.exists():
         cli.console.print(f"go on with: {_command_to_go_on(cli.folder)}")
     if isinstance(error, SystemExit):
         raise SystemExit(130 if error.code == 1 else error.code) from None
-    if cli.origin and not cli.loss_history.began and not isinstance(error, (UserError, OSError)):
+    if cli.origin and cli.trainer.interrupted and not began and not isinstance(error, (UserError, OSError)):
         reason = shortened(f"{type(error).__name__}: {error}", 300)
         raise UserError(f"--ckpt_path {cli.origin.checkpoint}: no run can go on from it: {reason}") from error
 

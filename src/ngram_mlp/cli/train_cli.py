@@ -23,8 +23,10 @@ from ngram_mlp.cli.run_folder import alone_in, claim_run_folder
 from ngram_mlp.data import NGramDataModule
 from ngram_mlp.durable import remove_leftovers, write_atomically
 from ngram_mlp.errors import UserError
+from ngram_mlp.loading import load_weights
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.trainer_options import refuse_options_without_meaning
+from ngram_mlp.terminal import shortened
 
 __all__ = ["TrainCLI", "configs_first"]
 
@@ -133,17 +135,22 @@ class TrainCLI(LightningCLI):
         checkpoint = read_checkpoint(self.origin.checkpoint)
         changed = refuse_changes(checkpoint, configuration)
         try:
-            self.datamodule.refuse_another_corpus(checkpoint[type(self.datamodule).__name__]["corpus"])
-            if checkpoint["hyper_parameters"]["characters"] != self.datamodule.characters:
-                raise ValueError("its vocabulary is another than that of its corpus")
-            if len(checkpoint["callbacks"]["LossHistory"]["losses"]) != checkpoint["global_step"]:
-                raise ValueError("its losses are not those of its updates")
-        except (KeyError, TypeError, ValueError) as error:
+            stream = checkpoint[type(self.datamodule).__name__]
+            self.datamodule.refuse_another_corpus(stream["corpus"])
+            if checkpoint["model"] != type(self.model).__name__ or checkpoint["hyper_parameters"] != self.model.hparams:
+                raise ValueError("its model is not that of its configuration")
+            load_weights(self.model, checkpoint["state_dict"])
+            updates: int = checkpoint["global_step"]
+            if not checkpoint["callbacks"]["LossHistory"]["losses"].shape == (updates,) == (stream["update"],):
+                raise ValueError("its losses, its stream and its weights are not of one update")
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             if isinstance(error, UserError):
                 raise
-            raise UserError(f"--ckpt_path {self.origin.checkpoint}: no run can go on from it: {error}") from error
+            raise UserError(
+                f"--ckpt_path {self.origin.checkpoint}: no run can go on from it: {shortened(str(error), 300)}"
+            ) from error
         self.model.renew_schedule = any(option.startswith(("model.optimizer", "model.lr_sch")) for option in changed)
-        return int(checkpoint["global_step"])
+        return updates
 
     def _save_configuration(self, updates: int | None) -> None:
         """Writes config.yaml; one that was in force until a certain update is kept beside it by that name."""

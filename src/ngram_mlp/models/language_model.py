@@ -92,6 +92,7 @@ class LanguageModel(LightningModule):
         # A model handed over in evaluation mode would keep its batch-norm statistics frozen.
         self.network.train()
         self._engine = None
+        self._check_optimizer_state()
 
     def training_step(self, block: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Performs the updates of a block; returns their losses, shape (K,), for the callbacks."""
@@ -157,6 +158,17 @@ class LanguageModel(LightningModule):
     def engine_name(self) -> str | None:
         """The engine that trains or trained this model, None before training."""
         return self._engine.name if self._engine else self._engine_before
+
+    def _check_optimizer_state(self) -> None:
+        """Raises a UserError where a checkpoint's optimizer state is not that of these parameters."""
+        shapes = {"momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"}
+        for parameter, state in self.trainer.optimizers[0].state.items():
+            for key, value in state.items():
+                expected = parameter.shape if key in shapes else ()
+                if key in {*shapes, "step"} and value is not None and getattr(value, "shape", None) != expected:
+                    raise UserError(
+                        f"--ckpt_path: the optimizer's {key} in the checkpoint is not of the shape {expected}"
+                    )
 
     def _write_new_rates(self, checkpoint: dict[str, Any]) -> None:
         """Puts into a checkpoint the learning rates of this configuration, as they are at the checkpoint's update."""
