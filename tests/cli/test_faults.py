@@ -82,7 +82,7 @@ def test_a_signal_ends_a_run_with_its_state_and_the_command_to_go_on(
     assert process.returncode == status
     assert err == ""
     saved = read_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"]
-    assert f"interrupted at update {saved}" in out
+    assert f"interrupted by {number.name} at update {saved}" in out
     command = out.split("go on with: ")[1].splitlines()[0]
     assert len(np.load(folder / "losses.npy")) == saved
     assert command == f"{sys.executable} {PROJECT / 'scripts' / 'train.py'} --resume runs/asked/version_0"

@@ -172,6 +172,8 @@ def test_nothing_to_go_on_from_is_an_error(fails, cut, tmp_path, monkeypatch):
         ("--model.optimizer.momentum", "0.9", "0.0"),
         ("--model.optimizer", "torch.optim.Adam", "SGD"),
         ("--trainer.max_steps", "20", "update 210"),
+        ("--name", "other", "runs/default/version_0"),
+        ("--runs_dir", "other", "runs/default/version_0"),
     ],
 )
 def test_what_cannot_change_is_refused_and_the_folder_untouched(cut, fails, option, value, before):
@@ -179,7 +181,7 @@ def test_what_cannot_change_is_refused_and_the_folder_untouched(cut, fails, opti
     for form in (["--resume", str(cut)], ["--ckpt_path", str(cut / "checkpoints" / "last.ckpt")]):
         line = fails(train.main, DEFAULT, [*form, option, value])
         assert option in line
-        assert value in line
+        assert value in line or option in ("--name", "--runs_dir")
         assert before in line
     assert {path: path.read_bytes() for path in cut.rglob("*") if path.is_file()} == contents
 

@@ -1,6 +1,7 @@
 """The checkpoints of a run: the last, and the best by validation loss."""
 
 import signal
+import threading
 import time
 from pathlib import Path
 from types import FrameType
@@ -66,8 +67,9 @@ class RunCheckpoints(Checkpoint):
         self._folder.mkdir(exist_ok=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._end_soon)  # Lightning puts the handlers back that it found
+        if threading.current_thread() is threading.main_thread():  # no other can set handlers
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._end_soon)  # Lightning puts the handlers back that it found
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         update = trainer.global_step

@@ -47,17 +47,22 @@ def find_origin(args: Sequence[str]) -> Origin | None:
         raise UserError(f"--resume {resume} --ckpt_path {ckpt_path}: give one of them")
     if ckpt_path == "last":
         return _last_of(Path(options["runs_dir"] or "runs", options["name"] or "default"))
-    if resume is not None:
-        folder = Path(resume)
-        for path in (folder / "config.yaml", folder / LAST):
+    if ckpt_path is not None:
+        path = Path(ckpt_path).absolute()
+        in_a_run = path.parent.name == "checkpoints" and (path.parents[1] / "config.yaml").is_file()
+        origin = Origin(Path(ckpt_path), Path(ckpt_path).parent.parent if in_a_run else None)
+    elif resume is not None:
+        origin = Origin(Path(resume) / LAST, Path(resume))
+        for path in (Path(resume) / "config.yaml", origin.checkpoint):
             if not path.is_file():
                 raise UserError(f"--resume {resume}: there is no {path}; give a folder RUNS_DIR/NAME/version_N")
-        return Origin(folder / LAST, folder)
-    if ckpt_path is not None:
-        folder = Path(ckpt_path).parent.parent
-        in_a_run = Path(ckpt_path).absolute().parent.name == "checkpoints" and (folder / "config.yaml").is_file()
-        return Origin(Path(ckpt_path), folder if in_a_run else None)
-    return None
+    else:
+        return None
+    if origin.folder:
+        own = origin.folder.absolute().parent
+        if Path(options["runs_dir"] or own.parent, options["name"] or own.name).absolute() != own:
+            raise UserError(f"--runs_dir, --name: the run goes on in its own folder, {origin.folder}; leave them out")
+    return origin
 
 
 def _options(args: Sequence[str]) -> dict[str, str | None]:

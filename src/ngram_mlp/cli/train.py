@@ -17,6 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.panel import Panel
 
+from ngram_mlp.callbacks.checkpoints import Interrupted
 from ngram_mlp.cli.command import command, quiet_threads
 from ngram_mlp.cli.report import evaluate_splits, print_table
 from ngram_mlp.cli.train_cli import TrainCLI
@@ -69,7 +70,8 @@ def _leave(cli: TrainCLI, error: BaseException) -> None:
         where = (
             f"at update {cli.trainer.global_step}; the run is in {cli.folder}" if began else "before the first block"
         )
-        cli.console.print(f"interrupted {where}")
+        by = f" by {error.name}" if isinstance(error, Interrupted) else ""
+        cli.console.print(f"interrupted{by} {where}")
     if last.exists():
         cli.console.print(f"go on with: {_command_to_go_on(cli.folder)}")
     if isinstance(error, SystemExit):
