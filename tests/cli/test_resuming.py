@@ -1,7 +1,9 @@
 """A run that was interrupted goes on in its folder, to the bits of a run that never was."""
 
 import json
+import os
 import shutil
+import signal
 from contextlib import suppress
 
 import numpy as np
@@ -284,3 +286,39 @@ def diverging_after(updates):
         return loss * float("inf") if len(calls) > updates else loss
 
     return cross_entropy
+
+
+@pytest.mark.parametrize(
+    ("signals", "options", "status"),
+    [
+        ([signal.SIGTERM], [], 143),
+        ([signal.SIGINT], [], 130),
+        ([signal.SIGTERM, signal.SIGINT], [], 130),
+        ([signal.SIGTERM], ["--trainer.enable_checkpointing", "false"], 143),
+        ([signal.SIGINT], ["--trainer.enable_checkpointing", "false"], 130),
+    ],
+)
+def test_signals_end_a_run_with_their_status_and_a_second_one_at_once(
+    signals, options, status, run_train, monkeypatch, capsys
+):
+    whole, _ = run_train(*OPTIONS, "--name", "whole")
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    end_block, updates = LanguageModel.on_train_batch_end, []
+
+    def send(self, *args):
+        updates.append(self.trainer.global_step)
+        if updates[-1] == 150:
+            for number in signals:
+                os.kill(os.getpid(), number)
+        end_block(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LanguageModel, "on_train_batch_end", send)
+        with pytest.raises(SystemExit) as stop:
+            run_train(*OPTIONS, *options)
+    assert stop.value.code == status
+    assert updates[-1] == 150
+    assert "interrupted" in capsys.readouterr().out
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
+    if not options:
+        assert_same_run(whole, run_train("--ckpt_path", "last")[0])

@@ -66,16 +66,15 @@ def _leave(cli: TrainCLI, error: BaseException) -> None:
     else:
         with suppress(OSError):  # of a full disk, maybe; what ended the run is told
             _save_losses(cli)
-    if isinstance(error, SystemExit):  # a signal's; of a second Ctrl-C Lightning makes one with status 1
-        where = (
-            f"at update {cli.trainer.global_step}; the run is in {cli.folder}" if began else "before the first block"
-        )
+    if isinstance(error, SystemExit):  # a signal's
         by = f" by {error.name}" if isinstance(error, Interrupted) else ""
-        cli.console.print(f"interrupted{by} {where}")
+        where = f"the run is in {cli.folder}" if cli.folder.exists() else "nothing was saved yet"
+        cli.console.print(f"interrupted{by} at update {cli.trainer.global_step}; {where}")
     if last.exists():
         cli.console.print(f"go on with: {_command_to_go_on(cli.folder)}")
     if isinstance(error, SystemExit):
-        raise SystemExit(130 if error.code == 1 else error.code) from None
+        # Lightning's own exceptions have status 1 for Ctrl-C and none for SIGTERM.
+        raise SystemExit(130 if error.code == 1 else error.code or 143) from None
     if cli.origin and cli.trainer.interrupted and not began and not isinstance(error, (UserError, OSError)):
         reason = shortened(f"{type(error).__name__}: {error}", 300)
         raise UserError(f"--ckpt_path {cli.origin.checkpoint}: no run can go on from it: {reason}") from error

@@ -1,7 +1,6 @@
 """The LightningCLI of this package: from arguments to a model, its data and a trainer with a folder of its own."""
 
 import inspect
-import json
 import pydoc
 import shutil
 from collections.abc import Sequence
@@ -16,17 +15,16 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from rich.console import Console
 
 from ngram_mlp.callbacks import Hyperparameters, LossHistory, RunCheckpoints, UpdateProgress
-from ngram_mlp.checkpoint_file import CheckpointFiles, read_checkpoint
+from ngram_mlp.checkpoint_file import CheckpointFiles
+from ngram_mlp.cli.changes import check_checkpoint
 from ngram_mlp.cli.command import Parser
-from ngram_mlp.cli.resuming import find_origin, refuse_changes
+from ngram_mlp.cli.origin import find_origin
 from ngram_mlp.cli.run_folder import alone_in, claim_run_folder
 from ngram_mlp.data import NGramDataModule
 from ngram_mlp.durable import remove_leftovers, write_atomically
 from ngram_mlp.errors import UserError
-from ngram_mlp.loading import load_weights
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.trainer_options import refuse_options_without_meaning
-from ngram_mlp.terminal import shortened
 
 __all__ = ["TrainCLI", "configs_first"]
 
@@ -93,28 +91,19 @@ class TrainCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with this package's callbacks, once everything that it needs has been built without an error."""
-        config = self.config
+        config, origin = self.config, self.origin
         _ = self.datamodule.splits  # a corpus that cannot be split is refused before the run has a folder
         config.data.corpus = self.datamodule.corpus.name  # config.yaml names the corpus that `auto` found
         config.ckpt_path = config.resume = None  # config.yaml is that of the whole run, wherever it was interrupted
         configuration = self.parser.dump(config, skip_unset=False, format="json")
-        updates = self._go_on(json.loads(configuration)) if self.origin else None
-        own_folder = self.origin.folder if self.origin else None
+        updates = check_checkpoint(origin, configuration, self.model, self.datamodule) if origin else None
+        own_folder = origin.folder if origin else None
         self.folder = own_folder or claim_run_folder(config.runs_dir, config.name)
         try:
             self.resources.enter_context(alone_in(self.folder))
-            callbacks: list[Callback] = [Hyperparameters(self._hyperparameters())]
-            if config.trainer.enable_progress_bar is not False:
-                callbacks.append(UpdateProgress(self.console))
-            if config.trainer.enable_checkpointing is not False:
-                callbacks.append(RunCheckpoints(self.folder / "checkpoints", config.checkpoint_every, configuration))
-            self.trainer_defaults["callbacks"] = callbacks
+            self.trainer_defaults["callbacks"] = self._callbacks(configuration)
             if config.trainer.logger in (None, True):
-                # What was logged after the checkpoint that the run goes on from is logged again.
-                purge: dict[str, Any] = {"purge_step": updates + 1} if own_folder and updates is not None else {}
-                kwargs["logger"] = TensorBoardLogger(
-                    self.folder.parent, "", self.folder.name, default_hp_metric=False, **purge
-                )
+                kwargs["logger"] = self._logger(updates if own_folder else None)
             trainer: Any = super().instantiate_trainer(**kwargs)
             refuse_options_without_meaning(trainer)  # before Lightning starts further processes
             trainer.callbacks.insert(0, self.loss_history)  # the losses are complete whatever a later callback raises
@@ -122,6 +111,7 @@ class TrainCLI(LightningCLI):
                 trainer.strategy.checkpoint_io = CheckpointFiles()
             self._save_configuration(updates)
         except BaseException as error:
+            self.resources.close()
             if not own_folder:
                 shutil.rmtree(self.folder)
             if type(error) is ValueError:
@@ -129,28 +119,20 @@ class TrainCLI(LightningCLI):
             raise
         return trainer  # type: ignore[no-any-return]
 
-    def _go_on(self, configuration: dict[str, Any]) -> int:
-        """The update that the run goes on from; refuses a checkpoint that does not belong to this configuration."""
-        assert self.origin is not None
-        checkpoint = read_checkpoint(self.origin.checkpoint)
-        changed = refuse_changes(checkpoint, configuration)
-        try:
-            stream = checkpoint[type(self.datamodule).__name__]
-            self.datamodule.refuse_another_corpus(stream["corpus"])
-            if checkpoint["model"] != type(self.model).__name__ or checkpoint["hyper_parameters"] != self.model.hparams:
-                raise ValueError("its model is not that of its configuration")
-            load_weights(self.model, checkpoint["state_dict"])
-            updates: int = checkpoint["global_step"]
-            if not checkpoint["callbacks"]["LossHistory"]["losses"].shape == (updates,) == (stream["update"],):
-                raise ValueError("its losses, its stream and its weights are not of one update")
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            if isinstance(error, UserError):
-                raise
-            raise UserError(
-                f"--ckpt_path {self.origin.checkpoint}: no run can go on from it: {shortened(str(error), 300)}"
-            ) from error
-        self.model.renew_schedule = any(option.startswith(("model.optimizer", "model.lr_sch")) for option in changed)
-        return updates
+    def _callbacks(self, configuration: str) -> list[Callback]:
+        """What is present in every run, unless it was asked not to be."""
+        config = self.config
+        callbacks: list[Callback] = [Hyperparameters(self._hyperparameters())]
+        if config.trainer.enable_progress_bar is not False:
+            callbacks.append(UpdateProgress(self.console))
+        if config.trainer.enable_checkpointing is not False:
+            callbacks.append(RunCheckpoints(self.folder / "checkpoints", config.checkpoint_every, configuration))
+        return callbacks
+
+    def _logger(self, updates: int | None) -> TensorBoardLogger:
+        """TensorBoard's; what was logged after the update that a run goes on from is hidden, and logged again."""
+        purge: dict[str, Any] = {} if updates is None else {"purge_step": updates + 1}
+        return TensorBoardLogger(self.folder.parent, "", self.folder.name, default_hp_metric=False, **purge)
 
     def _save_configuration(self, updates: int | None) -> None:
         """Writes config.yaml; one that was in force until a certain update is kept beside it by that name."""

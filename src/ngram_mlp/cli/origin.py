@@ -1,25 +1,18 @@
-"""Where a run goes on from, and what about it may be changed then."""
+"""Where a run goes on from: which checkpoint, in which folder."""
 
 import argparse
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from ngram_mlp.cli.run_folder import versions
 from ngram_mlp.errors import UserError
-from ngram_mlp.terminal import shortened
 
-__all__ = ["Origin", "find_origin", "flattened", "refuse_changes"]
+__all__ = ["Origin", "find_origin"]
 
 LAST = Path("checkpoints", "last.ckpt")
-# What may change while the checkpoint stays true: how long and how a run is watched, where its files are (the corpus is
-# told by its hash), and the learning rates to come.
-CHANGEABLE = ("trainer", "checkpoint_every", "model.optimizer.lr", "model.lr_scheduler", "model.engine")
-PLACES = ("name", "runs_dir", "data.corpus", "data.data_dir", "ckpt_path", "resume")
 
 
 @dataclass(frozen=True)
@@ -95,41 +88,3 @@ def _last_of(parent: Path) -> Origin:
         f"--ckpt_path last: no run in {parent} has a {LAST}; name another with --name or --runs_dir, "
         "give --resume RUN_FOLDER, or leave the option out to start afresh"
     )
-
-
-def refuse_changes(checkpoint: dict[str, Any], given: dict[str, Any]) -> set[str]:
-    """Compares this configuration with the one that a checkpoint was trained with.
-
-    Returns:
-        The options that differ, all of which a run that goes on can honour.
-
-    Raises:
-        UserError: an option differs that cannot be changed any more.
-    """
-    try:
-        before = dict(flattened(json.loads(checkpoint["configuration"])))
-    except (KeyError, TypeError, ValueError, RecursionError, AttributeError) as error:
-        raise UserError(
-            "--ckpt_path: the checkpoint holds no configuration, so that no run can go on from it"
-        ) from error
-    now = dict(flattened(given))
-    changed = {key for key in {**before, **now} if before.get(key) != now.get(key) and key not in PLACES}
-    for key in [key for key in {**before, **now} if key in changed]:
-        if not any(key == other or key.startswith(f"{other}.") for other in CHANGEABLE):
-            raise UserError(
-                f"--{key} {shortened(now.get(key))}: the checkpoint was trained with {shortened(before.get(key))}; "
-                f"a run that goes on can change --{', --'.join(CHANGEABLE)}; leave this as it was, or start a new run"
-            )
-    if (updates := now["trainer.max_steps"]) < (done := checkpoint["global_step"]):
-        raise UserError(f"--trainer.max_steps {updates}: the checkpoint is at update {done}; give at least that")
-    return changed
-
-
-def flattened(nested: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of a configuration by option, as it is typed: `class_path` and `init_args` are left out of names."""
-    for key, value in nested.items():
-        name = prefix.removesuffix(".") if key == "class_path" else prefix if key == "init_args" else f"{prefix}{key}"
-        if isinstance(value, dict) and value:
-            yield from flattened(value, f"{name.removesuffix('.')}.")
-        else:
-            yield name, value
