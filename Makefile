@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-all lint bench tensorboard clean
+.PHONY: help train test test-all replay lint bench tensorboard clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -25,6 +25,9 @@ test: .venv/.installed-test ## run the tests; installs the test extras on first 
 
 test-all: .venv/.installed-test ## run the tests, the long ones too
 	$(BIN)/python -m pytest -m "" $(ARGS)
+
+replay: .venv/.installed-test ## replay 200,000 updates of the notebooks' loop number for number, with both engines
+	$(BIN)/python -m pytest -m "" tests/test_replay.py $(ARGS)
 
 lint: .venv/.installed-test ## check format, rules and types
 	$(BIN)/ruff format --check .

@@ -9,12 +9,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ngram_mlp.checkpoint_file import read_checkpoint
 from ngram_mlp.data.vocabulary import BOUNDARY
 from ngram_mlp.errors import UserError
-from ngram_mlp.models import MLP, BatchNormMLP, LanguageModel
+from ngram_mlp.models import MLP, LanguageModel
 from ngram_mlp.terminal import shortened
 
 __all__ = ["corpus_of", "load_model", "load_weights", "read_checkpoint"]
 
-KNOWN_MODELS: dict[str, type[LanguageModel]] = {model.__name__: model for model in (MLP, BatchNormMLP)}
+KNOWN_MODELS: dict[str, type[LanguageModel]] = {MLP.__name__: MLP}
 
 
 def load_model(checkpoint: dict[str, Any], model_class: type[LanguageModel] | None = None) -> LanguageModel:

@@ -27,7 +27,7 @@ def sample_one_by_one(
     """Words as the notebooks sample them: one after the other, one `torch.multinomial` draw a character.
 
     Args:
-        model: in evaluation mode, on the CPU.
+        model: in evaluation mode.
         num: how many words.
         generator: what `torch.multinomial` draws from.
         prompt: how every word begins.
@@ -95,7 +95,7 @@ def _start(model: LanguageModel, prompt: str, temperature: float) -> list[int]:
 
 def _draw(model: LanguageModel, contexts: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
     """One character for each context (n, block_size), shape (n,)."""
-    probabilities = torch.softmax(model(contexts) / temperature, dim=1)
+    probabilities = torch.softmax(model(contexts.to(model.device)).cpu() / temperature, dim=1)
     if probabilities.isnan().any():
         raise UserError("--ckpt_path: the model's outputs are not finite; take a checkpoint from before it diverged")
     return torch.multinomial(probabilities, num_samples=1, generator=generator).squeeze(1)

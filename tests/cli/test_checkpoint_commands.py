@@ -1,8 +1,10 @@
 import json
 import os
+import re
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ngram_mlp.cli import evaluate, sample
 from ngram_mlp.loading import load_model, read_checkpoint
@@ -63,7 +65,7 @@ def test_both_ways_of_sampling_draw_from_one_distribution(checkpoint):
 def test_a_model_that_never_ends_a_word_is_cut_and_tells(sampler, checkpoint):
     model = load_model(read_checkpoint(checkpoint))
     with torch.no_grad():
-        model.network[-1].bias[0] = -1e9
+        model.network.output.linear.bias[0] = -1e9
     words = list(sampler(model, 3, torch.Generator(), max_length=17))
     assert [(len(word), ended) for word, ended in words] == [(17, False)] * 3
 
@@ -73,3 +75,43 @@ def test_a_cut_is_reported(checkpoint, capsys):
     captured = capsys.readouterr()
     assert "were cut at 2 characters" in captured.err
     assert max(map(len, captured.out.splitlines())) == 2
+
+
+def test_all_statistics_in_one_table_with_the_lag_of_the_running_estimates(run_train, capsys):
+    folder, _ = run_train("--trainer.max_steps", "30", "--model.n_layers", "2")
+    evaluate.main(["--ckpt_path", str(folder / "checkpoints" / "last.ckpt"), "--statistics", "all"])
+    out = capsys.readouterr().out
+    rows = re.findall(r"│ (running|batch|calibrated) +│ (train|val|test) +│ (\d\.\d{4})", out)
+    assert [(name, split) for name, split, _ in rows] == [
+        (name, split) for name in ("running", "batch", "calibrated") for split in ("train", "val", "test")
+    ]
+    losses = {row[:2]: float(row[2]) for row in rows}
+    assert losses["batch", "train"] == losses["calibrated", "train"] != losses["running", "train"]
+    assert losses["batch", "val"] != losses["calibrated", "val"]
+    assert len(re.findall(r"│ hidden[12]\.norm │ +\d\.\d{4} │ +[\d.]+%", out)) == 2
+
+
+def test_a_run_validates_with_the_statistics_that_it_is_told(run_train, capsys):
+    """After few updates the running estimates lag far behind, so that the losses tell which were used."""
+    args = ("--trainer.max_steps", "40", "--trainer.val_check_interval", "20")
+    weights = {}
+    for statistics in ("running", "batch", "calibrated"):
+        folder, _ = run_train(*args, "--statistics", statistics)
+        checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+        weights[statistics] = checkpoint["state_dict"]
+        reported = json.loads((folder / "metrics.json").read_text())
+        events = EventAccumulator(str(folder)).Reload()
+        assert [event.step for event in events.Scalars("val/loss")] == [20, 40]
+        assert events.Scalars("val/loss")[-1].value == pytest.approx(reported["val"]["loss"], rel=1e-5)
+        evaluate.main(["--ckpt_path", str(folder / "checkpoints" / "last.ckpt"), "--statistics", statistics])
+        assert f"{reported['val']['loss']:.4f}" in capsys.readouterr().out
+    for name, value in weights["running"].items():
+        assert value.equal(weights["batch"][name]), name
+        assert value.equal(weights["calibrated"][name]), name
+
+
+def test_statistics_of_a_model_without_batch_norm_are_refused(run_train, fails):
+    folder, _ = run_train("--trainer.max_steps", "1", "--model.norm.kind", "layer")
+    args = ["--ckpt_path", str(folder / "checkpoints" / "last.ckpt"), "--statistics", "calibrated"]
+    assert "no batch norm" in fails(evaluate.main, args)
+    assert "no batch norm" in fails(run_train, "--model.norm.kind", "none", "--statistics", "batch")

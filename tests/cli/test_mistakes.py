@@ -15,7 +15,7 @@ DEFAULT = PROJECT / "configs" / "default.yaml"
         (["--data.corpus", "latin1.txt"], ["--data.corpus", "UTF-8"]),
         (["--data.corpus", "dot.txt"], ["line 2", "'a.b'"]),
         (["--data.block_size", "0"], ["--data.block_size 0", "at least 1"]),
-        (["--data.batch_size", "1"], ["batch_size", "at least 2"]),
+        (["--data.batch_size", "1"], ["--data.batch_size 1", "at least 2"]),
         (["--model.block_size", "4"], ["--model.block_size 4", "--data.block_size"]),
         (["--model.n_hidden", "-3"], ["--model.n_hidden -3", "at least 1"]),
         (["--model.n_hidden", "many"], ["--model.n_hidden", "int", "many"]),
@@ -26,6 +26,17 @@ DEFAULT = PROJECT / "configs" / "default.yaml"
         (["--trainer.val_check_interval", "0.5"], ["val_check_interval", "integer"]),
         (["--trainer.accelerator", "abacus"], ["--trainer", "abacus"]),
         (["--trainer.devices", "2"], ["--trainer.devices", "2 processes"]),
+        (["--model.n_layers", "0"], ["--model.n_layers 0", "at least 1"]),
+        (["--model.norm.kind", "instance"], ["--model.norm.kind instance", "layer or group"]),
+        (["--model.norm.kind", "batchh"], ["--model.norm.kind batchh", "BatchNorm1d"]),
+        (["--model.norm.knd", "batch"], ["--model.norm.knd", "--model.norm.kind"]),
+        (["--model.norm.kind", "group", "--model.norm.groups", "7"], ["--model.norm.groups 7", "200 units"]),
+        (["--model.norm.kind", "BatchNorm1d", "--data.batch_size", "1"], ["--data.batch_size 1", "at least 2"]),
+        (["--model.activation", "tanh"], ["--model.activation tanh", "Tanh"]),
+        (["--model.initialization.output_bias", "0"], ["--model.initialization.output_bias", "normal"]),
+        (["--model.initialization", "normal"], ["--model", "initialization"]),
+        (["--statistics", "both"], ["--statistics", "calibrated"]),
+        (["--model.lr_scheduler", "WarmupCosine", "--model.lr_scheduler.warmup", "9"], ["total"]),
         (["--model.optimizer.lr", "-1"], ["--model.optimizer", "-1"]),
         (["--model.optimizer.lr", "1e30"], ["loss is", "at update", "lr"]),
         (["--model.lr_scheduler", "torch.optim.lr_scheduler.ReduceLROnPlateau"], ["ReduceLROnPlateau"]),
@@ -58,7 +69,7 @@ def test_resuming_with_another_model_or_corpus_is_refused(run_train, fails, tmp_
     line = fails(train.main, DEFAULT, [*corpus, *resume, "--model.n_hidden", "9"])
     assert "--model.n_hidden 9" in line
     assert "200" in line
-    assert "--model 'ngram_mlp.models.MLP'" in fails(train.main, DEFAULT, [*corpus, *resume, "--model", "MLP"])
+    assert "layer" in fails(train.main, DEFAULT, [*corpus, *resume, "--model.norm.kind", "layer"])
     (tmp_path / "words.txt").write_text((tmp_path / "words.txt").read_text() + "\nanna")
     assert "corpus" in fails(train.main, DEFAULT, [*corpus, *resume])
 
@@ -72,7 +83,7 @@ def test_resuming_with_another_model_or_corpus_is_refused(run_train, fails, tmp_
         (sample.main, ["--temperature", "0"], "--temperature 0"),
         (sample.main, ["--temperature", "nan"], "--temperature: "),
         (sample.main, ["--max_length", "0"], "--max_length 0"),
-        (sample.main, ["--model", "ngram_mlp.models.MLP"], "BatchNormMLP"),
+        (sample.main, ["--model", "ngram_mlp.models.LanguageModel"], "MLP"),
         (evaluate.main, ["--corpus", "other.txt"], "characters"),
         (evaluate.main, ["--corpuss", "sample"], "--corpus"),
     ],

@@ -149,11 +149,11 @@ def test_a_fused_run_resumes_with_the_same_bits_although_cut_elsewhere(run_train
     assert (whole / "losses.npy").read_bytes() == (rest / "losses.npy").read_bytes()
 
 
-@pytest.mark.parametrize(("model", "batch_norm"), [("MLP", False), ("BatchNormMLP", True)])
-def test_the_command_replays_a_notebook_from_one_generator_names_included(run_train, corpus_file, model, batch_norm):
-    folder, _ = run_train("--trainer.max_steps", "300", "--seed_everything", "77", "--model", model)
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_the_command_replays_a_notebook_from_one_generator_names_included(run_train, corpus_file, norm):
+    folder, _ = run_train("--trainer.max_steps", "300", "--seed_everything", "77", "--model.norm.kind", norm)
     ((X, Y), _, _), vocab_size = dataset(corpus_file.read_text().split())
-    notebook = Notebook(77, vocab_size, batch_norm)
+    notebook = Notebook(77, vocab_size, norm == "batch")
     np.testing.assert_allclose(np.load(folder / "losses.npy"), notebook.train(X, Y, 300), rtol=1e-5)
     characters = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["hyper_parameters"]["characters"]
     names = ["".join(characters[i] for i in notebook.sample()) for _ in range(10)]

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from ngram_mlp.data import BlockStream, Vocabulary, build_ngrams
@@ -8,9 +9,9 @@ def ngrams(sample_words):
     return build_ngrams(words, Vocabulary.of_words(words), 3)
 
 
-def stream(sample_words, intervals=(), last=1_234, batch_size=8, generator=None, first=0):
+def stream(sample_words, intervals=(), last=1_234, batch_size=8, generator=None, first=0, looks=None):
     generator = generator or torch.Generator().manual_seed(7)
-    return BlockStream(ngrams(sample_words), batch_size, generator, intervals, last, first)
+    return BlockStream(ngrams(sample_words), batch_size, generator, intervals, last, first, looks)
 
 
 def test_minibatches_are_those_of_one_randint_call_each(sample_words):
@@ -32,6 +33,21 @@ def test_blocks_end_at_every_multiple_of_every_interval_and_at_the_last_update(s
         update += len(contexts)
         ends.append(update)
     assert ends == [300, 450, 600, 900, 1000, 1200, 1234]
+
+
+@pytest.mark.parametrize("looks", [[500], [400, 500], []])
+def test_an_update_that_is_looked_at_and_the_last_one_are_blocks_of_their_own(looks, sample_words):
+    update, alone = 0, set()
+    for contexts, _ in stream(sample_words, intervals=[300], looks=looks):
+        if len(contexts) == 1:
+            alone.add(update)
+        update += len(contexts)
+    assert update == 1_234
+    assert alone == {n for n in range(1_234) if any(n % look == 0 for look in looks)} | {1_233}
+
+
+def test_every_update_may_be_looked_at(sample_words):
+    assert [len(contexts) for contexts, _ in stream(sample_words, last=5, looks=[1])] == [1] * 5
 
 
 def test_large_minibatches_come_in_short_blocks(sample_words):

@@ -7,7 +7,8 @@ import torch
 from ngram_mlp.data import BlockStream, NGramDataModule
 from ngram_mlp.engines import EagerEngine
 from ngram_mlp.engines.fused import FusedEngine
-from ngram_mlp.models import BatchNormMLP
+from ngram_mlp.layers import Normalization
+from ngram_mlp.models import MLP
 
 
 @cache
@@ -26,9 +27,10 @@ def drop(optimizer, at=1_500):
 class Run:
     """A model of its own, its optimizer, and the blocks that it is to be trained on."""
 
-    def __init__(self, engine_class, network=None, optimizer=sgd, schedule=drop, seed=42, model_class=BatchNormMLP):
+    def __init__(self, engine_class, network=None, optimizer=sgd, schedule=drop, seed=42, **model):
         torch.manual_seed(seed)
-        self.model = model_class(data().characters, 3, optimizer=optimizer, lr_scheduler=schedule)
+        model = {"norm": Normalization("batch"), **model}
+        self.model = MLP(data().characters, 3, optimizer=optimizer, lr_scheduler=schedule, **model)
         if network is not None:
             self.model.network = network()
         self.generator = torch.Generator().set_state(torch.get_rng_state())

@@ -1,19 +1,19 @@
 import pytest
 import torch
 
-from ngram_mlp.models import MLP, BatchNormMLP
+from ngram_mlp.layers import Normalization
 from tests.engines.runs import EagerEngine, Run
 from tests.reference.notebook import Notebook, dataset
 
 UPDATES = 2_000
 
 
-@pytest.mark.parametrize("model_class", [MLP, BatchNormMLP])
-def test_losses_and_weights_equal_the_notebooks_loop(model_class, sample_words):
-    run = Run(EagerEngine, model_class=model_class)
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_losses_and_weights_equal_the_notebooks_loop(norm, sample_words):
+    run = Run(EagerEngine, norm=Normalization(norm))
     losses = run.train(UPDATES)
     ((X, Y), (Xval, Yval), _), vocab_size = dataset(sample_words)
-    notebook = Notebook(42, vocab_size, batch_norm=model_class is BatchNormMLP)
+    notebook = Notebook(42, vocab_size, batch_norm=norm == "batch")
     expected = notebook.train(X, Y, UPDATES, drop_at=1_500)
     torch.testing.assert_close(losses, torch.tensor(expected), rtol=1e-5, atol=0)
     run.model.eval()

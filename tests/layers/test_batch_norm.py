@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from ngram_mlp.errors import UserError
 from ngram_mlp.layers import BatchNorm
 
 
@@ -58,12 +57,31 @@ def test_it_agrees_with_torchs_layer_once_its_biased_variance_is_accounted_for()
     )
 
 
-def test_gradients_are_right():
+def test_with_the_biased_variance_it_is_torchs_layer():
+    norm, theirs = layer(momentum=0.1, statistic="var", unbiased=False), torch.nn.BatchNorm1d(7).double()
+    with torch.no_grad():
+        theirs.weight.copy_(norm.gain)
+        theirs.bias.copy_(norm.bias)
+    for seed in range(3):
+        torch.testing.assert_close(norm(activations(seed)), theirs(activations(seed)), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(norm.running_mean, theirs.running_mean, rtol=1e-12, atol=0)
+    torch.testing.assert_close(norm.running_var, theirs.running_var, rtol=1e-12, atol=0)
+    norm.eval(), theirs.eval()
+    torch.testing.assert_close(norm(activations(7)), theirs(activations(7)), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("statistic", "unbiased"), [("std", True), ("std", False), ("var", True), ("var", False)])
+def test_each_estimate_normalizes_as_it_says(statistic, unbiased):
+    x, norm = activations(), layer(eps=0.1, statistic=statistic, unbiased=unbiased)
+    spread = getattr(x, statistic)(0, unbiased=unbiased)
+    divisor = spread + 0.1 if statistic == "std" else (spread + 0.1).sqrt()
+    torch.testing.assert_close(norm(x), norm.gain * (x - x.mean(0)) / divisor + norm.bias)
+    running = getattr(norm, f"running_{statistic}")
+    torch.testing.assert_close(running, 0.999 + 0.001 * getattr(x, statistic)(0), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("statistic", ["std", "var"])
+def test_gradients_are_right(statistic):
     x = activations(shape=(6, 7)).requires_grad_()
-    norm = layer()
+    norm = layer(statistic=statistic)
     assert torch.autograd.gradcheck(lambda x, gain, bias: norm(x), (x, norm.gain, norm.bias))
-
-
-def test_a_minibatch_of_one_is_an_error_and_not_nan():
-    with pytest.raises(UserError, match="batch_size"):
-        layer()(activations(shape=(1, 7)))

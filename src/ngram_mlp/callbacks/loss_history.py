@@ -6,13 +6,20 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from ngram_mlp.callbacks.observer import Findings
+
 __all__ = ["LossHistory"]
 
 
 class LossHistory(Callback):
-    """Keeps the training loss of every update; it travels in checkpoints, so that a resumed run has all of it."""
+    """Keeps the training loss of every update; it travels in checkpoints, so that a resumed run has all of it.
 
-    def __init__(self) -> None:
+    Args:
+        figure: whether to draw the curve at the end.
+    """
+
+    def __init__(self, figure: bool = False) -> None:
+        self._figure = figure
         self._blocks: list[Tensor] = []
         self.began = False
 
@@ -28,6 +35,12 @@ class LossHistory(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._blocks.append(outputs["losses"].float().cpu())
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._figure and len(losses := self.losses()):
+            from ngram_mlp.figures import loss_figure
+
+            Findings(trainer, trainer.global_step).figure("loss", loss_figure(losses.numpy()))
 
     def state_dict(self) -> dict[str, Any]:
         return {"losses": self.losses()}

@@ -43,6 +43,9 @@ def main(benchmarks: Path, args: Sequence[str] | None = None) -> None:
     parser.add_argument("--repetitions", type=int, default=5, help="Rounds; in each, every peer runs once.")
     parser.add_argument("--growth", type=bool, default=True, help="Measure how the cost grows with the network.")
     parser.add_argument("--whole", type=int, default=1, help="Times to run the whole default command; 0 to leave out.")
+    parser.add_argument(
+        "--observing", type=int, default=3, help="Rounds for the cost of the callbacks; 0 to leave out."
+    )
     parser.add_argument("--output", type=str, default="benchmark.json", help="Where the figures go.")
     options = parser.parse_args(args)
     console = Console(highlight=False, width=110)
@@ -58,6 +61,9 @@ def main(benchmarks: Path, args: Sequence[str] | None = None) -> None:
         if options.whole:
             record["whole"] = [measure_whole(benchmarks, cache) for _ in range(options.whole)]
             print_whole(console, record["whole"])
+        if options.observing:
+            record["observing"] = measure_observing(benchmarks, options.observing, cache)
+            print_observing(console, record["observing"])
         if options.growth:
             output = run([str(benchmarks / "growth.py"), str(options.repetitions), "1"], cache)
             record["growth"] = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
@@ -96,6 +102,15 @@ def measure_whole(benchmarks: Path, cache: str) -> dict[str, float]:
             run(arguments, folder)
             seconds[name] = time.perf_counter() - started
     return seconds
+
+
+def measure_observing(benchmarks: Path, repetitions: int, cache: str) -> list[dict[str, dict[str, float]]]:
+    """The seconds of 200,000 fused updates, and of each callback in it, without looking and with the default cadence."""
+    script = [str(benchmarks / "observing.py")]
+    return [
+        {name: json.loads(run([*script, name, "200000"], cache).splitlines()[-1]) for name in ("off", "default")}
+        for _ in range(repetitions)
+    ]
 
 
 def run(arguments: list[str], cache: str) -> str:
@@ -147,6 +162,17 @@ def print_whole(console: Console, whole: list[dict[str, float]]) -> None:
     ):
         ratio = statistics.median(row[key] / row["notebook"] for row in whole)
         table.add_row(name, f"{statistics.median(row[key] for row in whole):.1f}", f"{ratio:.2f}")
+    console.print(table)
+
+
+def print_observing(console: Console, rounds: list[dict[str, dict[str, float]]]) -> None:
+    ratio = statistics.median(row["default"]["fit"] / row["off"]["fit"] for row in rounds)
+    table = Table(title=f"What looking costs a fused run of 200,000 updates: {ratio:.3f} of the time without")
+    table.add_column("")
+    table.add_column("µs/update", justify="right")
+    for name in rounds[0]["default"]:
+        seconds = statistics.median(row["default"][name] for row in rounds)
+        table.add_row("the whole training" if name == "fit" else name, f"{seconds / 0.2:.2f}")
     console.print(table)
 
 

@@ -29,11 +29,19 @@ DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 class Parser(LightningArgumentParser):
     """A parser that tells an error in one line, with the nearest option where one was misspelt."""
 
-    arguments: ClassVar[Sequence[str]] = ()  # of the class, since the parser makes further ones for nested options
+    # Of the class, since the parser makes further ones for nested options.
+    arguments: ClassVar[Sequence[str]] = ()
+    nested: ClassVar[bool] = False
 
     def parse_args(self, args: Sequence[str] | None = None, **kwargs: Any) -> Namespace:  # type: ignore[override]
-        Parser.arguments = sys.argv[1:] if args is None else args
-        return super().parse_args(list(self.arguments), **kwargs)
+        args = sys.argv[1:] if args is None else args
+        if Parser.nested:
+            return super().parse_args(list(args), **kwargs)
+        Parser.arguments, Parser.nested = args, True
+        try:
+            return super().parse_args(list(args), **kwargs)
+        finally:
+            Parser.nested = False
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         line = " ".join(message.split())
@@ -41,6 +49,10 @@ class Parser(LightningArgumentParser):
             line = f"there is no option {self._as_typed(found[1])}{self._nearest(found[1])}"
         elif found := re.match(r'Parser key "([^"]+)": (.*)', line):
             line = f"{self._as_typed(found[1])}: {found[2]}"
+            if "Unable to load config" in line:
+                line = (
+                    f"{self._as_typed(found[1])}: is a group of options, such as --model.norm.kind; set them one by one"
+                )
         exit_with(line)
 
     def _as_typed(self, key: str) -> str:
@@ -54,7 +66,11 @@ class Parser(LightningArgumentParser):
         options = [string for action in self._actions for string in action.option_strings]
         options += [name for model in models for name in inspect.signature(model).parameters]
         near = difflib.get_close_matches(option, options, n=1)
-        return f"; did you mean {near[0]}?" if near else "; --help lists the options"
+        if not near:
+            return "; --help lists the options"
+        # A nested parser knows only the last part of the names.
+        typed, known = self._as_typed(option), option.lstrip("-")
+        return f"; did you mean {typed.removesuffix(known) + near[0].lstrip('-') if typed != option else near[0]}?"
 
 
 def command(main: Callable[P, None]) -> Callable[P, None]:

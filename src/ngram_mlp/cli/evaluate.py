@@ -1,12 +1,14 @@
 """`scripts/evaluate.py`: the table of a checkpoint's losses."""
 
 from collections.abc import Sequence
+from typing import Literal
 
-from rich.console import Console
-
+from ngram_mlp.calibration import STATISTICS, lags, measure, require_batch_norm
 from ngram_mlp.cli.command import Parser, command
-from ngram_mlp.cli.report import evaluate_splits, print_table
+from ngram_mlp.cli.console import open_console
+from ngram_mlp.cli.report import evaluate_splits, print_lags, print_table
 from ngram_mlp.data import NGramDataModule
+from ngram_mlp.data.datamodule import Chunks
 from ngram_mlp.errors import UserError
 from ngram_mlp.loading import corpus_of, load_model, read_checkpoint
 from ngram_mlp.models import LanguageModel
@@ -25,6 +27,13 @@ def main(args: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--data_dir", type=str | None, default=None, help="The folder of names.txt.")
     parser.add_argument(
+        "--statistics",
+        type=Literal["running", "batch", "calibrated", "all"],
+        default="running",
+        help="What batch norm evaluates with: its running estimates, the statistics over the evaluated split, or those "
+        "over the training split; or all three.",
+    )
+    parser.add_argument(
         "--model", type=type[LanguageModel] | None, default=None, help="The class of a variant of your own."
     )
     options = parser.parse_args(args)
@@ -32,7 +41,7 @@ def main(args: Sequence[str] | None = None) -> None:
     model = load_model(checkpoint, options.model)
     name, sha256 = corpus_of(checkpoint)
     data = NGramDataModule(options.corpus or name, model.block_size, data_dir=options.data_dir)
-    console = Console(soft_wrap=True, markup=False, highlight=False)
+    console = open_console()
     if data.characters != model.characters:
         raise UserError(
             f"--corpus {data.corpus.name}: its characters {shortened(data.characters)} are not those of the "
@@ -40,4 +49,8 @@ def main(args: Sequence[str] | None = None) -> None:
         )
     if data.corpus.sha256 != sha256:
         console.print(f"note: the checkpoint was trained on another corpus, {printable(name)}")
-    print_table(console, evaluate_splits(model, data))
+    require_batch_norm(model.network, options.statistics)
+    wanted = STATISTICS if options.statistics == "all" else (options.statistics,)
+    print_table(console, {name: evaluate_splits(model, data, name) for name in wanted})
+    if options.statistics == "all":
+        print_lags(console, lags(model.network, measure(model.network, Chunks(data.splits["train"]), model.device)))

@@ -5,25 +5,62 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.table import Table
 
+from ngram_mlp.calibration import Lag, StatisticsName, evaluating_with, measure, require_batch_norm
 from ngram_mlp.data import NGramDataModule
 from ngram_mlp.data.datamodule import Chunks
 from ngram_mlp.evaluation import evaluate
 from ngram_mlp.models import LanguageModel
 
-__all__ = ["evaluate_splits", "print_table"]
+__all__ = ["evaluate_splits", "print_lags", "print_table"]
+
+Metrics = Mapping[str, Mapping[str, float]]
 
 
-def evaluate_splits(model: LanguageModel, data: NGramDataModule) -> dict[str, dict[str, float]]:
-    """Loss, perplexity and accuracy for `train`, `val` and `test`, computed where the model is."""
-    return {name: evaluate(model, Chunks(ngrams), model.device) for name, ngrams in data.splits.items()}
+def evaluate_splits(
+    model: LanguageModel, data: NGramDataModule, statistics: StatisticsName = "running"
+) -> dict[str, dict[str, float]]:
+    """Loss, perplexity and accuracy for `train`, `val` and `test`, computed where the model is.
+
+    Args:
+        model: the model.
+        data: its data.
+        statistics: what batch norm evaluates with: its `running` estimates, or the statistics over the evaluated split
+            itself (`batch`), or over the training split (`calibrated`).
+
+    Raises:
+        UserError: the model has no batch norm, and other statistics than `running` are wanted.
+    """
+    require_batch_norm(model.network, statistics)
+    metrics, measured = {}, {}
+    for name, ngrams in data.splits.items():  # train first
+        if statistics == "batch" or (statistics == "calibrated" and name == "train"):
+            measured = measure(model.network, Chunks(ngrams), model.device)
+        with evaluating_with(model.network, measured):
+            metrics[name] = evaluate(model, Chunks(ngrams), model.device)
+    return metrics
 
 
-def print_table(console: Console, metrics: Mapping[str, Mapping[str, float]]) -> None:
-    """Prints the metrics of the splits, a line each."""
+def print_table(console: Console, rows: Mapping[str, Metrics]) -> None:
+    """Prints the metrics of the splits, a line each, by statistics; these have a column if there are several."""
     table = Table()
+    if len(rows) > 1:
+        table.add_column("statistics")
     table.add_column("split")
     for heading in ("loss", "perplexity", "accuracy"):
         table.add_column(heading, justify="right")
-    for split, values in metrics.items():
-        table.add_row(split, f"{values['loss']:.4f}", f"{values['perplexity']:.3f}", f"{values['accuracy']:.2%}")
+    for statistics, metrics in rows.items():
+        for split, values in metrics.items():
+            cells = (f"{values['loss']:.4f}", f"{values['perplexity']:.3f}", f"{values['accuracy']:.2%}")
+            table.add_row(*([statistics] if len(rows) > 1 else []), split, *cells)
+    console.print(table)
+
+
+def print_lags(console: Console, lags: Mapping[str, Lag]) -> None:
+    """Prints how far the running estimates are from the statistics over the training split, a line for each layer."""
+    table = Table(title="running estimates against the training split", title_justify="left")
+    table.add_column("layer")
+    table.add_column("mean, in deviations", justify="right")
+    table.add_column("deviation", justify="right")
+    for layer, lag in lags.items():
+        table.add_row(layer, f"{lag.mean:.4f}", f"{lag.std:.2%}")
     console.print(table)

@@ -2,7 +2,6 @@
 
 import io
 import json
-import logging
 import shlex
 import shutil
 import sys
@@ -14,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.panel import Panel
 
 from ngram_mlp.callbacks.checkpoints import Interrupted
 from ngram_mlp.cli.command import command, quiet_threads
+from ngram_mlp.cli.console import open_console
 from ngram_mlp.cli.report import evaluate_splits, print_table
 from ngram_mlp.cli.train_cli import TrainCLI
 from ngram_mlp.data.corpus import SampleCorpusWarning
@@ -40,8 +39,7 @@ def main(default_config: Path, args: Sequence[str] | None = None) -> None:
         default_config: the configuration that the arguments change.
         args: the command line, by default the process' own.
     """
-    console = Console(soft_wrap=True, markup=False, highlight=False)
-    _choose_what_is_told(console)
+    console = open_console()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SampleCorpusWarning)  # told by a panel instead
         cli = TrainCLI(sys.argv[1:] if args is None else args, default_config, console)
@@ -96,28 +94,6 @@ def _save_losses(cli: TrainCLI) -> None:
     write_atomically(cli.folder / "losses.npy", buffer.getbuffer())
 
 
-def _choose_what_is_told(console: Console) -> None:
-    """This package's own words, and of Lightning's what is a warning."""
-    for name in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    own = logging.getLogger("ngram_mlp")
-    own.setLevel(logging.INFO)
-    own.handlers = [ConsoleHandler(console)]
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own affair
-    warnings.filterwarnings("ignore", message="`max_epochs` was not set")  # refused in our own words
-
-
-class ConsoleHandler(logging.Handler):
-    """Prints what the package tells of its doing, above the progress bar."""
-
-    def __init__(self, console: Console) -> None:
-        super().__init__(logging.INFO)
-        self._console = console
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(record.getMessage())
-
-
 def _introduce(cli: TrainCLI) -> None:
     """Prints what is about to be trained, on what, where."""
     data, corpus = cli.datamodule, cli.datamodule.corpus
@@ -146,8 +122,9 @@ def _report(cli: TrainCLI, seconds: float) -> None:
     """Writes metrics.json and samples.txt, and prints the table, sampled names and what to do next."""
     updates = cli.trainer.global_step
     speed = (updates - cli.datamodule.first_update) / seconds
-    metrics = evaluate_splits(cli.model, cli.datamodule)
+    metrics = evaluate_splits(cli.model, cli.datamodule, cli.config.statistics)
     record: dict[str, Any] = metrics | {
+        "statistics": cli.config.statistics,
         "updates": updates,
         "seconds": seconds,
         "updates_per_second": speed,
@@ -161,7 +138,7 @@ def _report(cli: TrainCLI, seconds: float) -> None:
     names = [name for name, _ in sample_one_by_one(cli.model.eval(), SAMPLED_NAMES, generator)]
     write_atomically(cli.folder / "samples.txt", ("\n".join(names) + "\n").encode())
 
-    print_table(cli.console, metrics)
+    print_table(cli.console, {cli.config.statistics: metrics})
     cli.console.print(printable("sampled " + ", ".join(names)))
     cli.console.print(f"trained to update {updates:,} in {seconds:.1f} s, {speed:,.0f} updates a second")
     beside_python = Path(sys.executable).with_name("tensorboard")

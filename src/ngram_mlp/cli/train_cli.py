@@ -14,7 +14,23 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 from pytorch_lightning.loggers import TensorBoardLogger
 from rich.console import Console
 
-from ngram_mlp.callbacks import Hyperparameters, LossHistory, RunCheckpoints, UpdateProgress
+from ngram_mlp import schedules  # noqa: F401  # so that the parser knows WarmupCosine by its name
+from ngram_mlp.calibration import StatisticsName, require_batch_norm
+from ngram_mlp.callbacks import (
+    ActivationStatistics,
+    BatchNormStatistics,
+    CustomScalars,
+    EmbeddingView,
+    EvaluationStatistics,
+    GradientStatistics,
+    Hyperparameters,
+    InitializationCheck,
+    LossHistory,
+    RunCheckpoints,
+    SampledNames,
+    TrainingVerdicts,
+    UpdateProgress,
+)
 from ngram_mlp.checkpoint_file import CheckpointFiles
 from ngram_mlp.cli.changes import check_checkpoint
 from ngram_mlp.cli.command import Parser
@@ -25,22 +41,22 @@ from ngram_mlp.durable import remove_leftovers, write_atomically
 from ngram_mlp.errors import UserError
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.trainer_options import refuse_options_without_meaning
+from ngram_mlp.statistics import SATURATION
 
 __all__ = ["TrainCLI", "configs_first"]
-
-DESCRIPTION = "Trains a character-level n-gram MLP. Every number of steps counts updates: minibatches trained on."
 
 
 class TrainCLI(LightningCLI):
     """The LightningCLI of this package: a single command, a folder for each run, its callbacks always present."""
 
+    description = "Trains a character-level n-gram MLP. Every number of steps counts updates: minibatches trained on."
     model: LanguageModel
     datamodule: NGramDataModule
     folder: Path
+    loss_history: LossHistory
 
     def __init__(self, args: Sequence[str], default_config: Path, console: Console) -> None:
         self.console = console
-        self.loss_history = LossHistory()
         self.resources = ExitStack()  # to be closed when the command ends
         self.origin = find_origin(args)
         if self.origin and self.origin.configuration:
@@ -50,7 +66,7 @@ class TrainCLI(LightningCLI):
             NGramDataModule,
             save_config_callback=None,
             parser_class=Parser,
-            parser_kwargs={"default_config_files": [str(default_config)], "description": DESCRIPTION},
+            parser_kwargs={"default_config_files": [str(default_config)], "description": self.description},
             subclass_mode_model=True,
             args=configs_first(args),
             run=False,
@@ -68,6 +84,29 @@ class TrainCLI(LightningCLI):
         parser.add_argument("--resume", type=str | None, default=None, help="The folder of a run to go on with.")
         parser.add_argument(
             "--checkpoint_every", type=int, default=10_000, help="The updates between two saves of last.ckpt."
+        )
+        parser.add_argument(
+            "--statistics",
+            type=StatisticsName,
+            default="running",
+            help="What batch norm evaluates with: its running estimates, the statistics over the evaluated split "
+            "(batch), or those over the training split (calibrated).",
+        )
+        parser.add_argument(
+            "--observe.cadence",
+            type=str,
+            default="default",
+            help="The updates between two looks at numbers, histograms and figures, as 5000/20000/0 (default; 0: only "
+            "at the last update), or often (100/1000/10000), each (1/10/100), off.",
+        )
+        parser.add_argument(
+            "--observe.layers", type=str, default="*", help="A pattern for the names of the layers to look at."
+        )
+        parser.add_argument(
+            "--observe.saturation",
+            type=float,
+            default=SATURATION,
+            help="The abs(tanh) above which a unit is saturated; for other non-linearities the same slope counts.",
         )
         parser.link_arguments("data.characters", "model.init_args.characters", apply_on="instantiate")
         parser.link_arguments("data.block_size", "model.init_args.block_size", apply_on="instantiate")
@@ -92,6 +131,7 @@ class TrainCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with this package's callbacks, once everything that it needs has been built without an error."""
         config, origin = self.config, self.origin
+        require_batch_norm(self.model.network, config.statistics)
         _ = self.datamodule.splits  # a corpus that cannot be split is refused before the run has a folder
         config.data.corpus = self.datamodule.corpus.name  # config.yaml names the corpus that `auto` found
         config.ckpt_path = config.resume = None  # config.yaml is that of the whole run, wherever it was interrupted
@@ -104,9 +144,10 @@ class TrainCLI(LightningCLI):
             self.trainer_defaults["callbacks"] = self._callbacks(configuration)
             if config.trainer.logger in (None, True):
                 kwargs["logger"] = self._logger(updates if own_folder else None)
+            if config.trainer.default_root_dir is None:
+                kwargs["default_root_dir"] = str(self.folder)  # where callbacks write if there is no logger
             trainer: Any = super().instantiate_trainer(**kwargs)
             refuse_options_without_meaning(trainer)  # before Lightning starts further processes
-            trainer.callbacks.insert(0, self.loss_history)  # the losses are complete whatever a later callback raises
             if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
                 trainer.strategy.checkpoint_io = CheckpointFiles()
             self._save_configuration(updates)
@@ -122,7 +163,9 @@ class TrainCLI(LightningCLI):
     def _callbacks(self, configuration: str) -> list[Callback]:
         """What is present in every run, unless it was asked not to be."""
         config = self.config
-        callbacks: list[Callback] = [Hyperparameters(self._hyperparameters())]
+        callbacks = [*self._observers(), Hyperparameters(self._hyperparameters())]
+        if config.statistics != "running":
+            callbacks.append(EvaluationStatistics(config.statistics))
         if config.trainer.enable_progress_bar is not False:
             callbacks.append(UpdateProgress(self.console))
         if config.trainer.enable_checkpointing is not False:
@@ -145,6 +188,26 @@ class TrainCLI(LightningCLI):
             if before != text and not kept.exists():
                 write_atomically(kept, before.encode())
         write_atomically(path, text.encode())
+
+    def _observers(self) -> list[Callback]:
+        """The callbacks that look inside the network, and the history of losses."""
+        observe = self.config.observe
+        if not 0 < observe.saturation < 1:
+            raise UserError(f"--observe.saturation {observe.saturation}: give a number between 0 and 1, such as 0.97")
+        self.loss_history = LossHistory(figure=observe.cadence != "off")
+        if observe.cadence == "off":
+            return [self.loss_history]
+        return [
+            InitializationCheck(self.console, observe.saturation),
+            ActivationStatistics(observe.cadence, observe.layers, observe.saturation),
+            GradientStatistics(observe.cadence, observe.layers),
+            BatchNormStatistics(observe.cadence, observe.layers),
+            TrainingVerdicts(observe.cadence, observe.layers, observe.saturation, self.console),
+            SampledNames(observe.cadence),
+            EmbeddingView(observe.cadence),
+            CustomScalars(),
+            self.loss_history,
+        ]
 
     def _hyperparameters(self) -> dict[str, Any]:
         """What TensorBoard shows: everything about model and data, nothing about the trainer."""

@@ -29,6 +29,8 @@ class BlockStream:
         intervals: numbers of updates at whose multiples a block has to end.
         last_update: the update before which the stream ends.
         first_update: the update at which it begins.
+        looks: numbers of updates at whose multiples a block has to hold that update alone, as does the last block;
+            None: nobody looks.
     """
 
     def __init__(
@@ -39,12 +41,14 @@ class BlockStream:
         intervals: Sequence[int],
         last_update: int,
         first_update: int = 0,
+        looks: Sequence[int] | None = None,
     ) -> None:
         self._ngrams = ngrams
         self._batch_size = batch_size
         self._generator = generator
         self._intervals = (*intervals, longest_block(batch_size))
         self._last_update = last_update
+        self._looks = looks
         self._update = first_update
         self._states = {first_update: generator.get_state()}
 
@@ -60,7 +64,13 @@ class BlockStream:
         return self._states[update]
 
     def _next_cut(self) -> int:
-        return min(self._last_update, *(self._update + i - self._update % i for i in self._intervals))
+        begin, looks = self._update, self._looks or ()
+        cuts = [begin + interval - begin % interval for interval in (*self._intervals, *looks)]
+        if any(begin % look == 0 for look in looks):
+            return begin + 1
+        if self._looks is not None and begin < self._last_update - 1:
+            cuts.append(self._last_update - 1)
+        return min(self._last_update, *cuts)
 
     def _draw(self, length: int) -> tuple[Tensor, Tensor]:
         shape = (length, self._batch_size)

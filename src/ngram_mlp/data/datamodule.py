@@ -104,6 +104,7 @@ class NGramDataModule(LightningDataModule):
             intervals=_intervals(self.trainer),
             last_update=self.trainer.max_steps,
             first_update=self.first_update,
+            looks=_looks(self.trainer),
         )
         return self._stream
 
@@ -147,6 +148,14 @@ class NGramDataModule(LightningDataModule):
         if self._stream is None or self.trainer is None:
             return self._generator.get_state()
         return self._stream.generator_state(self.trainer.global_step)
+
+
+def _looks(trainer: Any) -> list[int] | None:
+    """The intervals that callbacks announce by an attribute `look_every`; None where nobody looks."""
+    wanted = [
+        callback.look_every for callback in trainer.callbacks if getattr(callback, "look_every", None) is not None
+    ]
+    return [interval for intervals in wanted for interval in intervals] if wanted else None
 
 
 def _intervals(trainer: Any) -> list[int]:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, StepLR
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler, MultiStepLR, StepLR
 
 __all__ = ["changes_more_than_the_learning_rate", "upcoming_rates"]
 
@@ -44,4 +44,6 @@ def _steps_without_effect(scheduler: LRScheduler) -> int:
         return int(min((m for m in scheduler.milestones if m > last), default=2**62)) - last - 1
     if type(scheduler) is StepLR:
         return scheduler.step_size - last % scheduler.step_size - 1
+    if type(scheduler) is ConstantLR and scheduler.factor == 1:
+        return 2**62
     return 0

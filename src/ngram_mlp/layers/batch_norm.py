@@ -1,65 +1,81 @@
 """Batch normalization written by hand."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
-
-from ngram_mlp.errors import UserError
 
 __all__ = ["BatchNorm"]
 
 
 class BatchNorm(nn.Module):
-    r"""Batch normalization by the standard deviation, as cell 11 of notebook 002 writes it.
+    r"""Batch normalization by the standard deviation, as cell 11 of notebook 002 writes it, or by the variance.
 
-    For a minibatch x of shape (B, n), with the mean m and the unbiased standard deviation s of each unit over the
-    minibatch, training computes
+    For a minibatch x of shape (B, n), with the mean m and the standard deviation s of each unit over the minibatch,
+    training computes
 
-    .. math:: y = gain \cdot (x - m) / (s + eps) + bias
+    .. math:: y = gain \cdot (x - m) / (s + eps) + bias \quad or \quad y = gain \cdot (x - m) / \sqrt{s^2 + eps} + bias
 
-    and moves the running estimates: `running = (1 - momentum) * running + momentum * (m or s)`. Evaluation uses the
-    running estimates instead of m and s, so that a single example can be evaluated.
+    and moves the running estimates: `running = (1 - momentum) * running + momentum * now`, of the mean and of s, or of
+    the mean and s squared. Evaluation uses them instead of the minibatch's, so that a single example can be evaluated.
+    The running spread is the unbiased estimate, as in the notebooks and in torch.
 
-    `torch.nn.BatchNorm1d` differs: it divides by sqrt(var + eps) with the biased variance, and keeps a running
-    variance. Source: Ioffe and Szegedy 2015, arXiv:1502.03167, in the notebooks' form.
+    With `statistic="var", unbiased=False` this is `torch.nn.BatchNorm1d`. Source: Ioffe and Szegedy 2015,
+    arXiv:1502.03167, and the notebooks' form of it.
 
     Args:
         n_features: the units n.
         momentum: the weight of a minibatch in the running estimates.
-        eps: what is added to the standard deviation.
+        eps: what is added to the standard deviation, or to the variance.
+        statistic: whether x is divided by `std` + eps or by the root of `var` + eps.
+        unbiased: whether s squared divides by B - 1, as in the notebooks, or by B, as in torch.
+        gain: the initial gain.
     """
 
     gain: nn.Parameter
     bias: nn.Parameter
     running_mean: Tensor
-    running_std: Tensor
+    running_std: Tensor  # with `std`
+    running_var: Tensor  # with `var`
 
-    def __init__(self, n_features: int, momentum: float = 0.001, eps: float = 1e-5) -> None:
+    def __init__(
+        self,
+        n_features: int,
+        momentum: float = 0.001,
+        eps: float = 1e-5,
+        statistic: Literal["std", "var"] = "std",
+        unbiased: bool = True,
+        gain: float = 1.0,
+    ) -> None:
         super().__init__()
         self.momentum = momentum
         self.eps = eps
-        self.gain = nn.Parameter(torch.ones(n_features))
+        self.statistic = statistic
+        self.unbiased = unbiased
+        self.gain = nn.Parameter(torch.full((n_features,), gain))
         self.bias = nn.Parameter(torch.zeros(n_features))
         self.register_buffer("running_mean", torch.zeros(n_features))
-        self.register_buffer("running_std", torch.ones(n_features))
+        self.register_buffer(f"running_{statistic}", torch.ones(n_features))
 
     def forward(self, x: Tensor) -> Tensor:
+        running = self.running_std if self.statistic == "std" else self.running_var
         if not self.training:
-            return self._normalize(x, self.running_mean, self.running_std)
-        if len(x) < 2:
-            raise UserError(
-                "batch norm has no standard deviation over a minibatch of 1 example; "
-                "set --data.batch_size to at least 2, or train a model without batch norm"
-            )
-        std, mean = torch.std_mean(x, dim=0)  # (n,) each
+            return self._normalize(x, self.running_mean, running)
+        measure = torch.std_mean if self.statistic == "std" else torch.var_mean
+        spread, mean = measure(x, dim=0)  # (n,) each, the unbiased spread
         with torch.no_grad():
             # The estimates stay in float32 where the activations have fewer bits.
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-            self.running_std.lerp_(std.to(self.running_std.dtype), self.momentum)
-        return self._normalize(x, mean, std)
+            self.running_mean.lerp_(mean.to(running.dtype), self.momentum)
+            running.lerp_(spread.to(running.dtype), self.momentum)
+        if not self.unbiased:
+            ratio = (len(x) - 1) / len(x)
+            spread = spread * (ratio**0.5 if self.statistic == "std" else ratio)
+        return self._normalize(x, mean, spread)
 
-    def _normalize(self, x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-        # gain / (std + eps) first: n divisions instead of B * n, and one multiplication and addition an element.
-        return torch.addcmul(self.bias, x - mean, self.gain / (std + self.eps))
+    def _normalize(self, x: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
+        divisor = spread + self.eps if self.statistic == "std" else (spread + self.eps).sqrt()
+        # gain / divisor first: n divisions instead of B * n, and one multiplication and addition an element.
+        return torch.addcmul(self.bias, x - mean, self.gain / divisor)
 
     def extra_repr(self) -> str:
-        return f"{len(self.gain)}, momentum={self.momentum}, eps={self.eps}"
+        return f"{len(self.gain)}, {self.statistic}, momentum={self.momentum}, eps={self.eps}"

@@ -1,7 +1,6 @@
 """The variants: each builds a network, and shares training and evaluation."""
 
-from ngram_mlp.models.batch_norm_mlp import BatchNormMLP
 from ngram_mlp.models.language_model import LanguageModel
 from ngram_mlp.models.mlp import MLP
 
-__all__ = ["MLP", "BatchNormMLP", "LanguageModel"]
+__all__ = ["MLP", "LanguageModel"]

@@ -1,5 +1,6 @@
 """The LightningModule that all variants share."""
 
+from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from ngram_mlp.calibration import batch_norms
 from ngram_mlp.engines import Engine, EngineName, choose_engine
 from ngram_mlp.engines.schedule import upcoming_rates
 from ngram_mlp.errors import UserError
@@ -22,7 +24,7 @@ class LanguageModel(LightningModule):
 
     A variant is a subclass whose constructor calls this one and then assigns `network`, a module that maps contexts
     (B, block_size) in int64 to logits (B, len(characters)). Its constructor arguments are its hyperparameters: plain
-    numbers, strings and lists, which a checkpoint carries.
+    numbers, strings, lists, and dataclasses of them, which a checkpoint carries as dictionaries.
 
     The trainer hands over blocks of K minibatches; everything that it counts and logs counts updates.
 
@@ -50,6 +52,8 @@ class LanguageModel(LightningModule):
         super().__init__()
         # The optimizer and its schedule are functions here; config.yaml tells them by name. The engine may change.
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "engine"], logger=False)
+        # Plain dictionaries, so that a checkpoint names no class (contract 6).
+        self.hparams.update({k: asdict(v) for k, v in self.hparams.items() if is_dataclass(type(v))})
         self.automatic_optimization = False
         self.characters = characters
         self.block_size = block_size
@@ -61,6 +65,8 @@ class LanguageModel(LightningModule):
         self._engine_before: str | None = None
         # Set where a run goes on with another learning rate or schedule than its checkpoint has.
         self.renew_schedule = False
+        # The losses since the last logged mean, which so does not depend on how the updates are cut into blocks.
+        self._unlogged = torch.empty(0)
 
     def forward(self, contexts: Tensor) -> Tensor:
         """The logits (B, len(characters)) for contexts (B, block_size)."""
@@ -109,8 +115,12 @@ class LanguageModel(LightningModule):
                 "lower --model.optimizer.lr, or scale the initial weights down"
             )
         self._count_updates(len(losses))
+        self._unlogged = torch.cat([self._unlogged, losses.float().cpu()])
         lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-        self.log_dict({"train/loss": losses.mean(), "lr": lr, **self._axis()})
+        self.log_dict({"train/loss": self._unlogged.mean(), "lr": lr, **self._axis()})
+        interval: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if interval and self.trainer.global_step % interval == 0:
+            self._unlogged = torch.empty(0)
         return {"losses": losses}
 
     def on_validation_start(self) -> None:
@@ -142,6 +152,7 @@ class LanguageModel(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["model"] = type(self).__name__
         checkpoint["engine"] = self.engine_name
+        checkpoint["unlogged_losses"] = self._unlogged
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._engine_before = checkpoint.get("engine")
@@ -153,6 +164,7 @@ class LanguageModel(LightningModule):
         steps = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         for tracker in (steps.total, steps.current):
             tracker.ready = tracker.completed = checkpoint["global_step"]
+        self._unlogged = checkpoint["unlogged_losses"]
 
     @property
     def engine_name(self) -> str | None:
@@ -181,6 +193,11 @@ class LanguageModel(LightningModule):
         checkpoint["lr_schedulers"] = [scheduler.state_dict()]
 
     def _choose_engine(self, block: tuple[Tensor, Tensor]) -> Engine:
+        if block[0].shape[1] < 2 and batch_norms(self.network):
+            raise UserError(
+                "--data.batch_size 1: batch norm has no standard deviation over a minibatch of 1 example; "
+                "give at least 2, or train without batch norm"
+            )
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         scheduler: Any = self.lr_schedulers()
         left = self.trainer.max_steps - self.trainer.global_step

@@ -1,0 +1,8 @@
+"""Judges a network before its first update; --help lists the options."""
+
+from pathlib import Path
+
+from ngram_mlp.cli.check import main
+
+if __name__ == "__main__":
+    main(Path(__file__).resolve().parents[1] / "configs" / "default.yaml")

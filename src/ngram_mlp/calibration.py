@@ -1,0 +1,141 @@
+"""Which statistics batch norm evaluates with: the running estimates, or statistics measured over a whole split."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ngram_mlp.errors import UserError
+from ngram_mlp.layers import BatchNorm
+
+__all__ = [
+    "STATISTICS",
+    "Lag",
+    "StatisticsName",
+    "batch_norms",
+    "evaluating_with",
+    "lags",
+    "measure",
+    "require_batch_norm",
+]
+
+StatisticsName = Literal["running", "batch", "calibrated"]
+STATISTICS: tuple[StatisticsName, ...] = get_args(StatisticsName)
+Chunks = Iterable[tuple[Tensor, Tensor]]
+Measured = dict[str, tuple[Tensor, Tensor]]
+
+
+def batch_norms(network: nn.Module) -> dict[str, BatchNorm | nn.BatchNorm1d]:
+    """The batch-norm layers of a network by name, in their order."""
+    return {name: layer for name, layer in network.named_modules() if isinstance(layer, (BatchNorm, nn.BatchNorm1d))}
+
+
+def measure(network: nn.Module, chunks: Chunks, device: torch.device) -> Measured:
+    """The mean and the unbiased standard deviation (n,) of each batch-norm layer's input over all examples, by layer.
+
+    Layer by layer, as each one's input depends on the statistics of those before it: so many passes over the examples.
+    """
+    measured: Measured = {}
+    for name, layer in batch_norms(network).items():
+        with _in_evaluation(network), evaluating_with(network, measured):
+            measured[name] = _moments_of_input(network, layer, chunks, device)
+    return measured
+
+
+@contextmanager
+def evaluating_with(network: nn.Module, measured: Measured) -> Iterator[None]:
+    """Within it, the named layers have these statistics in the place of their running estimates."""
+    layers = batch_norms(network)
+    saved = {name: [buffer.clone() for buffer in _running(layers[name])[:2]] for name in measured}
+    try:
+        for name, (mean, std) in measured.items():
+            running_mean, spread, is_variance = _running(layers[name])
+            running_mean.copy_(mean)
+            spread.copy_(std**2 if is_variance else std)
+        yield
+    finally:
+        for name, buffers in saved.items():
+            for buffer, value in zip(_running(layers[name])[:2], buffers, strict=True):
+                buffer.copy_(value)
+
+
+@dataclass(frozen=True)
+class Lag:
+    """How far a layer's running estimates are from measured statistics, as means over its units.
+
+    Args:
+        mean: abs(running mean - measured mean), in measured standard deviations.
+        std: abs(running std / measured std - 1).
+    """
+
+    mean: float
+    std: float
+
+
+def lags(network: nn.Module, measured: Measured) -> dict[str, Lag]:
+    """The lag of each measured layer, by name."""
+    found = {}
+    layers = batch_norms(network)
+    for name, (mean, std) in measured.items():
+        running_mean, running_std = running_mean_and_std(layers[name])
+        std = std.clamp(min=torch.finfo(std.dtype).tiny)
+        found[name] = Lag(
+            float(((running_mean - mean).abs() / std).mean()), float((running_std / std - 1).abs().mean())
+        )
+    return found
+
+
+def running_mean_and_std(layer: BatchNorm | nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+    """The running estimates (n,) of a layer, whether it keeps the deviation or the variance."""
+    mean, spread, is_variance = _running(layer)
+    return mean, spread.sqrt() if is_variance else spread
+
+
+def require_batch_norm(network: nn.Module, statistics: str) -> None:
+    """Raises a UserError where a network has no statistics to choose."""
+    if statistics != "running" and not batch_norms(network):
+        raise UserError(f"--statistics {statistics}: the network has no batch norm; leave it out")
+
+
+def _running(layer: BatchNorm | nn.BatchNorm1d) -> tuple[Tensor, Tensor, bool]:
+    """The buffers of a layer's running mean and spread, and whether the spread is a variance."""
+    is_variance = isinstance(layer, nn.BatchNorm1d) or layer.statistic == "var"
+    spread = layer.running_var if is_variance else layer.running_std
+    assert layer.running_mean is not None
+    assert isinstance(spread, Tensor)
+    return layer.running_mean, spread, is_variance
+
+
+@contextmanager
+def _in_evaluation(network: nn.Module) -> Iterator[None]:
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)
+
+
+@torch.no_grad()
+def _moments_of_input(
+    network: nn.Module, layer: nn.Module, chunks: Chunks, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased standard deviation of a layer's input, chunks merged after Chan, Golub and LeVeque 1983."""
+    inputs: list[Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    count, mean, squares = 0, torch.zeros((), device=device), torch.zeros((), device=device)
+    try:
+        for contexts, _ in chunks:
+            network(contexts.to(device))
+            x = inputs.pop()
+            new_mean = x.mean(0)
+            change, share = new_mean - mean, len(x) / (count + len(x))
+            squares = squares + ((x - new_mean) ** 2).sum(0) + change**2 * (count * share)
+            mean = mean + change * share
+            count += len(x)
+    finally:
+        handle.remove()
+    return mean, (squares / max(1, count - 1)).sqrt()

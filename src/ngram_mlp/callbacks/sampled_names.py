@@ -1,0 +1,53 @@
+"""Names of the moment."""
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+
+from ngram_mlp.callbacks.observer import Findings, Observer
+from ngram_mlp.data import NGramDataModule
+from ngram_mlp.data.ngrams import split_words
+from ngram_mlp.looks import Look
+from ngram_mlp.models import LanguageModel
+from ngram_mlp.sampling import sample_batched
+
+__all__ = ["SampledNames"]
+
+
+class SampledNames(Observer):
+    """Samples names with a generator of its own, as text in TensorBoard, when histograms are due.
+
+    At the end it logs `samples/novel`, the fraction of many names that is not among the training words.
+
+    Args:
+        cadence: when to sample.
+        num: how many names each time.
+        num_at_end: how many names decide the fraction.
+        seed: of the generator, the same each time, so that names differ by the network alone.
+    """
+
+    def __init__(self, cadence: str = "default", num: int = 20, num_at_end: int = 1_000, seed: int = 0) -> None:
+        super().__init__(cadence)
+        self._num = num
+        self._num_at_end = num_at_end
+        self._seed = seed
+
+    def observe(self, look: Look, model: LanguageModel, findings: Findings) -> None:
+        if findings.due.histograms:
+            findings.text("samples", ", ".join(self._sample(model, self._num)))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, LanguageModel)
+        data: NGramDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        known = set(split_words(data.corpus.words)[0])
+        names = self._sample(pl_module, self._num_at_end)
+        novel = sum(name not in known for name in names) / len(names)
+        Findings(trainer, trainer.global_step).numbers({"samples/novel": novel})
+
+    def _sample(self, model: LanguageModel, num: int) -> list[str]:
+        was_training = model.network.training
+        model.network.eval()
+        try:
+            generator = torch.Generator().manual_seed(self._seed)
+            return [name for name, _ in sample_batched(model, num, generator, max_length=50)]
+        finally:
+            model.network.train(was_training)

@@ -1,0 +1,181 @@
+"""The callbacks that look inside the network: what they change (nothing), and what they leave behind."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+from ngram_mlp.callbacks import Cadence
+from ngram_mlp.callbacks.observer import Due
+from ngram_mlp.errors import UserError
+from ngram_mlp.layers import BatchNorm
+from ngram_mlp.models import LanguageModel
+
+
+class Noisy(LanguageModel):
+    """A variant of a user's own, with dropout, two norms and Adam."""
+
+    def __init__(self, characters: str, block_size: int, engine: str = "auto") -> None:
+        super().__init__(
+            characters,
+            block_size,
+            lambda parameters: torch.optim.Adam(parameters, lr=0.01),
+            lambda optimizer: torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0),
+            engine,
+        )
+        self.network = nn.Sequential(
+            nn.Embedding(len(characters), 6),
+            nn.Flatten(),
+            nn.Linear(6 * block_size, 30),
+            BatchNorm(30),
+            nn.Tanh(),
+            nn.Dropout(0.2),
+            nn.Linear(30, 30),
+            nn.BatchNorm1d(30),
+            nn.ReLU(),
+            nn.Linear(30, len(characters)),
+        )
+
+
+@pytest.mark.parametrize("engine", ["eager", "fused"])
+def test_observing_changes_no_bit(engine, run_train):
+    args = ["--model", "tests.callbacks.test_observing.Noisy", "--model.engine", engine, "--trainer.max_steps", "150"]
+    args += ["--trainer.val_check_interval", "50", "--trainer.log_every_n_steps", "40"]
+    results = []
+    for cadence in ("off", "7/14/50"):
+        folder, _ = run_train(*args, "--observe.cadence", cadence)
+        checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+        events = EventAccumulator(str(folder), {"scalars": 0}).Reload()
+        scalars = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in ("train/loss", "val/loss")}
+        results.append(
+            (checkpoint, (folder / "losses.npy").read_bytes(), scalars, (folder / "samples.txt").read_text())
+        )
+    (without, *expected), (observed, *found) = results
+    assert found == expected
+    for name, value in without["state_dict"].items():
+        assert value.equal(observed["state_dict"][name]), name
+    for one, other in zip(without["optimizer_states"], observed["optimizer_states"], strict=True):
+        for key, state in one["state"].items():
+            assert all(value.equal(other["state"][key][name]) for name, value in state.items())
+    for key in ("stream_generator", "default_generator"):
+        assert without["NGramDataModule"][key].equal(observed["NGramDataModule"][key])
+
+
+def test_what_a_run_leaves_behind(run_train):
+    folder, out = run_train("--trainer.max_steps", "61", "--observe.cadence", "10/20/30")
+    events = EventAccumulator(str(folder), {"scalars": 0, "histograms": 0, "images": 0}).Reload()
+    tags = events.Tags()
+    steps = {"saturated/hidden1": 10, "update_to_data/hidden1.linear.weight": 10, "batch_norm_lag_std/hidden1.norm": 10}
+    for tag, every in steps.items():
+        assert [event.step for event in events.Scalars(tag)] == list(range(0, 61, every)), tag
+    for tag in ("activation/hidden1", "gradient/output.linear", "weight/embedding.weight"):
+        assert [event.step for event in events.Histograms(tag)] == [0, 20, 40, 60], tag
+        assert events.Histograms(tag)[0].histogram_value.num > 0
+    names = {"activations", "saturation", "gradients", "weight_gradients", "update_to_data", "embedding", "loss"}
+    assert {path.stem for path in (folder / "figures").iterdir()} == names
+    for name in names:
+        image = Image.open(folder / "figures" / f"{name}.png")
+        assert image.width >= 500
+        assert len(image.convert("L").getcolors()) > 20  # something is drawn
+    assert [event.step for event in events.Images("figures/saturation")] == [0, 30, 60]
+    assert 0 <= events.Scalars("samples/novel")[0].value <= 1
+    texts = {tag.removesuffix("/text_summary") for tag in tags["tensors"]}
+    assert {"samples", "verdicts/before the first update", "verdicts/after the training"} <= texts
+    assert "custom_scalars__config__" in tags["tensors"]
+    assert (folder / "projector_config.pbtxt").exists()
+    labels = (folder / "00060" / "characters" / "metadata.tsv").read_text().split("\n")
+    assert labels[:3] == [".", "a", "b"]
+    for name, about in (("preflight.json", "first loss"), ("verdicts.json", "update:data ratio")):
+        record = json.loads((folder / name).read_text())
+        assert record["verdict"] in ("ok", "warning", "bad")
+        assert about in {finding["about"] for finding in record["findings"]}
+        assert about in out
+
+
+def test_the_layers_to_look_at_are_chosen_by_name(run_train):
+    args = ["--model.n_layers", "2", "--model.n_hidden", "20", "--trainer.max_steps", "5"]
+    folder, _ = run_train(*args, "--observe.layers", "hidden2")
+    tags = EventAccumulator(str(folder)).Reload().Tags()["scalars"]
+    layers = {tag.split("/")[1].split(".")[0] for tag in tags if tag.startswith(("activation", "gradient", "update"))}
+    assert layers == {"hidden2"}
+
+
+def test_off_means_nothing_at_all(run_train):
+    folder, out = run_train("--trainer.max_steps", "5", "--observe.cadence", "off")
+    assert not (folder / "figures").exists()
+    assert not list(folder.glob("*verdicts*"))
+    assert "first loss" not in out
+    tags = EventAccumulator(str(folder)).Reload().Tags()["scalars"]
+    assert {tag.split("/")[0] for tag in tags} <= {"train", "val", "lr", "hp_metric"}
+
+
+def test_a_run_without_tensorboard_keeps_its_figures(run_train):
+    folder, _ = run_train("--trainer.max_steps", "5", "--trainer.logger", "false")
+    assert (folder / "figures" / "saturation.png").exists()
+    assert (folder / "verdicts.json").exists()
+
+
+def test_a_model_without_non_linearity_or_norm_is_no_obstacle(run_train, tmp_path, monkeypatch):
+    (tmp_path / "plain_linear.py").write_text(
+        "from torch import nn\nimport torch\nfrom ngram_mlp.models import LanguageModel\n"
+        "class Bigram(LanguageModel):\n"
+        "    def __init__(self, characters: str, block_size: int, engine: str = 'auto') -> None:\n"
+        "        super().__init__(characters, block_size, lambda p: torch.optim.SGD(p, lr=0.1),\n"
+        "            lambda o: torch.optim.lr_scheduler.ConstantLR(o, factor=1.0), engine)\n"
+        "        self.network = nn.Sequential(nn.Embedding(27, 27), nn.Flatten(), nn.Linear(27 * block_size, 27))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    folder, out = run_train("--model", "plain_linear.Bigram", "--trainer.max_steps", "5")
+    assert "first loss" in out
+    assert (folder / "figures" / "weight_gradients.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "update", "due"),
+    [
+        ("off", 0, (False, False, False)),
+        ("off", 99, (False, False, False)),
+        ("10/20/0", 0, (True, True, False)),
+        ("10/20/0", 10, (True, False, False)),
+        ("10/20/0", 11, (False, False, False)),
+        ("10/20/0", 99, (True, True, True)),
+        ("often", 10_000, (True, True, True)),
+        ("default", 5_000, (True, False, False)),
+    ],
+)
+def test_when_something_is_due(text, update, due):
+    assert Cadence.parse(text).due(update, last=99) == Due(*due)
+
+
+@pytest.mark.parametrize("text", ["sometimes", "10", "10/20", "10/20/x", "-1/2/3", ""])
+def test_a_cadence_that_cannot_be_read_is_refused(text):
+    with pytest.raises(UserError, match=r"--observe\.cadence .*1000/10000/0"):
+        Cadence.parse(text)
+
+
+def test_an_error_in_training_leaves_no_hook(run_train, monkeypatch):
+    models = []
+    step = LanguageModel.training_step
+
+    def fail(self, block, batch_idx):
+        models.append(self)
+        if self.trainer.global_step >= 20:
+            raise RuntimeError("stop")
+        return step(self, block, batch_idx)
+
+    monkeypatch.setattr(LanguageModel, "training_step", fail)
+    with pytest.raises(RuntimeError, match="stop"):
+        run_train("--trainer.max_steps", "40", "--observe.cadence", "10/10/10")
+    for module in models[0].network.modules():
+        assert not module._forward_hooks
+        assert not module._backward_hooks
+
+
+def test_the_loss_of_a_look_is_the_one_of_losses_npy(run_train):
+    folder, _ = run_train("--trainer.max_steps", "1")
+    first = json.loads((folder / "preflight.json").read_text())["findings"][0]
+    assert first["value"] == pytest.approx(float(np.load(folder / "losses.npy")[0]), rel=1e-6)
