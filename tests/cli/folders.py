@@ -3,7 +3,28 @@
 import json
 
 import torch
+from pytorch_lightning import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+
+class Witness(Callback):
+    """Looks at every block before it is trained on, and remembers how often."""
+
+    def __init__(self):
+        self.looks = 0
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.looks += 1
+        trainer.logger.log_metrics({"looks": float(self.looks)}, step=trainer.global_step)
+
+    def on_train_end(self, trainer, pl_module):
+        trainer.logger.log_metrics({"looks at the end": float(self.looks)}, step=trainer.global_step)
+
+    def state_dict(self):
+        return {"looks": self.looks}
+
+    def load_state_dict(self, state_dict):
+        self.looks = state_dict["looks"]
 
 
 def scalars(folder):

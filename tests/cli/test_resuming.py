@@ -53,10 +53,13 @@ def sabotage(patch, moment, update):
     patch.setattr(owner, moment, in_the_block if moment == "run" else in_a_hook)
 
 
+WITNESSED = (*OPTIONS, "--trainer.callbacks+=tests.cli.folders.Witness")
+
+
 @pytest.fixture
 def whole(run_train):
     """The folder of a run that was never interrupted."""
-    return run_train(*OPTIONS, "--name", "whole")[0]
+    return run_train(*WITNESSED, "--name", "whole")[0]
 
 
 INTERRUPTIONS = given(
@@ -98,8 +101,8 @@ def interrupt_and_go_on(whole, run_train, tmp_path, moment, update, seconds, tim
         with pytest.MonkeyPatch.context() as sabotaged:
             sabotaged.setattr(checkpoints, "SECONDS_AT_RISK", seconds)
             sabotage(sabotaged, moment, update)
-            for form in [OPTIONS, ("--ckpt_path", "last")][:times]:
-                if form == OPTIONS or (folder / "checkpoints" / "last.ckpt").exists():
+            for form in [WITNESSED, ("--ckpt_path", "last")][:times]:
+                if form == WITNESSED or (folder / "checkpoints" / "last.ckpt").exists():
                     with suppress(SabotageError):
                         run_train(*form, "--name", "cut")
         if (folder / "checkpoints" / "last.ckpt").exists():

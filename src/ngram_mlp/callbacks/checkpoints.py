@@ -3,11 +3,12 @@
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
@@ -15,9 +16,14 @@ from ngram_mlp.checkpoint_file import serialized
 from ngram_mlp.durable import write_atomically
 from ngram_mlp.errors import require_at_least
 
-__all__ = ["Interrupted", "RunCheckpoints"]
+__all__ = ["Interrupted", "RunCheckpoints", "event_files"]
 
 SECONDS_AT_RISK = 1.0
+
+
+def event_files(folder: Path) -> list[Path]:
+    """TensorBoard's files of a run."""
+    return list(folder.glob("events.out.tfevents.*"))
 
 
 class Interrupted(SystemExit):
@@ -28,13 +34,24 @@ class Interrupted(SystemExit):
         self.name = signal.Signals(signal_number).name
 
 
+class _BetweenBlocks(Callback):
+    """Calls a function between two blocks, before any callback looks at the coming one."""
+
+    def __init__(self, function: Callable[[Trainer], None]) -> None:
+        self._function = function
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._function(trainer)
+
+
 class RunCheckpoints(Checkpoint):
     """Saves `last.ckpt` every so many updates, after each validation and at the end, the best as `best-UPDATE.ckpt`.
 
     A checkpoint is taken between two blocks, when all that belongs to the updates so far has been logged and
-    validated: weights, counters, stream and losses agree, and TensorBoard's events are flushed before. On SIGTERM and
-    Ctrl-C the run ends at the next such moment. An exception may come at any other, half-way through a block, so that
-    what is saved then is the latest of the states that are kept in memory, one a second.
+    validated: weights, counters, stream and losses agree, and TensorBoard's files have a known length, to which a
+    resumed run cuts them. On SIGTERM and Ctrl-C the run ends at the next such moment. An exception may come at any
+    other, half-way through a block, so that what is saved then is the latest of the states that are kept in memory,
+    one a second.
 
     Lightning's ModelCheckpoint is not used because, with manual optimization, it warns at each save, and because its
     `last.ckpt` is the last that was among the best rather than the last.
@@ -65,23 +82,13 @@ class RunCheckpoints(Checkpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._folder.mkdir(exist_ok=True)
+        callbacks: Any = trainer
+        callbacks.callbacks = [_BetweenBlocks(self._between_blocks), *callbacks.callbacks]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if threading.current_thread() is threading.main_thread():  # no other can set handlers
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._end_soon)  # Lightning puts the handlers back that it found
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        update = trainer.global_step
-        due = update % self.every_n_updates == 0 and update > 0
-        if (due or self._validated or self._signal) and update != self.saved_update:
-            self._save(trainer)
-        elif update > 0 and time.monotonic() > self._state_due:
-            self._flush(trainer)
-            self._state = update, serialized(trainer._checkpoint_connector.dump_checkpoint(weights_only=False))
-            self._state_due = time.monotonic() + SECONDS_AT_RISK
-        if self._signal:
-            raise Interrupted(self._signal)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
@@ -103,6 +110,9 @@ class RunCheckpoints(Checkpoint):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["configuration"] = self._configuration
+        for logger in trainer.loggers:
+            logger.save()
+        checkpoint["events"] = {path.name: path.stat().st_size for path in event_files(self._folder.parent)}
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_loss": self._best_loss, "best_update": self._best_update}
@@ -112,9 +122,19 @@ class RunCheckpoints(Checkpoint):
         if isinstance(update, int) and self._best_path(update).exists():  # else it is in the folder of another run
             self._best_loss, self._best_update = loss, update
 
+    def _between_blocks(self, trainer: Trainer) -> None:
+        update = trainer.global_step
+        due = update % self.every_n_updates == 0 and update > 0
+        if (due or self._validated or self._signal) and update != self.saved_update:
+            self._save(trainer)
+        elif update > 0 and time.monotonic() > self._state_due:
+            self._state = update, serialized(trainer._checkpoint_connector.dump_checkpoint(weights_only=False))
+            self._state_due = time.monotonic() + SECONDS_AT_RISK
+        if self._signal:
+            raise Interrupted(self._signal)
+
     def _save(self, trainer: Trainer) -> None:
         """Saves the last state; if it is the best as well, that first, since the last one names it."""
-        self._flush(trainer)
         best = self._best_path(self._best_update)
         if self._validated and self._best_update == trainer.global_step:
             trainer.save_checkpoint(best)
@@ -124,11 +144,6 @@ class RunCheckpoints(Checkpoint):
         else:
             trainer.save_checkpoint(self.last_path)
         self.saved_update, self._validated, self._state = trainer.global_step, False, None
-
-    def _flush(self, trainer: Trainer) -> None:
-        """A resumed run logs nothing again that came before its checkpoint."""
-        for logger in trainer.loggers:
-            logger.save()
 
     def _best_path(self, update: int | None) -> Path:
         return self._folder / f"best-{update}.ckpt"

@@ -16,12 +16,20 @@ __all__ = ["check_checkpoint"]
 
 # What may change while the checkpoint stays true: how long and how a run is watched, where its files are (the corpus is
 # told by its hash), and the learning rates to come.
-CHANGEABLE = ("trainer", "checkpoint_every", "model.optimizer.lr", "model.lr_scheduler", "model.engine")
+CHANGEABLE = (
+    "trainer",
+    "checkpoint_every",
+    "model.optimizer.lr",
+    "model.lr_scheduler",
+    "model.engine",
+    "observe",
+    "statistics",
+)
 PLACES = ("name", "runs_dir", "data.corpus", "data.data_dir", "ckpt_path", "resume")
 
 
-def check_checkpoint(origin: Origin, configuration: str, model: LanguageModel, data: NGramDataModule) -> int:
-    """The update that a run goes on from, once its checkpoint is found to belong to its configuration, model and data.
+def check_checkpoint(origin: Origin, configuration: str, model: LanguageModel, data: NGramDataModule) -> dict[str, Any]:
+    """The checkpoint that a run goes on from, once it is found to belong to its configuration, model and data.
 
     Raises:
         UserError: it does not, or something is asked for that cannot be changed any more.
@@ -34,16 +42,18 @@ def check_checkpoint(origin: Origin, configuration: str, model: LanguageModel, d
         if checkpoint["model"] != type(model).__name__ or checkpoint["hyper_parameters"] != model.hparams:
             raise ValueError("its model is not that of its configuration")
         load_weights(model, checkpoint["state_dict"])
-        updates: int = checkpoint["global_step"]
+        updates = checkpoint["global_step"]
         if not checkpoint["callbacks"]["LossHistory"]["losses"].shape == (updates,) == (stream["update"],):
             raise ValueError("its losses, its stream and its weights are not of one update")
+        if not all(isinstance(size, int) and size >= 0 for size in checkpoint["events"].values()):
+            raise ValueError("it does not tell the length of TensorBoard's files")
     except UserError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = shortened(str(error), 300)
         raise UserError(f"--ckpt_path {origin.checkpoint}: no run can go on from it: {reason}") from error
     model.renew_schedule = any(option.startswith(("model.optimizer", "model.lr_scheduler")) for option in changed)
-    return updates
+    return checkpoint
 
 
 def _changes(checkpoint: dict[str, Any], given: dict[str, Any]) -> set[str]:

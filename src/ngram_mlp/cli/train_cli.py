@@ -1,6 +1,7 @@
 """The LightningCLI of this package: from arguments to a model, its data and a trainer with a folder of its own."""
 
 import inspect
+import os
 import pydoc
 import shutil
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ from ngram_mlp.callbacks import (
     TrainingVerdicts,
     UpdateProgress,
 )
+from ngram_mlp.callbacks.checkpoints import event_files
 from ngram_mlp.checkpoint_file import CheckpointFiles
 from ngram_mlp.cli.changes import check_checkpoint
 from ngram_mlp.cli.command import Parser
@@ -136,21 +138,23 @@ class TrainCLI(LightningCLI):
         config.data.corpus = self.datamodule.corpus.name  # config.yaml names the corpus that `auto` found
         config.ckpt_path = config.resume = None  # config.yaml is that of the whole run, wherever it was interrupted
         configuration = self.parser.dump(config, skip_unset=False, format="json")
-        updates = check_checkpoint(origin, configuration, self.model, self.datamodule) if origin else None
+        checkpoint = check_checkpoint(origin, configuration, self.model, self.datamodule) if origin else None
         own_folder = origin.folder if origin else None
         self.folder = own_folder or claim_run_folder(config.runs_dir, config.name)
         try:
             self.resources.enter_context(alone_in(self.folder))
             self.trainer_defaults["callbacks"] = self._callbacks(configuration)
             if config.trainer.logger in (None, True):
-                kwargs["logger"] = self._logger(updates if own_folder else None)
+                kwargs["logger"] = TensorBoardLogger(self.folder.parent, "", self.folder.name, default_hp_metric=False)
             if config.trainer.default_root_dir is None:
                 kwargs["default_root_dir"] = str(self.folder)  # where callbacks write if there is no logger
             trainer: Any = super().instantiate_trainer(**kwargs)
             refuse_options_without_meaning(trainer)  # before Lightning starts further processes
             if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
                 trainer.strategy.checkpoint_io = CheckpointFiles()
-            self._save_configuration(updates)
+            if own_folder and checkpoint is not None:
+                self._rewind(checkpoint)
+            write_atomically(self.folder / "config.yaml", self._configuration().encode())
         except BaseException as error:
             self.resources.close()
             if not own_folder:
@@ -172,22 +176,21 @@ class TrainCLI(LightningCLI):
             callbacks.append(RunCheckpoints(self.folder / "checkpoints", config.checkpoint_every, configuration))
         return callbacks
 
-    def _logger(self, updates: int | None) -> TensorBoardLogger:
-        """TensorBoard's; what was logged after the update that a run goes on from is hidden, and logged again."""
-        purge: dict[str, Any] = {} if updates is None else {"purge_step": updates + 1}
-        return TensorBoardLogger(self.folder.parent, "", self.folder.name, default_hp_metric=False, **purge)
+    def _rewind(self, checkpoint: dict[str, Any]) -> None:
+        """Brings the folder to the state of the checkpoint; a config.yaml that was in force until then is kept."""
+        remove_leftovers(self.folder)
+        for path in event_files(self.folder):  # what was logged after the checkpoint is logged again
+            if path.name not in checkpoint["events"]:
+                path.unlink()
+            elif path.stat().st_size > (size := checkpoint["events"][path.name]):
+                os.truncate(path, size)
+        before = (self.folder / "config.yaml").read_bytes()
+        kept = self.folder / f"config-until-{checkpoint['global_step']}.yaml"
+        if before != self._configuration().encode() and not kept.exists():
+            write_atomically(kept, before)
 
-    def _save_configuration(self, updates: int | None) -> None:
-        """Writes config.yaml; one that was in force until a certain update is kept beside it by that name."""
-        path = self.folder / "config.yaml"
-        text = self.parser.dump(self.config, skip_unset=False)
-        if updates is not None:
-            remove_leftovers(self.folder)
-            before = path.read_text(encoding="utf-8") if path.exists() else text
-            kept = path.with_name(f"config-until-{updates}.yaml")
-            if before != text and not kept.exists():
-                write_atomically(kept, before.encode())
-        write_atomically(path, text.encode())
+    def _configuration(self) -> str:
+        return str(self.parser.dump(self.config, skip_unset=False))
 
     def _observers(self) -> list[Callback]:
         """The callbacks that look inside the network, and the history of losses."""
