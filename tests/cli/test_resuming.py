@@ -274,10 +274,14 @@ def test_a_diverged_run_goes_on_from_before_with_a_lower_rate(run_train, tmp_pat
         run_train(*OPTIONS)
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
+    saved = read_checkpoint(tmp_path / "runs/default/version_1/checkpoints/last.ckpt")["global_step"]
+    assert 0 < saved < 150
     folder, _ = run_train("--ckpt_path", "last", "--model.optimizer.lr", "0.01")
     losses = np.load(folder / "losses.npy")
     assert np.isfinite(losses).all()
-    assert (losses[:150] == np.load(whole / "losses.npy")[:150]).all()
+    assert (losses[:saved] == np.load(whole / "losses.npy")[:saved]).all()
+    assert losses[saved] == np.load(whole / "losses.npy")[saved]  # the loss is computed before the first changed update
+    assert (losses[saved + 1 :] != np.load(whole / "losses.npy")[saved + 1 :]).any()
 
 
 def diverging_after(updates):
