@@ -41,7 +41,8 @@ def sabotage(patch, moment, update):
     def in_the_block(self, contexts, targets):
         self.updates_before_sabotage = getattr(self, "updates_before_sabotage", 0) + len(contexts)
         if self.updates_before_sabotage > update:
-            original(self, contexts[: len(contexts) // 2], targets[: len(contexts) // 2])
+            half = -(-len(contexts) // 2)
+            original(self, contexts[:half], targets[:half])
             raise SabotageError
         return original(self, contexts, targets)
 
@@ -275,7 +276,7 @@ def test_a_diverged_run_goes_on_from_before_with_a_lower_rate(run_train, tmp_pat
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     saved = read_checkpoint(tmp_path / "runs/default/version_1/checkpoints/last.ckpt")["global_step"]
-    assert 0 < saved < 150
+    assert 0 < saved <= 150
     folder, _ = run_train("--ckpt_path", "last", "--model.optimizer.lr", "0.01")
     losses = np.load(folder / "losses.npy")
     assert np.isfinite(losses).all()
