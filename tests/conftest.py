@@ -1,6 +1,7 @@
 """What several tests share."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -45,13 +46,14 @@ def run_train(tmp_path, monkeypatch, corpus_file, capsys):
     monkeypatch.chdir(tmp_path)
 
     def run(*args: str) -> tuple[Path, str]:
-        before = set(tmp_path.glob("runs/*/version_*"))
-        train.main(
-            PROJECT / "configs" / "default.yaml", ["--data.corpus", str(corpus_file), "--observe.cadence", "off", *args]
-        )
-        (folder,) = set(tmp_path.glob("runs/*/version_*")) - before
-        return folder, capsys.readouterr().out
+        given = [] if {"--resume", "last"} & {*args} else ["--data.corpus", str(corpus_file)]
+        given += ["--observe.cadence", "off"]
+        train.main(PROJECT / "configs" / "default.yaml", [*given, *args])
+        out = capsys.readouterr().out
+        *_, folder = re.findall(r"^run     (.*), on ", out, flags=re.MULTILINE)
+        return tmp_path / folder, out
 
+    run.corpus = corpus_file
     return run
 
 

@@ -1,33 +1,20 @@
-"""Checkpoints read as data: nothing that a checkpoint names is imported or run."""
+"""Models built from checkpoints, which are data: nothing that a checkpoint names is imported or run."""
 
-from pathlib import Path
+import math
 from typing import Any
 
-import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from ngram_mlp.checkpoint_file import read_checkpoint
+from ngram_mlp.data.vocabulary import BOUNDARY
 from ngram_mlp.errors import UserError
 from ngram_mlp.models import MLP, LanguageModel
+from ngram_mlp.terminal import shortened
 
-__all__ = ["load_model", "read_checkpoint"]
+__all__ = ["corpus_of", "load_model", "load_weights", "read_checkpoint"]
 
 KNOWN_MODELS: dict[str, type[LanguageModel]] = {MLP.__name__: MLP}
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The content of a checkpoint file that this package saved, with tensors on the CPU.
-
-    Raises:
-        UserError: there is no such file, or it is no checkpoint of this package.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"--ckpt_path {path}: cannot be read ({error.strerror}); give a .ckpt file of a run") from error
-    except Exception as error:  # what a file that is no checkpoint raises in the unpickler is anybody's guess
-        raise UserError(f"--ckpt_path {path}: is no checkpoint; give a .ckpt file of a run") from error
-    if not (isinstance(checkpoint, dict) and {"model", "hyper_parameters", "state_dict"} <= checkpoint.keys()):
-        raise UserError(f"--ckpt_path {path}: is no checkpoint of this package; give a .ckpt file of a run")
-    return checkpoint
 
 
 def load_model(checkpoint: dict[str, Any], model_class: type[LanguageModel] | None = None) -> LanguageModel:
@@ -44,11 +31,80 @@ def load_model(checkpoint: dict[str, Any], model_class: type[LanguageModel] | No
     model_class = model_class or KNOWN_MODELS.get(name)
     if model_class is None or model_class.__name__ != name:
         raise UserError(
-            f"--ckpt_path: the checkpoint holds a model {name!r}; name its class with --model, as package.module.Class"
+            f"--ckpt_path: the checkpoint holds a model {shortened(name)}; "
+            "name its class with --model, as package.module.Class"
         )
+    weights = checkpoint["state_dict"]
     try:
-        model = model_class(**checkpoint["hyper_parameters"])
-        model.load_state_dict(checkpoint["state_dict"])
-    except (TypeError, RuntimeError, AttributeError) as error:
-        raise UserError(f"--ckpt_path: the checkpoint does not fit {name}: {' '.join(str(error).split())}") from error
+        stored = sum(weight.numel() for weight in weights.values())
+        _refuse_impossible(checkpoint["hyper_parameters"], stored)
+        with _Allowance(stored):
+            model = model_class(**checkpoint["hyper_parameters"])
+        load_weights(model, weights)
+    except (TypeError, ValueError, ArithmeticError, RuntimeError, AttributeError) as error:
+        reason = shortened(" ".join(str(error).split()), 300)
+        raise UserError(f"--ckpt_path: the checkpoint does not fit {name}: {reason}") from error
     return model.eval()
+
+
+def load_weights(model: LanguageModel, weights: dict[str, Any]) -> None:
+    """Puts the weights of a checkpoint into a model; raises one of several errors where they are not those of it."""
+    for key, own in model.state_dict().items():
+        if key in weights and weights[key].is_floating_point() != own.is_floating_point():
+            raise TypeError(f"{key} is of {weights[key].dtype}, not {own.dtype}")
+    model.load_state_dict(weights)
+
+
+def corpus_of(checkpoint: dict[str, Any]) -> tuple[str, str]:
+    """The name and the SHA-256 of the corpus that a checkpoint was trained on.
+
+    Raises:
+        UserError: the checkpoint does not tell.
+    """
+    recorded = checkpoint.get("datamodule_hyper_parameters")
+    found = [recorded.get(f"corpus_{key}") if isinstance(recorded, dict) else None for key in ("name", "sha256")]
+    if not all(isinstance(value, str) for value in found):
+        raise UserError("--ckpt_path: the checkpoint does not tell its corpus; it was not saved by train.py")
+    return str(found[0]), str(found[1])
+
+
+def _refuse_impossible(hyperparameters: dict[str, Any], stored: int) -> None:
+    """Raises a ValueError for a vocabulary or a block_size that no checkpoint with so many weights can have."""
+    characters, block_size = hyperparameters.get("characters"), hyperparameters.get("block_size")
+    if not (
+        isinstance(characters, str)
+        and characters.startswith(BOUNDARY)
+        and len(set(characters)) == len(characters) > 1
+        and not any("\ud800" <= character <= "\udfff" for character in characters)
+    ):
+        raise ValueError(f"characters {shortened(characters)} are no vocabulary")
+    if not (isinstance(block_size, int) and 1 <= block_size <= stored):
+        raise ValueError(f"block_size {shortened(block_size)} is not possible with {stored:,} weights")
+
+
+class _Allowance(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Lets tensors be created until they hold several times as many elements as a checkpoint's weights.
+
+    A constructor needs about twice as many. Forged hyperparameters would have it take the machine's memory.
+    """
+
+    def __init__(self, stored: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._left = 8 * stored + 2**16
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        like = args[0] if args else kwargs.get("size", 0)
+        meta = getattr(like, "is_meta", False)
+        if str(kwargs.get("device", "meta" if meta else "cpu")) != "meta":
+            self._left -= like.numel() if isinstance(like, Tensor) else _elements(like)
+        if self._left < 0:
+            raise ValueError("its hyperparameters ask for a larger network than its weights are")
+        return func(*args, **kwargs)
+
+
+def _elements(size: Any) -> int:
+    """How many elements an operation's first argument asks for: a shape, or a length."""
+    if isinstance(size, (list, tuple)) and all(isinstance(n, int) for n in size):
+        return math.prod(size)
+    return size if isinstance(size, int) else 0

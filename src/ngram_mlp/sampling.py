@@ -8,6 +8,7 @@ from torch import Tensor
 from ngram_mlp.data.vocabulary import BOUNDARY
 from ngram_mlp.errors import UserError
 from ngram_mlp.models import LanguageModel
+from ngram_mlp.terminal import shortened
 
 __all__ = ["MAX_LENGTH", "sample_batched", "sample_one_by_one"]
 
@@ -85,7 +86,8 @@ def _start(model: LanguageModel, prompt: str, temperature: float) -> list[int]:
     for character in prompt:
         if character == BOUNDARY or character not in model.characters:
             raise UserError(
-                f"--prompt {prompt!r}: {character!r} is no character that the model knows ({model.characters[1:]!r})"
+                f"--prompt {shortened(prompt)}: {character!r} is no character that the model knows "
+                f"({shortened(model.characters[1:])})"
             )
     ids = [0] * model.block_size + [model.characters.index(character) for character in prompt]
     return ids[-model.block_size :]
@@ -94,4 +96,6 @@ def _start(model: LanguageModel, prompt: str, temperature: float) -> list[int]:
 def _draw(model: LanguageModel, contexts: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
     """One character for each context (n, block_size), shape (n,)."""
     probabilities = torch.softmax(model(contexts.to(model.device)).cpu() / temperature, dim=1)
+    if probabilities.isnan().any():
+        raise UserError("--ckpt_path: the model's outputs are not finite; take a checkpoint from before it diverged")
     return torch.multinomial(probabilities, num_samples=1, generator=generator).squeeze(1)

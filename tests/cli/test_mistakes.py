@@ -66,7 +66,9 @@ def test_resuming_with_another_model_or_corpus_is_refused(run_train, fails, tmp_
     folder, _ = run_train("--trainer.max_steps", "10")
     resume = ["--trainer.max_steps", "20", "--ckpt_path", str(folder / "checkpoints" / "last.ckpt")]
     corpus = ["--data.corpus", str(tmp_path / "words.txt")]
-    assert "n_hidden 200" in fails(train.main, DEFAULT, [*corpus, *resume, "--model.n_hidden", "9"])
+    line = fails(train.main, DEFAULT, [*corpus, *resume, "--model.n_hidden", "9"])
+    assert "--model.n_hidden 9" in line
+    assert "200" in line
     assert "layer" in fails(train.main, DEFAULT, [*corpus, *resume, "--model.norm.kind", "layer"])
     (tmp_path / "words.txt").write_text((tmp_path / "words.txt").read_text() + "\nanna")
     assert "corpus" in fails(train.main, DEFAULT, [*corpus, *resume])

@@ -1,6 +1,5 @@
 """The scripts as processes of their own, as a user starts them."""
 
-import signal
 import subprocess
 import sys
 
@@ -12,19 +11,6 @@ from tests.conftest import PROJECT
 def start(*args, cwd):
     command = [sys.executable, str(PROJECT / "scripts" / args[0]), *args[1:]]
     return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def test_ctrl_c_ends_a_run_with_its_folder_and_without_a_traceback(tmp_path, corpus_file):
-    process = start("train.py", "--data.corpus", str(corpus_file), "--model.engine", "eager", cwd=tmp_path)
-    for line in process.stdout:
-        if line.strip().startswith("0/ 200000"):
-            break
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "interrupted at update" in out
-    assert "Traceback" not in err
-    assert (tmp_path / "runs" / "default" / "version_0" / "losses.npy").exists()
 
 
 @pytest.mark.parametrize("script", ["train.py", "evaluate.py", "sample.py", "benchmark.py"])

@@ -7,21 +7,12 @@ import numpy as np
 import pytest
 import torch
 from pytorch_lightning import Trainer
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ngram_mlp.data import load_corpus
+from tests.cli.folders import scalars, weights
 from tests.reference.notebook import Notebook, dataset
 
 SHORT = ("--trainer.max_steps", "1234", "--trainer.val_check_interval", "500", "--trainer.log_every_n_steps", "100")
-
-
-def scalars(folder):
-    events = EventAccumulator(str(folder)).Reload()
-    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-
-
-def weights(checkpoint):
-    return torch.load(checkpoint, weights_only=True)["state_dict"]
 
 
 def test_a_run_leaves_what_the_design_says(run_train, corpus_file):

@@ -24,6 +24,11 @@ def test_a_block_longer_than_the_text_is_all_boundary():
     assert ngrams.targets.tolist() == [1, 2, 0]
 
 
+def test_contexts_beyond_all_memory_are_refused(sample_words):
+    with pytest.raises(UserError, match=r"--data\.block_size 1000000000: the contexts of"):
+        build_ngrams(sample_words, Vocabulary.of_words(sample_words), 10**9)
+
+
 def test_splits_are_disjoint_complete_and_the_notebooks(sample_words):
     train, val, test = split_words(sample_words)
     assert sorted(train + val + test) == sorted(sample_words)

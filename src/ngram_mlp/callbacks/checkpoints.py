@@ -1,20 +1,57 @@
 """The checkpoints of a run: the last, and the best by validation loss."""
 
-import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
+from ngram_mlp.checkpoint_file import serialized
+from ngram_mlp.durable import write_atomically
 from ngram_mlp.errors import require_at_least
 
-__all__ = ["RunCheckpoints"]
+__all__ = ["Interrupted", "RunCheckpoints", "event_files"]
+
+SECONDS_AT_RISK = 1.0
+
+
+def event_files(folder: Path) -> list[Path]:
+    """TensorBoard's files of a run."""
+    return list(folder.glob("events.out.tfevents.*"))
+
+
+class Interrupted(SystemExit):
+    """A signal asked the process to end, and the state of the run is saved; the status is that of the signal."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(128 + signal_number)
+        self.name = signal.Signals(signal_number).name
+
+
+class _BetweenBlocks(Callback):
+    """Calls a function between two blocks, before any callback looks at the coming one."""
+
+    def __init__(self, function: Callable[[Trainer], None]) -> None:
+        self._function = function
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._function(trainer)
 
 
 class RunCheckpoints(Checkpoint):
-    """Saves `last.ckpt` every so many updates, at each validation and at the end, and the best as `best-UPDATE.ckpt`.
+    """Saves `last.ckpt` every so many updates, after each validation and at the end, the best as `best-UPDATE.ckpt`.
+
+    A checkpoint is taken between two blocks, when all that belongs to the updates so far has been logged and
+    validated: weights, counters, stream and losses agree, and TensorBoard's files have a known length, to which a
+    resumed run cuts them. On SIGTERM and Ctrl-C the run ends at the next such moment. An exception may come at any
+    other, half-way through a block, so that what is saved then is the latest of the states that are kept in memory,
+    one a second.
 
     Lightning's ModelCheckpoint is not used because, with manual optimization, it warns at each save, and because its
     `last.ckpt` is the last that was among the best rather than the last.
@@ -22,46 +59,96 @@ class RunCheckpoints(Checkpoint):
     Args:
         folder: where the checkpoints go.
         every_n_updates: the updates between two saves of `last.ckpt`.
+        configuration: the run's configuration, as JSON, which travels in its checkpoints.
     """
 
-    def __init__(self, folder: Path, every_n_updates: int = 10_000) -> None:
+    def __init__(self, folder: Path, every_n_updates: int = 10_000, configuration: str = "{}") -> None:
         require_at_least(1, {"--checkpoint_every": every_n_updates})
         self.every_n_updates = every_n_updates
+        self.saved_update: int | None = None
         self._folder = folder
+        self._configuration = configuration
         self._best_loss = float("inf")
-        self._best_path: Path | None = None
+        self._best_update: int | None = None
+        self._validated = False
+        self._state: tuple[int, memoryview] | None = None
+        self._state_due = 0.0
+        self._signal: int | None = None
 
     @property
     def last_path(self) -> Path:
         """Where the last state is saved."""
         return self._folder / "last.ckpt"
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if trainer.global_step % self.every_n_updates == 0:
-            trainer.save_checkpoint(self.last_path)
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._folder.mkdir(exist_ok=True)
+        callbacks: Any = trainer
+        callbacks.callbacks = [_BetweenBlocks(self._between_blocks), *callbacks.callbacks]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():  # no other can set handlers
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._end_soon)  # Lightning puts the handlers back that it found
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
-        loss = float(trainer.callback_metrics["val/loss"])
-        beaten, better = self._best_path, loss < self._best_loss
-        if better:
-            self._best_loss = loss
-            self._best_path = self._folder / f"best-{trainer.global_step}.ckpt"
-        trainer.save_checkpoint(self.last_path)
-        if better and self._best_path is not None:
-            shutil.copyfile(self.last_path, self._best_path)
-            if beaten is not None and beaten != self._best_path:
-                beaten.unlink(missing_ok=True)
+        self._validated = True
+        if (loss := float(trainer.callback_metrics["val/loss"])) < self._best_loss:
+            self._best_loss, self._best_update = loss, trainer.global_step
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.save_checkpoint(self.last_path)
+        self._save(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self._state is not None and self._state[0] > (self.saved_update or 0):
+            try:
+                write_atomically(self.last_path, self._state[1])
+                self.saved_update = self._state[0]
+            except OSError:  # the exception is told; what was saved before is still there
+                pass
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["configuration"] = self._configuration
+        for logger in trainer.loggers:
+            logger.save()
+        checkpoint["events"] = {path.name: path.stat().st_size for path in event_files(self._folder.parent)}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_loss": self._best_loss}
+        return {"best_loss": self._best_loss, "best_update": self._best_update}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # The best checkpoint itself stays in the folder of the run that saved it.
-        self._best_loss = state_dict["best_loss"]
+        loss, update = float(state_dict["best_loss"]), state_dict["best_update"]
+        if isinstance(update, int) and self._best_path(update).exists():  # else it is in the folder of another run
+            self._best_loss, self._best_update = loss, update
+
+    def _between_blocks(self, trainer: Trainer) -> None:
+        update = trainer.global_step
+        due = update % self.every_n_updates == 0 and update > 0
+        if (due or self._validated or self._signal) and update != self.saved_update:
+            self._save(trainer)
+        elif update > 0 and time.monotonic() > self._state_due:
+            self._state = update, serialized(trainer._checkpoint_connector.dump_checkpoint(weights_only=False))
+            self._state_due = time.monotonic() + SECONDS_AT_RISK
+        if self._signal:
+            raise Interrupted(self._signal)
+
+    def _save(self, trainer: Trainer) -> None:
+        """Saves the last state; if it is the best as well, that first, since the last one names it."""
+        best = self._best_path(self._best_update)
+        if self._validated and self._best_update == trainer.global_step:
+            trainer.save_checkpoint(best)
+            write_atomically(self.last_path, best.read_bytes())
+            for beaten in set(self._folder.glob("best-*.ckpt")) - {best}:
+                beaten.unlink(missing_ok=True)
+        else:
+            trainer.save_checkpoint(self.last_path)
+        self.saved_update, self._validated, self._state = trainer.global_step, False, None
+
+    def _best_path(self, update: int | None) -> Path:
+        return self._folder / f"best-{update}.ckpt"
+
+    def _end_soon(self, number: int, frame: FrameType | None) -> None:
+        if self._signal is not None:
+            raise KeyboardInterrupt  # the second time at once
+        self._signal = number

@@ -33,3 +33,9 @@ class Hyperparameters(Callback):
             else:
                 logger.log_hyperparams(self._values, metric, step=trainer.global_step)
         self._written = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"written": self._written}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._written = bool(state_dict["written"])

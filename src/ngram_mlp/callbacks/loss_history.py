@@ -21,6 +21,10 @@ class LossHistory(Callback):
     def __init__(self, figure: bool = False) -> None:
         self._figure = figure
         self._blocks: list[Tensor] = []
+        self.began = False
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self.began = True
 
     def losses(self) -> Tensor:
         """The losses so far, shape (updates,), float32 on the CPU."""

@@ -1,10 +1,13 @@
 """What all commands share: a user's mistake becomes one line and exit status 2."""
 
 import difflib
+import errno
 import inspect
 import re
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, ClassVar, NoReturn, ParamSpec
 
@@ -14,10 +17,13 @@ from pytorch_lightning.cli import LightningArgumentParser
 
 from ngram_mlp.errors import UserError
 from ngram_mlp.models import LanguageModel
+from ngram_mlp.terminal import printable
 
-__all__ = ["Parser", "command"]
+__all__ = ["Parser", "command", "quiet_threads"]
 
 P = ParamSpec("P")
+# No room left on the device, beyond the user's quota, beyond the largest file that is allowed.
+DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class Parser(LightningArgumentParser):
@@ -82,14 +88,37 @@ def command(main: Callable[P, None]) -> Callable[P, None]:
             # The parser wraps what a constructor raises.
             while mistake is not None and not isinstance(mistake, (UserError, MisconfigurationException)):
                 mistake = mistake.__cause__
-            if mistake is None:
-                raise
-            exit_with(" ".join(str(mistake).split()))
+            if mistake is not None:
+                exit_with(" ".join(str(mistake).split()))
+            if (full := _full_disk(error)) is not None:
+                exit_with(f"{full.filename or 'a file of the run'} cannot be written ({full.strerror}); make room")
+            raise
 
     return wrapped
 
 
+def _full_disk(error: BaseException | None) -> OSError | None:
+    """The error of a full disk that led to this one: loggers wrap it, and fail once more when they are closed."""
+    while error is not None and not (isinstance(error, OSError) and error.errno in DISK_IS_FULL):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+@contextmanager
+def quiet_threads() -> Iterator[None]:
+    """Has threads tell nothing of a full disk: TensorBoard's writer prints a traceback, then raises it here as well."""
+    before = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if _full_disk(args.exc_value) is None:
+            before(args)
+
+    threading.excepthook = hook
+    yield
+    threading.excepthook = before
+
+
 def exit_with(line: str) -> NoReturn:
     """Prints the line as an error and exits with status 2."""
-    print(f"error: {line}", file=sys.stderr)
+    print(f"error: {printable(line)}", file=sys.stderr)
     raise SystemExit(2)

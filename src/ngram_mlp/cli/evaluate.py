@@ -10,8 +10,9 @@ from ngram_mlp.cli.report import evaluate_splits, print_lags, print_table
 from ngram_mlp.data import NGramDataModule
 from ngram_mlp.data.datamodule import Chunks
 from ngram_mlp.errors import UserError
-from ngram_mlp.loading import load_model, read_checkpoint
+from ngram_mlp.loading import corpus_of, load_model, read_checkpoint
 from ngram_mlp.models import LanguageModel
+from ngram_mlp.terminal import printable, shortened
 
 __all__ = ["main"]
 
@@ -38,16 +39,16 @@ def main(args: Sequence[str] | None = None) -> None:
     options = parser.parse_args(args)
     checkpoint = read_checkpoint(options.ckpt_path)
     model = load_model(checkpoint, options.model)
-    trained_on = checkpoint["datamodule_hyper_parameters"]
-    data = NGramDataModule(options.corpus or trained_on["corpus_name"], model.block_size, data_dir=options.data_dir)
+    name, sha256 = corpus_of(checkpoint)
+    data = NGramDataModule(options.corpus or name, model.block_size, data_dir=options.data_dir)
     console = open_console()
     if data.characters != model.characters:
         raise UserError(
-            f"--corpus {data.corpus.name}: its characters {data.characters!r} are not those of the checkpoint, "
-            f"{model.characters!r}; give the corpus that it was trained on"
+            f"--corpus {data.corpus.name}: its characters {shortened(data.characters)} are not those of the "
+            f"checkpoint, {shortened(model.characters)}; give the corpus that it was trained on"
         )
-    if data.corpus.sha256 != trained_on["corpus_sha256"]:
-        console.print(f"note: the checkpoint was trained on another corpus, {trained_on['corpus_name']}")
+    if data.corpus.sha256 != sha256:
+        console.print(f"note: the checkpoint was trained on another corpus, {printable(name)}")
     require_batch_norm(model.network, options.statistics)
     wanted = STATISTICS if options.statistics == "all" else (options.statistics,)
     print_table(console, {name: evaluate_splits(model, data, name) for name in wanted})

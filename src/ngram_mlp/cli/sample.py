@@ -10,6 +10,7 @@ from ngram_mlp.errors import require_at_least
 from ngram_mlp.loading import load_model, read_checkpoint
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.sampling import MAX_LENGTH, sample_batched, sample_one_by_one
+from ngram_mlp.terminal import printable
 
 __all__ = ["main"]
 
@@ -38,7 +39,7 @@ def main(args: Sequence[str] | None = None) -> None:
     generator = torch.Generator().manual_seed(options.seed)
     cut = 0
     for word, ended in sample(model, options.num, generator, options.prompt, options.temperature, options.max_length):
-        print(word)
+        print(printable(word))
         cut += not ended
     if cut:
         print(f"note: {cut} of {options.num} words were cut at {options.max_length} characters", file=sys.stderr)

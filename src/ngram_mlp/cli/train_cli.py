@@ -1,11 +1,15 @@
 """The LightningCLI of this package: from arguments to a model, its data and a trainer with a folder of its own."""
 
 import inspect
+import os
 import pydoc
+import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -28,11 +32,15 @@ from ngram_mlp.callbacks import (
     TrainingVerdicts,
     UpdateProgress,
 )
+from ngram_mlp.callbacks.checkpoints import event_files
+from ngram_mlp.checkpoint_file import CheckpointFiles
+from ngram_mlp.cli.changes import check_checkpoint
 from ngram_mlp.cli.command import Parser
-from ngram_mlp.cli.run_folder import claim_run_folder
+from ngram_mlp.cli.origin import find_origin
+from ngram_mlp.cli.run_folder import alone_in, claim_run_folder
 from ngram_mlp.data import NGramDataModule
+from ngram_mlp.durable import remove_leftovers, write_atomically
 from ngram_mlp.errors import UserError
-from ngram_mlp.loading import read_checkpoint
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.trainer_options import refuse_options_without_meaning
 from ngram_mlp.statistics import SATURATION
@@ -51,6 +59,10 @@ class TrainCLI(LightningCLI):
 
     def __init__(self, args: Sequence[str], default_config: Path, console: Console) -> None:
         self.console = console
+        self.resources = ExitStack()  # to be closed when the command ends
+        self.origin = find_origin(args)
+        if self.origin and self.origin.configuration:
+            default_config = self.origin.configuration
         super().__init__(
             LanguageModel,
             NGramDataModule,
@@ -68,7 +80,10 @@ class TrainCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--name", type=str, default="default", help="The run goes to RUNS_DIR/NAME/version_N.")
         parser.add_argument("--runs_dir", type=str, default="runs", help="The folder of all runs.")
-        parser.add_argument("--ckpt_path", type=str | None, default=None, help="The checkpoint to resume from.")
+        parser.add_argument(
+            "--ckpt_path", type=str | None, default=None, help="The checkpoint to go on from; last: of the newest run."
+        )
+        parser.add_argument("--resume", type=str | None, default=None, help="The folder of a run to go on with.")
         parser.add_argument(
             "--checkpoint_every", type=int, default=10_000, help="The updates between two saves of last.ckpt."
         )
@@ -117,38 +132,65 @@ class TrainCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with this package's callbacks, once everything that it needs has been built without an error."""
-        config = self.config
-        if config.ckpt_path is not None:
-            _check_resuming(config.ckpt_path, self.model)
+        config, origin = self.config, self.origin
         require_batch_norm(self.model.network, config.statistics)
         _ = self.datamodule.splits  # a corpus that cannot be split is refused before the run has a folder
         config.data.corpus = self.datamodule.corpus.name  # config.yaml names the corpus that `auto` found
-        self.folder = claim_run_folder(config.runs_dir, config.name)
+        config.ckpt_path = config.resume = None  # config.yaml is that of the whole run, wherever it was interrupted
+        configuration = self.parser.dump(config, skip_unset=False, format="json")
+        checkpoint = check_checkpoint(origin, configuration, self.model, self.datamodule) if origin else None
+        own_folder = origin.folder if origin else None
+        self.folder = own_folder or claim_run_folder(config.runs_dir, config.name)
         try:
-            checkpoints = RunCheckpoints(self.folder / "checkpoints", config.checkpoint_every)
-            callbacks = [*self._observers(), Hyperparameters(self._hyperparameters())]
-            if config.statistics != "running":
-                callbacks.append(EvaluationStatistics(config.statistics))
-            if config.trainer.enable_progress_bar is not False:
-                callbacks.append(UpdateProgress(self.console))
-            if config.trainer.enable_checkpointing is not False:
-                callbacks.append(checkpoints)
-            self.trainer_defaults["callbacks"] = callbacks
+            self.resources.enter_context(alone_in(self.folder))
+            self.trainer_defaults["callbacks"] = self._callbacks(configuration)
             if config.trainer.logger in (None, True):
-                kwargs["logger"] = TensorBoardLogger(
-                    config.runs_dir, config.name, self.folder.name, default_hp_metric=False
-                )
+                kwargs["logger"] = TensorBoardLogger(self.folder.parent, "", self.folder.name, default_hp_metric=False)
             if config.trainer.default_root_dir is None:
                 kwargs["default_root_dir"] = str(self.folder)  # where callbacks write if there is no logger
-            trainer: Trainer = super().instantiate_trainer(**kwargs)
+            trainer: Any = super().instantiate_trainer(**kwargs)
             refuse_options_without_meaning(trainer)  # before Lightning starts further processes
+            if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+                trainer.strategy.checkpoint_io = CheckpointFiles()
+            if own_folder and checkpoint is not None:
+                self._rewind(checkpoint)
+            write_atomically(self.folder / "config.yaml", self._configuration().encode())
         except BaseException as error:
-            self.folder.rmdir()
+            self.resources.close()
+            if not own_folder:
+                shutil.rmtree(self.folder)
             if type(error) is ValueError:
                 raise UserError(f"--trainer: {error}") from error
             raise
-        (self.folder / "config.yaml").write_text(self.parser.dump(config, skip_unset=False), encoding="utf-8")
-        return trainer
+        return trainer  # type: ignore[no-any-return]
+
+    def _callbacks(self, configuration: str) -> list[Callback]:
+        """What is present in every run, unless it was asked not to be."""
+        config = self.config
+        callbacks = [*self._observers(), Hyperparameters(self._hyperparameters())]
+        if config.statistics != "running":
+            callbacks.append(EvaluationStatistics(config.statistics))
+        if config.trainer.enable_progress_bar is not False:
+            callbacks.append(UpdateProgress(self.console))
+        if config.trainer.enable_checkpointing is not False:
+            callbacks.append(RunCheckpoints(self.folder / "checkpoints", config.checkpoint_every, configuration))
+        return callbacks
+
+    def _rewind(self, checkpoint: dict[str, Any]) -> None:
+        """Brings the folder to the state of the checkpoint; a config.yaml that was in force until then is kept."""
+        remove_leftovers(self.folder)
+        for path in event_files(self.folder):  # what was logged after the checkpoint is logged again
+            if path.name not in checkpoint["events"]:
+                path.unlink()
+            elif path.stat().st_size > (size := checkpoint["events"][path.name]):
+                os.truncate(path, size)
+        before = (self.folder / "config.yaml").read_bytes()
+        kept = self.folder / f"config-until-{checkpoint['global_step']}.yaml"
+        if before != self._configuration().encode() and not kept.exists():
+            write_atomically(kept, before)
+
+    def _configuration(self) -> str:
+        return str(self.parser.dump(self.config, skip_unset=False))
 
     def _observers(self) -> list[Callback]:
         """The callbacks that look inside the network, and the history of losses."""
@@ -196,16 +238,3 @@ def configs_first(args: Sequence[str]) -> list[str]:
         else:
             others.append(arg)
     return configs + others
-
-
-def _check_resuming(path: str, model: LanguageModel) -> None:
-    """Raises a UserError where the checkpoint to resume from was not trained with this model."""
-    checkpoint = read_checkpoint(path)
-    saved = {"class": checkpoint["model"], **checkpoint["hyper_parameters"]}
-    given = {"class": type(model).__name__, **model.hparams}
-    for key in {**saved, **given}:
-        if saved.get(key) != given.get(key):
-            raise UserError(
-                f"--ckpt_path {path}: trained with model.{key} {saved.get(key)!r}, "
-                f"this run has {given.get(key)!r}; resume with the configuration that it was trained with"
-            )

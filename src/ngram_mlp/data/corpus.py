@@ -1,8 +1,6 @@
 """Where the words come from: a file, the notebooks' names (downloaded once), or the sample that is shipped."""
 
 import hashlib
-import os
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -12,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ngram_mlp.data.vocabulary import BOUNDARY
+from ngram_mlp.durable import write_atomically
 from ngram_mlp.errors import UserError
 
 __all__ = ["Corpus", "SampleCorpusWarning", "load_corpus"]
@@ -21,6 +20,7 @@ NAMES_URL = "https://raw.githubusercontent.com/karpathy/makemore/master/names.tx
 NAMES_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
 DOWNLOAD_SECONDS = 10.0
 DOWNLOAD_BYTES = 10_000_000
+LARGEST_FILE = 2**30
 
 
 class SampleCorpusWarning(UserWarning):
@@ -71,10 +71,15 @@ def _read(name: str, path: Path) -> Corpus:
             raise UserError(
                 f"--data.corpus {name}: {path} is not a regular file; give a text file with one word a line"
             )
-        content = path.read_bytes()
-    except OSError as error:
+        if (size := path.stat().st_size) > LARGEST_FILE:
+            raise UserError(f"--data.corpus {name}: has {size:,} bytes, more than the {LARGEST_FILE:,} that are read")
+        # Files of no size, as those of the kernel, are not read: some never end.
+        content = path.read_bytes() if size else b""
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        if isinstance(error, UserError):
+            raise
         raise UserError(
-            f"--data.corpus {name}: cannot read {path} ({error.strerror}); "
+            f"--data.corpus {name}: cannot read {path} ({getattr(error, 'strerror', None) or error}); "
             "give auto, names, sample or the path of a text file with one word a line"
         ) from error
     return Corpus(name, hashlib.sha256(content).hexdigest(), _parse(name, content))
@@ -105,7 +110,7 @@ def _names_file(data_dir: Path) -> Path:
     if not path.exists():
         try:
             content = _download(NAMES_URL)
-            _write_atomically(path, content)
+            write_atomically(path, content)
         except OSError as error:
             reason = getattr(error, "reason", None) or error
             if isinstance(error, urllib.error.HTTPError):
@@ -133,15 +138,3 @@ def _download(url: str) -> bytes:
     if digest != NAMES_SHA256:
         raise OSError(f"its SHA-256 is {digest}, expected {NAMES_SHA256}")
     return content
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

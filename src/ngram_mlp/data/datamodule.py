@@ -14,6 +14,7 @@ from ngram_mlp.data.corpus import DATA_DIR, Corpus, load_corpus
 from ngram_mlp.data.ngrams import NGrams, build_ngrams, split_words
 from ngram_mlp.data.vocabulary import Vocabulary
 from ngram_mlp.errors import UserError, require_at_least
+from ngram_mlp.terminal import shortened
 
 __all__ = ["Chunks", "NGramDataModule"]
 
@@ -129,12 +130,19 @@ class NGramDataModule(LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        saved, own = state_dict["corpus"], self.corpus.summary()
-        if saved["sha256"] != own["sha256"]:
-            raise UserError(f"--ckpt_path: trained on the corpus {saved}, this run has {own}; resume with the same one")
+        self.refuse_another_corpus(state_dict["corpus"])
         self.first_update = state_dict["update"]
         self._generator.set_state(state_dict["stream_generator"])
         torch.set_rng_state(state_dict["default_generator"])
+
+    def refuse_another_corpus(self, saved: dict[str, Any]) -> None:
+        """Raises a UserError where the summary of a corpus is that of another than this one."""
+        own = self.corpus.summary()
+        if saved["sha256"] != own["sha256"]:
+            raise UserError(
+                f"--data.corpus: the checkpoint was trained on the corpus {shortened(saved, 200)}, this run has "
+                f"{shortened(own, 200)}; resume with the same one"
+            )
 
     def _generator_state(self) -> Tensor:
         if self._stream is None or self.trainer is None:

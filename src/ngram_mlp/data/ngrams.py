@@ -13,6 +13,8 @@ from ngram_mlp.errors import UserError
 
 __all__ = ["NGrams", "build_ngrams", "split_words"]
 
+LARGEST_CONTEXTS = 8 * 2**30
+
 
 @dataclass(frozen=True)
 class NGrams:
@@ -52,8 +54,16 @@ def build_ngrams(words: Sequence[str], vocabulary: Vocabulary, block_size: int) 
     The text of all words is one array; the context column at distance d is that array moved by d places. Where
     distance d - 1 holds the boundary (id 0, which occurs in no word), everything farther back belongs to another word
     and becomes the boundary too.
+
+    Raises:
+        UserError: the contexts would take more memory than is reasonable.
     """
     ids = vocabulary.encode(BOUNDARY.join([*words, ""]))
+    if len(ids) * block_size * ids.itemsize > LARGEST_CONTEXTS:
+        raise UserError(
+            f"--data.block_size {block_size}: the contexts of {len(ids):,} characters would take more than "
+            f"{LARGEST_CONTEXTS:,} bytes; give a smaller one, or a smaller corpus"
+        )
     contexts = np.zeros((len(ids), block_size), dtype=ids.dtype)
     for distance in range(1, min(block_size, len(ids)) + 1):
         column = contexts[distance:, block_size - distance]

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ngram_mlp.errors import UserError
+from ngram_mlp.terminal import shortened
 
 __all__ = ["BOUNDARY", "Vocabulary"]
 
@@ -57,7 +58,9 @@ class Vocabulary:
         # Codepoints beyond the table share its last entry, which is -1: unknown.
         ids = table[np.minimum(_codepoints(text), len(table) - 1)]
         if len(ids) and ids.min() < 0:
-            raise UserError(f"character {text[int(ids.argmin())]!r} is not in the vocabulary {self.characters!r}")
+            raise UserError(
+                f"character {text[int(ids.argmin())]!r} is not in the vocabulary {shortened(self.characters)}"
+            )
         return ids.astype(self.dtype)
 
     def decode(self, ids: Iterable[int]) -> str:

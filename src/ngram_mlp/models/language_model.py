@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ngram_mlp.calibration import batch_norms
 from ngram_mlp.engines import Engine, EngineName, choose_engine
+from ngram_mlp.engines.schedule import upcoming_rates
 from ngram_mlp.errors import UserError
 from ngram_mlp.evaluation import PredictionMetric
 from ngram_mlp.models.trainer_options import refuse_options_without_meaning
@@ -62,6 +63,8 @@ class LanguageModel(LightningModule):
         self._wanted_engine = engine
         self._engine: Engine | None = None
         self._engine_before: str | None = None
+        # Set where a run goes on with another learning rate or schedule than its checkpoint has.
+        self.renew_schedule = False
         # The losses since the last logged mean, which so does not depend on how the updates are cut into blocks.
         self._unlogged = torch.empty(0)
 
@@ -101,11 +104,13 @@ class LanguageModel(LightningModule):
         # A model handed over in evaluation mode would keep its batch-norm statistics frozen.
         self.network.train()
         self._engine = None
+        self._check_optimizer_state()
 
     def training_step(self, block: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Performs the updates of a block; returns their losses, shape (K,), for the callbacks."""
         if self._engine is None:
             self._engine = self._choose_engine(block)
+            self._count_batches_before()
         losses = self._engine.run(*block)
         first = self.trainer.global_step
         finite = losses.isfinite()
@@ -156,13 +161,42 @@ class LanguageModel(LightningModule):
         checkpoint["unlogged_losses"] = self._unlogged
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._engine_before = checkpoint["engine"]
+        self._engine_before = checkpoint.get("engine")
+        if self.renew_schedule:
+            self._write_new_rates(checkpoint)
+        # One number tells where a run stands. Lightning's own account, of batches and of what a block was cut short
+        # in, is not needed, as checkpoints are taken between blocks.
+        checkpoint.pop("loops", None)
+        steps = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        for tracker in (steps.total, steps.current):
+            tracker.ready = tracker.completed = checkpoint["global_step"]
         self._unlogged = checkpoint["unlogged_losses"]
 
     @property
     def engine_name(self) -> str | None:
         """The engine that trains or trained this model, None before training."""
         return self._engine.name if self._engine else self._engine_before
+
+    def _check_optimizer_state(self) -> None:
+        """Raises a UserError where a checkpoint's optimizer state is not that of these parameters."""
+        shapes = {"momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"}
+        for parameter, state in self.trainer.optimizers[0].state.items():
+            for key, value in state.items():
+                expected = parameter.shape if key in shapes else ()
+                if key in {*shapes, "step"} and value is not None and getattr(value, "shape", None) != expected:
+                    raise UserError(
+                        f"--ckpt_path: the optimizer's {key} in the checkpoint is not of the shape {expected}"
+                    )
+
+    def _write_new_rates(self, checkpoint: dict[str, Any]) -> None:
+        """Puts into a checkpoint the learning rates of this configuration, as they are at the checkpoint's update."""
+        configured = self.configure_optimizers()
+        optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+        if updates := checkpoint["global_step"]:
+            upcoming_rates(optimizer, scheduler, updates)
+        for saved, new in zip(checkpoint["optimizer_states"][0]["param_groups"], optimizer.param_groups, strict=True):
+            saved |= {key: new[key] for key in ("lr", "initial_lr")}
+        checkpoint["lr_schedulers"] = [scheduler.state_dict()]
 
     def _choose_engine(self, block: tuple[Tensor, Tensor]) -> Engine:
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
@@ -178,6 +212,15 @@ class LanguageModel(LightningModule):
     def _axis(self) -> dict[str, float]:
         """Lightning puts what is logged beside a metric named `step` at that place of the axis: updates done."""
         return {"step": float(self.trainer.global_step)}
+
+    def _count_batches_before(self) -> None:
+        """Advances Lightning's counters of batches, which are at the first, by the updates before this process."""
+        loop, before = self.trainer.fit_loop.epoch_loop, self.trainer.global_step
+        batches: Any
+        for batches in (loop.batch_progress.total, loop.batch_progress.current):
+            batches.completed = batches.processed = before
+            batches.ready = batches.started = before + 1
+        loop._batches_that_stepped = before
 
     def _count_updates(self, updates: int) -> None:
         """Advances Lightning's counters by a block's updates; Lightning itself adds one batch to some of them.

@@ -1,0 +1,139 @@
+"""Real processes that are killed, asked to end, or run out of disk, and then go on."""
+
+import errno
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from ngram_mlp.cli import train
+from ngram_mlp.loading import read_checkpoint
+from tests.cli.folders import assert_same_run
+from tests.conftest import PROJECT
+
+OPTIONS = (
+    *("--trainer.max_steps", "1500", "--trainer.val_check_interval", "150", "--trainer.log_every_n_steps", "50"),
+    *("--checkpoint_every", "50", "--model.n_hidden", "50", "--model.engine", "eager"),
+)
+
+
+@pytest.fixture
+def whole(run_train):
+    return run_train(*OPTIONS, "--name", "whole")[0]
+
+
+def start(*args, cwd, **kwargs):
+    command = [sys.executable, str(PROJECT / "scripts" / "train.py"), *args]
+    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
+
+
+def begin(folder, corpus_file, *args, **kwargs):
+    """A process that trains in `folder`, from the beginning or from its last checkpoint, and has saved a state."""
+    last = folder / "checkpoints" / "last.ckpt"
+    new = ("--name", folder.parent.name, "--data.corpus", str(corpus_file), *OPTIONS)
+    before = last.stat().st_mtime_ns if last.exists() else None
+    process = start(*(["--resume", str(folder)] if before else new), *args, cwd=folder.parents[2], **kwargs)
+    while process.poll() is None and not (last.exists() and last.stat().st_mtime_ns != before):
+        time.sleep(0.002)
+    return process
+
+
+def kill_and_go_on(whole, tmp_path, corpus_file, run_train, kills):
+    folder = tmp_path / "runs" / "killed" / "version_0"
+    moments = random.Random()
+    reached = []
+    for _ in range(kills):
+        process = begin(folder, corpus_file)
+        # About as long as the run takes: the last kills may find it finished, and writing its reports.
+        time.sleep(moments.uniform(0, 0.8 if len(reached) < kills - 1 else 1.6) / kills**0.5)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        reached.append(read_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"])
+    print("killed after the checkpoints of updates", reached)  # shown where the test fails
+    assert reached == sorted(reached)
+    assert run_train("--name", "killed", "--ckpt_path", "last")[0] == folder
+    assert_same_run(whole, folder)
+    assert not list(folder.rglob("*.part"))
+
+
+def test_a_run_that_is_killed_five_times_ends_as_if_it_never_was(whole, tmp_path, corpus_file, run_train):
+    kill_and_go_on(whole, tmp_path, corpus_file, run_train, kills=5)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_twenty_times_ends_as_if_it_never_was(whole, tmp_path, corpus_file, run_train):
+    kill_and_go_on(whole, tmp_path, corpus_file, run_train, kills=20)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_run_with_its_state_and_the_command_to_go_on(
+    number, status, whole, tmp_path, corpus_file, run_train
+):
+    folder = tmp_path / "runs" / "asked" / "version_0"
+    process = begin(folder, corpus_file, "--checkpoint_every", "400")
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert err == ""
+    saved = read_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"]
+    assert f"interrupted by {number.name} at update {saved}" in out
+    command = out.split("go on with: ")[1].splitlines()[0]
+    assert len(np.load(folder / "losses.npy")) == saved
+    assert command == f"{sys.executable} {PROJECT / 'scripts' / 'train.py'} --resume runs/asked/version_0"
+    run_train(*command.split()[2:])
+    assert_same_run(whole, folder)
+
+
+def test_a_disk_that_fills_up_with_events_is_one_line(tmp_path, corpus_file):
+    """A limit on the size of files stands for a disk; what is written beyond it fails as on a full one."""
+    process = begin(tmp_path / "runs" / "full" / "version_0", corpus_file, "--trainer.log_every_n_steps", "1")
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (60_000, 60_000))  # the checkpoints are smaller
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert err == "error: a file of the run cannot be written (File too large); make room\n"
+    assert "go on with: " in out
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_disk_that_fills_up_spares_the_checkpoint_before(whole, tmp_path, corpus_file, run_train):
+    folder = tmp_path / "runs" / "full" / "version_0"
+    process = begin(folder, corpus_file)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (20_000, 20_000))
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert ".ckpt cannot be written (File too large); make room" in err
+    assert "go on with: " in out
+    assert run_train("--name", "full", "--ckpt_path", "last")[0] == folder
+    assert_same_run(whole, folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "last.ckpt", "best-150.ckpt", "losses.npy", "metrics.json", "samples.txt"]
+)
+def test_a_disk_that_is_full_for_one_file_names_it(name, run_train, fails, tmp_path, monkeypatch):
+    replace = os.replace
+
+    def fill(source, target):
+        if str(target).endswith(name):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    arguments = ["--data.corpus", str(run_train.corpus), *OPTIONS, "--trainer.max_steps", "150"]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fill)
+        line = fails(train.main, PROJECT / "configs" / "default.yaml", arguments)
+    assert f"{name} cannot be written (No space left on device); make room" in line
+    folder = tmp_path / "runs" / "default" / "version_0"
+    assert folder.exists() == (name != "config.yaml")
+    if (folder / "checkpoints" / "last.ckpt").exists():
+        run_train("--ckpt_path", "last")
+        assert_same_run(run_train(*arguments)[0], folder)
+    assert not list(tmp_path.rglob("*.part"))

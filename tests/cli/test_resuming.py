@@ -1,0 +1,333 @@
+"""A run that was interrupted goes on in its folder, to the bits of a run that never was."""
+
+import json
+import os
+import shutil
+import signal
+from contextlib import suppress
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from tensorboard.summary.writer import event_file_writer
+
+from ngram_mlp.callbacks import checkpoints
+from ngram_mlp.cli import train
+from ngram_mlp.cli.run_folder import alone_in
+from ngram_mlp.engines import EagerEngine
+from ngram_mlp.loading import load_model, read_checkpoint
+from ngram_mlp.models import LanguageModel
+from tests.cli.folders import assert_same_run, scalars
+from tests.conftest import PROJECT
+
+DEFAULT = PROJECT / "configs" / "default.yaml"
+OPTIONS = (
+    *("--trainer.max_steps", "330", "--trainer.val_check_interval", "100", "--trainer.log_every_n_steps", "50"),
+    *("--checkpoint_every", "30", "--model.n_hidden", "20", "--model.engine", "eager"),
+)
+
+
+class SabotageError(Exception):
+    """What a faulty callback or engine raises."""
+
+
+def sabotage(patch, moment, update):
+    """Has the code raise at a moment of the first block that reaches `update`."""
+    owner = EagerEngine if moment == "run" else LanguageModel
+    original = getattr(owner, moment)
+
+    def in_the_block(self, contexts, targets):
+        self.updates_before_sabotage = getattr(self, "updates_before_sabotage", 0) + len(contexts)
+        if self.updates_before_sabotage > update:
+            half = -(-len(contexts) // 2)
+            original(self, contexts[:half], targets[:half])
+            raise SabotageError
+        return original(self, contexts, targets)
+
+    def in_a_hook(self, *args):
+        if self.trainer.global_step >= update:
+            raise SabotageError
+        return original(self, *args)
+
+    patch.setattr(owner, moment, in_the_block if moment == "run" else in_a_hook)
+
+
+WITNESSED = (*OPTIONS, "--trainer.callbacks+=tests.cli.folders.Witness")
+
+
+@pytest.fixture
+def whole(run_train):
+    """The folder of a run that was never interrupted."""
+    return run_train(*WITNESSED, "--name", "whole")[0]
+
+
+INTERRUPTIONS = given(
+    moment=st.sampled_from(
+        ["run", "on_train_batch_start", "on_train_batch_end", "on_validation_start", "on_validation_epoch_end"]
+    ),
+    update=st.integers(0, 330),
+    seconds=st.sampled_from([0.0, 1.0]),
+    times=st.integers(1, 2),
+)
+MANY, FEW = (
+    settings(max_examples=n, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    for n in (100, 5)
+)
+
+
+@FEW
+@INTERRUPTIONS
+@example(moment="run", update=120, seconds=0.0, times=1)
+@example(moment="on_validation_epoch_end", update=200, seconds=0.0, times=2)
+@example(moment="on_train_batch_end", update=300, seconds=1.0, times=1)
+def test_an_exception_anywhere_leaves_a_state_to_go_on_from(whole, run_train, tmp_path, moment, update, seconds, times):
+    interrupt_and_go_on(whole, run_train, tmp_path, moment, update, seconds, times)
+
+
+@pytest.mark.slow
+@MANY
+@INTERRUPTIONS
+def test_many_exceptions_anywhere(whole, run_train, tmp_path, moment, update, seconds, times):
+    interrupt_and_go_on(whole, run_train, tmp_path, moment, update, seconds, times)
+
+
+def interrupt_and_go_on(whole, run_train, tmp_path, moment, update, seconds, times):
+    folder = tmp_path / "runs" / "cut" / "version_0"
+    shutil.rmtree(folder, ignore_errors=True)
+    # TensorBoard's files of one second are in the order of this counter, as text: in one process 10 is before 9.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
+        with pytest.MonkeyPatch.context() as sabotaged:
+            sabotaged.setattr(checkpoints, "SECONDS_AT_RISK", seconds)
+            sabotage(sabotaged, moment, update)
+            for form in [WITNESSED, ("--ckpt_path", "last")][:times]:
+                if form == WITNESSED or (folder / "checkpoints" / "last.ckpt").exists():
+                    with suppress(SabotageError):
+                        run_train(*form, "--name", "cut")
+        if (folder / "checkpoints" / "last.ckpt").exists():
+            assert run_train("--name", "cut", "--ckpt_path", "last")[0] == folder
+            assert_same_run(whole, folder)
+        else:
+            assert update <= 60  # the first checkpoint comes at 30, or with the end of the block in training then
+
+
+@pytest.fixture
+def cut(run_train, tmp_path, capsys):
+    """The folder of a run that an exception ended at update 210, having saved 180."""
+    with pytest.MonkeyPatch.context() as patch:
+        sabotage(patch, "on_train_batch_start", 210)
+        with pytest.raises(SabotageError):
+            run_train(*OPTIONS)
+    folder = tmp_path / "runs" / "default" / "version_0"
+    assert f"--resume {folder.relative_to(tmp_path)}" in capsys.readouterr().out
+    assert read_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"] >= 180
+    return folder
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        ["--resume", "runs/default/version_0"],
+        ["--ckpt_path", "last"],
+        ["--ckpt_path=runs/default/version_0/checkpoints/last.ckpt"],
+        ["--resume", "runs/default/version_0", *OPTIONS],  # said again, which changes nothing
+        ["--ckpt_path", "last", "--config", "name.yaml"],
+    ],
+    ids=lambda form: form[0][:12] + str(len(form)),
+)
+def test_every_form_goes_on_with_the_runs_own_configuration(cut, run_train, tmp_path, form):
+    whole, _ = run_train(*OPTIONS, "--name", "whole")
+    configuration = (cut / "config.yaml").read_text()
+    (tmp_path / "name.yaml").write_text("name: default\nruns_dir: runs")
+    (cut / "checkpoints" / ".last.ckpt.killed.part").write_text("half a file of a process that was killed")
+    folder, _ = run_train(*form)
+    assert folder == cut
+    assert_same_run(whole, folder)
+    assert (folder / "config.yaml").read_text() == configuration
+    assert not list(folder.rglob("*.part"))
+
+
+def test_last_is_the_newest_run_that_has_a_checkpoint(run_train, tmp_path):
+    first, _ = run_train(*OPTIONS)
+    second, _ = run_train(*OPTIONS)
+    (tmp_path / "runs" / "default" / "version_7").mkdir()  # a run that was killed before its first checkpoint
+    assert run_train("--ckpt_path", "last")[0] == second
+    (second / "checkpoints" / "last.ckpt").unlink()
+    assert run_train("--ckpt_path", "last")[0] == first
+
+
+def test_nothing_to_go_on_from_is_an_error(fails, cut, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "no run in runs/other has" in fails(train.main, DEFAULT, ["--ckpt_path", "last", "--name", "other"])
+    assert "--resume nowhere" in fails(train.main, DEFAULT, ["--resume", "nowhere"])
+    assert "give one of them" in fails(train.main, DEFAULT, ["--resume", str(cut), "--ckpt_path", "last"])
+    (cut / "checkpoints" / "last.ckpt").unlink()
+    assert "checkpoints/last.ckpt" in fails(train.main, DEFAULT, ["--resume", str(cut)])
+    assert sorted(path.name for path in cut.parent.iterdir()) == ["version_0"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "before"),
+    [
+        ("--model.n_hidden", "21", "20"),
+        ("--data.block_size", "4", "3"),
+        ("--data.batch_size", "64", "32"),
+        ("--seed_everything", "1", "2147483647"),
+        ("--model.optimizer.momentum", "0.9", "0.0"),
+        ("--model.optimizer", "torch.optim.Adam", "SGD"),
+        ("--trainer.max_steps", "20", "update 210"),
+        ("--name", "other", "runs/default/version_0"),
+        ("--runs_dir", "other", "runs/default/version_0"),
+    ],
+)
+def test_what_cannot_change_is_refused_and_the_folder_untouched(cut, fails, option, value, before):
+    contents = {path: path.read_bytes() for path in cut.rglob("*") if path.is_file()}
+    for form in (["--resume", str(cut)], ["--ckpt_path", str(cut / "checkpoints" / "last.ckpt")]):
+        line = fails(train.main, DEFAULT, [*form, option, value])
+        assert option in line
+        assert value in line or option in ("--name", "--runs_dir")
+        assert before in line
+    assert {path: path.read_bytes() for path in cut.rglob("*") if path.is_file()} == contents
+
+
+def test_a_checkpoint_that_left_its_folder_is_compared_with_what_is_given(cut, run_train, fails, tmp_path):
+    stray = tmp_path / "stray.ckpt"
+    shutil.copyfile(cut / "checkpoints" / "last.ckpt", stray)
+    given = ["--ckpt_path", str(stray), "--data.corpus", str(tmp_path / "words.txt")]
+    assert "--model.n_hidden 200" in fails(train.main, DEFAULT, given)
+    rest, _ = run_train(*OPTIONS, "--ckpt_path", str(stray))
+    assert rest.name == "version_1"
+    whole, _ = run_train(*OPTIONS, "--name", "whole")
+    assert (rest / "losses.npy").read_bytes() == (whole / "losses.npy").read_bytes()
+
+
+def test_a_learning_rate_given_with_a_checkpoint_is_the_one_trained_with(cut, run_train):
+    checkpoint = read_checkpoint(cut / "checkpoints" / "last.ckpt")
+    first, configuration = checkpoint["global_step"], (cut / "config.yaml").read_text()
+    folder, _ = run_train(
+        "--resume", str(cut), "--model.optimizer.lr", "0.02", "--model.lr_scheduler.milestones", "[9,300]"
+    )
+    losses = np.load(folder / "losses.npy")
+    assert [rate for step, rate in scalars(folder)["lr"] if step > first] == pytest.approx([2e-3, 2e-4, 2e-4])
+    # The updates, written out: the rate has met its first milestone long before the checkpoint.
+    model = load_model(checkpoint).train()
+    generator = torch.Generator()
+    generator.set_state(checkpoint["NGramDataModule"]["stream_generator"])
+    contexts, targets = training_examples(run_train.corpus, model.characters)
+    for update in range(first, first + 20):
+        drawn = torch.randint(0, len(targets), (32,), generator=generator)
+        loss = torch.nn.functional.cross_entropy(model(contexts[drawn]), targets[drawn])
+        model.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter -= 0.002 * parameter.grad
+        assert losses[update] == pytest.approx(loss.item(), rel=1e-5)
+    assert (folder / f"config-until-{first}.yaml").read_text() == configuration
+    assert "lr: 0.02" in (folder / "config.yaml").read_text()
+
+
+def training_examples(corpus, characters):
+    from ngram_mlp.data import Vocabulary, build_ngrams, split_words
+
+    ngrams = build_ngrams(split_words(corpus.read_text().split())[0], Vocabulary(characters), 3)
+    return ngrams.contexts.long(), ngrams.targets.long()
+
+
+def test_a_finished_run_goes_on_to_more_updates_and_a_changed_interval(run_train):
+    folder, _ = run_train(*OPTIONS, "--trainer.max_steps", "100")
+    run_train("--ckpt_path", "last", "--trainer.max_steps", "330", "--trainer.val_check_interval", "110")
+    assert len(np.load(folder / "losses.npy")) == 330
+    assert [step for step, _ in scalars(folder)["val/loss"]] == [100, 110, 220, 330]
+    whole, _ = run_train(*OPTIONS)
+    assert (folder / "losses.npy").read_bytes() == (whole / "losses.npy").read_bytes()
+    again, _ = run_train("--resume", str(folder))  # nothing is left to train
+    assert again == folder
+    assert json.loads((again / "metrics.json").read_text())["updates"] == 330
+
+
+def test_a_moved_corpus_is_known_by_its_content_and_another_is_refused(cut, fails, tmp_path):
+    corpus = tmp_path / "words.txt"
+    moved = tmp_path / "moved.txt"
+    corpus.rename(moved)
+    assert "words.txt" in fails(train.main, DEFAULT, ["--resume", str(cut)])
+    moved.write_text(moved.read_text() + "\nanna")
+    line = fails(train.main, DEFAULT, ["--resume", str(cut), "--data.corpus", str(moved)])
+    assert "'words': 300" in line
+    assert "'words': 301" in line
+    moved.write_text(moved.read_text().removesuffix("\nanna"))
+    train.main(DEFAULT, ["--resume", str(cut), "--data.corpus", str(moved)])
+    assert len(np.load(cut / "losses.npy")) == 330
+
+
+def test_two_processes_do_not_train_in_one_folder(cut, fails):
+    with alone_in(cut):
+        assert "another process" in fails(train.main, DEFAULT, ["--resume", str(cut)])
+
+
+def test_a_diverged_run_goes_on_from_before_with_a_lower_rate(run_train, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "SECONDS_AT_RISK", 0.0)
+    whole, _ = run_train(*OPTIONS)
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", diverging_after(150))
+    with pytest.raises(SystemExit):
+        run_train(*OPTIONS)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    saved = read_checkpoint(tmp_path / "runs/default/version_1/checkpoints/last.ckpt")["global_step"]
+    assert 0 < saved <= 150
+    folder, _ = run_train("--ckpt_path", "last", "--model.optimizer.lr", "0.01")
+    losses = np.load(folder / "losses.npy")
+    assert np.isfinite(losses).all()
+    assert (losses[:saved] == np.load(whole / "losses.npy")[:saved]).all()
+    assert losses[saved] == np.load(whole / "losses.npy")[saved]  # the loss is computed before the first changed update
+    assert (losses[saved + 1 :] != np.load(whole / "losses.npy")[saved + 1 :]).any()
+
+
+def diverging_after(updates):
+    original, calls = torch.nn.functional.cross_entropy, []
+
+    def cross_entropy(*args, **kwargs):
+        loss = original(*args, **kwargs)
+        calls.extend([1] * (loss.requires_grad))
+        return loss * float("inf") if len(calls) > updates else loss
+
+    return cross_entropy
+
+
+@pytest.mark.parametrize(
+    ("signals", "options", "status"),
+    [
+        ([signal.SIGTERM], [], 143),
+        ([signal.SIGINT], [], 130),
+        ([signal.SIGTERM, signal.SIGINT], [], 130),
+        ([signal.SIGTERM], ["--trainer.enable_checkpointing", "false"], 143),
+        ([signal.SIGINT], ["--trainer.enable_checkpointing", "false"], 130),
+    ],
+)
+def test_signals_end_a_run_with_their_status_and_a_second_one_at_once(
+    signals, options, status, run_train, monkeypatch, capsys
+):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it starts with & ignore it
+    whole, _ = run_train(*OPTIONS, "--name", "whole")
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    end_block, updates = LanguageModel.on_train_batch_end, []
+
+    def send(self, *args):
+        updates.append(self.trainer.global_step)
+        if updates[-1] == 150:
+            for number in signals:
+                os.kill(os.getpid(), number)
+        end_block(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LanguageModel, "on_train_batch_end", send)
+        with pytest.raises(SystemExit) as stop:
+            run_train(*OPTIONS, *options)
+    assert stop.value.code == status
+    assert updates[-1] == 150
+    assert "interrupted" in capsys.readouterr().out
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
+    if not options:
+        assert_same_run(whole, run_train("--ckpt_path", "last")[0])
