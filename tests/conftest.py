@@ -46,8 +46,8 @@ def run_train(tmp_path, monkeypatch, corpus_file, capsys):
     monkeypatch.chdir(tmp_path)
 
     def run(*args: str) -> tuple[Path, str]:
-        given = [] if {"--resume", "last"} & {*args} else ["--data.corpus", str(corpus_file)]
-        given += ["--observe.cadence", "off"]
+        new = ["--data.corpus", str(corpus_file), "--observe.cadence", "off"]
+        given = [] if {"--resume", "last"} & {*args} else new
         train.main(PROJECT / "configs" / "default.yaml", [*given, *args])
         out = capsys.readouterr().out
         *_, folder = re.findall(r"^run     (.*), on ", out, flags=re.MULTILINE)

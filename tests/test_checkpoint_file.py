@@ -217,7 +217,7 @@ def stretch(path, content, stored=77, size=77, stride=1):
 
 def test_tensors_that_claim_another_size_than_they_have(honest, refused_everywhere, tmp_path):
     content = read_checkpoint(honest)
-    content["state_dict"]["network.5.bias"] = torch.zeros(77)
+    content["state_dict"]["network.output.linear.bias"] = torch.zeros(77)
     forged = tmp_path / "forged.ckpt"
     for claim in ({"size": 10**11}, {"size": 10**11, "stride": 0}, {"stored": 10**11}, {"size": -1}, {"stride": -1}):
         refused_everywhere(stretch(forged, content, **claim), ["sample", "train"])
@@ -276,11 +276,11 @@ EVERYWHERE = {
     "a vocabulary of numbers": put("hyper_parameters", "characters", value=[1, 2]),
     "no weights": put("state_dict", value={}),
     "weights that are a list": put("state_dict", value=[]),
-    "a weight missing": without("state_dict", "network.3.gain"),
+    "a weight missing": without("state_dict", "network.hidden1.norm.gain"),
     "a weight too many": put("state_dict", "network.9.weight", value=torch.zeros(3)),
-    "a weight that is text": put("state_dict", "network.3.gain", value="1"),
-    "whole numbers for a weight": put("state_dict", "network.3.gain", value=torch.ones(8, dtype=torch.long)),
-    "a weight of another shape": put("state_dict", "network.3.gain", value=torch.ones(9)),
+    "a weight that is text": put("state_dict", "network.hidden1.norm.gain", value="1"),
+    "whole numbers for a weight": put("state_dict", "network.hidden1.norm.gain", value=torch.ones(8, dtype=torch.long)),
+    "a weight of another shape": put("state_dict", "network.hidden1.norm.gain", value=torch.ones(9)),
     "a count that is text": put("global_step", value="5"),
 }
 IN_TRAIN = {
@@ -352,7 +352,7 @@ def test_what_is_not_used_may_be_anything(forge, honest, tmp_path):
 
 def test_a_network_of_nan_is_loaded_and_told(honest, tmp_path, fails, capsys):
     content = torch.load(honest, weights_only=True)
-    content["state_dict"]["network.5.bias"][:] = float("nan")
+    content["state_dict"]["network.output.linear.bias"][:] = float("nan")
     torch.save(content, tmp_path / "nan.ckpt")
     evaluate.main(["--ckpt_path", str(tmp_path / "nan.ckpt")])
     assert "nan" in capsys.readouterr().out

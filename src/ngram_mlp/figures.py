@@ -1,5 +1,6 @@
 """The notebooks' plots, in one look, drawn without a display."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any
@@ -44,7 +45,9 @@ DPI = 80
 def draw(figure: Figure) -> tuple[bytes, int, int]:
     """A figure as PNG, with its height and width in pixels."""
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a box stands for it
+        canvas.draw()  # type: ignore[no-untyped-call]
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
     png = BytesIO()
     Image.fromarray(pixels).save(png, "png", compress_level=1)
@@ -140,7 +143,7 @@ def embedding_figure(embedding: Tensor, labels: Sequence[str]) -> Figure:
     figure, (axis,) = _panels(1, f"embedding of the characters{explained}", width=6, height=6)
     axis.scatter(rows[:, 0], rows[:, 1], s=220, alpha=0.35, linewidths=0)
     for (x, y), label in zip(rows[:, :2], labels, strict=True):
-        axis.text(x, y, label.replace("$", r"\$"), ha="center", va="center", fontsize=9)
+        axis.text(x, y, label, ha="center", va="center", fontsize=9, parse_math=False)
     axis.set(xlabel=names[0], ylabel=names[1])
     return figure
 

@@ -5,6 +5,7 @@ from torch import nn
 from ngram_mlp.callbacks.observer import Findings, Observer
 from ngram_mlp.looks import Look
 from ngram_mlp.models import LanguageModel
+from ngram_mlp.terminal import printable
 
 __all__ = ["EmbeddingView"]
 
@@ -22,6 +23,7 @@ class EmbeddingView(Observer):
         from ngram_mlp.figures import embedding_figure
 
         rows = table.weight.detach().cpu()
-        findings.figure("embedding", embedding_figure(rows, list(model.characters)))
+        labels = [printable(character) for character in model.characters]
+        findings.figure("embedding", embedding_figure(rows, labels))
         for writer in findings.writers:
-            writer.add_embedding(rows, metadata=list(model.characters), global_step=look.update, tag="characters")
+            writer.add_embedding(rows, metadata=labels, global_step=look.update, tag="characters")

@@ -18,6 +18,7 @@ def open_console() -> Console:
     own.handlers = [_ConsoleHandler(console)]
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own affair
     warnings.filterwarnings("ignore", message="`max_epochs` was not set")  # refused in our own words
+    warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")  # --observe.cadence off, say
     return console
 
 
