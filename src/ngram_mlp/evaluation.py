@@ -1,6 +1,7 @@
 """How well a network predicts a split: mean loss, perplexity, accuracy."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +23,8 @@ class PredictionMetric(Metric):
     correct: Tensor
     examples: Tensor
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         # float32 sums, since Apple's GPUs have no float64; a chunk's sum enters at once, so few roundings add up.
         self.add_state("loss_sum", torch.zeros(()), dist_reduce_fx="sum")
         self.add_state("correct", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
@@ -45,7 +46,7 @@ def evaluate(network: nn.Module, chunks: Iterable[tuple[Tensor, Tensor]], device
     """The metrics of `network`, in evaluation mode, on (contexts, targets) chunks; its mode is restored."""
     was_training = network.training
     network.eval()
-    metric = PredictionMetric().to(device)
+    metric = PredictionMetric(sync_on_compute=False).to(device)
     for contexts, targets in chunks:
         metric.update(network(contexts.to(device)), targets.to(device))
     network.train(was_training)

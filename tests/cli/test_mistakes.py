@@ -25,7 +25,6 @@ DEFAULT = PROJECT / "configs" / "default.yaml"
         (["--trainer.max_steps", "-1"], ["--trainer.max_steps -1"]),
         (["--trainer.val_check_interval", "0.5"], ["val_check_interval", "integer"]),
         (["--trainer.accelerator", "abacus"], ["--trainer", "abacus"]),
-        (["--trainer.devices", "2"], ["--trainer.devices", "2 processes"]),
         (["--model.n_layers", "0"], ["--model.n_layers 0", "at least 1"]),
         (["--model.norm.kind", "instance"], ["--model.norm.kind instance", "layer or group"]),
         (["--model.norm.kind", "batchh"], ["--model.norm.kind batchh", "BatchNorm1d"]),

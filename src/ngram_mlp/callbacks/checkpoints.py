@@ -15,6 +15,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from ngram_mlp.checkpoint_file import serialized
 from ngram_mlp.durable import write_atomically
 from ngram_mlp.errors import require_at_least
+from ngram_mlp.processes import greatest
 
 __all__ = ["Interrupted", "RunCheckpoints", "event_files"]
 
@@ -124,6 +125,8 @@ class RunCheckpoints(Checkpoint):
 
     def _between_blocks(self, trainer: Trainer) -> None:
         update = trainer.global_step
+        # All processes end at the same moment, whichever was asked to.
+        self._signal = greatest(self._signal or 0, trainer.strategy.root_device) or None
         due = update % self.every_n_updates == 0 and update > 0
         if (due or self._validated or self._signal) and update != self.saved_update:
             self._save(trainer)
@@ -138,7 +141,8 @@ class RunCheckpoints(Checkpoint):
         best = self._best_path(self._best_update)
         if self._validated and self._best_update == trainer.global_step:
             trainer.save_checkpoint(best)
-            write_atomically(self.last_path, best.read_bytes())
+            if trainer.is_global_zero:
+                write_atomically(self.last_path, best.read_bytes())
             for beaten in set(self._folder.glob("best-*.ckpt")) - {best}:
                 beaten.unlink(missing_ok=True)
         else:

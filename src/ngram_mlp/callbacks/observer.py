@@ -143,7 +143,9 @@ class Findings:
 
     @property
     def _folder(self) -> Path:
-        return Path(self._trainer.log_dir or self._trainer.default_root_dir)
+        # Not `trainer.log_dir`, for which all processes have to ask at once.
+        logger = next((x for x in self._trainer.loggers if isinstance(x, TensorBoardLogger)), None)
+        return Path(logger.log_dir if logger else self._trainer.default_root_dir)
 
 
 class Observer(Callback):

@@ -3,14 +3,20 @@
 import logging
 import warnings
 
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
-__all__ = ["open_console"]
+__all__ = ["open_console", "rank"]
+
+
+def rank() -> int:
+    """Which of several processes this is, as the environment tells before they have met; only 0 speaks and writes."""
+    return getattr(rank_zero_only, "rank", None) or 0
 
 
 def open_console() -> Console:
-    """A console that shows this package's own words, and of Lightning's what is a warning."""
-    console = Console(soft_wrap=True, markup=False, highlight=False)
+    """A console that, in the first process, shows this package's own words, and of Lightning's what is a warning."""
+    console = Console(soft_wrap=True, markup=False, highlight=False, quiet=rank() > 0)
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     own = logging.getLogger("ngram_mlp")

@@ -17,7 +17,7 @@ from rich.panel import Panel
 
 from ngram_mlp.callbacks.checkpoints import Interrupted
 from ngram_mlp.cli.command import command, quiet_threads
-from ngram_mlp.cli.console import open_console
+from ngram_mlp.cli.console import open_console, rank
 from ngram_mlp.cli.report import evaluate_splits, print_table
 from ngram_mlp.cli.train_cli import TrainCLI
 from ngram_mlp.data.corpus import SampleCorpusWarning
@@ -49,7 +49,8 @@ def main(default_config: Path, args: Sequence[str] | None = None) -> None:
             started = time.perf_counter()
             origin = str(cli.origin.checkpoint.absolute()) if cli.origin else None
             cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=origin, weights_only=True)
-            _report(cli, time.perf_counter() - started)
+            if not rank():
+                _report(cli, time.perf_counter() - started)
         except BaseException as error:
             _leave(cli, error)
             raise

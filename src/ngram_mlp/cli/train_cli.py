@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from lightning_fabric.plugins import TorchCheckpointIO
@@ -36,6 +37,7 @@ from ngram_mlp.callbacks.checkpoints import event_files
 from ngram_mlp.checkpoint_file import CheckpointFiles
 from ngram_mlp.cli.changes import check_checkpoint
 from ngram_mlp.cli.command import Parser
+from ngram_mlp.cli.console import rank
 from ngram_mlp.cli.origin import find_origin
 from ngram_mlp.cli.run_folder import alone_in, claim_run_folder
 from ngram_mlp.data import NGramDataModule
@@ -133,14 +135,15 @@ class TrainCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with this package's callbacks, once everything that it needs has been built without an error."""
         config, origin = self.config, self.origin
+        self.datamodule.begin_stream()  # where the model's constructor, which has just been called, left the generator
         require_batch_norm(self.model.network, config.statistics)
         _ = self.datamodule.splits  # a corpus that cannot be split is refused before the run has a folder
         config.data.corpus = self.datamodule.corpus.name  # config.yaml names the corpus that `auto` found
         config.ckpt_path = config.resume = None  # config.yaml is that of the whole run, wherever it was interrupted
         configuration = self.parser.dump(config, skip_unset=False, format="json")
         checkpoint = check_checkpoint(origin, configuration, self.model, self.datamodule) if origin else None
-        own_folder = origin.folder if origin else None
-        self.folder = own_folder or claim_run_folder(config.runs_dir, config.name)
+        own_folder = origin.folder if origin and not rank() else None
+        self.folder = own_folder or self._new_folder()
         try:
             self.resources.enter_context(alone_in(self.folder))
             self.trainer_defaults["callbacks"] = self._callbacks(configuration)
@@ -150,6 +153,7 @@ class TrainCLI(LightningCLI):
                 kwargs["default_root_dir"] = str(self.folder)  # where callbacks write if there is no logger
             trainer: Any = super().instantiate_trainer(**kwargs)
             refuse_options_without_meaning(trainer)  # before Lightning starts further processes
+            self.datamodule.refuse_unequal_parts(trainer.world_size)
             if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
                 trainer.strategy.checkpoint_io = CheckpointFiles()
             if own_folder and checkpoint is not None:
@@ -163,6 +167,12 @@ class TrainCLI(LightningCLI):
                 raise UserError(f"--trainer: {error}") from error
             raise
         return trainer  # type: ignore[no-any-return]
+
+    def _new_folder(self) -> Path:
+        """A folder for this run; what other processes than the first would write goes to one that vanishes."""
+        if rank():
+            return Path(self.resources.enter_context(TemporaryDirectory(ignore_cleanup_errors=True)))
+        return claim_run_folder(self.config.runs_dir, self.config.name)
 
     def _callbacks(self, configuration: str) -> list[Callback]:
         """What is present in every run, unless it was asked not to be."""

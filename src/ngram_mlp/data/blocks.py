@@ -31,6 +31,7 @@ class BlockStream:
         first_update: the update at which it begins.
         looks: numbers of updates at whose multiples a block has to hold that update alone, as does the last block;
             None: nobody looks.
+        part: which of so many equal parts of every minibatch is handed on, (rank, processes).
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class BlockStream:
         last_update: int,
         first_update: int = 0,
         looks: Sequence[int] | None = None,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         self._ngrams = ngrams
         self._batch_size = batch_size
@@ -49,6 +51,8 @@ class BlockStream:
         self._intervals = (*intervals, longest_block(batch_size))
         self._last_update = last_update
         self._looks = looks
+        rank, processes = part
+        self._part = slice(rank * batch_size // processes, (rank + 1) * batch_size // processes)
         self._update = first_update
         self._states = {first_update: generator.get_state()}
 
@@ -74,9 +78,10 @@ class BlockStream:
 
     def _draw(self, length: int) -> tuple[Tensor, Tensor]:
         shape = (length, self._batch_size)
-        examples = torch.randint(0, len(self._ngrams), shape, generator=self._generator).flatten()
-        contexts = self._ngrams.contexts.index_select(0, examples).long().view(*shape, -1)
-        targets = self._ngrams.targets.index_select(0, examples).long().view(shape)
+        drawn = torch.randint(0, len(self._ngrams), shape, generator=self._generator)[:, self._part]
+        examples = drawn.flatten()
+        contexts = self._ngrams.contexts.index_select(0, examples).long().view(*drawn.shape, -1)
+        targets = self._ngrams.targets.index_select(0, examples).long().view(drawn.shape)
         self._update += length
         self._states[self._update] = self._generator.get_state()
         for update in sorted(self._states)[:-4]:

@@ -60,6 +60,7 @@ class NGramDataModule(LightningDataModule):
         self.requested_corpus = corpus
         self.data_dir = Path(data_dir) if data_dir else DATA_DIR
         self._generator = torch.Generator()
+        self._stream_begun = False
         self.first_update = 0
         self._stream: BlockStream | None = None
 
@@ -89,14 +90,27 @@ class NGramDataModule(LightningDataModule):
             name: build_ngrams(part, self.vocabulary, self.block_size) for name, part in zip(names, words, strict=True)
         }
 
+    def begin_stream(self) -> None:
+        """Has the stream go on from the present state of torch's default generator.
+
+        `setup` does so, where it was not done before. Several processes need it done before: on their start Lightning
+        sets the default generator back to its seed.
+        """
+        self._generator.set_state(torch.get_rng_state())
+        self._stream_begun = True
+
     def setup(self, stage: str) -> None:
         if stage == "fit":
-            self._generator.set_state(torch.get_rng_state())
+            if not self._stream_begun:
+                self.begin_stream()
+            self._stream_begun = False
             # Whatever else draws during training (dropout, a user's callback) gets numbers of its own.
-            torch.manual_seed((torch.initial_seed() + 1) % 2**63)
+            assert self.trainer is not None
+            torch.manual_seed((torch.initial_seed() + 1 + self.trainer.global_rank) % 2**63)
 
     def train_dataloader(self) -> BlockStream:
         assert self.trainer is not None
+        self.refuse_unequal_parts(self.trainer.world_size)
         self._stream = BlockStream(
             self.splits["train"],
             self.batch_size,
@@ -105,8 +119,17 @@ class NGramDataModule(LightningDataModule):
             last_update=self.trainer.max_steps,
             first_update=self.first_update,
             looks=_looks(self.trainer),
+            part=(self.trainer.global_rank, self.trainer.world_size),
         )
         return self._stream
+
+    def refuse_unequal_parts(self, processes: int) -> None:
+        """Raises a UserError where the minibatch cannot be shared equally by so many processes."""
+        if self.batch_size % processes:
+            raise UserError(
+                f"--data.batch_size {self.batch_size}: is shared by {processes} processes; "
+                "give a multiple of their number"
+            )
 
     def val_dataloader(self) -> Chunks:
         return Chunks(self.splits["val"])
@@ -134,6 +157,8 @@ class NGramDataModule(LightningDataModule):
         self.first_update = state_dict["update"]
         self._generator.set_state(state_dict["stream_generator"])
         torch.set_rng_state(state_dict["default_generator"])
+        if self.trainer is not None and self.trainer.global_rank:  # the checkpoint has the state of the first process
+            torch.manual_seed(int(torch.randint(2**62, ())) + self.trainer.global_rank)
 
     def refuse_another_corpus(self, saved: dict[str, Any]) -> None:
         """Raises a UserError where the summary of a corpus is that of another than this one."""

@@ -10,11 +10,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
+from ngram_mlp.processes import average, processes
+
 __all__ = ["EagerEngine", "has_step_hooks"]
 
 
 class EagerEngine:
-    """Performs the updates of a block one by one.
+    """Performs the updates of a block one by one; several processes average their gradients and losses.
 
     Args:
         network: maps contexts (B, T) to logits (B, vocabulary size).
@@ -33,15 +35,21 @@ class EagerEngine:
     def run(self, contexts: Tensor, targets: Tensor) -> Tensor:
         """Performs K updates on contexts (K, B, T) and targets (K, B); returns their losses, shape (K,)."""
         losses = []
+        several = processes() > 1
         for minibatch, target in zip(contexts.unbind(0), targets.unbind(0), strict=True):
             loss = F.cross_entropy(self._network(minibatch), target)
             for parameter in self._parameters:
                 parameter.grad = None
             torch.autograd.backward(loss)
+            if several:
+                average([parameter.grad for parameter in self._parameters if parameter.grad is not None])
             self._step()
             self._scheduler.step()
             losses.append(loss.detach())
-        return torch.stack(losses)
+        block = torch.stack(losses)
+        if several:
+            average([block])
+        return block
 
 
 def has_step_hooks(optimizer: Optimizer) -> bool:

@@ -17,6 +17,7 @@ from ngram_mlp.data.blocks import longest_block
 from ngram_mlp.engines.compiler import compile_loop
 from ngram_mlp.engines.formulas import CannotFuseError, State, create_state, formula_of
 from ngram_mlp.engines.schedule import changes_more_than_the_learning_rate, upcoming_rates
+from ngram_mlp.processes import processes
 
 __all__ = ["FusedEngine"]
 
@@ -49,6 +50,8 @@ class FusedEngine:
     name = "fused"
 
     def __init__(self, network: nn.Module, optimizer: Optimizer, scheduler: LRScheduler) -> None:
+        if processes() > 1:
+            raise CannotFuseError("several processes have to exchange their gradients at every update")
         if changes_more_than_the_learning_rate(scheduler):
             raise CannotFuseError(f"the schedule {type(scheduler).__name__} changes the momentum, too")
         self._network = network

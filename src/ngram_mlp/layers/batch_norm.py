@@ -5,6 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ngram_mlp.processes import processes, total
+
 __all__ = ["BatchNorm"]
 
 
@@ -19,6 +21,9 @@ class BatchNorm(nn.Module):
     and moves the running estimates: `running = (1 - momentum) * running + momentum * now`, of the mean and of s, or of
     the mean and s squared. Evaluation uses them instead of the minibatch's, so that a single example can be evaluated.
     The running spread is the unbiased estimate, as in the notebooks and in torch.
+
+    Where several processes train together, the minibatch is what all of them have (arXiv:1803.01534 calls it the
+    cross-device minibatch), and gradients flow through the shared statistics.
 
     With `statistic="var", unbiased=False` this is `torch.nn.BatchNorm1d`. Source: Ioffe and Szegedy 2015,
     arXiv:1502.03167, and the notebooks' form of it.
@@ -61,14 +66,20 @@ class BatchNorm(nn.Module):
         running = self.running_std if self.statistic == "std" else self.running_var
         if not self.training:
             return self._normalize(x, self.running_mean, running)
-        measure = torch.std_mean if self.statistic == "std" else torch.var_mean
-        spread, mean = measure(x, dim=0)  # (n,) each, the unbiased spread
+        size = len(x) * processes()
+        if size > len(x):
+            mean = total(x.sum(0)) / size  # (n,)
+            spread = total(((x - mean) ** 2).sum(0)) / (size - 1)
+            spread = spread.sqrt() if self.statistic == "std" else spread
+        else:
+            measure = torch.std_mean if self.statistic == "std" else torch.var_mean
+            spread, mean = measure(x, dim=0)  # (n,) each, the unbiased spread
         with torch.no_grad():
             # The estimates stay in float32 where the activations have fewer bits.
             self.running_mean.lerp_(mean.to(running.dtype), self.momentum)
             running.lerp_(spread.to(running.dtype), self.momentum)
         if not self.unbiased:
-            ratio = (len(x) - 1) / len(x)
+            ratio = (size - 1) / size
             spread = spread * (ratio**0.5 if self.statistic == "std" else ratio)
         return self._normalize(x, mean, spread)
 

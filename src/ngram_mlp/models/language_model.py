@@ -7,6 +7,7 @@ import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ngram_mlp.calibration import batch_norms
@@ -59,7 +60,7 @@ class LanguageModel(LightningModule):
         self.block_size = block_size
         self._make_optimizer = optimizer
         self._make_lr_scheduler = lr_scheduler
-        self._metric = PredictionMetric()
+        self._metric = PredictionMetric(sync_on_compute=False)  # every process evaluates the whole split
         self._wanted_engine = engine
         self._engine: Engine | None = None
         self._engine_before: str | None = None
@@ -104,6 +105,10 @@ class LanguageModel(LightningModule):
         # A model handed over in evaluation mode would keep its batch-norm statistics frozen.
         self.network.train()
         self._engine = None
+        wrapper = self.trainer.strategy.model
+        if isinstance(wrapper, DistributedDataParallel):
+            # It expects one backward pass for each call; the engine has one for each update, and averages itself.
+            wrapper.require_backward_grad_sync = False
         self._check_optimizer_state()
 
     def training_step(self, block: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
@@ -207,7 +212,8 @@ class LanguageModel(LightningModule):
         )
 
     def _log_metric(self, split: str) -> None:
-        self.log_dict({**{f"{split}/{name}": value for name, value in self._metric.compute().items()}, **self._axis()})
+        metrics = {f"{split}/{name}": value for name, value in self._metric.compute().items()}
+        self.log_dict({**metrics, **self._axis()}, rank_zero_only=True)
 
     def _axis(self) -> dict[str, float]:
         """Lightning puts what is logged beside a metric named `step` at that place of the axis: updates done."""

@@ -2,21 +2,24 @@
 
 from typing import Any
 
+from pytorch_lightning.strategies import DDPStrategy
+
 from ngram_mlp.errors import UserError
 
 __all__ = ["refuse_options_without_meaning"]
 
 
 def refuse_options_without_meaning(trainer: Any) -> None:
-    """Minibatches are drawn with replacement, in one endless epoch, by this process alone.
+    """Minibatches are drawn with replacement, in one endless epoch, by processes that average their gradients.
 
     Raises:
         UserError: an option that counts epochs, or that the engines do not honour, was given.
     """
     if trainer.max_steps < 0:
         raise UserError(f"--trainer.max_steps {trainer.max_steps}: give the number of updates, 0 or more")
-    if trainer.world_size > 1:
-        raise UserError(f"--trainer.devices: {trainer.world_size} processes; this version trains in one, use 1")
+    popen = isinstance(trainer.strategy, DDPStrategy) and trainer.strategy._start_method == "popen"
+    if trainer.world_size > 1 and not popen:
+        raise UserError("--trainer.strategy: several processes train by ddp alone; use ddp, or --trainer.devices 1")
     if trainer.fast_dev_run:  # Lightning derives the options below from it
         return
     refusals = {
