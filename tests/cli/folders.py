@@ -47,7 +47,10 @@ def assert_same_run(whole, other):
         expected, found = (weights(folder / "checkpoints" / name) for folder in (whole, other))
         assert expected.keys() == found.keys()
         assert all(value.equal(found[key]) for key, value in expected.items()), name
-    assert scalars(other) == scalars(whole)
+    curves, expected_curves = scalars(other), scalars(whole)
+    assert curves.keys() == expected_curves.keys()
+    for tag, points in curves.items():
+        assert points == expected_curves[tag], tag
     expected, found = (json.loads((folder / "metrics.json").read_text()) for folder in (whole, other))
     for record in (expected, found):
         del record["seconds"], record["updates_per_second"]

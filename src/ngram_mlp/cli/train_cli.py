@@ -4,6 +4,7 @@ import inspect
 import os
 import pydoc
 import shutil
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -194,6 +195,8 @@ class TrainCLI(LightningCLI):
                 path.unlink()
             elif path.stat().st_size > (size := checkpoint["events"][path.name]):
                 os.truncate(path, size)
+        if any(f".{int(time.time())}." in path.name for path in event_files(self.folder)):
+            time.sleep(1)  # TensorBoard reads files in the order of their names, which tell the second of their birth
         before = (self.folder / "config.yaml").read_bytes()
         kept = self.folder / f"config-until-{checkpoint['global_step']}.yaml"
         if before != self._configuration().encode() and not kept.exists():
