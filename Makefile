@@ -21,10 +21,10 @@ train: .venv/.installed ## train the default experiment; installs on first use
 	$(BIN)/python scripts/train.py $(ARGS)
 
 test: .venv/.installed-test ## run the tests; installs the test extras on first use
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 test-all: .venv/.installed-test ## run the tests, the long ones too
-	$(BIN)/python -m pytest -m "" $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m "" $(ARGS)
 
 replay: .venv/.installed-test ## replay 200,000 updates of the notebooks' loop number for number, with both engines
 	$(BIN)/python -m pytest -m "" tests/test_replay.py $(ARGS)

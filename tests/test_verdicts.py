@@ -125,3 +125,8 @@ def test_check_judges_the_very_minibatch_that_a_run_begins_with(run_train, corpu
     check.main(DEFAULT, ["--data.corpus", str(corpus_file), "--seed_everything", "5", "--output", "check.json"])
     checked = json.loads((corpus_file.parent / "check.json").read_text())
     assert checked == json.loads((folder / "preflight.json").read_text())
+
+
+def test_check_does_not_ignore_a_checkpoint(run_train, fails):
+    folder, _ = run_train("--trainer.max_steps", "1")
+    assert "leave them out" in fails(check.main, DEFAULT, ["--resume", str(folder)])

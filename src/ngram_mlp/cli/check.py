@@ -15,6 +15,7 @@ from ngram_mlp.cli.console import open_console
 from ngram_mlp.cli.train_cli import TrainCLI
 from ngram_mlp.data import BlockStream
 from ngram_mlp.data.corpus import SampleCorpusWarning
+from ngram_mlp.errors import UserError
 from ngram_mlp.looks import look_at
 from ngram_mlp.verdicts import as_json, as_table, judge_initialization, worst
 
@@ -32,6 +33,8 @@ class CheckCLI(TrainCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> None:  # type: ignore[override]
         """Nothing is trained, and no folder is claimed."""
+        if self.origin is not None:
+            raise UserError("--ckpt_path, --resume: a network is checked before its first update; leave them out")
 
 
 @command

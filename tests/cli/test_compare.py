@@ -1,0 +1,114 @@
+"""Studies: real processes, a few updates each."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from ngram_mlp.cli import compare
+from ngram_mlp.cli.study_report import paired_interval
+from tests.conftest import PROJECT
+
+TRAIN = PROJECT / "scripts" / "train.py"
+EXPERIMENTS = PROJECT / "configs" / "experiments"
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch, corpus_file):
+    """Runs `compare.py` on two recipes in an empty folder; returns the study's folder."""
+    monkeypatch.chdir(tmp_path)
+    recipes = []
+    for name in ("002_no_norm", "002_batch_norm"):
+        recipes.append(tmp_path / f"{name}.yaml")
+        shutil.copyfile(EXPERIMENTS / recipes[-1].name, recipes[-1])
+
+    def run(*args: str):
+        shared = ("--data.corpus", str(corpus_file), "--trainer.max_steps", "20", "--observe.cadence", "off")
+        compare.main(TRAIN, [*map(str, recipes), "--jobs", "2", *shared, *args])
+        return tmp_path / "runs" / "compare" / "study"
+
+    return run
+
+
+def test_a_study_trains_every_recipe_with_every_seed_and_goes_on_where_it_stopped(study, capsys):
+    folder = study("--seeds", "1")
+    first = {path: path.stat().st_mtime_ns for path in folder.rglob("metrics.json")}
+    assert len(first) == 2
+    study("--seeds", "2")
+    assert all(path.stat().st_mtime_ns == time for path, time in first.items())  # what was done stays
+    rows = json.loads((folder / "results.json").read_text())
+    assert {(row["recipe"], row["seed"]) for row in rows} == {
+        (recipe, seed) for recipe in ("002_no_norm", "002_batch_norm") for seed in (1, 2)
+    }
+    for row in rows:
+        metrics = json.loads(
+            (folder / "runs" / row["recipe"] / f"seed_{row['seed']}/version_0/metrics.json").read_text()
+        )
+        losses = np.load(folder / "runs" / row["recipe"] / f"seed_{row['seed']}/version_0/losses.npy")
+        assert row["val"] == metrics["val"]["loss"]
+        assert row["first_loss"] == pytest.approx(float(losses[0]))
+        assert row["error"] is None
+    with (folder / "results.csv").open() as file:
+        assert [float(row["val"]) for row in csv.DictReader(file)] == [row["val"] for row in rows]
+    by = {(row["recipe"], row["seed"]): row["val"] for row in rows}
+    differences = [by["002_batch_norm", seed] - by["002_no_norm", seed] for seed in (1, 2)]
+    mean, half = paired_interval(differences)
+    assert f"{mean:+.4f} ± {half:.4f}" in (folder / "report.md").read_text()
+    for name in ("curves.png", "final.png"):
+        assert (folder / name).stat().st_size > 1_000
+    assert "002_batch_norm" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_shards_do_their_part_and_a_last_call_collects(study):
+    folder = study("--seeds", "1", "--shard", "2/2")
+    assert [path.parts[-4] for path in folder.rglob("metrics.json")] == ["002_batch_norm"]
+    assert not (folder / "report.md").exists()
+    study("--seeds", "1", "--shard", "1/2")
+    study("--seeds", "1")
+    assert len(json.loads((folder / "results.json").read_text())) == 2
+
+
+def test_a_run_that_fails_is_reported_and_the_others_are_not_lost(study, tmp_path):
+    with pytest.raises(SystemExit, match="1"):
+        study("--seeds", "1", "--grid", "data.batch_size=1,8")
+    rows = json.loads((tmp_path / "runs/compare/study/results.json").read_text())
+    failed = {row["recipe"]: row["error"] for row in rows if row["val"] is None}
+    assert list(failed) == ["002_batch_norm_batch_size=1"]
+    assert "batch norm has no standard deviation" in failed["002_batch_norm_batch_size=1"]
+    assert len(rows) == 4
+    assert "002_batch_norm_batch_size=1, seed 1: error" in (tmp_path / "runs/compare/study/report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["--seeds", "0"], "--seeds 0"),
+        (["--shard", "3/2"], "--shard 3/2"),
+        (["--grid", "n_hidden"], "--grid n_hidden"),
+    ],
+)
+def test_mistakes(args, told, study, fails):
+    assert told in fails(study, *args)
+
+
+def test_a_recipe_that_is_not_there_is_told(fails):
+    assert "nowhere.yaml: there is no such configuration" in fails(compare.main, TRAIN, ["nowhere.yaml"])
+
+
+@pytest.mark.slow
+def test_a_study_is_not_continued_with_another_recipe(study, fails):
+    folder = study("--seeds", "1", "--shard", "2/2")
+    line = fails(study, "--seeds", "1", "--trainer.max_steps", "30")
+    assert "--name study" in line
+    assert len(list(folder.rglob("metrics.json"))) == 1
+
+
+@pytest.mark.parametrize(("count", "quantile"), [(2, 12.7062), (3, 4.3027), (5, 2.7764), (10, 2.2622), (31, 2.0423)])
+def test_intervals_are_those_of_students_t(count, quantile):
+    values = list(np.random.default_rng(0).normal(size=count))
+    mean, half = paired_interval(values)
+    assert mean == pytest.approx(np.mean(values))
+    assert half == pytest.approx(quantile * np.std(values, ddof=1) / count**0.5, rel=1e-3)
