@@ -139,7 +139,7 @@ def _dead_units(masks: Mapping[str, Tensor]) -> Verdict:
     name = max(share, key=lambda name: share[name])
     return _verdict(
         "dead units",
-        _level(share[name], ok=0, bad=0.05),
+        _level(share[name], ok=0, bad=0.2),
         share[name],
         f"{share[name]:.1%} of {name}",
         "saturated for every example of the minibatch, they get no gradient and do not learn",
@@ -194,7 +194,7 @@ def _stayed_dead(fractions: Mapping[str, float]) -> Verdict:
     name = max(fractions, key=lambda name: fractions[name])
     return _verdict(
         "units that stayed dead",
-        _level(fractions[name], ok=0, bad=0.05),
+        _level(fractions[name], ok=0, bad=0.2),
         fractions[name],
         f"{fractions[name]:.1%} of {name} at every look",
         "they never learned",

@@ -179,7 +179,11 @@ class Observer(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._due = self.cadence.due(trainer.global_step, trainer.max_steps - 1)
         if self._due != Due(False, False, False):
-            self._look = current_look(trainer, pl_module, batch)
+            self._look = look = current_look(trainer, pl_module, batch)
+            if not self.selected({**look.layers, **look.nonlinearities, **look.parameters}):
+                raise UserError(
+                    f"--observe.layers {self.layers}: no layer has such a name; there are {', '.join(look.layers)}"
+                )
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
