@@ -67,13 +67,7 @@ class BatchNorm(nn.Module):
         if not self.training:
             return self._normalize(x, self.running_mean, running)
         size = len(x) * processes()
-        if size > len(x):
-            mean = total(x.sum(0)) / size  # (n,)
-            spread = total(((x - mean) ** 2).sum(0)) / (size - 1)
-            spread = spread.sqrt() if self.statistic == "std" else spread
-        else:
-            measure = torch.std_mean if self.statistic == "std" else torch.var_mean
-            spread, mean = measure(x, dim=0)  # (n,) each, the unbiased spread
+        mean, spread = self._measure(x, size)
         with torch.no_grad():
             # The estimates stay in float32 where the activations have fewer bits.
             self.running_mean.lerp_(mean.to(running.dtype), self.momentum)
@@ -82,6 +76,18 @@ class BatchNorm(nn.Module):
             ratio = (size - 1) / size
             spread = spread * (ratio**0.5 if self.statistic == "std" else ratio)
         return self._normalize(x, mean, spread)
+
+    def _measure(self, x: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """Mean and unbiased spread (n,) of each unit over the `size` examples of all processes."""
+        if size == len(x):
+            measure = torch.std_mean if self.statistic == "std" else torch.var_mean
+            spread, mean = measure(x, dim=0)
+            return mean, spread
+        mean = total(x.sum(0)) / size
+        spread = total(((x - mean) ** 2).sum(0)) / (size - 1)
+        if self.statistic == "std":  # whose slope at 0 is infinite
+            spread = spread.clamp_min(torch.finfo(spread.dtype).tiny).sqrt()
+        return mean, spread
 
     def _normalize(self, x: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
         divisor = spread + self.eps if self.statistic == "std" else (spread + self.eps).sqrt()
