@@ -45,7 +45,7 @@ def begin(folder, corpus_file, *args, **kwargs):
     return process
 
 
-def kill_and_go_on(whole, tmp_path, corpus_file, run_train, kills):
+def kill_and_go_on(whole, tmp_path, corpus_file, run_train, kills, number=signal.SIGKILL):
     folder = tmp_path / "runs" / "killed" / "version_0"
     moments = random.Random()
     reached = []
@@ -53,8 +53,9 @@ def kill_and_go_on(whole, tmp_path, corpus_file, run_train, kills):
         process = begin(folder, corpus_file)
         # About as long as the run takes: the last kills may find it finished, and writing its reports.
         time.sleep(moments.uniform(0, 0.8 if len(reached) < kills - 1 else 1.6) / kills**0.5)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.send_signal(number)
+        process.communicate(timeout=60)
+        assert process.returncode in (-number, 128 + number, 0)  # 0: it had just ended
         reached.append(read_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"])
     print("killed after the checkpoints of updates", reached)  # shown where the test fails
     assert reached == sorted(reached)
@@ -68,8 +69,9 @@ def test_a_run_that_is_killed_five_times_ends_as_if_it_never_was(whole, tmp_path
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_twenty_times_ends_as_if_it_never_was(whole, tmp_path, corpus_file, run_train):
-    kill_and_go_on(whole, tmp_path, corpus_file, run_train, kills=20)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_that_is_killed_twenty_times_ends_as_if_it_never_was(number, whole, tmp_path, corpus_file, run_train):
+    kill_and_go_on(whole, tmp_path, corpus_file, run_train, kills=20, number=number)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

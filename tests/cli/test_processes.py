@@ -41,7 +41,7 @@ def test_the_benchmark_measures_every_peer(tmp_path, monkeypatch, capsys):
     output = tmp_path / "benchmark.json"
     benchmark.main(
         PROJECT / "benchmarks",
-        ["--repetitions", "1", "--growth", "false", "--whole", "0", "--output", str(output)],
+        ["--repetitions", "1", "--growth", "false", "--observing", "1", "--whole", "0", "--output", str(output)],
     )
     assert "ours, fused" in capsys.readouterr().out
     assert '"notebook loop"' in output.read_text()
