@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ngram_mlp.errors import UserError
+from ngram_mlp.evaluation import in_evaluation
 from ngram_mlp.layers import BatchNorm
 
 __all__ = [
@@ -40,7 +41,7 @@ def measure(network: nn.Module, chunks: Chunks, device: torch.device) -> Measure
     """
     measured: Measured = {}
     for name, layer in batch_norms(network).items():
-        with _in_evaluation(network), evaluating_with(network, measured):
+        with in_evaluation(network), evaluating_with(network, measured):
             measured[name] = _moments_of_input(network, layer, chunks, device)
     return measured
 
@@ -107,16 +108,6 @@ def _running(layer: BatchNorm | nn.BatchNorm1d) -> tuple[Tensor, Tensor, bool]:
     assert layer.running_mean is not None
     assert isinstance(spread, Tensor)
     return layer.running_mean, spread, is_variance
-
-
-@contextmanager
-def _in_evaluation(network: nn.Module) -> Iterator[None]:
-    was_training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(was_training)
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """How well a network predicts a split: mean loss, perplexity, accuracy."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-__all__ = ["PredictionMetric", "evaluate"]
+__all__ = ["PredictionMetric", "evaluate", "in_evaluation"]
 
 
 class PredictionMetric(Metric):
@@ -41,13 +42,22 @@ class PredictionMetric(Metric):
         return {"loss": loss, "perplexity": loss.exp(), "accuracy": self.correct / self.examples}
 
 
+@contextmanager
+def in_evaluation(network: nn.Module) -> Iterator[None]:
+    """Within it, the network is in evaluation mode; afterwards in the one that it was in."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)
+
+
 @torch.no_grad()
 def evaluate(network: nn.Module, chunks: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> dict[str, float]:
     """The metrics of `network`, in evaluation mode, on (contexts, targets) chunks; its mode is restored."""
-    was_training = network.training
-    network.eval()
     metric = PredictionMetric(sync_on_compute=False).to(device)
-    for contexts, targets in chunks:
-        metric.update(network(contexts.to(device)), targets.to(device))
-    network.train(was_training)
+    with in_evaluation(network):
+        for contexts, targets in chunks:
+            metric.update(network(contexts.to(device)), targets.to(device))
     return {name: float(value) for name, value in metric.compute().items()}

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.hooks import RemovableHandle
 
-from ngram_mlp.statistics import is_nonlinearity
+from ngram_mlp.statistics import is_nonlinearity, log10_ratio
 
-__all__ = ["LayerLook", "Look", "ParameterLook", "look_at"]
+__all__ = ["LayerLook", "Look", "ParameterLook", "look_at", "update_ratios"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,12 @@ class Look:
     def nonlinearities(self) -> dict[str, LayerLook]:
         """The non-linearities among the layers, by the name of the hidden layer that they belong to."""
         return {_owner(name): layer for name, layer in self.layers.items() if is_nonlinearity(layer.module)}
+
+
+def update_ratios(look: Look, network: nn.Module) -> dict[str, float]:
+    """By weight, the log10 of std(update) / std(weight), from the look before the update and the network after it."""
+    after = dict(network.named_parameters())
+    return {name: log10_ratio(after[name].detach() - w.value, w.value) for name, w in look.weights.items()}
 
 
 @torch.enable_grad()

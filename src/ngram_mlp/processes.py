@@ -5,16 +5,22 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from ngram_mlp.errors import UserError
 
-__all__ = ["average", "greatest", "processes", "total"]
+__all__ = ["average", "greatest", "processes", "rank", "total"]
 
 
 def processes() -> int:
     """How many processes train together; 1 where this one is alone."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of several processes this is, as the environment tells before they have met; only 0 speaks and writes."""
+    return getattr(rank_zero_only, "rank", None) or 0
 
 
 def total(x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from ngram_mlp.callbacks.observer import Findings, Observer
-from ngram_mlp.looks import Look
+from ngram_mlp.looks import Look, update_ratios
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.statistics import log10_ratio, mean_and_std
 
@@ -29,13 +29,12 @@ class GradientStatistics(Observer):
 
     def observe(self, look: Look, model: LanguageModel, findings: Findings) -> None:
         layers, weights = self.selected(look.layers), self.selected(look.weights)
-        after = dict(model.network.named_parameters())
+        ratios = update_ratios(look, model.network)
         numbers = {}
         for name, weight in weights.items():
-            ratio = log10_ratio(after[name].detach() - weight.value, weight.value)
-            self._ratios.setdefault(name, []).append((look.update, ratio))
+            self._ratios.setdefault(name, []).append((look.update, ratios[name]))
             if findings.due.numbers:
-                numbers[f"update_to_data/{name}"] = ratio
+                numbers[f"update_to_data/{name}"] = ratios[name]
                 numbers[f"gradient_to_data/{name}"] = log10_ratio(weight.gradient, weight.value)
                 numbers[f"weight_gradient_std/{name}"] = mean_and_std(weight.gradient)[1]
                 numbers[f"weight_gradient_norm/{name}"] = weight.gradient.norm().item()

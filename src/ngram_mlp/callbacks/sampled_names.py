@@ -6,6 +6,7 @@ from pytorch_lightning import LightningModule, Trainer
 from ngram_mlp.callbacks.observer import Findings, Observer
 from ngram_mlp.data import NGramDataModule
 from ngram_mlp.data.ngrams import split_words
+from ngram_mlp.evaluation import in_evaluation
 from ngram_mlp.looks import Look
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.sampling import sample_batched
@@ -44,10 +45,6 @@ class SampledNames(Observer):
         Findings(trainer, trainer.global_step).numbers({"samples/novel": novel})
 
     def _sample(self, model: LanguageModel, num: int) -> list[str]:
-        was_training = model.network.training
-        model.network.eval()
-        try:
-            generator = torch.Generator().manual_seed(self._seed)
+        generator = torch.Generator().manual_seed(self._seed)
+        with in_evaluation(model.network):
             return [name for name, _ in sample_batched(model, num, generator, max_length=50)]
-        finally:
-            model.network.train(was_training)

@@ -10,9 +10,9 @@ from rich.console import Console
 from torch import Tensor
 
 from ngram_mlp.callbacks.observer import Findings, Observer
-from ngram_mlp.looks import Look
+from ngram_mlp.looks import Look, update_ratios
 from ngram_mlp.models import LanguageModel
-from ngram_mlp.statistics import SATURATION, dead, log10_ratio, mean_and_std, saturated
+from ngram_mlp.statistics import SATURATION, dead, mean_and_std, saturated
 from ngram_mlp.verdicts import as_json, as_markdown, as_table, judge_training
 
 __all__ = ["TrainingVerdicts"]
@@ -48,9 +48,7 @@ class TrainingVerdicts(Observer):
         self._losses = torch.empty(0)
 
     def observe(self, look: Look, model: LanguageModel, findings: Findings) -> None:
-        after = dict(model.network.named_parameters())
-        for name, weight in self.selected(look.weights).items():
-            ratio = log10_ratio(after[name].detach() - weight.value, weight.value)
+        for name, ratio in self.selected(update_ratios(look, model.network)).items():
             if math.isfinite(ratio):
                 self._ratios.setdefault(name, []).append(ratio)
         layers = self.selected(look.nonlinearities)

@@ -1,7 +1,6 @@
 """`scripts/check.py`: judges a network before its first update, without training it."""
 
 import json
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,7 +47,7 @@ def main(default_config: Path, args: Sequence[str] | None = None) -> None:
     console = open_console()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SampleCorpusWarning)
-        cli = CheckCLI(sys.argv[1:] if args is None else args, default_config, console)
+        cli = CheckCLI(args, default_config, console)
     data = cli.datamodule
     # The stream of a run begins where the constructor left the default generator (contract 2).
     generator = torch.Generator().set_state(torch.get_rng_state())

@@ -3,15 +3,11 @@
 import logging
 import warnings
 
-from lightning_fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
-__all__ = ["open_console", "rank"]
+from ngram_mlp.processes import rank
 
-
-def rank() -> int:
-    """Which of several processes this is, as the environment tells before they have met; only 0 speaks and writes."""
-    return getattr(rank_zero_only, "rank", None) or 0
+__all__ = ["open_console"]
 
 
 def open_console() -> Console:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.table import Table
 
-from ngram_mlp.calibration import Lag, StatisticsName, evaluating_with, measure, require_batch_norm
+from ngram_mlp.calibration import Lag, StatisticsName, evaluating_with, measure
 from ngram_mlp.data import NGramDataModule
 from ngram_mlp.data.datamodule import Chunks
 from ngram_mlp.evaluation import evaluate
@@ -26,11 +26,7 @@ def evaluate_splits(
         data: its data.
         statistics: what batch norm evaluates with: its `running` estimates, or the statistics over the evaluated split
             itself (`batch`), or over the training split (`calibrated`).
-
-    Raises:
-        UserError: the model has no batch norm, and other statistics than `running` are wanted.
     """
-    require_batch_norm(model.network, statistics)
     metrics, measured = {}, {}
     for name, ngrams in data.splits.items():  # train first
         if statistics == "batch" or (statistics == "calibrated" and name == "train"):

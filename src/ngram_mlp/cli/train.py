@@ -17,12 +17,13 @@ from rich.panel import Panel
 
 from ngram_mlp.callbacks.checkpoints import Interrupted
 from ngram_mlp.cli.command import command, quiet_threads
-from ngram_mlp.cli.console import open_console, rank
+from ngram_mlp.cli.console import open_console
 from ngram_mlp.cli.report import evaluate_splits, print_table
 from ngram_mlp.cli.train_cli import TrainCLI
 from ngram_mlp.data.corpus import SampleCorpusWarning
 from ngram_mlp.durable import write_atomically
 from ngram_mlp.errors import UserError
+from ngram_mlp.processes import rank
 from ngram_mlp.sampling import sample_one_by_one
 from ngram_mlp.terminal import printable, shortened
 
@@ -42,7 +43,7 @@ def main(default_config: Path, args: Sequence[str] | None = None) -> None:
     console = open_console()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SampleCorpusWarning)  # told by a panel instead
-        cli = TrainCLI(sys.argv[1:] if args is None else args, default_config, console)
+        cli = TrainCLI(args, default_config, console)
     _introduce(cli)
     with cli.resources, quiet_threads():
         try:

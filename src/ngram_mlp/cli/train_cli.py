@@ -4,6 +4,7 @@ import inspect
 import os
 import pydoc
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -38,7 +39,6 @@ from ngram_mlp.callbacks.checkpoints import event_files
 from ngram_mlp.checkpoint_file import CheckpointFiles
 from ngram_mlp.cli.changes import check_checkpoint
 from ngram_mlp.cli.command import Parser
-from ngram_mlp.cli.console import rank
 from ngram_mlp.cli.origin import find_origin
 from ngram_mlp.cli.run_folder import alone_in, claim_run_folder
 from ngram_mlp.data import NGramDataModule
@@ -46,6 +46,7 @@ from ngram_mlp.durable import remove_leftovers, write_atomically
 from ngram_mlp.errors import UserError
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.trainer_options import refuse_options_without_meaning
+from ngram_mlp.processes import rank
 from ngram_mlp.statistics import SATURATION
 
 __all__ = ["TrainCLI", "configs_first"]
@@ -60,7 +61,8 @@ class TrainCLI(LightningCLI):
     folder: Path
     loss_history: LossHistory
 
-    def __init__(self, args: Sequence[str], default_config: Path, console: Console) -> None:
+    def __init__(self, args: Sequence[str] | None, default_config: Path, console: Console) -> None:
+        args = sys.argv[1:] if args is None else args
         self.console = console
         self.resources = ExitStack()  # to be closed when the command ends
         self.origin = find_origin(args)
