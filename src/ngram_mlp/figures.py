@@ -1,7 +1,7 @@
 """The notebooks' plots, in one look, drawn without a display."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -101,7 +101,7 @@ def saturation_figure(panels: Mapping[str, Tensor]) -> Figure:
     Args:
         panels: by heading, a mask (B, n).
     """
-    figure, axes = _panels(len(panels), "saturated cells (white)", width=10, height=1.8, stacked=True)
+    figure, axes = _panels(len(panels), "saturated cells (white)", width=10, height=1.8, columns=1)
     for axis, (heading, mask) in zip(axes, panels.items(), strict=True):
         cells = mask.cpu().numpy()
         axis.imshow(cells, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
@@ -149,51 +149,67 @@ def embedding_figure(embedding: Tensor, labels: Sequence[str]) -> Figure:
 
 
 @matplotlib.rc_context(LOOK)
-def loss_bands_figure(losses: Mapping[str, Sequence[npt.NDArray[np.float32]]]) -> Figure:
+def loss_bands_figure(panels: Mapping[str, Mapping[str, Sequence[npt.NDArray[np.float32]]]]) -> Figure:
     """The training loss of several recipes over updates: mean over seeds, and a band from the least to the greatest.
 
+    Updates are shown by their logarithm and losses as means over parts of equal length there. What is higher than every
+    loss after a twentieth of the run is cut off, so that a bad beginning does not hide the end.
+
     Args:
-        losses: by recipe, the losses of every update for each seed; smoothed over a hundredth part of the run.
+        panels: by heading and recipe, the losses of every update for each seed.
     """
-    figure, (axis,) = _panels(1, "training loss: mean and range over seeds", width=10, height=4)
-    figure.subplots_adjust(right=0.7)
-    for color, (recipe, seeds) in zip(_colors(len(losses)), losses.items(), strict=True):
-        updates = min(map(len, seeds))
-        part = max(1, updates // 100)
-        count = updates // part
-        smooth = np.stack([seed[: count * part].reshape(count, part).mean(1) for seed in seeds])
-        x = np.arange(count) * part + part / 2
-        axis.fill_between(x, smooth.min(0), smooth.max(0), color=color, alpha=0.25, linewidth=0)
-        axis.plot(x, smooth.mean(0), color=color, linewidth=1, label=recipe)
-    axis.set(xlabel="update", ylabel="cross-entropy in nats")
-    axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    figure, axes = _panels(len(panels), "training loss: mean and range over seeds", width=11, columns=2)
+    colors = _distinct(recipe for recipes in panels.values() for recipe in recipes)
+    bottom, top = np.inf, 0.0
+    for axis, (heading, recipes) in zip(axes, panels.items(), strict=True):
+        for recipe, seeds in recipes.items():
+            updates = min(map(len, seeds))
+            edges = np.unique(np.geomspace(1, updates + 1, 60).astype(int)) - 1
+            counts = np.diff(edges)
+            parts = np.stack([np.add.reduceat(seed[:updates], edges[:-1], dtype=np.float64) for seed in seeds]) / counts
+            mean = parts.mean(0)
+            x = edges[:-1] + (counts + 1) / 2
+            axis.fill_between(x, parts.min(0), parts.max(0), color=colors[recipe], alpha=0.2, linewidth=0)
+            axis.plot(x, mean, color=colors[recipe], linewidth=1, label=recipe)
+            late = mean[x >= updates / 20]
+            bottom, top = np.fmin(bottom, late.min()), np.fmax(top, late.max())
+        axis.set(title=heading, xlabel="update", ylabel="cross-entropy in nats", xscale="log")
+    if np.isfinite([bottom, top]).all() and bottom < top:
+        for axis in axes:
+            axis.set_ylim(bottom - 0.1 * (top - bottom), top + 0.1 * (top - bottom))
+    figure.subplots_adjust(right=0.76)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(0.77, 0.9))
     return figure
 
 
 @matplotlib.rc_context(LOOK)
-def points_figure(values: Mapping[str, Sequence[float]], unit: str) -> Figure:
+def points_figure(panels: Mapping[str, Mapping[str, Sequence[float]]], unit: str) -> Figure:
     """A point for each seed of each recipe, and a line at the recipe's mean.
 
     Args:
-        values: by recipe, the value of each seed.
+        panels: by heading and recipe, the value of each seed.
         unit: the name of the quantity.
     """
-    figure, (axis,) = _panels(1, f"{unit}: each seed, and the mean", width=8, height=0.6 + 0.3 * len(values))
-    figure.subplots_adjust(left=0.35)
-    for y, (color, seeds) in enumerate(zip(_colors(len(values)), values.values(), strict=True)):
-        axis.plot(seeds, [y] * len(seeds), "o", color=color, alpha=0.6, markersize=5)
-        axis.plot([float(np.mean(seeds))] * 2, [y - 0.3, y + 0.3], color=color, linewidth=1.5)
-    axis.set_yticks(range(len(values)), list(values))
-    axis.invert_yaxis()
-    axis.set(xlabel=f"{unit} in nats")
+    rows = [(heading, recipe, seeds) for heading, recipes in panels.items() for recipe, seeds in recipes.items()]
+    figure, (axis,) = _panels(1, f"{unit}: each seed, and the mean", width=8, height=0.6 + 0.2 * len(rows))
+    figure.subplots_adjust(left=0.4)
+    colors = _distinct(recipe for _, recipe, _ in rows)
+    for y, (heading, recipe, seeds) in enumerate(rows):
+        axis.plot(seeds, [y] * len(seeds), "o", color=colors[recipe], alpha=0.6, markersize=5)
+        axis.plot([float(np.mean(seeds))] * 2, [y - 0.35, y + 0.35], color=colors[recipe], linewidth=1.5)
+        if y and rows[y - 1][0] != heading:
+            axis.axhline(y - 0.5, color="black", linewidth=0.5)
+    axis.set_yticks(range(len(rows)), [f"{recipe}  {heading}".strip() for heading, recipe, _ in rows])
+    axis.set(xlabel=f"{unit} in nats", ylim=(len(rows) - 0.5, -0.5))
     return figure
 
 
 def _panels(
-    count: int, title: str, width: float = 0, height: float = 3.6, stacked: bool = False
+    count: int, title: str, width: float = 0, height: float = 3.6, columns: int | None = None
 ) -> tuple[Figure, list[Any]]:
-    """A titled figure with so many axes side by side, or one above the other; sizes in inches."""
-    rows, columns = (count, 1) if stacked else (1, count)
+    """A titled figure with so many axes, side by side unless there are fewer columns; sizes in inches."""
+    columns = min(count, columns or count)
+    rows = -(-count // columns)
     size = (width or 5 * columns, 0.5 + height * rows)
     figure = Figure(figsize=size, dpi=DPI)
     figure.suptitle(title, fontsize=11)
@@ -201,11 +217,22 @@ def _panels(
     x, y = 1 / size[0], 1 / size[1]
     figure.subplots_adjust(left=0.75 * x, right=1 - 0.15 * x, bottom=0.55 * y, top=1 - 0.65 * y, hspace=0.7)
     axes: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axis in axes:
+    for axis in axes[count:]:
+        axis.remove()
+    for axis in axes[:count]:
         axis.locator_params(nbins=5)
-    return figure, axes
+    return figure, axes[:count]
 
 
 def _colors(count: int) -> list[Any]:
     """So many colors, from dark to light with the depth."""
     return [matplotlib.colormaps["viridis"](0.85 * i / max(1, count - 1)) for i in range(count)]
+
+
+def _distinct(names: Iterable[str]) -> dict[str, Any]:
+    """A color for each name; they are told apart as far as there are any."""
+    different = list(dict.fromkeys(names))
+    if len(different) > 20:
+        return dict(zip(different, _colors(len(different)), strict=True))
+    palette = matplotlib.colormaps["tab10" if len(different) <= 10 else "tab20"]
+    return {name: palette(i) for i, name in enumerate(different)}

@@ -76,10 +76,10 @@ def test_a_run_that_fails_is_reported_and_the_others_are_not_lost(study, tmp_pat
         study("--seeds", "1", "--grid", "data.batch_size=1,8")
     rows = json.loads((tmp_path / "runs/compare/study/results.json").read_text())
     failed = {row["recipe"]: row["error"] for row in rows if row["val"] is None}
-    assert list(failed) == ["002_batch_norm_batch_size=1"]
-    assert "batch norm has no standard deviation" in failed["002_batch_norm_batch_size=1"]
+    assert list(failed) == ["002_batch_norm batch_size=1"]
+    assert "batch norm has no standard deviation" in failed["002_batch_norm batch_size=1"]
     assert len(rows) == 4
-    assert "002_batch_norm_batch_size=1, seed 1: error" in (tmp_path / "runs/compare/study/report.md").read_text()
+    assert "002_batch_norm batch_size=1, seed 1: error" in (tmp_path / "runs/compare/study/report.md").read_text()
 
 
 @pytest.mark.parametrize(

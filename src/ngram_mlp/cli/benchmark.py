@@ -4,7 +4,6 @@ import datetime
 import importlib.util
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ngram_mlp.cli.command import Parser, command
+from ngram_mlp.cli.machine import processor
 
 __all__ = ["main"]
 
@@ -193,12 +193,3 @@ def print_growth(console: Console, growth: list[dict[str, Any]]) -> None:
             *(f"{gain:.2f}" for gain in gains),
         )
     console.print(table)
-
-
-def processor() -> str:
-    """The processor's name, as the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

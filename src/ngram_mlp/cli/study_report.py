@@ -4,70 +4,64 @@ import csv
 import datetime
 import json
 import math
+import os
 import shlex
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from ngram_mlp.cli.machine import processor
+from ngram_mlp.cli.study import Run
+
 __all__ = ["paired_interval", "write_report"]
 
 SPLITS = ("train", "val", "test")
+DIFFERENCE = "val against the first (95 %)"
 Row = dict[str, Any]
+Groups = dict[tuple[str, str], list[Row]]  # the runs of a recipe, by heading and name
 
 
 def write_report(
-    folder: Path,
-    runs: Sequence[tuple[str, int, Path | None]],
-    failed: Mapping[tuple[str, int], str],
-    words: Sequence[str],
-    console: Console,
+    folder: Path, runs: Sequence[Run], failures: Sequence[Run], words: Sequence[str], console: Console
 ) -> None:
     """Writes `results.csv`, `results.json`, two figures and `report.md` into a study's folder, and prints the table.
 
     Args:
         folder: the study's.
-        runs: recipe, seed and folder of every run; None where there is no result.
-        failed: by recipe and seed, why a run failed.
+        runs: all of them.
+        failures: those that failed just now.
         words: the command that the report names.
         console: where the table is printed.
     """
     from ngram_mlp.figures import draw, loss_bands_figure, points_figure
 
-    rows = [_row(recipe, seed, path, failed.get((recipe, seed))) for recipe, seed, path in runs]
+    rows = [_row(run, run in failures) for run in runs]
     (folder / "results.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     with (folder / "results.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    done: dict[str, list[Row]] = {recipe: [] for recipe, _, _ in runs}
-    for row in rows:
-        if row["val"] is not None:
-            done[row["recipe"]].append(row)
+    done: Groups = {}
+    for run, row in zip(runs, rows, strict=True):
+        done.setdefault(_place(run, runs), []).extend([row] if row["val"] is not None else [])
     headings, cells = _summary(done)
-    table = Table(title=f"{folder.name}: mean ± standard deviation over seeds", box=SIMPLE, pad_edge=False)
-    for heading in headings[:-1]:
-        table.add_column(heading)
-    for line in cells:
-        table.add_row(*(cell.split(" (")[0] for cell in line[:-1]))
-    console.print(table, soft_wrap=False)
-    with_results = {recipe: rows for recipe, rows in done.items() if rows}
-    if with_results:
-        losses: dict[str, list[Any]] = {recipe: [] for recipe in with_results}
-        for recipe, _, path in runs:
-            if path is not None:
-                losses[recipe].append(np.load(path / "losses.npy"))
-        points = {recipe: [row["val"] for row in rows] for recipe, rows in with_results.items()}
-        for name, figure in (
-            ("curves", loss_bands_figure(losses)),
-            ("final", points_figure(points, "validation loss")),
-        ):
-            (folder / f"{name}.png").write_bytes(draw(figure)[0])
+    _print(console, f"{folder.name}: mean ± standard deviation over seeds", headings, cells)
+    panels: dict[str, dict[str, list[Row]]] = {}
+    for (heading, curve), group in done.items():
+        if group:
+            panels.setdefault(heading, {})[curve] = group
+    if panels:
+        losses = _map(panels, lambda row: np.load(Path(row["folder"], "losses.npy")))
+        (folder / "curves.png").write_bytes(draw(loss_bands_figure(losses))[0])
+        points = _map(panels, lambda row: row["val"])
+        (folder / "final.png").write_bytes(draw(points_figure(points, "validation loss"))[0])
     (folder / "report.md").write_text(_markdown(folder.name, headings, cells, rows, words), encoding="utf-8")
     console.print(f"report  {folder / 'report.md'}")
 
@@ -88,29 +82,44 @@ def _t_quantile(freedom: int) -> float:
     return float(math.sqrt(freedom) * np.tan(angle[np.searchsorted(mass, 0.95 * mass[-1])]))
 
 
-def _row(recipe: str, seed: int, path: Path | None, error: str | None) -> Row:
-    row: Row = {"recipe": recipe, "seed": seed, **dict.fromkeys(SPLITS)}
+def _row(run: Run, failed: bool) -> Row:
+    row: Row = {"recipe": run.recipe, "seed": run.seed, **dict.fromkeys(SPLITS)}
     row |= {"first_loss": None, "updates": None, "updates_per_second": None, "folder": None}
-    if path is not None:
+    if (path := run.finished) is not None:
         metrics = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
         row |= {split: metrics[split]["loss"] for split in SPLITS}
         row |= {key: metrics[key] for key in ("updates", "updates_per_second")}
         row |= {"first_loss": float(np.load(path / "losses.npy", mmap_mode="r")[0]), "folder": str(path)}
-    return row | {"error": error}
+    return row | {"error": run.last_line if failed else None}
 
 
-def _summary(done: Mapping[str, Sequence[Row]]) -> tuple[list[str], list[list[str]]]:
-    """The headings and the cells of the table; differences in validation loss to the first recipe, paired by seed."""
-    headings = ["recipe", "seeds", "first loss", *SPLITS, "val, difference to the first (95 %)", "updates/s"]
-    base = {row["seed"]: row["val"] for row in next(iter(done.values()))}
+def _place(run: Run, runs: Sequence[Run]) -> tuple[str, str]:
+    """Heading and name of a recipe; where configurations are crossed with a grid, each of its points is a heading."""
+    if len({other.config for other in runs}) > 1:
+        return run.point, run.config
+    return "", run.point or run.config
+
+
+def _map(panels: Mapping[str, Mapping[str, Sequence[Row]]], value: Callable[[Row], Any]) -> dict[str, dict[str, Any]]:
+    return {
+        heading: {curve: [value(row) for row in rows] for curve, rows in curves.items()}
+        for heading, curves in panels.items()
+    }
+
+
+def _summary(done: Groups) -> tuple[list[str], list[list[str]]]:
+    """The headings and the cells of the table; differences are to the first recipe under the same heading."""
+    headings = ["recipe", "seeds", "first loss", *SPLITS, DIFFERENCE, "updates/s"]
+    bases: dict[str, list[Row]] = {}
     cells = []
-    for recipe, rows in done.items():
-        line = [recipe, str(len(rows))]
+    for (heading, curve), rows in done.items():
+        base = {row["seed"]: row["val"] for row in bases.setdefault(heading, rows)}
+        line = [f"{curve} {heading}".strip(), str(len(rows))]
         if rows:
             line.append(_spread([row["first_loss"] for row in rows], 2))
             line += [_spread([row[split] for row in rows], 4) for split in SPLITS]
             differences = [row["val"] - base[row["seed"]] for row in rows if row["seed"] in base]
-            line.append(_difference(differences) if rows is not next(iter(done.values())) else "")
+            line.append(_difference(differences) if rows is not bases[heading] else "")
             line.append(f"{statistics.fmean(row['updates_per_second'] for row in rows):,.0f}")
         cells.append(line + ["-"] * (len(headings) - len(line)))
     return headings, cells
@@ -130,12 +139,30 @@ def _difference(differences: Sequence[float]) -> str:
     return f"{mean:+.4f} ± {half:.4f}" if math.isfinite(half) else f"{mean:+.4f}"
 
 
+def _print(console: Console, title: str, headings: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    """Prints the columns for which a terminal has room."""
+    shown = [headings.index(name) for name in ("recipe", "seeds", "first loss", "val", DIFFERENCE)]
+    table = Table(title=title, title_justify="left", box=SIMPLE, pad_edge=False)
+    for column in shown:
+        table.add_column(headings[column], overflow="fold")
+    for line in cells:
+        table.add_row(*(line[column].split(" (")[0] for column in shown))
+    console.print(table, soft_wrap=False)
+
+
 def _markdown(
     name: str, headings: Sequence[str], cells: Sequence[Sequence[str]], rows: Sequence[Row], words: Sequence[str]
 ) -> str:
     """The report: command, table, figures, and what failed."""
-    lines = [f"# {name}", "", f"{datetime.date.today().isoformat()}, by", "", "```", shlex.join(words), "```", ""]
-    lines += ["Mean ± standard deviation over seeds (best to worst); losses in nats a character.", ""]
+    machine = f"torch {torch.__version__}, {os.cpu_count()} cores of {processor()}"
+    lines = [f"# {name}", "", f"{datetime.date.today().isoformat()}, {machine}, by", ""]
+    lines += ["```", shlex.join(words), "```", ""]
+    lines += [
+        "Losses in nats a character: mean ± standard deviation over seeds (best to worst). The difference in "
+        "validation loss is to the first recipe (with a grid, at the same point of it), paired by seed, with a 95 % "
+        "interval of Student's t.",
+        "",
+    ]
     lines += [f"| {' | '.join(line)} |" for line in (headings, ["---"] * len(headings), *cells)]
     lines += ["", "![training loss, mean and range over seeds](curves.png)", ""]
     lines += ["![validation loss of every seed](final.png)", ""]
