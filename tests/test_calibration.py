@@ -4,7 +4,7 @@ from torch import nn
 
 from ngram_mlp.calibration import batch_norms, evaluating_with, lags, measure
 from ngram_mlp.data import NGramDataModule
-from ngram_mlp.data.datamodule import Chunks
+from ngram_mlp.data.chunks import Chunks
 from ngram_mlp.evaluation import evaluate
 from ngram_mlp.layers import Normalization
 from ngram_mlp.models import MLP

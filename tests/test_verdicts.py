@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from ngram_mlp.cli import check
+from ngram_mlp.judging import judge_initialization, judge_training
 from ngram_mlp.layers import Initialization, Normalization
 from ngram_mlp.looks import look_at
 from ngram_mlp.models import MLP
-from ngram_mlp.verdicts import Verdict, as_json, as_markdown, judge_initialization, judge_training, worst
+from ngram_mlp.verdicts import Verdict, as_json, as_markdown, worst
 from tests.conftest import PROJECT
 
 DEFAULT = PROJECT / "configs" / "default.yaml"

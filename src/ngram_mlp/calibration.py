@@ -1,6 +1,6 @@
 """Which statistics batch norm evaluates with: the running estimates, or statistics measured over a whole split."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -8,8 +8,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from ngram_mlp.data.chunks import Chunks
+from ngram_mlp.data.ngrams import NGrams
 from ngram_mlp.errors import UserError
-from ngram_mlp.evaluation import in_evaluation
+from ngram_mlp.evaluation import evaluate, in_evaluation
 from ngram_mlp.layers import BatchNorm
 
 __all__ = [
@@ -17,6 +19,7 @@ __all__ = [
     "Lag",
     "StatisticsName",
     "batch_norms",
+    "evaluate_splits",
     "evaluating_with",
     "lags",
     "measure",
@@ -25,7 +28,6 @@ __all__ = [
 
 StatisticsName = Literal["running", "batch", "calibrated"]
 STATISTICS: tuple[StatisticsName, ...] = get_args(StatisticsName)
-Chunks = Iterable[tuple[Tensor, Tensor]]
 Measured = dict[str, tuple[Tensor, Tensor]]
 
 
@@ -34,7 +36,7 @@ def batch_norms(network: nn.Module) -> dict[str, BatchNorm | nn.BatchNorm1d]:
     return {name: layer for name, layer in network.named_modules() if isinstance(layer, (BatchNorm, nn.BatchNorm1d))}
 
 
-def measure(network: nn.Module, chunks: Chunks, device: torch.device) -> Measured:
+def measure(network: nn.Module, chunks: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Measured:
     """The mean and the unbiased standard deviation (n,) of each batch-norm layer's input over all examples, by layer.
 
     Layer by layer, as each one's input depends on the statistics of those before it: so many passes over the examples.
@@ -61,6 +63,27 @@ def evaluating_with(network: nn.Module, measured: Measured) -> Iterator[None]:
         for name, buffers in saved.items():
             for buffer, value in zip(_running(layers[name])[:2], buffers, strict=True):
                 buffer.copy_(value)
+
+
+def evaluate_splits(
+    network: nn.Module, splits: Mapping[str, NGrams], statistics: StatisticsName = "running"
+) -> dict[str, dict[str, float]]:
+    """Loss, perplexity and accuracy by split, computed where the network is.
+
+    Args:
+        network: maps contexts (n, T) to logits (n, vocabulary size).
+        splits: the examples of `train`, `val` and `test`, in this order.
+        statistics: what batch norm evaluates with: its `running` estimates, or the statistics over the evaluated split
+            itself (`batch`), or over the training split (`calibrated`).
+    """
+    device = next(network.parameters()).device
+    metrics, measured = {}, {}
+    for name, ngrams in splits.items():
+        if statistics == "batch" or (statistics == "calibrated" and name == "train"):
+            measured = measure(network, Chunks(ngrams), device)
+        with evaluating_with(network, measured):
+            metrics[name] = evaluate(network, Chunks(ngrams), device)
+    return metrics
 
 
 @dataclass(frozen=True)
@@ -112,7 +135,7 @@ def _running(layer: BatchNorm | nn.BatchNorm1d) -> tuple[Tensor, Tensor, bool]:
 
 @torch.no_grad()
 def _moments_of_input(
-    network: nn.Module, layer: nn.Module, chunks: Chunks, device: torch.device
+    network: nn.Module, layer: nn.Module, chunks: Iterable[tuple[Tensor, Tensor]], device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Mean and unbiased standard deviation of a layer's input, chunks merged after Chan, Golub and LeVeque 1983."""
     inputs: list[Tensor] = []

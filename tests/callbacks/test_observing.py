@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from ngram_mlp.callbacks import Cadence
-from ngram_mlp.callbacks.observer import Due
+from ngram_mlp.callbacks.cadence import Due
 from ngram_mlp.errors import UserError
 from ngram_mlp.layers import BatchNorm
 from ngram_mlp.models import LanguageModel

@@ -1,6 +1,7 @@
 """What the non-linearities make of the network: saturation and dead units."""
 
-from ngram_mlp.callbacks.observer import Findings, Observer
+from ngram_mlp.callbacks.findings import Findings
+from ngram_mlp.callbacks.observer import Observer
 from ngram_mlp.looks import Look
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.statistics import SATURATION, dead, mean_and_std, saturated

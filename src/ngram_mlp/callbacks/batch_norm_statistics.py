@@ -1,7 +1,8 @@
 """Batch norm: the minibatch against the running estimates."""
 
 from ngram_mlp.calibration import batch_norms, lags, running_mean_and_std
-from ngram_mlp.callbacks.observer import Findings, Observer
+from ngram_mlp.callbacks.findings import Findings
+from ngram_mlp.callbacks.observer import Observer
 from ngram_mlp.looks import Look
 from ngram_mlp.models import LanguageModel
 

@@ -2,7 +2,7 @@
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from ngram_mlp.callbacks.observer import Findings
+from ngram_mlp.callbacks.findings import Findings
 
 __all__ = ["CustomScalars"]
 

@@ -2,7 +2,8 @@
 
 from torch import nn
 
-from ngram_mlp.callbacks.observer import Findings, Observer
+from ngram_mlp.callbacks.findings import Findings
+from ngram_mlp.callbacks.observer import Observer
 from ngram_mlp.looks import Look
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.terminal import printable

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from ngram_mlp.calibration import StatisticsName, evaluating_with, measure
-from ngram_mlp.data.datamodule import Chunks, NGramDataModule
+from ngram_mlp.data import Chunks, NGramDataModule
 from ngram_mlp.models import LanguageModel
 
 __all__ = ["EvaluationStatistics"]

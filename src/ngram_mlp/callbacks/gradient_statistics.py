@@ -3,7 +3,8 @@
 import math
 from typing import Any
 
-from ngram_mlp.callbacks.observer import Findings, Observer
+from ngram_mlp.callbacks.findings import Findings
+from ngram_mlp.callbacks.observer import Observer
 from ngram_mlp.looks import Look, update_ratios
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.statistics import log10_ratio, mean_and_std

@@ -6,9 +6,11 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 
-from ngram_mlp.callbacks.observer import Findings, current_look
+from ngram_mlp.callbacks.findings import Findings
+from ngram_mlp.callbacks.observer import current_look
+from ngram_mlp.judging import judge_initialization
 from ngram_mlp.statistics import SATURATION
-from ngram_mlp.verdicts import as_json, as_markdown, as_table, judge_initialization
+from ngram_mlp.verdicts import as_json, as_markdown, as_table
 
 __all__ = ["InitializationCheck"]
 

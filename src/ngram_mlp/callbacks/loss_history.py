@@ -6,7 +6,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from ngram_mlp.callbacks.observer import Findings
+from ngram_mlp.callbacks.findings import Findings
 
 __all__ = ["LossHistory"]
 

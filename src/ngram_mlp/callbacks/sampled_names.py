@@ -3,7 +3,8 @@
 import torch
 from pytorch_lightning import LightningModule, Trainer
 
-from ngram_mlp.callbacks.observer import Findings, Observer
+from ngram_mlp.callbacks.findings import Findings
+from ngram_mlp.callbacks.observer import Observer
 from ngram_mlp.data import NGramDataModule
 from ngram_mlp.data.ngrams import split_words
 from ngram_mlp.evaluation import in_evaluation

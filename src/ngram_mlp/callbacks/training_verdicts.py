@@ -9,11 +9,13 @@ from pytorch_lightning import LightningModule, Trainer
 from rich.console import Console
 from torch import Tensor
 
-from ngram_mlp.callbacks.observer import Findings, Observer
+from ngram_mlp.callbacks.findings import Findings
+from ngram_mlp.callbacks.observer import Observer
+from ngram_mlp.judging import judge_training
 from ngram_mlp.looks import Look, update_ratios
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.statistics import SATURATION, dead, mean_and_std, saturated
-from ngram_mlp.verdicts import as_json, as_markdown, as_table, judge_training
+from ngram_mlp.verdicts import as_json, as_markdown, as_table
 
 __all__ = ["TrainingVerdicts"]
 

@@ -1,7 +1,6 @@
 """`scripts/check.py`: judges a network before its first update, without training it."""
 
 import json
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,10 @@ from ngram_mlp.cli.command import command
 from ngram_mlp.cli.console import open_console
 from ngram_mlp.cli.train_cli import TrainCLI
 from ngram_mlp.data import BlockStream
-from ngram_mlp.data.corpus import SampleCorpusWarning
 from ngram_mlp.errors import UserError
+from ngram_mlp.judging import judge_initialization
 from ngram_mlp.looks import look_at
-from ngram_mlp.verdicts import as_json, as_table, judge_initialization, worst
+from ngram_mlp.verdicts import as_json, as_table, worst
 
 __all__ = ["main"]
 
@@ -45,9 +44,7 @@ def main(default_config: Path, args: Sequence[str] | None = None) -> None:
         args: the command line, by default the process' own.
     """
     console = open_console()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SampleCorpusWarning)
-        cli = CheckCLI(args, default_config, console)
+    cli = CheckCLI(args, default_config, console)
     data = cli.datamodule
     # The stream of a run begins where the constructor left the default generator (contract 2).
     generator = torch.Generator().set_state(torch.get_rng_state())

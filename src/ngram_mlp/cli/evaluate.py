@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from ngram_mlp.calibration import STATISTICS, lags, measure, require_batch_norm
+from ngram_mlp.calibration import STATISTICS, evaluate_splits, lags, measure, require_batch_norm
 from ngram_mlp.cli.command import Parser, command
 from ngram_mlp.cli.console import open_console
-from ngram_mlp.cli.report import evaluate_splits, print_lags, print_table
-from ngram_mlp.data import NGramDataModule
-from ngram_mlp.data.datamodule import Chunks
+from ngram_mlp.cli.tables import print_lags, print_table
+from ngram_mlp.data import Chunks, NGramDataModule
 from ngram_mlp.errors import UserError
 from ngram_mlp.loading import corpus_of, load_model, read_checkpoint
 from ngram_mlp.models import LanguageModel
@@ -51,6 +50,6 @@ def main(args: Sequence[str] | None = None) -> None:
         console.print(f"note: the checkpoint was trained on another corpus, {printable(name)}")
     require_batch_norm(model.network, options.statistics)
     wanted = STATISTICS if options.statistics == "all" else (options.statistics,)
-    print_table(console, {name: evaluate_splits(model, data, name) for name in wanted})
+    print_table(console, {name: evaluate_splits(model.network, data.splits, name) for name in wanted})
     if options.statistics == "all":
         print_lags(console, lags(model.network, measure(model.network, Chunks(data.splits["train"]), model.device)))

@@ -1,14 +1,18 @@
-"""A folder for each run, which no other run writes to."""
+"""A folder for each run, which no other run writes to, and which goes back to a checkpoint."""
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from ngram_mlp.callbacks.checkpoints import event_files
+from ngram_mlp.durable import remove_leftovers, write_atomically
 from ngram_mlp.errors import UserError
 
-__all__ = ["alone_in", "claim_run_folder", "versions"]
+__all__ = ["alone_in", "claim_run_folder", "rewind", "versions"]
 
 
 def versions(parent: Path) -> list[int]:
@@ -58,3 +62,25 @@ def alone_in(folder: Path) -> Iterator[None]:
         raise UserError(f"--resume {folder}: another process trains in this folder; wait for it or end it") from error
     finally:
         os.close(descriptor)
+
+
+def rewind(folder: Path, checkpoint: dict[str, Any], configuration: str) -> None:
+    """Brings a run's folder to the state of a checkpoint; a config.yaml that was in force until then is kept.
+
+    Args:
+        folder: the run's.
+        checkpoint: the one that it goes on from.
+        configuration: the content of the config.yaml with which it goes on.
+    """
+    remove_leftovers(folder)
+    for path in event_files(folder):  # what was logged after the checkpoint is logged again
+        if path.name not in checkpoint["events"]:
+            path.unlink()
+        elif path.stat().st_size > (size := checkpoint["events"][path.name]):
+            os.truncate(path, size)
+    if any(f".{int(time.time())}." in path.name for path in event_files(folder)):
+        time.sleep(1)  # TensorBoard reads files in the order of their names, which tell the second of their birth
+    before = (folder / "config.yaml").read_bytes()
+    kept = folder / f"config-until-{checkpoint['global_step']}.yaml"
+    if before != configuration.encode() and not kept.exists():
+        write_atomically(kept, before)

@@ -6,7 +6,6 @@ import shlex
 import shutil
 import sys
 import time
-import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,12 +14,12 @@ from typing import Any
 import numpy as np
 from rich.panel import Panel
 
+from ngram_mlp.calibration import evaluate_splits
 from ngram_mlp.callbacks.checkpoints import Interrupted
 from ngram_mlp.cli.command import command, quiet_threads
 from ngram_mlp.cli.console import open_console
-from ngram_mlp.cli.report import evaluate_splits, print_table
+from ngram_mlp.cli.tables import print_table
 from ngram_mlp.cli.train_cli import TrainCLI
-from ngram_mlp.data.corpus import SampleCorpusWarning
 from ngram_mlp.durable import write_atomically
 from ngram_mlp.errors import UserError
 from ngram_mlp.processes import rank
@@ -41,9 +40,7 @@ def main(default_config: Path, args: Sequence[str] | None = None) -> None:
         args: the command line, by default the process' own.
     """
     console = open_console()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SampleCorpusWarning)  # told by a panel instead
-        cli = TrainCLI(args, default_config, console)
+    cli = TrainCLI(args, default_config, console)
     _introduce(cli)
     with cli.resources, quiet_threads():
         try:
@@ -124,7 +121,7 @@ def _report(cli: TrainCLI, seconds: float) -> None:
     """Writes metrics.json and samples.txt, and prints the table, sampled names and what to do next."""
     updates = cli.trainer.global_step
     speed = (updates - cli.datamodule.first_update) / seconds
-    metrics = evaluate_splits(cli.model, cli.datamodule, cli.config.statistics)
+    metrics = evaluate_splits(cli.model.network, cli.datamodule.splits, cli.config.statistics)
     record: dict[str, Any] = metrics | {
         "statistics": cli.config.statistics,
         "updates": updates,

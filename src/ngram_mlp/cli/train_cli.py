@@ -1,11 +1,10 @@
 """The LightningCLI of this package: from arguments to a model, its data and a trainer with a folder of its own."""
 
 import inspect
-import os
 import pydoc
 import shutil
 import sys
-import time
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,29 +19,16 @@ from rich.console import Console
 
 from ngram_mlp import schedules  # noqa: F401  # so that the parser knows WarmupCosine by its name
 from ngram_mlp.calibration import StatisticsName, require_batch_norm
-from ngram_mlp.callbacks import (
-    ActivationStatistics,
-    BatchNormStatistics,
-    CustomScalars,
-    EmbeddingView,
-    EvaluationStatistics,
-    GradientStatistics,
-    Hyperparameters,
-    InitializationCheck,
-    LossHistory,
-    RunCheckpoints,
-    SampledNames,
-    TrainingVerdicts,
-    UpdateProgress,
-)
-from ngram_mlp.callbacks.checkpoints import event_files
+from ngram_mlp.callbacks import EvaluationStatistics, Hyperparameters, LossHistory, RunCheckpoints, UpdateProgress
 from ngram_mlp.checkpoint_file import CheckpointFiles
 from ngram_mlp.cli.changes import check_checkpoint
 from ngram_mlp.cli.command import Parser
+from ngram_mlp.cli.observers import observers
 from ngram_mlp.cli.origin import find_origin
-from ngram_mlp.cli.run_folder import alone_in, claim_run_folder
+from ngram_mlp.cli.run_folder import alone_in, claim_run_folder, rewind
 from ngram_mlp.data import NGramDataModule
-from ngram_mlp.durable import remove_leftovers, write_atomically
+from ngram_mlp.data.corpus import SampleCorpusWarning
+from ngram_mlp.durable import write_atomically
 from ngram_mlp.errors import UserError
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.trainer_options import refuse_options_without_meaning
@@ -68,19 +54,21 @@ class TrainCLI(LightningCLI):
         self.origin = find_origin(args)
         if self.origin and self.origin.configuration:
             default_config = self.origin.configuration
-        super().__init__(
-            LanguageModel,
-            NGramDataModule,
-            save_config_callback=None,
-            parser_class=Parser,
-            parser_kwargs={"default_config_files": [str(default_config)], "description": self.description},
-            subclass_mode_model=True,
-            args=configs_first(args),
-            run=False,
-            auto_configure_optimizers=False,
-            # Hyperparameters are what the constructors receive, not a configuration that names classes (contract 6).
-            load_from_checkpoint_support=False,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SampleCorpusWarning)  # `train.py` shows a panel
+            super().__init__(
+                LanguageModel,
+                NGramDataModule,
+                save_config_callback=None,
+                parser_class=Parser,
+                parser_kwargs={"default_config_files": [str(default_config)], "description": self.description},
+                subclass_mode_model=True,
+                args=configs_first(args),
+                run=False,
+                auto_configure_optimizers=False,
+                # Hyperparameters are what the constructors receive, no configuration that names classes (contract 6).
+                load_from_checkpoint_support=False,
+            )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--name", type=str, default="default", help="The run goes to RUNS_DIR/NAME/version_N.")
@@ -160,7 +148,7 @@ class TrainCLI(LightningCLI):
             if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
                 trainer.strategy.checkpoint_io = CheckpointFiles()
             if own_folder and checkpoint is not None:
-                self._rewind(checkpoint)
+                rewind(self.folder, checkpoint, self._configuration())
             write_atomically(self.folder / "config.yaml", self._configuration().encode())
         except BaseException as error:
             self.resources.close()
@@ -180,7 +168,9 @@ class TrainCLI(LightningCLI):
     def _callbacks(self, configuration: str) -> list[Callback]:
         """What is present in every run, unless it was asked not to be."""
         config = self.config
-        callbacks = [*self._observers(), Hyperparameters(self._hyperparameters())]
+        self.loss_history = LossHistory(figure=config.observe.cadence != "off")
+        looking = observers(config.observe, self.console)
+        callbacks = [*looking, self.loss_history, Hyperparameters(self._hyperparameters())]
         if config.statistics != "running":
             callbacks.append(EvaluationStatistics(config.statistics))
         if config.trainer.enable_progress_bar is not False:
@@ -189,43 +179,8 @@ class TrainCLI(LightningCLI):
             callbacks.append(RunCheckpoints(self.folder / "checkpoints", config.checkpoint_every, configuration))
         return callbacks
 
-    def _rewind(self, checkpoint: dict[str, Any]) -> None:
-        """Brings the folder to the state of the checkpoint; a config.yaml that was in force until then is kept."""
-        remove_leftovers(self.folder)
-        for path in event_files(self.folder):  # what was logged after the checkpoint is logged again
-            if path.name not in checkpoint["events"]:
-                path.unlink()
-            elif path.stat().st_size > (size := checkpoint["events"][path.name]):
-                os.truncate(path, size)
-        if any(f".{int(time.time())}." in path.name for path in event_files(self.folder)):
-            time.sleep(1)  # TensorBoard reads files in the order of their names, which tell the second of their birth
-        before = (self.folder / "config.yaml").read_bytes()
-        kept = self.folder / f"config-until-{checkpoint['global_step']}.yaml"
-        if before != self._configuration().encode() and not kept.exists():
-            write_atomically(kept, before)
-
     def _configuration(self) -> str:
         return str(self.parser.dump(self.config, skip_unset=False))
-
-    def _observers(self) -> list[Callback]:
-        """The callbacks that look inside the network, and the history of losses."""
-        observe = self.config.observe
-        if not 0 < observe.saturation < 1:
-            raise UserError(f"--observe.saturation {observe.saturation}: give a number between 0 and 1, such as 0.97")
-        self.loss_history = LossHistory(figure=observe.cadence != "off")
-        if observe.cadence == "off":
-            return [self.loss_history]
-        return [
-            InitializationCheck(self.console, observe.saturation),
-            ActivationStatistics(observe.cadence, observe.layers, observe.saturation),
-            GradientStatistics(observe.cadence, observe.layers),
-            BatchNormStatistics(observe.cadence, observe.layers),
-            TrainingVerdicts(observe.cadence, observe.layers, observe.saturation, self.console),
-            SampledNames(observe.cadence),
-            EmbeddingView(observe.cadence),
-            CustomScalars(),
-            self.loss_history,
-        ]
 
     def _hyperparameters(self) -> dict[str, Any]:
         """What TensorBoard shows: everything about model and data, nothing about the trainer."""

@@ -1,6 +1,5 @@
 """The LightningDataModule: corpus, vocabulary, splits, and the block stream that a run trains on."""
 
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,29 +9,14 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from ngram_mlp.data.blocks import BlockStream
+from ngram_mlp.data.chunks import Chunks
 from ngram_mlp.data.corpus import DATA_DIR, Corpus, load_corpus
 from ngram_mlp.data.ngrams import NGrams, build_ngrams, split_words
 from ngram_mlp.data.vocabulary import Vocabulary
 from ngram_mlp.errors import UserError, require_at_least
 from ngram_mlp.terminal import shortened
 
-__all__ = ["Chunks", "NGramDataModule"]
-
-
-class Chunks:
-    """The examples of a split in order, as (contexts (n, T), targets (n,)) in int64, n at most `size`."""
-
-    def __init__(self, ngrams: NGrams, size: int = 8192) -> None:
-        self._ngrams = ngrams
-        self._size = size
-
-    def __len__(self) -> int:
-        return -(-len(self._ngrams) // self._size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for first in range(0, len(self._ngrams), self._size):
-            chunk = slice(first, first + self._size)
-            yield self._ngrams.contexts[chunk].long(), self._ngrams.targets[chunk].long()
+__all__ = ["NGramDataModule"]
 
 
 class NGramDataModule(LightningDataModule):

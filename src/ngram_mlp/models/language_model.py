@@ -15,6 +15,7 @@ from ngram_mlp.engines import Engine, EngineName, choose_engine
 from ngram_mlp.engines.schedule import upcoming_rates
 from ngram_mlp.errors import UserError
 from ngram_mlp.evaluation import PredictionMetric
+from ngram_mlp.models import counters
 from ngram_mlp.models.trainer_options import refuse_options_without_meaning
 
 __all__ = ["LanguageModel"]
@@ -115,7 +116,7 @@ class LanguageModel(LightningModule):
         """Performs the updates of a block; returns their losses, shape (K,), for the callbacks."""
         if self._engine is None:
             self._engine = self._choose_engine(block)
-            self._count_batches_before()
+            counters.begin(self.trainer)
         losses = self._engine.run(*block)
         first = self.trainer.global_step
         finite = losses.isfinite()
@@ -125,7 +126,7 @@ class LanguageModel(LightningModule):
                 f"the training loss is {losses[bad].item()} at update {first + bad}; "
                 "lower --model.optimizer.lr, or scale the initial weights down"
             )
-        self._count_updates(len(losses))
+        counters.advance(self.trainer, len(losses))
         self._unlogged = torch.cat([self._unlogged, losses.float().cpu()])
         lr = self.trainer.optimizers[0].param_groups[0]["lr"]
         self.log_dict({"train/loss": self._unlogged.mean(), "lr": lr, **self._axis()})
@@ -169,12 +170,7 @@ class LanguageModel(LightningModule):
         self._engine_before = checkpoint.get("engine")
         if self.renew_schedule:
             self._write_new_rates(checkpoint)
-        # One number tells where a run stands. Lightning's own account, of batches and of what a block was cut short
-        # in, is not needed, as checkpoints are taken between blocks.
-        checkpoint.pop("loops", None)
-        steps = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
-        for tracker in (steps.total, steps.current):
-            tracker.ready = tracker.completed = checkpoint["global_step"]
+        counters.restore(self.trainer, checkpoint)
         self._unlogged = checkpoint["unlogged_losses"]
 
     @property
@@ -218,34 +214,3 @@ class LanguageModel(LightningModule):
     def _axis(self) -> dict[str, float]:
         """Lightning puts what is logged beside a metric named `step` at that place of the axis: updates done."""
         return {"step": float(self.trainer.global_step)}
-
-    def _count_batches_before(self) -> None:
-        """Advances Lightning's counters of batches, which are at the first, by the updates before this process."""
-        loop, before = self.trainer.fit_loop.epoch_loop, self.trainer.global_step
-        batches: Any
-        for batches in (loop.batch_progress.total, loop.batch_progress.current):
-            batches.completed = batches.processed = before
-            batches.ready = batches.started = before + 1
-        loop._batches_that_stepped = before
-
-    def _count_updates(self, updates: int) -> None:
-        """Advances Lightning's counters by a block's updates; Lightning itself adds one batch to some of them.
-
-        Lightning derives `global_step` from the first, the validation interval from the second and the logging
-        interval from the third, so all of them count updates from here on.
-        """
-        loop = self.trainer.fit_loop.epoch_loop
-        steps = loop.manual_optimization.optim_step_progress
-        for tracker in (steps.total, steps.current):
-            tracker.ready += updates
-            tracker.completed += updates
-        batches: Any
-        for batches in (loop.batch_progress.total, loop.batch_progress.current):
-            batches.ready += updates - 1
-            batches.started += updates - 1
-            batches.processed += updates - 1
-            batches.completed += updates - 1
-        loop._batches_that_stepped += updates - 1
-        if self.trainer.global_step >= self.trainer.max_steps:
-            # The trainer validates and logs when it is told to stop, also where no interval divides max_steps.
-            self.trainer.should_stop = True

@@ -1,39 +1,15 @@
-"""What a person reads at the end of a command."""
+"""Tables of metrics."""
 
 from collections.abc import Mapping
 
 from rich.console import Console
 from rich.table import Table
 
-from ngram_mlp.calibration import Lag, StatisticsName, evaluating_with, measure
-from ngram_mlp.data import NGramDataModule
-from ngram_mlp.data.datamodule import Chunks
-from ngram_mlp.evaluation import evaluate
-from ngram_mlp.models import LanguageModel
+from ngram_mlp.calibration import Lag
 
-__all__ = ["evaluate_splits", "print_lags", "print_table"]
+__all__ = ["print_lags", "print_table"]
 
 Metrics = Mapping[str, Mapping[str, float]]
-
-
-def evaluate_splits(
-    model: LanguageModel, data: NGramDataModule, statistics: StatisticsName = "running"
-) -> dict[str, dict[str, float]]:
-    """Loss, perplexity and accuracy for `train`, `val` and `test`, computed where the model is.
-
-    Args:
-        model: the model.
-        data: its data.
-        statistics: what batch norm evaluates with: its `running` estimates, or the statistics over the evaluated split
-            itself (`batch`), or over the training split (`calibrated`).
-    """
-    metrics, measured = {}, {}
-    for name, ngrams in data.splits.items():  # train first
-        if statistics == "batch" or (statistics == "calibrated" and name == "train"):
-            measured = measure(model.network, Chunks(ngrams), model.device)
-        with evaluating_with(model.network, measured):
-            metrics[name] = evaluate(model, Chunks(ngrams), model.device)
-    return metrics
 
 
 def print_table(console: Console, rows: Mapping[str, Metrics]) -> None:
