@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Times this package against its peers: `python scripts/benchmark.py --help`."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Judges a network before its first update; --help lists the options."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Compares recipes over several seeds: `python scripts/compare.py --help`."""
 
 from pathlib import Path

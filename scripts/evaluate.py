@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Prints the losses of a checkpoint: `python scripts/evaluate.py --help`."""
 
 from ngram_mlp.cli.evaluate import main

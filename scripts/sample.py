@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Samples words from a checkpoint: `python scripts/sample.py --help`."""
 
 from ngram_mlp.cli.sample import main

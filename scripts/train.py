@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Trains a model: `python scripts/train.py --help`."""
 
 from pathlib import Path

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,12 @@ from ngram_mlp.cli import train
 
 # Each deprecated call of jsonargparse tells its own message, so that pyproject.toml can name Lightning's.
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "all"
+# The tests compare with loops on the CPU, in processes of their own, too.
+os.environ |= {"CUDA_VISIBLE_DEVICES": "", "DISABLE_MPS": "1"}
 
 PROJECT = Path(__file__).resolve().parents[1]
 NAMES = PROJECT / "data" / "names.txt"
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc or prlimit")
 
 
 @pytest.fixture(scope="session")

@@ -78,7 +78,10 @@ def refused_everywhere(fails, honest, tmp_path):
 
 @contextlib.contextmanager
 def less_memory(more=2**30):
-    """Lets the process take no more than a GiB of addresses beyond what it has."""
+    """Lets the process take no more than a GiB of addresses beyond what it has, where the system can limit them."""
+    if sys.platform != "linux":
+        yield
+        return
     with open("/proc/self/statm") as statm:
         used = int(statm.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     before = resource.getrlimit(resource.RLIMIT_AS)

@@ -1,4 +1,5 @@
 import os
+import stat
 import threading
 
 import pytest
@@ -49,7 +50,7 @@ def test_content_and_folder_are_on_the_disk_before_the_file_counts_as_written(tm
     steps = []
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(
-        os, "fsync", lambda fd: steps.append("folder" if os.path.isdir(f"/proc/self/fd/{fd}") else "file") or fsync(fd)
+        os, "fsync", lambda fd: steps.append("folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file") or fsync(fd)
     )
     monkeypatch.setattr(os, "replace", lambda *paths: steps.append("rename") or replace(*paths))
     write_atomically(tmp_path / "file", b"new")

@@ -15,7 +15,7 @@ import pytest
 from ngram_mlp.cli import train
 from ngram_mlp.loading import read_checkpoint
 from tests.cli.folders import assert_same_run
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, on_linux
 
 OPTIONS = (
     *("--trainer.max_steps", "1500", "--trainer.val_check_interval", "150", "--trainer.log_every_n_steps", "50"),
@@ -93,6 +93,7 @@ def test_a_signal_ends_a_run_with_its_state_and_the_command_to_go_on(
     assert_same_run(whole, folder)
 
 
+@on_linux
 def test_a_disk_that_fills_up_with_events_is_one_line(tmp_path, corpus_file):
     """A limit on the size of files stands for a disk; what is written beyond it fails as on a full one."""
     process = begin(tmp_path / "runs" / "full" / "version_0", corpus_file, "--trainer.log_every_n_steps", "1")
@@ -104,6 +105,7 @@ def test_a_disk_that_fills_up_with_events_is_one_line(tmp_path, corpus_file):
     assert not list(tmp_path.rglob("*.part"))
 
 
+@on_linux
 def test_a_disk_that_fills_up_spares_the_checkpoint_before(whole, tmp_path, corpus_file, run_train):
     folder = tmp_path / "runs" / "full" / "version_0"
     process = begin(folder, corpus_file)

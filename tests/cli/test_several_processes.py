@@ -14,7 +14,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ngram_mlp.cli import train
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, on_linux
 
 DEFAULT = PROJECT / "configs" / "default.yaml"
 SCRIPT = str(PROJECT / "scripts" / "train.py")
@@ -97,6 +97,7 @@ def test_an_interrupted_run_of_two_goes_on(run_train, corpus_file, tmp_path):
     np.testing.assert_allclose(np.load(together / "losses.npy"), np.load(alone / "losses.npy"), atol=1e-3)
 
 
+@on_linux
 @pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_process_that_dies_ends_the_others(victim, corpus_file, tmp_path):
     more = ("--data.corpus", str(corpus_file), "--trainer.max_steps", "1000000")

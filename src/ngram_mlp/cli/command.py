@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any, ClassVar, NoReturn, ParamSpec
 
-from jsonargparse import Namespace
+from jsonargparse import Namespace, set_parsing_settings
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.cli import LightningArgumentParser
 
@@ -22,6 +22,7 @@ from ngram_mlp.terminal import printable
 __all__ = ["Parser", "command", "quiet_threads"]
 
 P = ParamSpec("P")
+set_parsing_settings(add_print_completion_argument=True)
 # No room left on the device, beyond the user's quota, beyond the largest file that is allowed.
 DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 

@@ -15,6 +15,7 @@ def open_console() -> Console:
     console = Console(soft_wrap=True, markup=False, highlight=False, quiet=rank() > 0)
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # its table is what was asked for
     own = logging.getLogger("ngram_mlp")
     own.setLevel(logging.INFO)
     own.handlers = [_ConsoleHandler(console)]

@@ -35,13 +35,20 @@ from ngram_mlp.models.trainer_options import refuse_options_without_meaning
 from ngram_mlp.processes import rank
 from ngram_mlp.statistics import SATURATION
 
-__all__ = ["TrainCLI", "configs_first"]
+__all__ = ["TrainCLI"]
+
+USAGE = "%(prog)s [--config FILE] [--OPTION VALUE ...]"
+ABOUT_OPTIONS = (
+    "An example: --model.n_hidden 300 --trainer.max_steps 50000. The options of the model are listed by --model.help, "
+    "those of a model of your own by --model.help package.module.Class. Every number of steps counts updates: "
+    "minibatches trained on."
+)
 
 
 class TrainCLI(LightningCLI):
     """The LightningCLI of this package: a single command, a folder for each run, its callbacks always present."""
 
-    description = "Trains a character-level n-gram MLP. Every number of steps counts updates: minibatches trained on."
+    description = "Trains a character-level n-gram MLP."
     model: LanguageModel
     datamodule: NGramDataModule
     folder: Path
@@ -61,9 +68,13 @@ class TrainCLI(LightningCLI):
                 NGramDataModule,
                 save_config_callback=None,
                 parser_class=Parser,
-                parser_kwargs={"default_config_files": [str(default_config)], "description": self.description},
+                parser_kwargs={
+                    "default_config_files": [str(default_config)],
+                    "usage": USAGE,
+                    "description": f"{self.description} {ABOUT_OPTIONS}",
+                },
                 subclass_mode_model=True,
-                args=configs_first(args),
+                args=_arranged(args),
                 run=False,
                 auto_configure_optimizers=False,
                 # Hyperparameters are what the constructors receive, no configuration that names classes (contract 6).
@@ -105,6 +116,7 @@ class TrainCLI(LightningCLI):
         )
         parser.link_arguments("data.characters", "model.init_args.characters", apply_on="instantiate")
         parser.link_arguments("data.block_size", "model.init_args.block_size", apply_on="instantiate")
+        parser._action_groups.sort(key=lambda group: "training via flags" in str(group.title))  # the long one last
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         self.config = parser.parse_args(args)  # type: ignore[arg-type]
@@ -194,11 +206,13 @@ class TrainCLI(LightningCLI):
         }
 
 
-def configs_first(args: Sequence[str]) -> list[str]:
+def _arranged(args: Sequence[str]) -> list[str]:
     """The arguments with `--config FILE` before all others, so that an override holds wherever it stands.
 
-    The parser applies arguments in order: `--model.n_hidden 9 --config a.yaml` would lose the 9.
+    The parser applies arguments in order: `--model.n_hidden 9 --config a.yaml` would lose the 9. A bare `--model.help`
+    means the network that is trained by default, not the class that all variants share.
     """
+    args = [*args[:-1], "--model.help=MLP"] if args and args[-1] == "--model.help" else args
     configs, others, rest = [], [], iter(args)
     for arg in rest:
         if arg in ("-c", "--config"):
