@@ -1,6 +1,10 @@
 """Every configuration that the project ships trains."""
 
+import collections
 import json
+import math
+import os
+import random
 import re
 
 import numpy as np
@@ -37,6 +41,47 @@ def test_an_experiment_trains_with_the_parameters_of_its_notebook(path, run_trai
     assert f"{count} parameters" in path.read_text() or path.stem not in PARAMETERS
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["statistics"] == ("batch" if path.stem.endswith(("004_batch_norm", "002_batch_norm")) else "running")
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "configs" / "depth").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_recipe_of_the_depth_study_is_what_its_name_says(path, run_train):
+    folder, _ = run_train("--config", str(path), "--model.n_layers", "3", "--trainer.max_steps", "1")
+    model = yaml.safe_load((folder / "config.yaml").read_text())["model"]["init_args"]
+    norm, _, weights = path.stem.rpartition("_")
+    assert model["norm"]["kind"] == {"batch_norm": "batch", "layer_norm": "layer"}.get(norm, "none")
+    assert model["residual"] == (norm == "residual")
+    assert ("sqrt(fan_in)" in model["initialization"]["hidden_weight"]) == (weights == "kaiming")
+    assert model["n_hidden"] == 100
+
+
+def test_the_fast_preset_does_everything_once(run_train):
+    experiment = PROJECT / "configs" / "experiments" / "004_kaiming.yaml"
+    folder, _ = run_train(
+        *("--config", str(experiment), "--config", str(PROJECT / "configs" / "debug" / "fast.yaml")),
+        *("--observe.cadence", "20/50/0"),
+    )
+    assert {"config.yaml", "losses.npy", "metrics.json", "samples.txt", "verdicts.json"} <= {*os.listdir(folder)}
+    assert (folder / "figures" / "saturation.png").exists()
+    assert (folder / "checkpoints" / "last.ckpt").exists()
+
+
+def test_the_overfitting_preset_comes_close_to_what_its_words_leave_uncertain(run_train, monkeypatch, tmp_path):
+    monkeypatch.chdir(PROJECT)
+    folder, _ = run_train(
+        *("--config", "configs/debug/overfit.yaml", "--data.corpus", "data/few_words.txt"),
+        *("--runs_dir", str(tmp_path), "--trainer.max_steps", "2000"),
+    )
+    words = (PROJECT / "data" / "few_words.txt").read_text().split()
+    random.Random(42).shuffle(words)
+    successors = collections.defaultdict(collections.Counter)
+    for word in words[: int(0.8 * len(words))]:
+        for position, character in enumerate(word + "."):
+            successors[word[:position]][character] += 1
+    counts = [(n, sum(after.values())) for after in successors.values() for n in after.values()]
+    uncertainty = -sum(n * math.log(n / total) for n, total in counts) / sum(n for n, _ in counts)
+    assert f"{uncertainty:.2f} nats" in (PROJECT / "configs" / "debug" / "overfit.yaml").read_text()
+    train = json.loads((folder / "metrics.json").read_text())["train"]["loss"]
+    assert uncertainty < train < uncertainty + 0.1
 
 
 def test_first_losses_tell_the_notebooks_story(run_train):

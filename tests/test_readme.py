@@ -2,19 +2,29 @@
 
 import re
 import shlex
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ngram_mlp.cli import check, evaluate, sample
+from ngram_mlp.cli import check, compare, evaluate, sample, train
 from tests.conftest import PROJECT
+
+DOCUMENTS = [*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md"), PROJECT / "data" / "README.md"]
 
 README = (PROJECT / "README.md").read_text()
 
 
+def write(name: str, folder: Path) -> None:
+    """Writes a file that the README shows."""
+    (code,) = re.findall(rf"```python\n# {re.escape(name)}\n(.*?)```", README, flags=re.DOTALL)
+    (folder / name).write_text(code)
+
+
 def test_the_variant_of_the_readme_trains_with_both_engines(run_train, tmp_path, monkeypatch):
-    (code,) = re.findall(r"```python\n# my_package\.py\n(.*?)```", README, flags=re.DOTALL)
-    (tmp_path / "my_package.py").write_text(code)
+    write("my_package.py", tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     for engine in ("eager", "fused"):
         run_train(
@@ -23,19 +33,33 @@ def test_the_variant_of_the_readme_trains_with_both_engines(run_train, tmp_path,
     assert "my_package" in sys.modules
 
 
+def test_the_callback_of_the_readme_logs(run_train, tmp_path, monkeypatch):
+    write("my_callback.py", tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (line,) = re.findall(r"^PYTHONPATH=. python scripts/train.py (.*my_callback.*)$", README, flags=re.MULTILINE)
+    folder, _ = run_train(*shlex.split(line), "--trainer.max_steps", "101")
+    events = EventAccumulator(str(folder)).Reload()
+    assert [event.step for event in events.Scalars("logit_norm")] == [0, 100]
+
+
 def test_the_commands_of_the_readme_work(run_train, corpus_file, tmp_path):
     """Every line with a script runs; training is cut short, on the small corpus of the tests."""
     (tmp_path / "my_words.txt").write_text("anna\nbo\ncecilia\ndavid\nemil\nfredrik\ngun\nhans\n" * 5)
     first, _ = run_train("--trainer.max_steps", "3")
-    lines = re.findall(r"^python scripts/(\w+)\.py (.*)$", README, flags=re.MULTILINE)
+    lines = re.findall(r"^python scripts/(\w+)\.py(.*)$", README, flags=re.MULTILINE)
     assert {script for script, _ in lines} == {"train", "check", "compare", "evaluate", "sample"}
     for script, line in lines:
-        # The latter two start processes, in tests of their own.
-        if "--print_config" in line or "--trainer.devices 2" in line or script == "compare":
-            continue
         line = line.replace("runs/default/version_0", str(first)).replace("configs/", f"{PROJECT}/configs/")
         args = shlex.split(line, comments=True)
-        if script == "train":
+        if "--trainer.devices" in args:  # starts processes, in tests of its own
+            continue
+        if script == "compare":
+            args = [*args, "--seeds", "1", "--data.corpus", str(corpus_file), "--observe.cadence", "off"]
+            compare.main(PROJECT / "scripts" / "train.py", [*args, "--trainer.max_steps", "5"])
+        elif {"--help", "--print_config"} & {*args}:
+            with pytest.raises(SystemExit, match="0"):
+                train.main(PROJECT / "configs" / "default.yaml", args)
+        elif script == "train":
             run_train(*args, "--trainer.max_steps", "5")
         elif script == "check":
             with pytest.raises(SystemExit, match="1"):
@@ -44,7 +68,33 @@ def test_the_commands_of_the_readme_work(run_train, corpus_file, tmp_path):
             {"evaluate": evaluate, "sample": sample}[script].main(args)
 
 
-def test_the_files_that_the_documents_point_to_exist():
-    for document in (PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")):
+def test_the_targets_of_make_that_the_documents_name_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), flags=re.MULTILINE))
+    for document in DOCUMENTS:
+        for line in re.findall(r"^make ([a-z -]+)|`make ([a-z -]+)", document.read_text(), flags=re.MULTILINE):
+            assert {*"".join(line).split()} <= targets, document
+
+
+def test_options_are_completed_by_the_shell(capsys):
+    (option,) = re.findall(r"scripts/train.py (--print_completion) shtab-bash", README)
+    with pytest.raises(SystemExit, match="0"):
+        train.main(PROJECT / "configs" / "default.yaml", [option, "shtab-bash"])
+    script = capsys.readouterr().out
+    typed = 'COMP_WORDS=(scripts/train.py --observe.c); COMP_CWORD=1; _shtab_train_py; echo "${COMPREPLY[@]}"'
+    name = re.findall(r"^complete .* -F (\w+) ", script, flags=re.MULTILINE)[0]
+    out = subprocess.run(
+        ["bash", "-c", f"{script}\n{typed.replace('_shtab_train_py', name)}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert out == "--observe.cadence\n"
+
+
+def test_the_documents_are_linked_and_their_links_lead_somewhere():
+    linked = {PROJECT / "README.md", PROJECT / "data" / "README.md"}
+    for document in DOCUMENTS:
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             assert target.startswith("http") or (document.parent / target).exists(), (document, target)
+            linked.add((document.parent / target).resolve())
+    assert {*DOCUMENTS} <= linked

@@ -1,0 +1,77 @@
+"""The examples of CONTRIBUTING.md work as they stand there, in a copy of the project."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.conftest import PROJECT
+
+TEXT = (PROJECT / "CONTRIBUTING.md").read_text()
+COMMANDS = re.findall(r"^python (scripts/.*)$", TEXT, flags=re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def fork(tmp_path_factory):
+    """A copy of the project with the files that the text shows."""
+    fork = tmp_path_factory.mktemp("fork")
+    for folder in ("src", "configs", "scripts", "data"):
+        shutil.copytree(PROJECT / folder, fork / folder, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    files = re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", TEXT, flags=re.DOTALL)
+    for name, content in files:
+        assert not (fork / name).exists()
+        (fork / name).write_text(content)
+    assert len(files) == 3
+    return fork
+
+
+def call(fork, command: str, *more: str) -> str:
+    """Calls a command as it is typed in the fork; returns what it printed."""
+    process = subprocess.run(
+        [sys.executable, *shlex.split(command), *more],
+        cwd=fork,
+        env=os.environ | {"PYTHONPATH": str(fork / "src"), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert process.returncode == 0, process.stdout
+    return process.stdout
+
+
+def test_the_variant_is_checked_learns_by_heart_trains_and_samples(fork):
+    check, overfit, train, sample = [command for command in COMMANDS if "bag_of_characters" in command]
+    assert "first loss" in call(fork, check, "--data.corpus", "sample")
+    call(fork, overfit, "--trainer.max_steps", "300", "--name", "learned")
+    losses = np.load(fork / "runs" / "learned" / "version_0" / "losses.npy")
+    assert losses[-50:].mean() < losses[0] - 0.5
+    out = call(fork, train, "--data.corpus", "sample", "--trainer.max_steps", "30", "--model.engine", "fused")
+    assert "BagOfCharacters, 5,427 parameters" in out
+    assert "fused: compiled" in out
+    assert len(call(fork, sample).splitlines()) == 20
+
+
+def test_the_callback_reports_ranks_between_one_and_the_minibatch(fork):
+    (command,) = [command for command in COMMANDS if "effective_rank" in command]
+    call(fork, command, "--data.corpus", "sample", "--trainer.max_steps", "201", "--name", "ranks")
+    events = EventAccumulator(str(fork / "runs" / "ranks" / "version_0")).Reload()
+    ranks = [event.value for event in events.Scalars("effective_rank/hidden1")]
+    assert len(ranks) == 3  # at updates 0, 100 and 200
+    assert all(1 < rank < 32 for rank in ranks)
+
+
+@pytest.mark.parametrize("rule", ["check", "format --check"])
+def test_the_examples_keep_the_rules(rule, fork):
+    files = [str(path) for path in fork.rglob("*.py") if path.stem in ("bag_of_characters", "effective_rank")]
+    assert len(files) == 2
+    arguments = [*rule.split(), "--config", str(PROJECT / "pyproject.toml"), *files]
+    process = subprocess.run([sys.executable, "-m", "ruff", *arguments], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stdout
