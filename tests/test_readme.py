@@ -3,7 +3,6 @@
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,14 +22,16 @@ def write(name: str, folder: Path) -> None:
     (folder / name).write_text(code)
 
 
-def test_the_variant_of_the_readme_trains_with_both_engines(run_train, tmp_path, monkeypatch):
+def test_the_variant_of_the_readme_trains_with_both_engines_and_samples(run_train, tmp_path, monkeypatch, capsys):
     write("my_package.py", tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     for engine in ("eager", "fused"):
         run_train(
             "--model", "my_package.Wide", "--model.width", "16", "--model.engine", engine, "--trainer.max_steps", "30"
         )
-    assert "my_package" in sys.modules
+    (folder,) = {path.parent for path in tmp_path.glob("runs/default/version_1/metrics.json")}
+    sample.main(["--ckpt_path", str(folder / "checkpoints" / "last.ckpt"), "--model", "my_package.Wide", "--num", "3"])
+    assert len(capsys.readouterr().out.splitlines()) == 3
 
 
 def test_the_callback_of_the_readme_logs(run_train, tmp_path, monkeypatch):

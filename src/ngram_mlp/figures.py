@@ -215,7 +215,7 @@ def _panels(
     figure.suptitle(title, fontsize=11)
     # Fixed margins in inches: matplotlib's automatic layout takes as long as the drawing.
     x, y = 1 / size[0], 1 / size[1]
-    figure.subplots_adjust(left=0.75 * x, right=1 - 0.15 * x, bottom=0.55 * y, top=1 - 0.65 * y, hspace=0.7)
+    figure.subplots_adjust(left=0.75 * x, right=1 - 0.15 * x, bottom=0.55 * y, top=1 - 0.65 * y, hspace=1.25 / height)
     axes: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis in axes[count:]:
         axis.remove()

@@ -1,5 +1,6 @@
 """Models built from checkpoints, which are data: nothing that a checkpoint names is imported or run."""
 
+import inspect
 import math
 from typing import Any
 
@@ -39,7 +40,7 @@ def load_model(checkpoint: dict[str, Any], model_class: type[LanguageModel] | No
         stored = sum(weight.numel() for weight in weights.values())
         _refuse_impossible(checkpoint["hyper_parameters"], stored)
         with _Allowance(stored):
-            model = model_class(**checkpoint["hyper_parameters"])
+            model = model_class(**_not_saved(model_class), **checkpoint["hyper_parameters"])
         load_weights(model, weights)
     except (TypeError, ValueError, ArithmeticError, RuntimeError, AttributeError) as error:
         reason = shortened(" ".join(str(error).split()), 300)
@@ -53,6 +54,13 @@ def load_weights(model: LanguageModel, weights: dict[str, Any]) -> None:
         if key in weights and weights[key].is_floating_point() != own.is_floating_point():
             raise TypeError(f"{key} is of {weights[key].dtype}, not {own.dtype}")
     model.load_state_dict(weights)
+
+
+def _not_saved(model_class: type[LanguageModel]) -> dict[str, Any]:
+    """What a constructor asks for and no checkpoint has: only training needs these functions."""
+    parameters = inspect.signature(model_class).parameters
+    names = ("optimizer", "lr_scheduler")
+    return {name: None for name in names if name in parameters and parameters[name].default is inspect.Parameter.empty}
 
 
 def corpus_of(checkpoint: dict[str, Any]) -> tuple[str, str]:

@@ -79,7 +79,11 @@ def test_a_run_that_fails_is_reported_and_the_others_are_not_lost(study, tmp_pat
     assert list(failed) == ["002_batch_norm batch_size=1"]
     assert "batch norm has no standard deviation" in failed["002_batch_norm batch_size=1"]
     assert len(rows) == 4
-    assert "002_batch_norm batch_size=1, seed 1: error" in (tmp_path / "runs/compare/study/report.md").read_text()
+    report = (tmp_path / "runs/compare/study/report.md").read_text()
+    assert "002_batch_norm batch_size=1, seed 1: error" in report
+    val = {row["recipe"]: row["val"] for row in rows}
+    # Compared at the same point of the grid.
+    assert f" {val['002_batch_norm batch_size=8'] - val['002_no_norm batch_size=8']:+.4f} " in report
 
 
 @pytest.mark.parametrize(

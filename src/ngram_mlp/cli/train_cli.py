@@ -116,7 +116,8 @@ class TrainCLI(LightningCLI):
         )
         parser.link_arguments("data.characters", "model.init_args.characters", apply_on="instantiate")
         parser.link_arguments("data.block_size", "model.init_args.block_size", apply_on="instantiate")
-        parser._action_groups.sort(key=lambda group: "training via flags" in str(group.title))  # the long one last
+        groups: Any = parser._action_groups
+        groups.sort(key=lambda group: "training via flags" in str(group.title))  # the long one last
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         self.config = parser.parse_args(args)  # type: ignore[arg-type]
