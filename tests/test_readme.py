@@ -76,19 +76,15 @@ def test_the_targets_of_make_that_the_documents_name_exist():
             assert {*"".join(line).split()} <= targets, document
 
 
-def test_options_are_completed_by_the_shell(capsys):
+def test_options_are_completed_by_the_shell(capsys, tmp_path):
     (option,) = re.findall(r"scripts/train.py (--print_completion) shtab-bash", README)
     with pytest.raises(SystemExit, match="0"):
         train.main(PROJECT / "configs" / "default.yaml", [option, "shtab-bash"])
     script = capsys.readouterr().out
-    typed = 'COMP_WORDS=(scripts/train.py --observe.c); COMP_CWORD=1; _shtab_train_py; echo "${COMPREPLY[@]}"'
-    name = re.findall(r"^complete .* -F (\w+) ", script, flags=re.MULTILINE)[0]
-    out = subprocess.run(
-        ["bash", "-c", f"{script}\n{typed.replace('_shtab_train_py', name)}"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    (function,) = re.findall(r"^complete .*-F (\w+) ", script, flags=re.MULTILINE)
+    typed = f'COMP_WORDS=(scripts/train.py --observe.c); COMP_CWORD=1; {function}; echo "${{COMPREPLY[@]}}"'
+    (tmp_path / "complete.sh").write_text(f"{script}\n{typed}\n")
+    out = subprocess.run(["bash", str(tmp_path / "complete.sh")], capture_output=True, text=True, check=True).stdout
     assert out == "--observe.cadence\n"
 
 
