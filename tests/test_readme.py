@@ -91,7 +91,7 @@ def test_options_are_completed_by_the_shell(capsys, tmp_path):
 def test_the_documents_are_linked_and_their_links_lead_somewhere():
     linked = {PROJECT / "README.md", PROJECT / "data" / "README.md"}
     for document in DOCUMENTS:
-        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+        for target in re.findall(r"(?:\]\(|src=\")([^)#\"]+)", document.read_text()):
             assert target.startswith("http") or (document.parent / target).exists(), (document, target)
             linked.add((document.parent / target).resolve())
     assert {*DOCUMENTS} <= linked

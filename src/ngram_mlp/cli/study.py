@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ngram_mlp.cli.run_folder import versions
+from ngram_mlp.durable import write_atomically
 from ngram_mlp.errors import UserError
 
 __all__ = ["Run", "part", "plan", "refuse_another_study"]
+
+COMMAS = re.compile(r",(?![^\[]*\])")  # but those within a list
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def plan(
         if not re.fullmatch(r"[\w.]+=.+", axis):
             raise UserError(f"--grid {axis}: give OPTION=VALUE,VALUE,..., such as model.n_hidden=100,200")
         option, values = axis.split("=", 1)
-        axes.append([(option, value.strip()) for value in values.split(",")])
+        axes.append([(option, value.strip()) for value in COMMAS.split(values)])
     for config in configs:
         if not Path(config).is_file():
             raise UserError(f"{config}: there is no such configuration; give a YAML file, as for train.py --config")
@@ -106,7 +109,8 @@ def refuse_another_study(folder: Path, runs: Sequence[Run]) -> None:
         if recipe in before and before[recipe] != own:
             raise UserError(f"--name {folder.name}: holds another recipe {recipe}; give this study a name of its own")
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(before | recipes, indent=2) + "\n", encoding="utf-8")
+    # Shards may begin at the same moment.
+    write_atomically(path, (json.dumps(before | recipes, indent=2) + "\n").encode())
 
 
 def part(runs: Sequence[Run], shard: str) -> Sequence[Run]:
