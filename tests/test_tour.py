@@ -21,7 +21,8 @@ def printed() -> str:
 
 def text_of(notebook) -> str:
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    assert not [output for output in outputs if output.get("name") == "stderr"]
+    errors = [output["text"] for output in outputs if output.get("name") == "stderr"]
+    assert all("training on the sample corpus" in text for text in errors)  # where there is no names.txt
     return "".join(output.get("text", "") + output.get("data", {}).get("text/plain", "") for output in outputs)
 
 
