@@ -43,11 +43,11 @@ class CheckpointFiles(TorchCheckpointIO):
         return checkpoint | {"pytorch-lightning_version": version("pytorch-lightning")}
 
 
-def serialized(checkpoint: dict[str, Any]) -> memoryview:
+def serialized(checkpoint: dict[str, Any]) -> bytes:
     """The bytes of a checkpoint's file: in memory first, since torch tells a full disk as an error of its own."""
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
-    return buffer.getbuffer()
+    return buffer.getvalue()
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ __all__ = ["remove_leftovers", "write_atomically"]
 SUFFIX = ".part"
 
 
-def write_atomically(path: Path, content: bytes | memoryview) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     """Writes a temporary file beside `path`, flushes it to the disk and renames it.
 
     Raises:

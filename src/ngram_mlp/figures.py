@@ -178,7 +178,8 @@ def loss_bands_figure(panels: Mapping[str, Mapping[str, Sequence[npt.NDArray[np.
         for axis in axes:
             axis.set_ylim(bottom - 0.1 * (top - bottom), top + 0.1 * (top - bottom))
     figure.subplots_adjust(right=0.76)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(0.77, 0.9))
+    curves = {line.get_label(): line for axis in axes for line in axis.get_lines()}
+    figure.legend(curves.values(), curves.keys(), loc="upper left", bbox_to_anchor=(0.77, 0.9))
     return figure
 
 

@@ -33,7 +33,7 @@ class ParameterLook:
 
 @dataclass(frozen=True)
 class Look:
-    """The forward and backward pass of the minibatch of one update with the parameters before it (contract 4).
+    """The forward and backward pass of the minibatch of one update with the parameters before it (promise 4).
 
     Args:
         update: which one.

@@ -3,11 +3,19 @@
 import csv
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ngram_mlp.cli import compare
+from ngram_mlp.cli.run_folder import alone_in
+from ngram_mlp.cli.study import plan
 from ngram_mlp.cli.study_report import paired_interval
 from tests.conftest import PROJECT
 
@@ -92,6 +100,9 @@ def test_a_run_that_fails_is_reported_and_the_others_are_not_lost(study, tmp_pat
         (["--seeds", "0"], "--seeds 0"),
         (["--shard", "3/2"], "--shard 3/2"),
         (["--grid", "n_hidden"], "--grid n_hidden"),
+        (["--grid", "model.n_hidden=9,9"], "002_no_norm n_hidden=9: is there twice"),
+        (["--trainer.deterministic", "true", "c.yaml"], "c.yaml: give all configurations before the options"),
+        (["--runs_dir", "/dev/null/runs"], "--runs_dir: cannot write to /dev/null/runs"),
     ],
 )
 def test_mistakes(args, told, study, fails):
@@ -102,12 +113,63 @@ def test_a_recipe_that_is_not_there_is_told(fails):
     assert "nowhere.yaml: there is no such configuration" in fails(compare.main, TRAIN, ["nowhere.yaml"])
 
 
-@pytest.mark.slow
-def test_a_study_is_not_continued_with_another_recipe(study, fails):
+def test_a_study_is_not_continued_with_another_recipe_but_after_a_mistake(study, fails):
+    with pytest.raises(SystemExit, match="1"):
+        study("--seeds", "1", "--shard", "2/2", "--model.n_hiden", "10")
     folder = study("--seeds", "1", "--shard", "2/2")
     line = fails(study, "--seeds", "1", "--trainer.max_steps", "30")
-    assert "--name study" in line
+    assert "--name study: 002_batch_norm was trained there with other options" in line
     assert len(list(folder.rglob("metrics.json"))) == 1
+
+
+def test_a_run_that_another_call_trains_is_left_out(study, tmp_path, capsys):
+    folder = tmp_path / "runs" / "compare" / "study" / "runs"
+    with ExitStack() as others:
+        for recipe in ("002_no_norm", "002_batch_norm"):
+            (folder / recipe / "seed_1").mkdir(parents=True)
+            others.enter_context(alone_in(folder / recipe / "seed_1"))
+        study("--seeds", "1")
+    assert capsys.readouterr().out.count("another call trains it") == 2
+    assert not list(folder.rglob("version_*"))
+
+
+def test_runs_on_several_corpora_are_not_averaged(study, fails):
+    folder = study("--seeds", "2", "--shard", "1/4")
+    metrics = json.loads((folder / "runs" / "002_no_norm" / "seed_1" / "version_0" / "metrics.json").read_text())
+    for seed, corpus in ((1, "0" * 64), (2, metrics["corpus"]["sha256"])):
+        for recipe in ("002_no_norm", "002_batch_norm"):
+            run = folder / "runs" / recipe / f"seed_{seed}" / "version_0"
+            run.mkdir(parents=True, exist_ok=True)
+            (run / "metrics.json").write_text(json.dumps(metrics | {"corpus": {"sha256": corpus}}))
+            np.save(run / "losses.npy", np.ones(20, np.float32))
+    line = fails(study, "--seeds", "2")
+    assert "002_no_norm was trained on another corpus with seed 2 than with seed 1" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_ends_the_runs_and_the_next_call_goes_on_with_them(number, status, tmp_path, corpus_file):
+    recipe = str(EXPERIMENTS / "002_no_norm.yaml")
+    shared = ("--seeds", "2", "--jobs", "2", "--data.corpus", str(corpus_file), "--trainer.max_steps", "6000")
+    command = [sys.executable, str(TRAIN.with_name("compare.py")), recipe, *shared, "--checkpoint_every", "100"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    folder = tmp_path / "runs" / "compare" / "study"
+    while process.poll() is None and len(list(folder.rglob("last.ckpt"))) < 2:
+        time.sleep(0.02)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == status
+    for log in folder.rglob("seed_*.log"):
+        assert "go on with: " in log.read_text()  # each run has saved its state
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert [len(np.load(path)) for path in folder.rglob("losses.npy")] == [6_000, 6_000]
+
+
+def test_a_grid_has_lists_and_mappings_as_values():
+    runs = list(
+        plan(Path("study"), [EXPERIMENTS / "002_no_norm.yaml"], ["a.b=[1,2],{c: 3, d: [4]}, e"], range(1, 2), [])
+    )
+    assert [run.point for run in runs] == ["b=[1,2]", "b={c: 3, d: [4]}", "b=e"]
+    assert len({run.folder for run in runs}) == 3
 
 
 @pytest.mark.parametrize(("count", "quantile"), [(2, 12.7062), (3, 4.3027), (5, 2.7764), (10, 2.2622), (31, 2.0423)])

@@ -72,7 +72,7 @@ class RunCheckpoints(Checkpoint):
         self._best_loss = float("inf")
         self._best_update: int | None = None
         self._validated = False
-        self._state: tuple[int, memoryview] | None = None
+        self._state: tuple[int, bytes] | None = None
         self._state_due = 0.0
         self._signal: int | None = None
 

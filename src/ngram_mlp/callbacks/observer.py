@@ -24,7 +24,7 @@ class Observer(Callback):
     """A callback that looks at the network at some updates; a subclass says what it finds in `observe`.
 
     A look at update n is the forward and backward pass of minibatch n with the parameters before that update. It is
-    taken once for all observers, and leaves no trace (contract 4). The block stream lets the updates that are looked
+    taken once for all observers, and leaves no trace (promise 4). The block stream lets the updates that are looked
     at be blocks of their own, so that the network is seen right after the update, too.
 
     Args:

@@ -46,7 +46,7 @@ def main(default_config: Path, args: Sequence[str] | None = None) -> None:
     console = open_console()
     cli = CheckCLI(args, default_config, console)
     data = cli.datamodule
-    # The stream of a run begins where the constructor left the default generator (contract 2).
+    # The stream of a run begins where the constructor left the default generator (promise 2).
     generator = torch.Generator().set_state(torch.get_rng_state())
     contexts, targets = next(iter(BlockStream(data.splits["train"], data.batch_size, generator, [1], last_update=1)))
     look = look_at(cli.model.network.train(), contexts[0], targets[0])

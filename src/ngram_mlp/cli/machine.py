@@ -1,9 +1,17 @@
 """What a measurement was made on."""
 
+import os
 import platform
 from pathlib import Path
 
-__all__ = ["processor"]
+__all__ = ["cores", "processor"]
+
+
+def cores() -> int:
+    """How many cores this process may use: a job on a shared machine may have fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def processor() -> str:

@@ -14,26 +14,29 @@ from ngram_mlp.errors import UserError
 
 __all__ = ["Run", "part", "plan", "refuse_another_study"]
 
-COMMAS = re.compile(r",(?![^\[]*\])")  # but those within a list
-
 
 @dataclass(frozen=True)
 class Run:
     """One recipe with one seed.
 
     Args:
-        config: the name of the recipe's file.
+        path: the YAML file.
         point: the values of the grid, as `option=value` words; empty without a grid.
+        overrides: what else the recipe is made of, as arguments of `train.py`.
         seed: what everything is drawn from.
         study: the study's folder.
-        arguments: of `train.py`.
     """
 
-    config: str
+    path: Path
     point: str
+    overrides: tuple[str, ...]
     seed: int
     study: Path
-    arguments: tuple[str, ...]
+
+    @property
+    def config(self) -> str:
+        """The name of the YAML file."""
+        return self.path.stem
 
     @property
     def recipe(self) -> str:
@@ -41,9 +44,18 @@ class Run:
         return f"{self.config} {self.point}".strip()
 
     @property
+    def arguments(self) -> tuple[str, ...]:
+        """The arguments of `train.py`."""
+        where = ("--runs_dir", str(self.folder.parent), "--name", self.folder.name)
+        return ("--config", str(self.path), *self.overrides, "--seed_everything", str(self.seed), *where)
+
+    @property
     def folder(self) -> Path:
         """The parent of the folders `version_N` of its attempts."""
-        return self.study / "runs" / re.sub(r"[^\w.=+-]+", "-", self.recipe) / f"seed_{self.seed}"
+        name = self.recipe.replace(" ", "_")
+        if (plain := re.sub(r"[^\w.=+-]+", "-", name)) != name:  # so that no two recipes share a folder
+            plain += "-" + hashlib.sha256(name.encode()).hexdigest()[:6]
+        return self.study / "runs" / plain / f"seed_{self.seed}"
 
     @property
     def versions(self) -> list[Path]:
@@ -84,33 +96,65 @@ def plan(
         if not re.fullmatch(r"[\w.]+=.+", axis):
             raise UserError(f"--grid {axis}: give OPTION=VALUE,VALUE,..., such as model.n_hidden=100,200")
         option, values = axis.split("=", 1)
-        axes.append([(option, value.strip()) for value in COMMAS.split(values)])
+        axes.append([(option, value) for value in _values(values)])
     for config in configs:
         if not Path(config).is_file():
-            raise UserError(f"{config}: there is no such configuration; give a YAML file, as for train.py --config")
+            raise UserError(
+                f"{config}: there is no such configuration; give YAML files, as for train.py --config, first of all"
+            )
+    for before, word in itertools.pairwise(["", *overrides]):
+        if word.endswith((".yaml", ".yml")) and not before.startswith("--"):
+            raise UserError(f"{word}: give all configurations before the options")
     for seed, crossing, config in itertools.product(seeds, itertools.product(*axes), configs):
         point = " ".join(f"{option.split('.')[-1]}={value}" for option, value in crossing)
         crossed = [word for option, value in crossing for word in (f"--{option}", value)]
-        arguments = ("--config", config, *overrides, *crossed, "--seed_everything", str(seed))
-        yield Run(Path(config).stem, point, seed, study, arguments)
+        yield Run(Path(config), point, (*overrides, *crossed), seed, study)
+
+
+def _values(text: str) -> Iterator[str]:
+    """The values of an axis: `[1,2],[3]` are two, since a comma within brackets is part of a value."""
+    value, depth = "", 0
+    for character in text:
+        depth += (character in "[({") - (character in "])}")
+        if character == "," and depth == 0:
+            yield value.strip()
+            value = ""
+        else:
+            value += character
+    yield value.strip()
 
 
 def refuse_another_study(folder: Path, runs: Sequence[Run]) -> None:
-    """A study may grow by recipes and seeds, but a recipe of a name stays the same; `study.json` keeps it."""
-    recipes = {}
+    """A study may grow by recipes and seeds, but a recipe that has been trained stays the same; `study.json` keeps it.
+
+    Raises:
+        UserError: two recipes have one name, one is another than it was, or the folder cannot be written.
+    """
+    recipes, seen = {}, set()
     for run in runs:
-        content = Path(run.arguments[1]).read_bytes()
-        recipes[run.recipe] = {"sha256": hashlib.sha256(content).hexdigest(), "arguments": list(run.arguments[2:-2])}
-    if len({run.folder for run in runs}) < len(runs):
-        raise UserError("two recipes have the same name; rename one of the files, or leave one out")
+        if run.folder in seen:
+            raise UserError(f"{run.recipe}: is there twice; rename one of the files, or leave one of the values out")
+        seen.add(run.folder)
+        content = run.path.read_bytes()
+        recipes[run.recipe] = {"sha256": hashlib.sha256(content).hexdigest(), "arguments": list(run.overrides)}
     path = folder / "study.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    for recipe, own in recipes.items():
-        if recipe in before and before[recipe] != own:
-            raise UserError(f"--name {folder.name}: holds another recipe {recipe}; give this study a name of its own")
-    folder.mkdir(parents=True, exist_ok=True)
-    # Shards may begin at the same moment.
-    write_atomically(path, (json.dumps(before | recipes, indent=2) + "\n").encode())
+    for run in runs:
+        own, other = recipes[run.recipe], before.get(run.recipe)
+        if other not in (None, own) and any(run.folder.parent.glob("*/version_*")):
+            what = "file" if other["arguments"] == own["arguments"] else "options"
+            raise UserError(
+                f"--name {folder.name}: {run.recipe} was trained there with other {what}; give another name, or remove "
+                f"{run.folder.parent}"
+            )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Shards may begin at the same moment.
+        write_atomically(path, (json.dumps(before | recipes, indent=2) + "\n").encode())
+    except OSError as error:
+        raise UserError(
+            f"--runs_dir: cannot write to {folder} ({error.strerror}); give a folder that you may write to"
+        ) from error
 
 
 def part(runs: Sequence[Run], shard: str) -> Sequence[Run]:

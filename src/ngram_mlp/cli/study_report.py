@@ -4,7 +4,6 @@ import csv
 import datetime
 import json
 import math
-import os
 import shlex
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -17,8 +16,9 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from ngram_mlp.cli.machine import processor
+from ngram_mlp.cli.machine import cores, processor
 from ngram_mlp.cli.study import Run
+from ngram_mlp.errors import UserError
 
 __all__ = ["paired_interval", "write_report"]
 
@@ -51,6 +51,8 @@ def write_report(
     done: Groups = {}
     for run, row in zip(runs, rows, strict=True):
         done.setdefault(_place(run, runs), []).extend([row] if row["val"] is not None else [])
+    for group in done.values():
+        _refuse_several_corpora(folder, group)
     headings, cells = _summary(done)
     _print(console, f"{folder.name}: mean ± standard deviation over seeds", headings, cells)
     panels: dict[str, dict[str, list[Row]]] = {}
@@ -84,13 +86,24 @@ def _t_quantile(freedom: int) -> float:
 
 def _row(run: Run, failed: bool) -> Row:
     row: Row = {"recipe": run.recipe, "seed": run.seed, **dict.fromkeys(SPLITS)}
-    row |= {"first_loss": None, "updates": None, "updates_per_second": None, "folder": None}
+    row |= {"first_loss": None, "updates": None, "updates_per_second": None, "folder": None, "corpus": None}
     if (path := run.finished) is not None:
         metrics = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
         row |= {split: metrics[split]["loss"] for split in SPLITS}
         row |= {key: metrics[key] for key in ("updates", "updates_per_second")}
         row |= {"first_loss": float(np.load(path / "losses.npy", mmap_mode="r")[0]), "folder": str(path)}
+        row["corpus"] = metrics["corpus"]["sha256"]
     return row | {"error": run.last_line if failed else None}
+
+
+def _refuse_several_corpora(folder: Path, rows: Sequence[Row]) -> None:
+    """Raises a UserError where the runs of a recipe are of several corpora, as when names.txt could not be had once."""
+    for row in rows:
+        if row["corpus"] != rows[0]["corpus"]:
+            raise UserError(
+                f"{folder}: {row['recipe']} was trained on another corpus with seed {row['seed']} than with seed "
+                f"{rows[0]['seed']}; remove {row['folder']} or {rows[0]['folder']}, and give one --data.corpus"
+            )
 
 
 def _place(run: Run, runs: Sequence[Run]) -> tuple[str, str]:
@@ -113,12 +126,13 @@ def _summary(done: Groups) -> tuple[list[str], list[list[str]]]:
     bases: dict[str, list[Row]] = {}
     cells = []
     for (heading, curve), rows in done.items():
-        base = {row["seed"]: row["val"] for row in bases.setdefault(heading, rows)}
+        base = {(row["seed"], row["corpus"]): row["val"] for row in bases.setdefault(heading, rows)}
         line = [f"{curve} {heading}".strip(), str(len(rows))]
         if rows:
             line.append(_spread([row["first_loss"] for row in rows], 2))
             line += [_spread([row[split] for row in rows], 4) for split in SPLITS]
-            differences = [row["val"] - base[row["seed"]] for row in rows if row["seed"] in base]
+            pairs = [(row["val"], base.get((row["seed"], row["corpus"]))) for row in rows]
+            differences = [own - other for own, other in pairs if other is not None]
             line.append(_difference(differences) if rows is not bases[heading] else "")
             line.append(f"{statistics.fmean(row['updates_per_second'] for row in rows):,.0f}")
         cells.append(line + ["-"] * (len(headings) - len(line)))
@@ -126,10 +140,13 @@ def _summary(done: Groups) -> tuple[list[str], list[list[str]]]:
 
 
 def _spread(values: Sequence[float], digits: int) -> str:
-    text = f"{statistics.fmean(values):.{digits}f}"
+    def written(value: float) -> str:
+        return f"{value:.{digits}f}" if abs(value) < 1e4 else f"{value:.3g}"
+
+    text = written(statistics.fmean(values))
     if len(values) < 2:
         return text
-    return f"{text} ± {statistics.stdev(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+    return f"{text} ± {written(statistics.stdev(values))} ({written(min(values))} to {written(max(values))})"
 
 
 def _difference(differences: Sequence[float]) -> str:
@@ -154,7 +171,7 @@ def _markdown(
     name: str, headings: Sequence[str], cells: Sequence[Sequence[str]], rows: Sequence[Row], words: Sequence[str]
 ) -> str:
     """The report: command, table, figures, and what failed."""
-    machine = f"torch {torch.__version__}, {os.cpu_count()} cores of {processor()}"
+    machine = f"torch {torch.__version__}, {cores()} cores of {processor()}"
     lines = [f"# {name}", "", f"{datetime.date.today().isoformat()}, {machine}, by", ""]
     lines += ["```", shlex.join(words), "```", ""]
     lines += [
@@ -164,7 +181,9 @@ def _markdown(
         "",
     ]
     lines += [f"| {' | '.join(line)} |" for line in (headings, ["---"] * len(headings), *cells)]
-    lines += ["", "![training loss, mean and range over seeds](curves.png)", ""]
-    lines += ["![validation loss of every seed](final.png)", ""]
+    if any(row["val"] is not None for row in rows):
+        lines += ["", "![training loss, mean and range over seeds](curves.png)", ""]
+        lines += ["![validation loss of every seed](final.png)"]
+    lines.append("")
     lines += [f"- no result: {row['recipe']}, seed {row['seed']}: {row['error']}" for row in rows if row["val"] is None]
     return "\n".join(lines).rstrip("\n") + "\n"

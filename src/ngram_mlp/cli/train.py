@@ -90,7 +90,7 @@ def _from_here(path: Path) -> Path:
 def _save_losses(cli: TrainCLI) -> None:
     buffer = io.BytesIO()
     np.save(buffer, cli.loss_history.losses().numpy())
-    write_atomically(cli.folder / "losses.npy", buffer.getbuffer())
+    write_atomically(cli.folder / "losses.npy", buffer.getvalue())
 
 
 def _introduce(cli: TrainCLI) -> None:

@@ -77,7 +77,7 @@ class TrainCLI(LightningCLI):
                 args=_arranged(args),
                 run=False,
                 auto_configure_optimizers=False,
-                # Hyperparameters are what the constructors receive, no configuration that names classes (contract 6).
+                # Hyperparameters are what the constructors receive, no configuration that names classes (promise 6).
                 load_from_checkpoint_support=False,
             )
 

@@ -19,7 +19,7 @@ class BlockStream:
     """Blocks of K minibatches drawn with replacement: contexts (K, B, T) and targets (K, B), both int64.
 
     Minibatch n holds the examples `torch.randint(0, len(ngrams), (batch_size,), generator=generator)` of the n-th call,
-    however the updates are cut into blocks (contract 2). A block never crosses a multiple of one of the `intervals`,
+    however the updates are cut into blocks (promise 2). A block never crosses a multiple of one of the `intervals`,
     nor `last_update`, at which the stream ends.
 
     Args:

@@ -23,7 +23,7 @@ class NGramDataModule(LightningDataModule):
     """N-grams of a corpus: blocks of random minibatches for training, whole splits in chunks for evaluation.
 
     Minibatches are drawn with replacement from the state in which torch's default CPU generator is found when `setup`
-    is called for fitting: the state in which the model's constructor left it (contract 2).
+    is called for fitting: the state in which the model's constructor left it (promise 2).
 
     Args:
         corpus: where the words come from: `names` (the notebooks' names.txt, downloaded once), `sample` (shipped),

@@ -60,7 +60,7 @@ class Initializer:
     def draw(self, shape: tuple[int, ...], fan_in: int, fan_out: int, gain: float = 1.0) -> Tensor:
         """A float32 tensor on the CPU, whatever the default dtype and device, so that every accelerator starts alike.
 
-        A distribution is drawn even where the factor is 0, as in the notebooks (contract 2).
+        A distribution is drawn even where the factor is 0, as in the notebooks (promise 2).
         """
         scale: float = {
             "one": 1.0,
@@ -114,7 +114,7 @@ class Initialization:
 
 
 def linear(fan_in: int, fan_out: int, weight: str, bias: str, gain: float = 1.0) -> nn.Linear:
-    """A linear layer whose weight is drawn in the orientation (fan_in, fan_out), then its bias (contract 2)."""
+    """A linear layer whose weight is drawn in the orientation (fan_in, fan_out), then its bias (promise 2)."""
     with torch.device("meta"):  # torch's own initialization draws nothing there
         layer = nn.Linear(fan_in, fan_out, bias=bias != NO_BIAS)
     layer.to_empty(device="cpu")

@@ -54,7 +54,7 @@ class LanguageModel(LightningModule):
         super().__init__()
         # The optimizer and its schedule are functions here; config.yaml tells them by name. The engine may change.
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "engine"], logger=False)
-        # Plain dictionaries, so that a checkpoint names no class (contract 6).
+        # Plain dictionaries, so that a checkpoint names no class (promise 6).
         self.hparams.update({k: asdict(v) for k, v in self.hparams.items() if is_dataclass(type(v))})
         self.automatic_optimization = False
         self.characters = characters
