@@ -50,8 +50,8 @@ def call(fork, command: str, *more: str) -> str:
 def test_the_variant_is_checked_learns_by_heart_trains_and_samples(fork):
     check, overfit, train, sample = [command for command in COMMANDS if "bag_of_characters" in command]
     assert "first loss" in call(fork, check, "--data.corpus", "sample")
-    call(fork, overfit, "--trainer.max_steps", "300", "--name", "learned")
-    losses = np.load(fork / "runs" / "learned" / "version_0" / "losses.npy")
+    call(fork, overfit, "--trainer.max_steps", "300")
+    losses = np.load(fork / "runs" / "debug_overfit" / "version_0" / "losses.npy")
     assert losses[-50:].mean() < losses[0] - 0.5
     out = call(fork, train, "--data.corpus", "sample", "--trainer.max_steps", "30", "--model.engine", "fused")
     assert "BagOfCharacters, 5,427 parameters" in out

@@ -160,7 +160,7 @@ def print_whole(console: Console, whole: list[dict[str, float]]) -> None:
         ("cold", "python scripts/train.py, cache cold"),
         ("warm", "python scripts/train.py, cache warm"),
     ):
-        ratio = statistics.median(row[key] / row["notebook"] for row in whole)
+        ratio = statistics.median(row["notebook"] / row[key] for row in whole)
         table.add_row(name, f"{statistics.median(row[key] for row in whole):.1f}", f"{ratio:.2f}")
     console.print(table)
 
