@@ -159,7 +159,7 @@ def loss_bands_figure(panels: Mapping[str, Mapping[str, Sequence[npt.NDArray[np.
         panels: by heading and recipe, the losses of every update for each seed.
     """
     figure, axes = _panels(len(panels), "training loss: mean and range over seeds", width=11, columns=2)
-    colors = _distinct(recipe for recipes in panels.values() for recipe in recipes)
+    styles = _styles(recipe for recipes in panels.values() for recipe in recipes)
     bottom, top = np.inf, 0.0
     for axis, (heading, recipes) in zip(axes, panels.items(), strict=True):
         for recipe, seeds in recipes.items():
@@ -169,8 +169,8 @@ def loss_bands_figure(panels: Mapping[str, Mapping[str, Sequence[npt.NDArray[np.
             parts = np.stack([np.add.reduceat(seed[:updates], edges[:-1], dtype=np.float64) for seed in seeds]) / counts
             mean = parts.mean(0)
             x = edges[:-1] + (counts + 1) / 2
-            axis.fill_between(x, parts.min(0), parts.max(0), color=colors[recipe], alpha=0.2, linewidth=0)
-            axis.plot(x, mean, color=colors[recipe], linewidth=1, label=recipe)
+            axis.fill_between(x, parts.min(0), parts.max(0), color=styles[recipe]["color"], alpha=0.2, linewidth=0)
+            axis.plot(x, mean, **styles[recipe], linewidth=1, label=recipe)
             late = mean[x >= updates / 20]
             bottom, top = np.fmin(bottom, late.min()), np.fmax(top, late.max())
         axis.set(title=heading, xlabel="update", ylabel="cross-entropy in nats", xscale="log")
@@ -194,10 +194,10 @@ def points_figure(panels: Mapping[str, Mapping[str, Sequence[float]]], unit: str
     rows = [(heading, recipe, seeds) for heading, recipes in panels.items() for recipe, seeds in recipes.items()]
     figure, (axis,) = _panels(1, f"{unit}: each seed, and the mean", width=8, height=0.6 + 0.2 * len(rows))
     figure.subplots_adjust(left=0.4)
-    colors = _distinct(recipe for _, recipe, _ in rows)
+    styles = _styles(recipe for _, recipe, _ in rows)
     for y, (heading, recipe, seeds) in enumerate(rows):
-        axis.plot(seeds, [y] * len(seeds), "o", color=colors[recipe], alpha=0.6, markersize=5)
-        axis.plot([float(np.mean(seeds))] * 2, [y - 0.35, y + 0.35], color=colors[recipe], linewidth=1.5)
+        axis.plot(seeds, [y] * len(seeds), "o", color=styles[recipe]["color"], alpha=0.6, markersize=5)
+        axis.plot([float(np.mean(seeds))] * 2, [y - 0.35, y + 0.35], color=styles[recipe]["color"], linewidth=1.5)
         if y and rows[y - 1][0] != heading:
             axis.axhline(y - 0.5, color="black", linewidth=0.5)
     axis.set_yticks(range(len(rows)), [f"{recipe}  {heading}".strip() for heading, recipe, _ in rows])
@@ -230,10 +230,9 @@ def _colors(count: int) -> list[Any]:
     return [matplotlib.colormaps["viridis"](0.85 * i / max(1, count - 1)) for i in range(count)]
 
 
-def _distinct(names: Iterable[str]) -> dict[str, Any]:
-    """A color for each name; they are told apart as far as there are any."""
-    different = list(dict.fromkeys(names))
-    if len(different) > 20:
-        return dict(zip(different, _colors(len(different)), strict=True))
-    palette = matplotlib.colormaps["tab10" if len(different) <= 10 else "tab20"]
-    return {name: palette(i) for i, name in enumerate(different)}
+def _styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """A color for each name, and after ten names another kind of line, so that they are told apart."""
+    colors, lines = matplotlib.colormaps["tab10"], ("-", "--", ":")
+    return {
+        name: {"color": colors(i % 10), "linestyle": lines[i // 10 % 3]} for i, name in enumerate(dict.fromkeys(names))
+    }
