@@ -51,7 +51,8 @@ def draw(figure: Figure) -> tuple[bytes, int, int]:
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
     png = BytesIO()
     Image.fromarray(pixels).save(png, "png", compress_level=1)
-    return png.getvalue(), *pixels.shape[:2]
+    height, width, _ = pixels.shape
+    return png.getvalue(), height, width
 
 
 @matplotlib.rc_context(LOOK)

@@ -61,7 +61,8 @@ class Vocabulary:
             raise UserError(
                 f"character {text[int(ids.argmin())]!r} is not in the vocabulary {shortened(self.characters)}"
             )
-        return ids.astype(self.dtype)
+        narrow: NDArray[np.integer] = ids.astype(self.dtype)
+        return narrow
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text whose ids are `ids`."""
