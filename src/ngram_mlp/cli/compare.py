@@ -124,6 +124,10 @@ def _train(train_script: Path, runs: Sequence[Run], jobs: int) -> tuple[list[Run
                         elsewhere.append(run)
                         progress.advance(task)
                         continue
+                    if run.finished is not None:  # by another call, since the list was made
+                        lock.close()
+                        progress.advance(task)
+                        continue
                     running[run] = _start(train_script, run, threads), lock
                 progress.update(task, description=", ".join(f"{run.recipe} seed {run.seed}" for run in running))
                 time.sleep(0.2)
