@@ -165,9 +165,8 @@ def test_a_signal_ends_the_runs_and_the_next_call_goes_on_with_them(number, stat
 
 
 def test_a_grid_has_lists_and_mappings_as_values():
-    runs = list(
-        plan(Path("study"), [EXPERIMENTS / "002_no_norm.yaml"], ["a.b=[1,2],{c: 3, d: [4]}, e"], range(1, 2), [])
-    )
+    config = EXPERIMENTS / "002_no_norm.yaml"
+    runs = plan(Path("study"), [str(config)], ["a.b=[1,2],{c: 3, d: [4]}, e"], range(1, 2), [])
     assert [run.point for run in runs] == ["b=[1,2]", "b={c: 3, d: [4]}", "b=e"]
     assert len({run.folder for run in runs}) == 3
 

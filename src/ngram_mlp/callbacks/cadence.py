@@ -19,6 +19,7 @@ class Due:
     figures: bool
 
 
+NOTHING = Due(numbers=False, histograms=False, figures=False)
 EVERYTHING = Due(numbers=True, histograms=True, figures=True)
 
 

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from ngram_mlp.callbacks.cadence import Cadence, Due
+from ngram_mlp.callbacks.cadence import NOTHING, Cadence
 from ngram_mlp.callbacks.findings import Findings
 from ngram_mlp.errors import UserError
 from ngram_mlp.looks import Look, look_at
@@ -50,7 +50,7 @@ class Observer(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._due = self.cadence.due(trainer.global_step, trainer.max_steps - 1)
-        if self._due != Due(numbers=False, histograms=False, figures=False):
+        if self._due != NOTHING:
             self._look = look = current_look(trainer, pl_module, batch)
             if not self.selected({**look.layers, **look.nonlinearities, **look.parameters}):
                 raise UserError(

@@ -26,7 +26,7 @@ from ngram_mlp.cli.command import command, exit_with
 from ngram_mlp.cli.console import open_console
 from ngram_mlp.cli.machine import cores
 from ngram_mlp.cli.run_folder import alone_in
-from ngram_mlp.cli.study import Run, part, plan, refuse_another_study
+from ngram_mlp.cli.study import Run, part, plan, record_recipes
 from ngram_mlp.cli.study_report import write_report
 from ngram_mlp.errors import UserError, require_at_least
 
@@ -46,6 +46,30 @@ def main(train_script: Path, args: Sequence[str] | None = None) -> None:
         train_script: the script that trains one run.
         args: the command line, by default the process' own.
     """
+    args = sys.argv[1:] if args is None else args
+    options, overrides = _parse(args)
+    folder = Path(options.runs_dir, "compare", options.name)
+    runs = plan(folder, options.configs, options.grid, range(1, options.seeds + 1), overrides)
+    record_recipes(folder, runs)
+    mine = runs if options.shard is None else part(runs, options.shard)
+    missing = [run for run in mine if run.finished is None]
+    with _stopped_by_signals():
+        trained = _train(train_script, missing, options.jobs)
+    console = open_console()
+    failures = [run for run in trained if run.finished is None]
+    for run in failures:
+        console.print(f"failed: {run.recipe}, seed {run.seed}: {run.last_line}; all of it in {run.log}")
+    for run in missing:
+        if run.finished is None and run not in trained:
+            console.print(f"left out: {run.recipe}, seed {run.seed}: another call trains it")
+    if options.shard is None:
+        write_report(folder, runs, failures, ["python", "scripts/compare.py", *args], console)
+    if failures:
+        raise SystemExit(1)
+
+
+def _parse(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options of a study, and what is left: overrides for its runs."""
     parser = _Parser(
         description="Trains every recipe with every seed and compares the losses. All other options are overrides "
         "for every run, as train.py takes them. A study that was interrupted goes on where it stopped.",
@@ -66,22 +90,7 @@ def main(train_script: Path, args: Sequence[str] | None = None) -> None:
     parser.add_argument("--shard", metavar="K/N", help="Only the K-th of N parts of the runs, without the report.")
     options, overrides = parser.parse_known_args(args)
     require_at_least(1, {"--seeds": options.seeds, "--jobs": options.jobs})
-    folder = Path(options.runs_dir, "compare", options.name)
-    runs = list(plan(folder, options.configs, options.grid, range(1, options.seeds + 1), overrides))
-    refuse_another_study(folder, runs)
-    mine = runs if options.shard is None else part(runs, options.shard)
-    with _stopped_by_signals():
-        failures, elsewhere = _train(train_script, [run for run in mine if run.finished is None], options.jobs)
-    console = open_console()
-    for run in failures:
-        console.print(f"failed: {run.recipe}, seed {run.seed}: {run.last_line}; all of it in {run.log}")
-    for run in elsewhere:
-        console.print(f"left out: {run.recipe}, seed {run.seed}: another call trains it")
-    if options.shard is None:
-        words = ["python", "scripts/compare.py", *(sys.argv[1:] if args is None else args)]
-        write_report(folder, runs, failures, words, console)
-    if failures:
-        raise SystemExit(1)
+    return options, overrides
 
 
 @contextmanager
@@ -99,51 +108,56 @@ def _stopped_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _train(train_script: Path, runs: Sequence[Run], jobs: int) -> tuple[list[Run], list[Run]]:
-    """Trains the runs, so many at a time; returns those that failed, and those that another call trains."""
-    waiting, failures, elsewhere = list(runs), [], []
+def _train(train_script: Path, runs: Sequence[Run], jobs: int) -> list[Run]:
+    """Trains the runs, so many at a time; returns those that were trained, as other calls may have some of them."""
+    waiting, trained = list(runs), []
     running: dict[Run, tuple[subprocess.Popen[bytes], ExitStack]] = {}
     threads = max(1, cores() // max(1, min(jobs, len(runs))))
-    columns = (
-        BarColumn(20),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
-    )
-    with Progress(*columns, expand=True) as progress:
+    with _progress() as progress:
         task = progress.add_task("", total=len(runs))
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
-                    run, lock = waiting.pop(0), ExitStack()
-                    run.folder.mkdir(parents=True, exist_ok=True)
-                    try:
-                        lock.enter_context(alone_in(run.folder))
-                    except UserError:
-                        elsewhere.append(run)
-                        progress.advance(task)
-                        continue
-                    if run.finished is not None:  # by another call, since the list was made
-                        lock.close()
-                        progress.advance(task)
-                        continue
-                    running[run] = _start(train_script, run, threads), lock
-                progress.update(task, description=", ".join(f"{run.recipe} seed {run.seed}" for run in running))
+                    run = waiting.pop(0)
+                    if (lock := _claim(run)) is not None:
+                        running[run] = _start(train_script, run, threads), lock
+                        trained.append(run)
+                names = ", ".join(f"{run.recipe} seed {run.seed}" for run in running)
+                progress.update(task, completed=len(runs) - len(waiting) - len(running), description=names)
                 time.sleep(0.2)
                 for run in [run for run, (process, _) in running.items() if process.poll() is not None]:
                     running.pop(run)[1].close()
-                    if run.finished is None:
-                        failures.append(run)
-                    progress.advance(task)
-            progress.update(task, description="")
+            progress.update(task, completed=len(runs), description="")
         finally:  # interrupted, the runs save their state, and the next call goes on with them
             for process, _ in running.values():
                 process.terminate()
             for process, lock in running.values():
                 process.wait()
                 lock.close()
-    return failures, elsewhere
+    return trained
+
+
+def _progress() -> Progress:
+    """One display for all runs: how many are done, the time, and which are in training."""
+    return Progress(
+        BarColumn(20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
+        expand=True,
+    )
+
+
+def _claim(run: Run) -> ExitStack | None:
+    """What keeps other calls from training a run until it is closed; None if one of them does or has done so."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as lock:
+        try:
+            lock.enter_context(alone_in(run.folder))
+        except UserError:
+            return None
+        return lock.pop_all() if run.finished is None else None
 
 
 def _start(train_script: Path, run: Run, threads: int) -> "subprocess.Popen[bytes]":

@@ -2,6 +2,7 @@
 
 from jsonargparse import Namespace
 from pytorch_lightning import Callback
+from pytorch_lightning.cli import LightningArgumentParser
 from rich.console import Console
 
 from ngram_mlp.callbacks import (
@@ -15,8 +16,29 @@ from ngram_mlp.callbacks import (
     TrainingVerdicts,
 )
 from ngram_mlp.errors import UserError
+from ngram_mlp.statistics import SATURATION
 
-__all__ = ["observers"]
+__all__ = ["add_observe_arguments", "observers"]
+
+
+def add_observe_arguments(parser: LightningArgumentParser) -> None:
+    """Adds the options `--observe.*`."""
+    parser.add_argument(
+        "--observe.cadence",
+        type=str,
+        default="default",
+        help="The updates between two looks at numbers, histograms and figures, as 5000/50000/0 (default; 0: only "
+        "at the last update), or often (100/1000/10000), each (1/10/100), off.",
+    )
+    parser.add_argument(
+        "--observe.layers", type=str, default="*", help="A pattern for the names of the layers to look at."
+    )
+    parser.add_argument(
+        "--observe.saturation",
+        type=float,
+        default=SATURATION,
+        help="The abs(tanh) above which a unit is saturated; for other non-linearities the same slope counts.",
+    )
 
 
 def observers(observe: Namespace, console: Console) -> list[Callback]:

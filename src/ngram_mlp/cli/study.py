@@ -12,7 +12,7 @@ from ngram_mlp.cli.run_folder import versions
 from ngram_mlp.durable import write_atomically
 from ngram_mlp.errors import UserError
 
-__all__ = ["Run", "part", "plan", "refuse_another_study"]
+__all__ = ["Run", "part", "plan", "record_recipes"]
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,7 @@ class Run:
         return next((line for line in reversed(lines) if line.strip()), "it printed nothing")
 
 
-def plan(
-    study: Path, configs: Sequence[str], grid: Sequence[str], seeds: range, overrides: Sequence[str]
-) -> Iterator[Run]:
+def plan(study: Path, configs: Sequence[str], grid: Sequence[str], seeds: range, overrides: Sequence[str]) -> list[Run]:
     """All runs of a study, seed by seed, so that every recipe has some before one has all.
 
     Args:
@@ -90,6 +88,9 @@ def plan(
         grid: axes, each `OPTION=VALUE,VALUE,...`; every configuration is crossed with all their points.
         seeds: the seeds.
         overrides: arguments of `train.py` for every run.
+
+    Raises:
+        UserError: a configuration is not there, an axis cannot be read, or two recipes have one name.
     """
     axes = []
     for axis in grid:
@@ -105,10 +106,15 @@ def plan(
     for before, word in itertools.pairwise(["", *overrides]):
         if word.endswith((".yaml", ".yml")) and not before.startswith("--"):
             raise UserError(f"{word}: give all configurations before the options")
+    runs: dict[Path, Run] = {}
     for seed, crossing, config in itertools.product(seeds, itertools.product(*axes), configs):
         point = " ".join(f"{option.split('.')[-1]}={value}" for option, value in crossing)
         crossed = [word for option, value in crossing for word in (f"--{option}", value)]
-        yield Run(Path(config), point, (*overrides, *crossed), seed, study)
+        run = Run(Path(config), point, (*overrides, *crossed), seed, study)
+        if run.folder in runs:
+            raise UserError(f"{run.recipe}: is there twice; rename one of the files, or leave one of the values out")
+        runs[run.folder] = run
+    return list(runs.values())
 
 
 def _values(text: str) -> Iterator[str]:
@@ -124,27 +130,23 @@ def _values(text: str) -> Iterator[str]:
     yield value.strip()
 
 
-def refuse_another_study(folder: Path, runs: Sequence[Run]) -> None:
-    """A study may grow by recipes and seeds, but a recipe that has been trained stays the same; `study.json` keeps it.
+def record_recipes(folder: Path, runs: Sequence[Run]) -> None:
+    """Writes what recipes are made of into `study.json`: a study may grow, but what has been trained stays the same.
 
     Raises:
-        UserError: two recipes have one name, one is another than it was, or the folder cannot be written.
+        UserError: a recipe that has been trained is another than it was, or the folder cannot be written.
     """
-    recipes, seen = {}, set()
-    for run in runs:
-        if run.folder in seen:
-            raise UserError(f"{run.recipe}: is there twice; rename one of the files, or leave one of the values out")
-        seen.add(run.folder)
-        content = run.path.read_bytes()
-        recipes[run.recipe] = {"sha256": hashlib.sha256(content).hexdigest(), "arguments": list(run.overrides)}
     path = folder / "study.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    for run in runs:
-        own, other = recipes[run.recipe], before.get(run.recipe)
+    recipes = {}
+    for recipe, run in {run.recipe: run for run in runs}.items():
+        sha256 = hashlib.sha256(run.path.read_bytes()).hexdigest()
+        own = recipes[recipe] = {"sha256": sha256, "arguments": list(run.overrides)}
+        other = before.get(recipe)
         if other not in (None, own) and any(run.folder.parent.glob("*/version_*")):
             what = "file" if other["arguments"] == own["arguments"] else "options"
             raise UserError(
-                f"--name {folder.name}: {run.recipe} was trained there with other {what}; give another name, or remove "
+                f"--name {folder.name}: {recipe} was trained there with other {what}; give another name, or remove "
                 f"{run.folder.parent}"
             )
     try:

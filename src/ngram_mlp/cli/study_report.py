@@ -6,7 +6,7 @@ import json
 import math
 import shlex
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ __all__ = ["paired_interval", "write_report"]
 SPLITS = ("train", "val", "test")
 DIFFERENCE = "val against the first (95 %)"
 Row = dict[str, Any]
-Groups = dict[tuple[str, str], list[Row]]  # the runs of a recipe, by heading and name
+Panels = dict[str, dict[str, list[Row]]]  # the runs that have a result, by heading and name of the recipe
 
 
 def write_report(
@@ -48,21 +48,13 @@ def write_report(
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    done: Groups = {}
-    for run, row in zip(runs, rows, strict=True):
-        done.setdefault(_place(run, runs), []).extend([row] if row["val"] is not None else [])
-    for group in done.values():
-        _refuse_several_corpora(folder, group)
-    headings, cells = _summary(done)
+    panels = _panels(runs, rows)
+    headings, cells = _summary(panels)
     _print(console, f"{folder.name}: mean ± standard deviation over seeds", headings, cells)
-    panels: dict[str, dict[str, list[Row]]] = {}
-    for (heading, curve), group in done.items():
-        if group:
-            panels.setdefault(heading, {})[curve] = group
-    if panels:
-        losses = _map(panels, lambda row: np.load(Path(row["folder"], "losses.npy")))
+    if any(row["val"] is not None for row in rows):
+        losses = _values(panels, lambda row: np.load(Path(row["folder"], "losses.npy")))
         (folder / "curves.png").write_bytes(draw(loss_bands_figure(losses))[0])
-        points = _map(panels, lambda row: row["val"])
+        points = _values(panels, lambda row: row["val"])
         (folder / "final.png").write_bytes(draw(points_figure(points, "validation loss"))[0])
     (folder / "report.md").write_text(_markdown(folder.name, headings, cells, rows, words), encoding="utf-8")
     console.print(f"report  {folder / 'report.md'}")
@@ -96,47 +88,53 @@ def _row(run: Run, failed: bool) -> Row:
     return row | {"error": run.last_line if failed else None}
 
 
-def _refuse_several_corpora(folder: Path, rows: Sequence[Row]) -> None:
-    """Raises a UserError where the runs of a recipe are of several corpora, as when names.txt could not be had once."""
-    for row in rows:
-        if row["corpus"] != rows[0]["corpus"]:
+def _panels(runs: Sequence[Run], rows: Sequence[Row]) -> Panels:
+    """The rows by recipe; where several configurations are crossed with a grid, each of its points is a heading.
+
+    Raises:
+        UserError: the runs of a recipe are of several corpora, as when names.txt could not be had once.
+    """
+    several = len({run.config for run in runs}) > 1
+    panels: Panels = {}
+    for run, row in zip(runs, rows, strict=True):
+        heading, name = (run.point, run.config) if several else ("", run.point or run.config)
+        group = panels.setdefault(heading, {}).setdefault(name, [])
+        if row["val"] is not None:
+            group.append(row)
+        if group and group[-1]["corpus"] != (first := group[0])["corpus"]:
             raise UserError(
-                f"{folder}: {row['recipe']} was trained on another corpus with seed {row['seed']} than with seed "
-                f"{rows[0]['seed']}; remove {row['folder']} or {rows[0]['folder']}, and give one --data.corpus"
+                f"{run.study}: {run.recipe} was trained on another corpus with seed {run.seed} than with seed "
+                f"{first['seed']}; remove {row['folder']} or {first['folder']}, and give one --data.corpus"
             )
+    return panels
 
 
-def _place(run: Run, runs: Sequence[Run]) -> tuple[str, str]:
-    """Heading and name of a recipe; where configurations are crossed with a grid, each of its points is a heading."""
-    if len({other.config for other in runs}) > 1:
-        return run.point, run.config
-    return "", run.point or run.config
-
-
-def _map(panels: Mapping[str, Mapping[str, Sequence[Row]]], value: Callable[[Row], Any]) -> dict[str, dict[str, Any]]:
-    return {
-        heading: {curve: [value(row) for row in rows] for curve, rows in curves.items()}
-        for heading, curves in panels.items()
+def _values(panels: Panels, value: Callable[[Row], Any]) -> dict[str, dict[str, list[Any]]]:
+    """A value of each row; without recipes and headings that have none."""
+    drawn = {
+        heading: {name: [value(row) for row in rows] for name, rows in recipes.items() if rows}
+        for heading, recipes in panels.items()
     }
+    return {heading: recipes for heading, recipes in drawn.items() if recipes}
 
 
-def _summary(done: Groups) -> tuple[list[str], list[list[str]]]:
+def _summary(panels: Panels) -> tuple[list[str], list[list[str]]]:
     """The headings and the cells of the table; differences are to the first recipe under the same heading."""
-    headings = ["recipe", "seeds", "first loss", *SPLITS, DIFFERENCE, "updates/s"]
-    bases: dict[str, list[Row]] = {}
+    columns = ["recipe", "seeds", "first loss", *SPLITS, DIFFERENCE, "updates/s"]
     cells = []
-    for (heading, curve), rows in done.items():
-        base = {(row["seed"], row["corpus"]): row["val"] for row in bases.setdefault(heading, rows)}
-        line = [f"{curve} {heading}".strip(), str(len(rows))]
-        if rows:
-            line.append(_spread([row["first_loss"] for row in rows], 2))
-            line += [_spread([row[split] for row in rows], 4) for split in SPLITS]
-            pairs = [(row["val"], base.get((row["seed"], row["corpus"]))) for row in rows]
-            differences = [own - other for own, other in pairs if other is not None]
-            line.append(_difference(differences) if rows is not bases[heading] else "")
-            line.append(f"{statistics.fmean(row['updates_per_second'] for row in rows):,.0f}")
-        cells.append(line + ["-"] * (len(headings) - len(line)))
-    return headings, cells
+    for heading, recipes in panels.items():
+        first = next(iter(recipes.values()))
+        base = {(row["seed"], row["corpus"]): row["val"] for row in first}
+        for name, rows in recipes.items():
+            line = [f"{name} {heading}".strip(), str(len(rows))]
+            if rows:
+                line.append(_spread([row["first_loss"] for row in rows], 2))
+                line += [_spread([row[split] for row in rows], 4) for split in SPLITS]
+                pairs = [(row["val"], base.get((row["seed"], row["corpus"]))) for row in rows]
+                line.append("" if rows is first else _difference([a - b for a, b in pairs if b is not None]))
+                line.append(f"{statistics.fmean(row['updates_per_second'] for row in rows):,.0f}")
+            cells.append(line + ["-"] * (len(columns) - len(line)))
+    return columns, cells
 
 
 def _spread(values: Sequence[float], digits: int) -> str:

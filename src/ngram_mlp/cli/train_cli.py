@@ -23,7 +23,7 @@ from ngram_mlp.callbacks import EvaluationStatistics, Hyperparameters, LossHisto
 from ngram_mlp.checkpoint_file import CheckpointFiles
 from ngram_mlp.cli.changes import check_checkpoint
 from ngram_mlp.cli.command import Parser
-from ngram_mlp.cli.observers import observers
+from ngram_mlp.cli.observers import add_observe_arguments, observers
 from ngram_mlp.cli.origin import find_origin
 from ngram_mlp.cli.run_folder import alone_in, claim_run_folder, rewind
 from ngram_mlp.data import NGramDataModule
@@ -33,7 +33,6 @@ from ngram_mlp.errors import UserError
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.trainer_options import refuse_options_without_meaning
 from ngram_mlp.processes import rank
-from ngram_mlp.statistics import SATURATION
 
 __all__ = ["TrainCLI"]
 
@@ -98,22 +97,7 @@ class TrainCLI(LightningCLI):
             help="What batch norm evaluates with: its running estimates, the statistics over the evaluated split "
             "(batch), or those over the training split (calibrated).",
         )
-        parser.add_argument(
-            "--observe.cadence",
-            type=str,
-            default="default",
-            help="The updates between two looks at numbers, histograms and figures, as 5000/50000/0 (default; 0: only "
-            "at the last update), or often (100/1000/10000), each (1/10/100), off.",
-        )
-        parser.add_argument(
-            "--observe.layers", type=str, default="*", help="A pattern for the names of the layers to look at."
-        )
-        parser.add_argument(
-            "--observe.saturation",
-            type=float,
-            default=SATURATION,
-            help="The abs(tanh) above which a unit is saturated; for other non-linearities the same slope counts.",
-        )
+        add_observe_arguments(parser)
         parser.link_arguments("data.characters", "model.init_args.characters", apply_on="instantiate")
         parser.link_arguments("data.block_size", "model.init_args.block_size", apply_on="instantiate")
         groups: Any = parser._action_groups
