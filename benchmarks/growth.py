@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ngram_mlp.data import BlockStream, NGrams
-from ngram_mlp.engines import choose_engine
-from ngram_mlp.layers import BatchNorm
+from ngram_mlp.data import MinibatchStream, NGrams
+from ngram_mlp.models.layers import BatchNorm
+from ngram_mlp.training import choose_engine
 
 V, T, E = 27, 3, 10
 
@@ -68,7 +68,7 @@ def engine(name, model, data, batch_size, seconds):
     """Microseconds an update of an engine with the threads that it chooses, the drawing of minibatches included."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [100_000])
-    stream = iter(BlockStream(data, batch_size, torch.Generator(), [], 10**9))
+    stream = iter(MinibatchStream(data, batch_size, torch.Generator(), [], 10**9))
     threads = torch.get_num_threads()
     block = next(stream)
     chosen = choose_engine(name, model, optimizer, schedule, block, 10**9)

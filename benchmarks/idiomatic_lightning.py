@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from ngram_mlp.data import Vocabulary, build_ngrams
-from ngram_mlp.layers import BatchNorm
+from ngram_mlp.models.layers import BatchNorm
 
 UPDATES = int(sys.argv[1])
 

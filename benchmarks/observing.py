@@ -59,6 +59,6 @@ for name in OBSERVERS:
         setattr(kind, hook, timed(getattr(kind, hook), name))
 with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
     arguments = ["--runs_dir", folder, "--model.engine", "fused", "--trainer.max_steps", UPDATES]
-    arguments += ["--trainer.accelerator", "cpu", "--observe.cadence", CADENCE]
+    arguments += ["--trainer.accelerator", "cpu", "--observe.every_n_updates", CADENCE]
     main(PROJECT / "configs" / "default.yaml", arguments)
 print(json.dumps(seconds))

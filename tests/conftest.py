@@ -50,7 +50,7 @@ def run_train(tmp_path, monkeypatch, corpus_file, capsys):
     monkeypatch.chdir(tmp_path)
 
     def run(*args: str) -> tuple[Path, str]:
-        new = ["--data.corpus", str(corpus_file), "--observe.cadence", "off"]
+        new = ["--data.corpus", str(corpus_file), "--observe.every_n_updates", "off"]
         given = [] if {"--resume", "last"} & {*args} else new
         train.main(PROJECT / "configs" / "default.yaml", [*given, *args])
         out = capsys.readouterr().out

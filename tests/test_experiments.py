@@ -58,7 +58,7 @@ def test_the_fast_preset_does_everything_once(run_train):
     experiment = PROJECT / "configs" / "experiments" / "004_kaiming.yaml"
     folder, _ = run_train(
         *("--config", str(experiment), "--config", str(PROJECT / "configs" / "debug" / "fast.yaml")),
-        *("--observe.cadence", "20/50/0"),
+        *("--observe.every_n_updates", "20/50/0"),
     )
     assert {"config.yaml", "losses.npy", "metrics.json", "samples.txt", "verdicts.json"} <= {*os.listdir(folder)}
     assert (folder / "figures" / "saturation.png").exists()

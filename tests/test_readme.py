@@ -55,7 +55,7 @@ def test_the_commands_of_the_readme_work(run_train, corpus_file, tmp_path):
         if "--trainer.devices" in args:  # starts processes, in tests of its own
             continue
         if script == "compare":
-            args = [*args, "--seeds", "1", "--data.corpus", str(corpus_file), "--observe.cadence", "off"]
+            args = [*args, "--seeds", "1", "--data.corpus", str(corpus_file), "--observe.every_n_updates", "off"]
             compare.main(PROJECT / "scripts" / "train.py", [*args, "--trainer.max_steps", "5"])
         elif {"--help", "--print_config"} & {*args}:
             with pytest.raises(SystemExit, match="0"):
@@ -85,7 +85,7 @@ def test_options_are_completed_by_the_shell(capsys, tmp_path):
     typed = f'COMP_WORDS=(scripts/train.py --observe.c); COMP_CWORD=1; {function}; echo "${{COMPREPLY[@]}}"'
     (tmp_path / "complete.sh").write_text(f"{script}\n{typed}\n")
     out = subprocess.run(["bash", str(tmp_path / "complete.sh")], capture_output=True, text=True, check=True).stdout
-    assert out == "--observe.cadence\n"
+    assert out == "--observe.every_n_updates\n"
 
 
 def test_the_documents_are_linked_and_their_links_lead_somewhere():

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from ngram_mlp.cli import train
-from ngram_mlp.loading import load_model, read_checkpoint
-from ngram_mlp.sampling import sample_one_by_one
+from ngram_mlp.models.loading import load_model
+from ngram_mlp.models.sampling import sample_one_by_one
+from ngram_mlp.runs.checkpoint import read_checkpoint
 from tests.conftest import PROJECT
 from tests.reference.notebook import Notebook, dataset
 from tests.reference.stack import Stack

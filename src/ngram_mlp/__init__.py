@@ -1,6 +1,12 @@
 """Character-level n-gram MLPs as a PyTorch Lightning research template.
 
-Promises that the code calls by number are those of docs/architecture.md.
+`data`, `models`, `diagnostics` and `callbacks` are for research: change them. `training`, `runs`, `studies` and `cli` are
+the machinery behind. docs/architecture.md has the map, and the promises that the code calls by number.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+
+from ngram_mlp.data import NGramDataModule
+from ngram_mlp.models import MLP, BatchNormMLP, LanguageModel
+
+__all__ = ["MLP", "BatchNormMLP", "LanguageModel", "NGramDataModule"]

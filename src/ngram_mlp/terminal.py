@@ -1,8 +1,6 @@
-"""What strangers wrote, as it may be shown: names in a corpus or a checkpoint can hold what steers a terminal."""
+"""Text from strangers made safe to print: names in a corpus or a checkpoint can hold control sequences."""
 
 import unicodedata
-
-__all__ = ["printable", "shortened"]
 
 # Controls, format characters (bidirectional marks), surrogates, private and unassigned codes, line separators.
 UNPRINTABLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}

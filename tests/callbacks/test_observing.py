@@ -5,15 +5,15 @@ import json
 import numpy as np
 import pytest
 import torch
+from ngram_mlp.callbacks.cadence import Due
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from ngram_mlp.callbacks import Cadence
-from ngram_mlp.callbacks.cadence import Due
 from ngram_mlp.errors import UserError
-from ngram_mlp.layers import BatchNorm
 from ngram_mlp.models import LanguageModel
+from ngram_mlp.models.layers import BatchNorm
 
 
 class Noisy(LanguageModel):
@@ -47,7 +47,7 @@ def test_observing_changes_no_bit(engine, run_train):
     args += ["--trainer.val_check_interval", "50", "--trainer.log_every_n_steps", "40"]
     results = []
     for cadence in ("off", "7/14/50"):
-        folder, _ = run_train(*args, "--observe.cadence", cadence)
+        folder, _ = run_train(*args, "--observe.every_n_updates", cadence)
         checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
         events = EventAccumulator(str(folder), {"scalars": 0}).Reload()
         scalars = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in ("train/loss", "val/loss")}
@@ -66,10 +66,10 @@ def test_observing_changes_no_bit(engine, run_train):
 
 
 def test_what_a_run_leaves_behind(run_train):
-    folder, out = run_train("--trainer.max_steps", "61", "--observe.cadence", "10/20/30")
+    folder, out = run_train("--trainer.max_steps", "61", "--observe.every_n_updates", "10/20/30")
     events = EventAccumulator(str(folder), {"scalars": 0, "histograms": 0, "images": 0}).Reload()
     tags = events.Tags()
-    steps = {"saturated/hidden1": 10, "update_to_data/hidden1.linear.weight": 10, "batch_norm_lag_std/hidden1.norm": 10}
+    steps = {"saturated/hidden1": 10, "update_to_data/hidden1.linear.weight": 10, "batch_norm_drift_std/hidden1.norm": 10}
     for tag, every in steps.items():
         assert [event.step for event in events.Scalars(tag)] == list(range(0, 61, every)), tag
     for tag in ("activation/hidden1", "gradient/output.linear", "weight/embedding.weight"):
@@ -98,14 +98,14 @@ def test_what_a_run_leaves_behind(run_train):
 
 def test_the_layers_to_look_at_are_chosen_by_name(run_train):
     args = ["--model.n_layers", "2", "--model.n_hidden", "20", "--trainer.max_steps", "5"]
-    folder, _ = run_train(*args, "--observe.cadence", "default", "--observe.layers", "hidden2")
+    folder, _ = run_train(*args, "--observe.every_n_updates", "default", "--observe.layers", "hidden2")
     tags = EventAccumulator(str(folder)).Reload().Tags()["scalars"]
     layers = {tag.split("/")[1].split(".")[0] for tag in tags if tag.startswith(("activation", "gradient", "update"))}
     assert layers == {"hidden2"}
 
 
 def test_off_means_nothing_at_all(run_train):
-    folder, out = run_train("--trainer.max_steps", "5", "--observe.cadence", "off")
+    folder, out = run_train("--trainer.max_steps", "5", "--observe.every_n_updates", "off")
     assert not (folder / "figures").exists()
     assert not list(folder.glob("*verdicts*"))
     assert "first loss" not in out
@@ -114,7 +114,7 @@ def test_off_means_nothing_at_all(run_train):
 
 
 def test_a_run_without_tensorboard_keeps_its_figures(run_train):
-    folder, _ = run_train("--trainer.max_steps", "5", "--trainer.logger", "false", "--observe.cadence", "default")
+    folder, _ = run_train("--trainer.max_steps", "5", "--trainer.logger", "false", "--observe.every_n_updates", "default")
     assert (folder / "figures" / "saturation.png").exists()
     assert (folder / "verdicts.json").exists()
 
@@ -129,7 +129,7 @@ def test_a_model_without_non_linearity_or_norm_is_no_obstacle(run_train, tmp_pat
         "        self.network = nn.Sequential(nn.Embedding(27, 27), nn.Flatten(), nn.Linear(27 * block_size, 27))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    folder, out = run_train("--model", "plain_linear.Bigram", "--trainer.max_steps", "5", "--observe.cadence", "each")
+    folder, out = run_train("--model", "plain_linear.Bigram", "--trainer.max_steps", "5", "--observe.every_n_updates", "each")
     assert "first loss" in out
     assert (folder / "figures" / "weight_gradients.png").exists()
 
@@ -169,13 +169,13 @@ def test_an_error_in_training_leaves_no_hook(run_train, monkeypatch):
 
     monkeypatch.setattr(LanguageModel, "training_step", fail)
     with pytest.raises(RuntimeError, match="stop"):
-        run_train("--trainer.max_steps", "40", "--observe.cadence", "10/10/10")
+        run_train("--trainer.max_steps", "40", "--observe.every_n_updates", "10/10/10")
     for module in models[0].network.modules():
         assert not module._forward_hooks
         assert not module._backward_hooks
 
 
 def test_the_loss_of_a_look_is_the_one_of_losses_npy(run_train):
-    folder, _ = run_train("--trainer.max_steps", "1", "--observe.cadence", "0/0/0")
+    folder, _ = run_train("--trainer.max_steps", "1", "--observe.every_n_updates", "0/0/0")
     first = json.loads((folder / "preflight.json").read_text())["findings"][0]
     assert first["value"] == pytest.approx(float(np.load(folder / "losses.npy")[0]), rel=1e-6)

@@ -60,7 +60,7 @@ def expected_at(update, words):
 def test_the_numbers_of_update_1000_of_a_five_layer_stack(engine, sample_words, tmp_path):
     config = PROJECT / "configs" / "experiments" / "deep_batch_norm.yaml"
     args = ["--data.corpus", "sample", "--model.engine", engine, "--runs_dir", str(tmp_path)]
-    args += ["--trainer.max_steps", "1001", "--observe.cadence", "1000/1000/0"]
+    args += ["--trainer.max_steps", "1001", "--observe.every_n_updates", "1000/1000/0"]
     train.main(PROJECT / "configs" / "default.yaml", ["--config", str(config), *args])
     events = EventAccumulator(str(tmp_path / "deep_batch_norm" / "version_0"), {"scalars": 0}).Reload()
     torch.set_num_threads(1)

@@ -7,8 +7,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ngram_mlp.cli import evaluate, sample
-from ngram_mlp.loading import load_model, read_checkpoint
-from ngram_mlp.sampling import sample_batched, sample_one_by_one
+from ngram_mlp.models.loading import load_model
+from ngram_mlp.models.sampling import sample_batched, sample_one_by_one
+from ngram_mlp.runs.checkpoint import read_checkpoint
 
 
 @pytest.fixture
@@ -114,4 +115,4 @@ def test_statistics_of_a_model_without_batch_norm_are_refused(run_train, fails):
     folder, _ = run_train("--trainer.max_steps", "1", "--model.norm.kind", "layer")
     args = ["--ckpt_path", str(folder / "checkpoints" / "last.ckpt"), "--statistics", "calibrated"]
     assert "no batch norm" in fails(evaluate.main, args)
-    assert "no batch norm" in fails(run_train, "--model.norm.kind", "none", "--statistics", "batch")
+    assert "no batch norm" in fails(run_train, "--model", "MLP", "--statistics", "batch")

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from ngram_mlp.cli import train
-from ngram_mlp.loading import read_checkpoint
+from ngram_mlp.runs.checkpoint import read_checkpoint
 from tests.cli.folders import assert_same_run
 from tests.conftest import PROJECT, on_linux
 
 OPTIONS = (
     *("--trainer.max_steps", "1500", "--trainer.val_check_interval", "150", "--trainer.log_every_n_steps", "50"),
     *("--checkpoint_every", "50", "--model.n_hidden", "50", "--model.engine", "eager"),
-    *("--observe.cadence", "100/500/0"),
+    *("--observe.every_n_updates", "100/500/0"),
 )
 
 

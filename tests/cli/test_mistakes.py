@@ -32,7 +32,7 @@ DEFAULT = PROJECT / "configs" / "default.yaml"
         (["--model.norm.kind", "group", "--model.norm.groups", "7"], ["--model.norm.groups 7", "200 units"]),
         (["--model.norm.kind", "BatchNorm1d", "--data.batch_size", "1"], ["--data.batch_size 1", "at least 2"]),
         (["--observe.layers", "hiden*"], ["--observe.layers hiden*", "hidden1.linear"]),
-        (["--observe.cadence", "never"], ["--observe.cadence never", "1000/10000/0"]),
+        (["--observe.every_n_updates", "never"], ["--observe.every_n_updates never", "1000/10000/0"]),
         (["--model.activation", "tanh"], ["--model.activation tanh", "Tanh"]),
         (["--model.initialization.output_bias", "0"], ["--model.initialization.output_bias", "normal"]),
         (["--model.initialization", "normal"], ["--model", "initialization"]),

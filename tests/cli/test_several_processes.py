@@ -20,7 +20,7 @@ DEFAULT = PROJECT / "configs" / "default.yaml"
 SCRIPT = str(PROJECT / "scripts" / "train.py")
 DDP = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu")
 OPTIONS = (
-    *("--trainer.max_steps", "500", "--trainer.val_check_interval", "250", "--observe.cadence", "100/200/0"),
+    *("--trainer.max_steps", "500", "--trainer.val_check_interval", "250", "--observe.every_n_updates", "100/200/0"),
     *("--model.n_layers", "2", "--model.n_hidden", "40", "--checkpoint_every", "200"),
 )
 ALONE = {key: value for key, value in os.environ.items() if key not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}

@@ -1,29 +1,39 @@
-"""Batch norm: the minibatch against the running estimates."""
+"""Batch norm's statistics: recorded beside the minibatch's, and chosen for validation."""
 
-from ngram_mlp.calibration import batch_norms, lags, running_mean_and_std
-from ngram_mlp.callbacks.findings import Findings
+from contextlib import ExitStack
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
 from ngram_mlp.callbacks.observer import Observer
-from ngram_mlp.looks import Look
+from ngram_mlp.callbacks.recorder import Recorder
+from ngram_mlp.data import NGramDataModule, SplitBatches
+from ngram_mlp.diagnostics.batch_norm_statistics import (
+    StatisticsName,
+    drifts,
+    evaluating_with,
+    measure,
+    running_mean_and_std,
+)
+from ngram_mlp.diagnostics.snapshot import Snapshot
 from ngram_mlp.models import LanguageModel
-
-__all__ = ["BatchNormStatistics"]
+from ngram_mlp.models.layers import batch_norms
 
 
 class BatchNormStatistics(Observer):
-    """For each batch-norm layer: minibatch and running mean and deviation, gain and bias, as means over the units.
+    """For each batch-norm layer: minibatch and running mean and std, gain and bias, as means over the units.
 
-    `lag_mean` is abs(running mean - minibatch mean) in the minibatch's deviations, `lag_std` is
-    abs(running std / minibatch std - 1). A minibatch of 32 by itself differs from the whole corpus by 0.14 and 0.10.
+    `drift_mean` is abs(running mean - minibatch mean) in standard deviations of the minibatch, `drift_std` is
+    abs(running std / minibatch std - 1). For a minibatch of 32 the whole corpus' statistics give 0.14 and 0.10.
     """
 
-    def observe(self, look: Look, model: LanguageModel, findings: Findings) -> None:
+    def observe(self, snapshot: Snapshot, model: LanguageModel, recorder: Recorder) -> None:
         layers = self.selected(batch_norms(model.network))
-        inputs = {name: look.layers[name].input for name in layers if name in look.layers}
+        inputs = {name: snapshot.layers[name].input for name in layers if name in snapshot.layers}
         moments = {name: (x.mean(0), x.std(0)) for name, x in inputs.items()}
         numbers: dict[str, float] = {}
-        for name, lag in lags(model.network, moments).items():
+        for name, drift in drifts(model.network, moments).items():
             layer, (mean, std) = layers[name], moments[name]
-            gain, bias = (look.parameters[f"{name}.{key}"].value for key, _ in layer.named_parameters())
+            gain, bias = (snapshot.parameters[f"{name}.{key}"].value for key, _ in layer.named_parameters())
             running_mean, running_std = running_mean_and_std(layer)
             values = {
                 "batch_mean": mean,
@@ -33,10 +43,37 @@ class BatchNormStatistics(Observer):
                 "gain": gain,
                 "bias": bias,
             }
-            if findings.due.numbers:
+            if recorder.due.numbers:
                 numbers |= {f"batch_norm_{key}/{name}": value.mean().item() for key, value in values.items()}
-                numbers |= {f"batch_norm_lag_mean/{name}": lag.mean, f"batch_norm_lag_std/{name}": lag.std}
-            if findings.due.histograms:
+                numbers |= {f"batch_norm_drift_mean/{name}": drift.mean, f"batch_norm_drift_std/{name}": drift.std}
+            if recorder.due.histograms:
                 for key, value in values.items():
-                    findings.histogram(f"batch_norm_{key}/{name}", value)
-        findings.numbers(numbers)
+                    recorder.histogram(f"batch_norm_{key}/{name}", value)
+        recorder.numbers(numbers)
+
+
+class EvaluationStatistics(Callback):
+    """Validates with the statistics of the validation split itself (`batch`) or of the training split (`calibrated`).
+
+    The running estimates are restored before anything is saved or trained.
+
+    Args:
+        statistics: `batch` as in cell 9 of notebook 002, or `calibrated`, precise batch norm.
+    """
+
+    def __init__(self, statistics: StatisticsName) -> None:
+        self._statistics = statistics
+        self._in_place = ExitStack()
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, LanguageModel)
+        data: NGramDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        split = data.splits["val" if self._statistics == "batch" else "train"]
+        measured = measure(pl_module.network, SplitBatches(split), pl_module.device)
+        self._in_place.enter_context(evaluating_with(pl_module.network, measured))
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._in_place.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._in_place.close()

@@ -12,19 +12,15 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
-from ngram_mlp.checkpoint_file import serialized
-from ngram_mlp.durable import write_atomically
 from ngram_mlp.errors import require_at_least
-from ngram_mlp.processes import greatest
-
-__all__ = ["Interrupted", "RunCheckpoints", "event_files"]
+from ngram_mlp.runs.checkpoint import Parts, add_parts
+from ngram_mlp.runs.checkpoint_file import serialized
+from ngram_mlp.runs.files import write_atomically
+from ngram_mlp.runs.folder import event_files
+from ngram_mlp.training import Calls
+from ngram_mlp.training.processes import greatest
 
 SECONDS_AT_RISK = 1.0
-
-
-def event_files(folder: Path) -> list[Path]:
-    """TensorBoard's files of a run."""
-    return list(folder.glob("events.out.tfevents.*"))
 
 
 class Interrupted(SystemExit):
@@ -35,8 +31,8 @@ class Interrupted(SystemExit):
         self.name = signal.Signals(signal_number).name
 
 
-class _BetweenBlocks(Callback):
-    """Calls a function between two blocks, before any callback looks at the coming one."""
+class _BetweenChunks(Callback):
+    """Calls a function between two chunks, before any other callback sees the next one."""
 
     def __init__(self, function: Callable[[Trainer], None]) -> None:
         self._function = function
@@ -48,11 +44,11 @@ class _BetweenBlocks(Callback):
 class RunCheckpoints(Checkpoint):
     """Saves `last.ckpt` every so many updates, after each validation and at the end, the best as `best-UPDATE.ckpt`.
 
-    A checkpoint is taken between two blocks, when all that belongs to the updates so far has been logged and
+    A checkpoint is taken between two chunks, when all that belongs to the updates so far has been logged and
     validated: weights, counters, stream and losses agree, and TensorBoard's files have a known length, to which a
-    resumed run cuts them. On SIGTERM and Ctrl-C the run ends at the next such moment. An exception may come at any
-    other, half-way through a block, so that what is saved then is the latest of the states that are kept in memory,
-    one a second.
+    resumed run truncates them. On SIGTERM and Ctrl-C the run ends at the next such moment; a second signal ends it at
+    once. An exception may come half-way through a chunk, so what is saved then is the latest of the states that are
+    kept in memory, one a second.
 
     Lightning's ModelCheckpoint is not used because, with manual optimization, it warns at each save, and because its
     `last.ckpt` is the last that was among the best rather than the last.
@@ -64,8 +60,9 @@ class RunCheckpoints(Checkpoint):
     """
 
     def __init__(self, folder: Path, every_n_updates: int = 10_000, configuration: str = "{}") -> None:
-        require_at_least(1, {"--checkpoint_every": every_n_updates})
-        self.every_n_updates = every_n_updates
+        require_at_least(1, checkpoint_every=every_n_updates)
+        self.update_calls = Calls(after=(every_n_updates,))
+        self._every_n_updates = every_n_updates
         self.saved_update: int | None = None
         self._folder = folder
         self._configuration = configuration
@@ -84,7 +81,7 @@ class RunCheckpoints(Checkpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._folder.mkdir(exist_ok=True)
         callbacks: Any = trainer
-        callbacks.callbacks = [_BetweenBlocks(self._between_blocks), *callbacks.callbacks]
+        callbacks.callbacks = [_BetweenChunks(self._between_chunks), *callbacks.callbacks]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if threading.current_thread() is threading.main_thread():  # no other can set handlers
@@ -106,14 +103,14 @@ class RunCheckpoints(Checkpoint):
             try:
                 write_atomically(self.last_path, self._state[1])
                 self.saved_update = self._state[0]
-            except OSError:  # the exception is told; what was saved before is still there
+            except OSError:  # the exception is reported; what was saved before is still there
                 pass
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["configuration"] = self._configuration
         for logger in trainer.loggers:
             logger.save()
-        checkpoint["events"] = {path.name: path.stat().st_size for path in event_files(self._folder.parent)}
+        events = {path.name: path.stat().st_size for path in event_files(self._folder.parent)}
+        add_parts(checkpoint, Parts(configuration=self._configuration, events=events))
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_loss": self._best_loss, "best_update": self._best_update}
@@ -123,11 +120,11 @@ class RunCheckpoints(Checkpoint):
         if isinstance(update, int) and self._best_path(update).exists():  # else it is in the folder of another run
             self._best_loss, self._best_update = loss, update
 
-    def _between_blocks(self, trainer: Trainer) -> None:
+    def _between_chunks(self, trainer: Trainer) -> None:
         update = trainer.global_step
-        # All processes end at the same moment, whichever was asked to.
+        # All processes end at the same moment, whichever of them received the signal.
         self._signal = greatest(self._signal or 0, trainer.strategy.root_device) or None
-        due = update % self.every_n_updates == 0 and update > 0
+        due = update % self._every_n_updates == 0 and update > 0
         if (due or self._validated or self._signal) and update != self.saved_update:
             self._save(trainer)
         elif update > 0 and time.monotonic() > self._state_due:
@@ -154,5 +151,5 @@ class RunCheckpoints(Checkpoint):
 
     def _end_soon(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None:
-            raise KeyboardInterrupt  # the second time at once
+            raise KeyboardInterrupt  # the second time, at once
         self._signal = number

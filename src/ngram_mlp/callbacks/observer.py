@@ -1,77 +1,144 @@
-"""What the callbacks that look inside the network share: the look at an update."""
+"""What the callbacks that look inside the network share: when, and the snapshot of the update."""
 
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
 
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor
 
-from ngram_mlp.callbacks.cadence import NOTHING, Cadence
-from ngram_mlp.callbacks.findings import Findings
+from ngram_mlp.callbacks.recorder import NOTHING, Due, Recorder
+from ngram_mlp.diagnostics.snapshot import Snapshot, take_snapshot
 from ngram_mlp.errors import UserError
-from ngram_mlp.looks import Look, look_at
 from ngram_mlp.models import LanguageModel
+from ngram_mlp.training import Calls
 
-__all__ = ["Observer", "current_look"]
-
+PRESETS = {"default": "5000/50000/0", "often": "100/1000/10000", "each": "1/10/100"}
 T = TypeVar("T")
-_looks: WeakKeyDictionary[Trainer, Look] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """The updates between two recordings of numbers, of histograms (and sampled names), and of figures.
+
+    Whatever the interval, all are recorded at the last update; 0 means only there, `never` not even there.
+    """
+
+    numbers: int
+    histograms: int
+    figures: int
+    never: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> "Intervals":
+        """`off`, `default` (5000/50000/0), `often` (100/1000/10000), `each` (1/10/100), or three such numbers.
+
+        Raises:
+            UserError: anything else.
+        """
+        if text == "off":
+            return cls(0, 0, 0, never=True)
+        if re.fullmatch(r"\d+/\d+/\d+", numbers := PRESETS.get(text, text)):
+            each, histograms, figures = map(int, numbers.split("/"))
+            return cls(each, histograms, figures)
+        raise UserError(
+            f"give off, {', '.join(PRESETS)}, or the updates between two recordings of numbers, histograms and figures, "
+            "such as 1000/10000/0 (0: only at the last update)",
+            every_n_updates=text,
+        )
+
+    @property
+    def calls(self) -> Calls:
+        """What the trainer is asked for: to be called around these updates."""
+        each = tuple(interval for interval in (self.numbers, self.histograms, self.figures) if interval)
+        return Calls(around=None if self.never else each)
+
+    def due(self, update: int, last: int) -> Due:
+        """What is due at an update of a run with this last one."""
+        return Due(
+            *(
+                not self.never and (update == last or bool(interval and update % interval == 0))
+                for interval in (self.numbers, self.histograms, self.figures)
+            )
+        )
 
 
 class Observer(Callback):
-    """A callback that looks at the network at some updates; a subclass says what it finds in `observe`.
+    """A callback that looks inside the network at some updates; a subclass says what it finds in `observe`.
 
-    A look at update n is the forward and backward pass of minibatch n with the parameters before that update. It is
-    taken once for all observers, and leaves no trace (promise 4). The block stream lets the updates that are looked
-    at be blocks of their own, so that the network is seen right after the update, too.
+    It is handed a snapshot of update n: the forward and backward pass of minibatch n with the parameters before that
+    update. The snapshot is taken once for all observers and has no side effects (promise 4).
 
     Args:
-        cadence: as `Cadence.parse` reads it.
+        every_n_updates: as `Intervals.parse` reads it.
         layers: a pattern for the names of layers, such as `hidden*` or `hidden1.linear`.
     """
 
-    def __init__(self, cadence: str = "default", layers: str = "*") -> None:
-        self.cadence = Cadence.parse(cadence)
+    def __init__(self, every_n_updates: str = "default", layers: str = "*") -> None:
+        self.intervals = Intervals.parse(every_n_updates)
         self.layers = layers
-        # What the block stream asks for: the intervals at whose multiples, and at the end, this callback looks.
-        self.look_every = None if self.cadence.never else self.cadence.intervals
-        self._look: Look | None = None
+        self.update_calls = self.intervals.calls
 
-    def observe(self, look: Look, model: LanguageModel, findings: Findings) -> None:
-        """Examines a look, and the model as it is right after the update, and tells what is due."""
-        raise NotImplementedError
+    def due(self, update: int, last: int) -> Due:
+        """What this observer wants to record at an update of a run with this last one."""
+        return self.intervals.due(update, last)
+
+    def before_update(self, snapshot: Snapshot, model: LanguageModel, recorder: Recorder) -> None:
+        """Called right before an update at which something is due."""
+
+    def observe(self, snapshot: Snapshot, model: LanguageModel, recorder: Recorder) -> None:
+        """Examines the snapshot, and the model as it is right after the update, and records what is due."""
 
     def selected(self, items: Mapping[str, T]) -> dict[str, T]:
         """The items whose names, or whose layers' names, match the pattern."""
         patterns = (self.layers, f"{self.layers}.*")
         return {name: item for name, item in items.items() if any(fnmatch(name, pattern) for pattern in patterns)}
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        callbacks: Any = trainer
+        if not any(isinstance(callback, Snapshots) for callback in callbacks.callbacks):
+            callbacks.callbacks = [Snapshots(), *callbacks.callbacks]
+
+
+class Snapshots(Callback):
+    """Takes the snapshots and hands them to the observers; the first observer of a trainer adds it.
+
+    So an observer may override any hook of Lightning's, and `observe` is called nevertheless.
+    """
+
+    def __init__(self) -> None:
+        self._due: dict[Observer, Due] = {}
+        self._snapshot: Snapshot | None = None
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._due = self.cadence.due(trainer.global_step, trainer.max_steps - 1)
-        if self._due != NOTHING:
-            self._look = look = current_look(trainer, pl_module, batch)
-            if not self.selected({**look.layers, **look.nonlinearities, **look.parameters}):
+        assert isinstance(pl_module, LanguageModel)
+        update, last = trainer.global_step, trainer.max_steps - 1
+        observers = [callback for callback in self._callbacks(trainer) if isinstance(callback, Observer)]
+        self._due = {observer: due for observer in observers if (due := observer.due(update, last)) != NOTHING}
+        if not self._due:
+            return
+        with trainer.precision_plugin.train_step_context():
+            snapshot = take_snapshot(pl_module.network, batch[0][0], batch[1][0], update)
+        self._snapshot = snapshot
+        for observer, due in self._due.items():
+            if not observer.selected({**snapshot.layers, **snapshot.nonlinearities, **snapshot.parameters}):
                 raise UserError(
-                    f"--observe.layers {self.layers}: no layer has such a name; there are {', '.join(look.layers)}"
+                    f"no layer has such a name; there are {', '.join(snapshot.layers)}", layers=observer.layers
                 )
+            observer.before_update(snapshot, pl_module, Recorder(trainer, update, due))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._look is not None:
-            assert isinstance(pl_module, LanguageModel)
-            look, self._look = self._look, None
-            self.observe(look, pl_module, Findings(trainer, look.update, self._due))
-
-
-def current_look(trainer: Trainer, pl_module: LightningModule, block: tuple[Tensor, Tensor]) -> Look:
-    """The look at the first update of a block that is about to be trained on; taken once for all who ask."""
-    look = _looks.get(trainer)
-    if look is None or look.update != trainer.global_step:
+        if self._snapshot is None:
+            return
         assert isinstance(pl_module, LanguageModel)
-        with trainer.precision_plugin.train_step_context():
-            look = look_at(pl_module.network, block[0][0], block[1][0], trainer.global_step)
-        _looks[trainer] = look
-    return look
+        snapshot, self._snapshot = self._snapshot, None
+        for observer, due in self._due.items():
+            observer.observe(snapshot, pl_module, Recorder(trainer, snapshot.update, due))
+
+    @staticmethod
+    def _callbacks(trainer: Any) -> list[Callback]:
+        callbacks: list[Callback] = trainer.callbacks
+        return callbacks

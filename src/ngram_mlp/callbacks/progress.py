@@ -8,8 +8,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-__all__ = ["UpdateProgress"]
-
 
 class _UpdatesPerSecond(ProgressColumn):
     def render(self, task: Task) -> Text:

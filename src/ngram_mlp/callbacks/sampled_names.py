@@ -1,18 +1,16 @@
-"""Names of the moment."""
+"""Names sampled while the network is trained."""
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
 
-from ngram_mlp.callbacks.findings import Findings
 from ngram_mlp.callbacks.observer import Observer
+from ngram_mlp.callbacks.recorder import Recorder
 from ngram_mlp.data import NGramDataModule
 from ngram_mlp.data.ngrams import split_words
-from ngram_mlp.evaluation import in_evaluation
-from ngram_mlp.looks import Look
+from ngram_mlp.diagnostics.snapshot import Snapshot
 from ngram_mlp.models import LanguageModel
-from ngram_mlp.sampling import sample_batched
-
-__all__ = ["SampledNames"]
+from ngram_mlp.models.evaluation import evaluation_mode
+from ngram_mlp.models.sampling import sample_batched
 
 
 class SampledNames(Observer):
@@ -27,15 +25,15 @@ class SampledNames(Observer):
         seed: of the generator, the same each time, so that names differ by the network alone.
     """
 
-    def __init__(self, cadence: str = "default", num: int = 20, num_at_end: int = 1_000, seed: int = 0) -> None:
-        super().__init__(cadence)
+    def __init__(self, every_n_updates: str = "default", num: int = 20, num_at_end: int = 1_000, seed: int = 0) -> None:
+        super().__init__(every_n_updates)
         self._num = num
         self._num_at_end = num_at_end
         self._seed = seed
 
-    def observe(self, look: Look, model: LanguageModel, findings: Findings) -> None:
-        if findings.due.histograms:
-            findings.text("samples", ", ".join(self._sample(model, self._num)))
+    def observe(self, snapshot: Snapshot, model: LanguageModel, recorder: Recorder) -> None:
+        if recorder.due.histograms:
+            recorder.text("samples", ", ".join(self._sample(model, self._num)))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, LanguageModel)
@@ -43,9 +41,9 @@ class SampledNames(Observer):
         known = set(split_words(data.corpus.words)[0])
         names = self._sample(pl_module, self._num_at_end)
         novel = sum(name not in known for name in names) / len(names)
-        Findings(trainer, trainer.global_step).numbers({"samples/novel": novel})
+        Recorder(trainer, trainer.global_step).numbers({"samples/novel": novel})
 
     def _sample(self, model: LanguageModel, num: int) -> list[str]:
         generator = torch.Generator().manual_seed(self._seed)
-        with in_evaluation(model.network):
+        with evaluation_mode(model.network):
             return [name for name, _ in sample_batched(model, num, generator, max_length=50)]

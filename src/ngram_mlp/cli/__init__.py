@@ -1,1 +1,4 @@
-"""The commands behind `scripts/`; only this room knows all the others."""
+"""The commands behind `scripts/`, one file each, and what they share; only here is known how an option is typed.
+
+Machinery: a new model, callback or corpus needs no change here, since its arguments become options by themselves.
+"""

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 import torch
 
-from ngram_mlp.cli.command import Parser, command
+from ngram_mlp.cli.command import command
+from ngram_mlp.cli.parser import Parser
 from ngram_mlp.errors import require_at_least
-from ngram_mlp.loading import load_model, read_checkpoint
 from ngram_mlp.models import LanguageModel
-from ngram_mlp.sampling import MAX_LENGTH, sample_batched, sample_one_by_one
+from ngram_mlp.models.loading import load_model
+from ngram_mlp.models.sampling import MAX_LENGTH, sample_batched, sample_one_by_one
+from ngram_mlp.runs.checkpoint import read_checkpoint
 from ngram_mlp.terminal import printable
-
-__all__ = ["main"]
 
 
 @command
@@ -32,8 +32,8 @@ def main(args: Sequence[str] | None = None) -> None:
         "--model", type=type[LanguageModel] | None, default=None, help="The class of a variant of your own."
     )
     options = parser.parse_args(args)
-    require_at_least(0, {"--num": options.num, "--seed": options.seed})
-    require_at_least(1, {"--max_length": options.max_length})
+    require_at_least(0, num=options.num, seed=options.seed)
+    require_at_least(1, max_length=options.max_length)
     model = load_model(read_checkpoint(options.ckpt_path), options.model)
     sample = sample_batched if options.batched else sample_one_by_one
     generator = torch.Generator().manual_seed(options.seed)

@@ -7,26 +7,27 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 from rich.panel import Panel
 
-from ngram_mlp.calibration import evaluate_splits
 from ngram_mlp.callbacks.checkpoints import Interrupted
-from ngram_mlp.cli.command import command, quiet_threads
-from ngram_mlp.cli.console import open_console
-from ngram_mlp.cli.tables import print_table
+from ngram_mlp.cli.command import command, open_console, quiet_threads
+from ngram_mlp.cli.evaluate import print_metrics
+from ngram_mlp.cli.resuming import cannot_resume
+from ngram_mlp.cli.start import Run, start_run
 from ngram_mlp.cli.train_cli import TrainCLI
-from ngram_mlp.durable import write_atomically
+from ngram_mlp.diagnostics.batch_norm_statistics import evaluate_splits
 from ngram_mlp.errors import UserError
-from ngram_mlp.processes import rank
-from ngram_mlp.sampling import sample_one_by_one
-from ngram_mlp.terminal import printable, shortened
-
-__all__ = ["main"]
+from ngram_mlp.models.sampling import sample_one_by_one
+from ngram_mlp.runs.files import write_atomically
+from ngram_mlp.runs.folder import LAST
+from ngram_mlp.terminal import printable
+from ngram_mlp.training.processes import rank
 
 SAMPLED_NAMES = 10
 
@@ -40,64 +41,25 @@ def main(default_config: Path, args: Sequence[str] | None = None) -> None:
         args: the command line, by default the process' own.
     """
     console = open_console()
-    cli = TrainCLI(args, default_config, console)
-    _introduce(cli)
-    with cli.resources, quiet_threads():
+    cli = TrainCLI(args, default_config)
+    with ExitStack() as resources, quiet_threads():
+        run = start_run(cli, console, resources)
+        _introduce(cli, run, console)
         try:
             started = time.perf_counter()
-            origin = str(cli.origin.checkpoint.absolute()) if cli.origin else None
-            cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=origin, weights_only=True)
+            run.trainer.fit(cli.model, cli.datamodule, ckpt_path=run.checkpoint, weights_only=True)
             if not rank():
-                _report(cli, time.perf_counter() - started)
+                _report(cli, run, console, time.perf_counter() - started)
         except BaseException as error:
-            _leave(cli, error)
+            _leave(cli, run, console, error)
             raise
 
 
-def _leave(cli: TrainCLI, error: BaseException) -> None:
-    """Tells how an interrupted run goes on, and turns what ended it into one line where it was no bug."""
-    last = cli.folder / "checkpoints" / "last.ckpt"
-    began = cli.loss_history.began and cli.trainer.global_step > 0
-    if not began and not last.exists():
-        shutil.rmtree(cli.folder)  # a run that never began leaves nothing behind
-    else:
-        with suppress(OSError):  # of a full disk, maybe; what ended the run is told
-            _save_losses(cli)
-    if isinstance(error, SystemExit):  # a signal's
-        by = f" by {error.name}" if isinstance(error, Interrupted) else ""
-        where = f"the run is in {cli.folder}" if cli.folder.exists() else "nothing was saved yet"
-        cli.console.print(f"interrupted{by} at update {cli.trainer.global_step}; {where}")
-    if last.exists():
-        cli.console.print(f"go on with: {_command_to_go_on(cli.folder)}")
-    if isinstance(error, SystemExit):
-        # Lightning's own exceptions have status 1 for Ctrl-C and none for SIGTERM.
-        raise SystemExit(130 if error.code == 1 else error.code or 143) from None
-    if cli.origin and cli.trainer.interrupted and not began and not isinstance(error, (UserError, OSError)):
-        reason = shortened(f"{type(error).__name__}: {error}", 300)
-        raise UserError(f"--ckpt_path {cli.origin.checkpoint}: no run can go on from it: {reason}") from error
-
-
-def _command_to_go_on(folder: Path) -> str:
-    python = Path(sys.executable)
-    return shlex.join([str(_from_here(python)), sys.argv[0], "--resume", str(folder)])
-
-
-def _from_here(path: Path) -> Path:
-    """The path as it is typed in this folder."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def _save_losses(cli: TrainCLI) -> None:
-    buffer = io.BytesIO()
-    np.save(buffer, cli.loss_history.losses().numpy())
-    write_atomically(cli.folder / "losses.npy", buffer.getvalue())
-
-
-def _introduce(cli: TrainCLI) -> None:
+def _introduce(cli: TrainCLI, run: Run, console: Console) -> None:
     """Prints what is about to be trained, on what, where."""
     data, corpus = cli.datamodule, cli.datamodule.corpus
     if data.requested_corpus == "auto" and corpus.name == "sample":
-        cli.console.print(
+        console.print(
             Panel(
                 "names.txt is absent and could not be downloaded: training on the sample corpus.\n"
                 "The losses of this run are NOT comparable with published ones.\n"
@@ -109,17 +71,15 @@ def _introduce(cli: TrainCLI) -> None:
         )
     parameters = sum(parameter.numel() for parameter in cli.model.parameters())
     examples = " / ".join(f"{len(ngrams):,}" for ngrams in data.splits.values())
-    cli.console.print(f"model   {type(cli.model).__name__}, {parameters:,} parameters")
-    cli.console.print(
-        f"corpus  {printable(corpus.name)}, {len(corpus.words):,} words, {len(data.vocabulary)} characters"
-    )
-    cli.console.print(f"data    {examples} examples for train / val / test")
-    cli.console.print(f"run     {cli.folder}, on {cli.trainer.strategy.root_device.type}")
+    console.print(f"model   {type(cli.model).__name__}, {parameters:,} parameters")
+    console.print(f"corpus  {printable(corpus.name)}, {len(corpus.words):,} words, {len(data.vocabulary)} characters")
+    console.print(f"data    {examples} examples for train / val / test")
+    console.print(f"run     {run.folder}, on {run.trainer.strategy.root_device.type}")
 
 
-def _report(cli: TrainCLI, seconds: float) -> None:
-    """Writes metrics.json and samples.txt, and prints the table, sampled names and what to do next."""
-    updates = cli.trainer.global_step
+def _report(cli: TrainCLI, run: Run, console: Console, seconds: float) -> None:
+    """Writes losses.npy, metrics.json and samples.txt, and prints the table, sampled names and what to do next."""
+    updates = run.trainer.global_step
     speed = (updates - cli.datamodule.first_update) / seconds
     metrics = evaluate_splits(cli.model.network, cli.datamodule.splits, cli.config.statistics)
     record: dict[str, Any] = metrics | {
@@ -128,18 +88,53 @@ def _report(cli: TrainCLI, seconds: float) -> None:
         "seconds": seconds,
         "updates_per_second": speed,
         "engine": cli.model.engine_name,
-        "accelerator": cli.trainer.strategy.root_device.type,
+        "accelerator": run.trainer.strategy.root_device.type,
         "corpus": cli.datamodule.corpus.summary(),
     }
-    _save_losses(cli)
-    write_atomically(cli.folder / "metrics.json", (json.dumps(record, indent=2) + "\n").encode())
+    _save_losses(cli, run)
+    write_atomically(run.folder / "metrics.json", (json.dumps(record, indent=2) + "\n").encode())
     generator = cli.datamodule.stream_generator()
     names = [name for name, _ in sample_one_by_one(cli.model.eval(), SAMPLED_NAMES, generator)]
-    write_atomically(cli.folder / "samples.txt", ("\n".join(names) + "\n").encode())
+    write_atomically(run.folder / "samples.txt", ("\n".join(names) + "\n").encode())
 
-    print_table(cli.console, {cli.config.statistics: metrics})
-    cli.console.print(printable("sampled " + ", ".join(names)))
-    cli.console.print(f"trained to update {updates:,} in {seconds:.1f} s, {speed:,.0f} updates a second")
-    beside_python = Path(sys.executable).with_name("tensorboard")
-    tensorboard = "tensorboard" if shutil.which("tensorboard") else _from_here(beside_python)
-    cli.console.print(f"look    {tensorboard} --logdir {cli.folder}")
+    print_metrics(console, {cli.config.statistics: metrics})
+    console.print(printable("sampled " + ", ".join(names)))
+    console.print(f"trained to update {updates:,} in {seconds:.1f} s, {speed:,.0f} updates a second")
+    tensorboard = shutil.which("tensorboard") or _from_here(Path(sys.executable).with_name("tensorboard"))
+    console.print(
+        f"look    {Path(tensorboard).name if shutil.which('tensorboard') else tensorboard} --logdir {run.folder}"
+    )
+
+
+def _save_losses(cli: TrainCLI, run: Run) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, cli.model.losses.all.numpy())
+    write_atomically(run.folder / "losses.npy", buffer.getvalue())
+
+
+def _leave(cli: TrainCLI, run: Run, console: Console, error: BaseException) -> None:
+    """Says how an interrupted run is resumed, and turns what ended it into one line where it was no bug."""
+    last = run.folder / LAST
+    if run.is_new and not last.exists() and not len(cli.model.losses):
+        shutil.rmtree(run.folder)  # a run that never began leaves nothing behind
+    else:
+        with suppress(OSError):  # of a full disk, perhaps; what ended the run is reported
+            _save_losses(cli, run)
+    if isinstance(error, SystemExit):  # a signal's
+        by = f" by {error.name}" if isinstance(error, Interrupted) else ""
+        where = f"the run is in {run.folder}" if run.folder.exists() else "nothing was saved yet"
+        console.print(f"interrupted{by} at update {run.trainer.global_step}; {where}")
+    if last.exists():
+        command = [str(_from_here(Path(sys.executable))), sys.argv[0], "--resume", str(run.folder)]
+        console.print(f"go on with: {shlex.join(command)}")
+    if isinstance(error, SystemExit):
+        # Lightning's own exceptions have status 1 for Ctrl-C and none for SIGTERM.
+        raise SystemExit(130 if error.code == 1 else error.code or 143) from None
+    restored = run.trainer.train_dataloader is not None
+    if run.checkpoint and not restored and not isinstance(error, (UserError, OSError)):
+        raise cannot_resume(run.checkpoint, error) from error
+
+
+def _from_here(path: Path) -> Path:
+    """The path as it is typed in this folder."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

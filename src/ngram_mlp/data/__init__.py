@@ -1,18 +1,20 @@
-"""From a file of words to blocks of minibatches."""
+"""From a file of words to minibatches: corpus, vocabulary, n-grams, and the LightningDataModule that serves them.
 
-from ngram_mlp.data.blocks import BlockStream
-from ngram_mlp.data.chunks import Chunks
+For research: change where words come from, how contexts are built, or how minibatches are drawn.
+"""
+
 from ngram_mlp.data.corpus import Corpus, load_corpus
 from ngram_mlp.data.datamodule import NGramDataModule
+from ngram_mlp.data.minibatches import MinibatchStream, SplitBatches
 from ngram_mlp.data.ngrams import NGrams, build_ngrams, split_words
 from ngram_mlp.data.vocabulary import Vocabulary
 
 __all__ = [
-    "BlockStream",
-    "Chunks",
     "Corpus",
+    "MinibatchStream",
     "NGramDataModule",
     "NGrams",
+    "SplitBatches",
     "Vocabulary",
     "build_ngrams",
     "load_corpus",

@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ngram_mlp.data.vocabulary import BOUNDARY
-from ngram_mlp.durable import write_atomically
 from ngram_mlp.errors import UserError
-
-__all__ = ["Corpus", "SampleCorpusWarning", "load_corpus"]
+from ngram_mlp.runs.files import write_atomically
 
 DATA_DIR = Path(__file__).resolve().parents[3] / "data"
 NAMES_URL = "https://raw.githubusercontent.com/karpathy/makemore/master/names.txt"
@@ -24,7 +22,7 @@ LARGEST_FILE = 2**30
 
 
 class SampleCorpusWarning(UserWarning):
-    """The run uses the shipped sample because names.txt could not be had."""
+    """The run uses the sample that the project ships, because names.txt is absent and could not be downloaded."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Corpus:
 
 
 def load_corpus(corpus: str = "auto", data_dir: Path = DATA_DIR) -> Corpus:
-    """The corpus that `--data.corpus` asks for.
+    """The words of a corpus by name or path.
 
     Args:
         corpus: `names` for the notebooks' names.txt, downloaded if `data_dir` lacks it; `sample` for the names that
@@ -68,19 +66,20 @@ def load_corpus(corpus: str = "auto", data_dir: Path = DATA_DIR) -> Corpus:
 def _read(name: str, path: Path) -> Corpus:
     try:
         if path.exists() and not path.is_file():
-            raise UserError(
-                f"--data.corpus {name}: {path} is not a regular file; give a text file with one word a line"
-            )
+            raise UserError(f"{path} is not a regular file; give a text file with one word a line", corpus=name)
         if (size := path.stat().st_size) > LARGEST_FILE:
-            raise UserError(f"--data.corpus {name}: has {size:,} bytes, more than the {LARGEST_FILE:,} that are read")
+            raise UserError(
+                f"has {size:,} bytes, more than the {LARGEST_FILE:,} that are read; give a smaller file", corpus=name
+            )
         # Files of no size, as those of the kernel, are not read: some never end.
         content = path.read_bytes() if size else b""
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         if isinstance(error, UserError):
             raise
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"--data.corpus {name}: cannot read {path} ({getattr(error, 'strerror', None) or error}); "
-            "give auto, names, sample or the path of a text file with one word a line"
+            f"cannot read {path} ({reason}); give auto, names, sample or the path of a text file with one word a line",
+            corpus=name,
         ) from error
     return Corpus(name, hashlib.sha256(content).hexdigest(), _parse(name, content))
 
@@ -90,18 +89,17 @@ def _parse(name: str, content: bytes) -> list[str]:
     try:
         lines = content.decode("utf-8").removeprefix("\ufeff").replace("\r\n", "\n").split("\n")
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"--data.corpus {name}: byte {error.start} is not UTF-8; save the file as UTF-8 text"
-        ) from error
+        raise UserError(f"byte {error.start} is not UTF-8; save the file as UTF-8 text", corpus=name) from error
     for number, line in enumerate(lines, start=1):
         if BOUNDARY in line:
             raise UserError(
-                f"--data.corpus {name}: line {number}, {line.strip()[:40]!r}, holds {BOUNDARY!r}, which marks the end "
-                "of a word; remove or replace it"
+                f"line {number}, {line.strip()[:40]!r}, holds {BOUNDARY!r}, which marks the end of a word; remove or "
+                "replace it",
+                corpus=name,
             )
     words = [word for line in lines if (word := line.strip())]
     if not words:
-        raise UserError(f"--data.corpus {name}: the file holds no word; give a text file with one word a line")
+        raise UserError("the file holds no word; give a text file with one word a line", corpus=name)
     return words
 
 
@@ -116,8 +114,9 @@ def _names_file(data_dir: Path) -> Path:
             if isinstance(error, urllib.error.HTTPError):
                 error.close()  # it holds the connection
             raise UserError(
-                f"--data.corpus names: {path} is absent and could not be downloaded from {NAMES_URL} ({reason}); "
-                "put the file there by hand, or use --data.corpus sample"
+                f"{path} is absent and could not be downloaded from {NAMES_URL} ({reason}); put the file there by hand, "
+                "or use the corpus sample",
+                corpus="names",
             ) from error
     return path
 
@@ -127,7 +126,7 @@ def _download(url: str) -> bytes:
     deadline = time.monotonic() + DOWNLOAD_SECONDS
     content = b""
     with urllib.request.urlopen(url, timeout=DOWNLOAD_SECONDS) as response:
-        # read1 returns after one system call, so that a server that drips bytes meets the deadline as well.
+        # read1 returns after one system call, so the deadline holds for a server that sends byte by byte as well.
         while chunk := response.read1(65536):
             content += chunk
             if time.monotonic() > deadline:

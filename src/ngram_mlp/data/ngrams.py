@@ -11,8 +11,6 @@ from torch import Tensor
 from ngram_mlp.data.vocabulary import BOUNDARY, Vocabulary
 from ngram_mlp.errors import UserError
 
-__all__ = ["NGrams", "build_ngrams", "split_words"]
-
 LARGEST_CONTEXTS = 8 * 2**30
 
 
@@ -43,7 +41,7 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
     if not (train and val and test):
         raise UserError(
             f"the corpus holds {len(words)} word(s), too few to split into training, validation and test (80/10/10 %); "
-            "give --data.corpus a file of at least 6 words, better thousands"
+            "give a file of at least 6 words, better thousands"
         )
     return train, val, test
 
@@ -61,8 +59,9 @@ def build_ngrams(words: Sequence[str], vocabulary: Vocabulary, block_size: int) 
     ids = vocabulary.encode(BOUNDARY.join([*words, ""]))
     if len(ids) * block_size * ids.itemsize > LARGEST_CONTEXTS:
         raise UserError(
-            f"--data.block_size {block_size}: the contexts of {len(ids):,} characters would take more than "
-            f"{LARGEST_CONTEXTS:,} bytes; give a smaller one, or a smaller corpus"
+            f"the contexts of {len(ids):,} characters would take more than {LARGEST_CONTEXTS:,} bytes; give a smaller "
+            "one, or a smaller corpus",
+            block_size=block_size,
         )
     contexts = np.zeros((len(ids), block_size), dtype=ids.dtype)
     for distance in range(1, min(block_size, len(ids)) + 1):

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from ngram_mlp.errors import UserError
 from ngram_mlp.terminal import shortened
 
-__all__ = ["BOUNDARY", "Vocabulary"]
-
 BOUNDARY = "."
 
 

@@ -1,6 +1,11 @@
-"""The variants: each builds a network, and shares training and evaluation."""
+"""The networks, each a LightningModule, and their layers.
 
+For research: a variant of your own is one class in one file, as CONTRIBUTING.md shows. All of them train, validate and
+resume by what `language_model.py` says.
+"""
+
+from ngram_mlp.models.batch_norm_mlp import BatchNormMLP
 from ngram_mlp.models.language_model import LanguageModel
 from ngram_mlp.models.mlp import MLP
 
-__all__ = ["MLP", "LanguageModel"]
+__all__ = ["MLP", "BatchNormMLP", "LanguageModel"]

@@ -1,38 +1,30 @@
-"""The n-gram MLP, with the normalization, the depth and the initialization that an experiment asks for."""
+"""The n-gram MLP, with the depth, the shortcuts and the initialization that an experiment asks for."""
 
 from collections import OrderedDict
+from typing import Any
 
-import torch
-from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
-from torch.optim.lr_scheduler import MultiStepLR
 
-from ngram_mlp.engines import EngineName
 from ngram_mlp.errors import require_at_least
-from ngram_mlp.layers import (
+from ngram_mlp.models.language_model import LanguageModel
+from ngram_mlp.models.layers import (
     NO_BIAS,
     Initialization,
+    Norm,
     Normalization,
     Residual,
+    activation,
     embedding,
     gain_of,
     linear,
 )
-from ngram_mlp.layers import (
-    activation as activation_layer,
-)
-from ngram_mlp.models.language_model import LanguageModel
-
-__all__ = ["MLP"]
 
 
 class MLP(LanguageModel):
-    """Embedding, hidden layers of linear, normalization and non-linearity, and a linear output layer.
+    """Embedding, hidden layers of linear, non-linearity and perhaps a norm in between, and a linear output layer.
 
     With one hidden layer it is the network of Bengio et al. 2003 as the notebooks have it; the defaults are those of
-    cell 4 of notebook 002, without normalization. `network` is a `torch.nn.Sequential` of `embedding`, `flatten`,
-    `hidden1`, `hidden2`, ... (each of `linear`, `norm`, `activation`) and `output` (`linear`, `norm`); their
-    parameters are drawn in this order.
+    cell 4 of notebook 002. `mlp_network` tells the names and the order of its layers.
 
     Args:
         characters: the vocabulary; a character's id is its place in the string.
@@ -42,11 +34,9 @@ class MLP(LanguageModel):
         n_layers: the hidden layers.
         activation: a non-linearity of torch.nn by name: Tanh, ReLU, GELU, ...
         residual: whether an identity shortcut leads around each hidden layer whose input is as wide as its output.
-        norm: the normalization between a linear layer and its non-linearity.
+        norm: the normalization between a linear layer and its non-linearity; for batch norm take `BatchNormMLP`.
         initialization: how each parameter is drawn.
-        optimizer: builds the optimizer from the parameters.
-        lr_scheduler: builds the learning-rate schedule, stepped after every update.
-        engine: `eager`, `fused` or `auto`, as `LanguageModel` says.
+        **training: optimizer, lr_scheduler and engine, as `LanguageModel` has them.
     """
 
     def __init__(
@@ -60,36 +50,53 @@ class MLP(LanguageModel):
         residual: bool = False,
         norm: Normalization = Normalization(),
         initialization: Initialization = Initialization(),
-        optimizer: OptimizerCallable = lambda parameters: torch.optim.SGD(parameters, lr=0.1),
-        lr_scheduler: LRSchedulerCallable = lambda optimizer: MultiStepLR(optimizer, milestones=[100_000], gamma=0.1),
-        engine: EngineName = "auto",
+        **training: Any,
     ) -> None:
-        super().__init__(characters, block_size, optimizer, lr_scheduler, engine)
-        sizes = {"--model.n_embd": n_embd, "--model.n_hidden": n_hidden, "--model.n_layers": n_layers}
-        require_at_least(1, sizes)
-        # A checkpoint carries plain dictionaries.
-        norm = Normalization(**norm) if isinstance(norm, dict) else norm
+        super().__init__(characters, block_size, **training)
+        norm = Normalization(**norm) if isinstance(norm, dict) else norm  # as a checkpoint has it
         init = Initialization(**initialization) if isinstance(initialization, dict) else initialization
-        gain = gain_of(activation_layer(activation))
-        bias = init.hidden_bias
-        if bias == "auto":
-            bias = NO_BIAS if norm.subtracts_bias else Initialization.output_bias
-
-        layers = OrderedDict[str, nn.Module](
-            embedding=embedding(len(characters), n_embd, init.embedding),  # (B, T, n_embd)
-            flatten=nn.Flatten(),  # (B, T * n_embd)
+        self.network = mlp_network(
+            len(characters), block_size, n_embd, n_hidden, n_layers, activation, residual, norm, init
         )
-        fan_in = block_size * n_embd
-        for number in range(1, n_layers + 1):
-            hidden = OrderedDict[str, nn.Module](linear=linear(fan_in, n_hidden, init.hidden_weight, bias, gain))
-            if norm.kind != "none":
-                hidden["norm"] = norm.layer(n_hidden, norm.gain)
-            hidden["activation"] = activation_layer(activation)
-            container = Residual if residual and fan_in == n_hidden else nn.Sequential
-            layers[f"hidden{number}"] = container(hidden)  # (B, n_hidden)
-            fan_in = n_hidden
-        output = linear(fan_in, len(characters), init.output_weight, init.output_bias, gain)
-        layers["output"] = nn.Sequential(OrderedDict[str, nn.Module](linear=output))  # (B, vocabulary size)
-        if norm.on_logits:
-            layers["output"].add_module("norm", norm.layer(len(characters), norm.logits_gain))
-        self.network = nn.Sequential(layers)
+
+
+def mlp_network(
+    vocab_size: int,
+    block_size: int,
+    n_embd: int,
+    n_hidden: int,
+    n_layers: int,
+    activation_name: str,
+    residual: bool,
+    norm: Norm,
+    init: Initialization,
+) -> nn.Sequential:
+    """A network from contexts (B, T) to logits (B, vocab_size).
+
+    Its layers are `embedding`, `flatten`, `hidden1`, `hidden2`, ... (each of `linear`, `norm`, `activation`) and `output`
+    (`linear`, `norm`); their parameters are drawn in this order.
+    """
+    require_at_least(1, n_embd=n_embd, n_hidden=n_hidden, n_layers=n_layers)
+    gain = gain_of(activation(activation_name))
+    bias = init.hidden_bias
+    if bias == "auto":
+        bias = NO_BIAS if norm.subtracts_bias else Initialization.output_bias
+
+    layers = OrderedDict[str, nn.Module](
+        embedding=embedding(vocab_size, n_embd, init.embedding),  # (B, T, n_embd)
+        flatten=nn.Flatten(),  # (B, T * n_embd)
+    )
+    fan_in = block_size * n_embd
+    for number in range(1, n_layers + 1):
+        hidden = OrderedDict[str, nn.Module](linear=linear(fan_in, n_hidden, init.hidden_weight, bias, gain))
+        if (layer := norm.hidden(n_hidden)) is not None:
+            hidden["norm"] = layer
+        hidden["activation"] = activation(activation_name)
+        container = Residual if residual and fan_in == n_hidden else nn.Sequential
+        layers[f"hidden{number}"] = container(hidden)  # (B, n_hidden)
+        fan_in = n_hidden
+    output = OrderedDict[str, nn.Module](linear=linear(fan_in, vocab_size, init.output_weight, init.output_bias, gain))
+    if (layer := norm.logits(vocab_size)) is not None:
+        output["norm"] = layer
+    layers["output"] = nn.Sequential(output)  # (B, vocab_size)
+    return nn.Sequential(layers)

@@ -1,0 +1,141 @@
+"""The statistics that batch norm evaluates with: its running estimates, or those measured over a whole split.
+
+Measuring them over the training split after training is the literature's precise batch norm (arXiv:2105.07576).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ngram_mlp.data import NGrams, SplitBatches
+from ngram_mlp.errors import UserError
+from ngram_mlp.models.evaluation import evaluate, evaluation_mode
+from ngram_mlp.models.layers import BatchNorm, batch_norms
+
+# `calibrated` is precise batch norm.
+StatisticsName = Literal["running", "batch", "calibrated"]
+STATISTICS: tuple[StatisticsName, ...] = get_args(StatisticsName)
+Measured = dict[str, tuple[Tensor, Tensor]]
+
+
+def measure(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Measured:
+    """The mean and the unbiased standard deviation (n,) of each batch-norm layer's input over all examples, by layer.
+
+    Layer by layer, since the input of each depends on the statistics of those before it: one pass over the examples a layer.
+    """
+    measured: Measured = {}
+    for name, layer in batch_norms(network).items():
+        with evaluation_mode(network), evaluating_with(network, measured):
+            measured[name] = _moments_of_input(network, layer, batches, device)
+    return measured
+
+
+@contextmanager
+def evaluating_with(network: nn.Module, measured: Measured) -> Iterator[None]:
+    """Inside the block, the named layers evaluate with these statistics instead of their running estimates."""
+    layers = batch_norms(network)
+    saved = {name: [buffer.clone() for buffer in _running(layers[name])[:2]] for name in measured}
+    try:
+        for name, (mean, std) in measured.items():
+            running_mean, spread, is_variance = _running(layers[name])
+            running_mean.copy_(mean)
+            spread.copy_(std**2 if is_variance else std)
+        yield
+    finally:
+        for name, buffers in saved.items():
+            for buffer, value in zip(_running(layers[name])[:2], buffers, strict=True):
+                buffer.copy_(value)
+
+
+def evaluate_splits(
+    network: nn.Module, splits: Mapping[str, NGrams], statistics: StatisticsName = "running"
+) -> dict[str, dict[str, float]]:
+    """Loss, perplexity and accuracy by split, computed where the network is.
+
+    Args:
+        network: maps contexts (n, T) to logits (n, vocabulary size).
+        splits: the examples of `train`, `val` and `test`, in this order.
+        statistics: what batch norm evaluates with: its `running` estimates, or the statistics over the evaluated split
+            itself (`batch`), or over the training split (`calibrated`).
+    """
+    device = next(network.parameters()).device
+    metrics, measured = {}, {}
+    for name, ngrams in splits.items():
+        if statistics == "batch" or (statistics == "calibrated" and name == "train"):
+            measured = measure(network, SplitBatches(ngrams), device)
+        with evaluating_with(network, measured):
+            metrics[name] = evaluate(network, SplitBatches(ngrams), device)
+    return metrics
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far a layer's running estimates have drifted from measured statistics, as means over its units.
+
+    Args:
+        mean: abs(running mean - measured mean), in measured standard deviations.
+        std: abs(running std / measured std - 1).
+    """
+
+    mean: float
+    std: float
+
+
+def drifts(network: nn.Module, measured: Measured) -> dict[str, Drift]:
+    """The drift of each measured layer, by name."""
+    found = {}
+    layers = batch_norms(network)
+    for name, (mean, std) in measured.items():
+        running_mean, running_std = running_mean_and_std(layers[name])
+        std = std.clamp(min=torch.finfo(std.dtype).tiny)
+        found[name] = Drift(
+            float(((running_mean - mean).abs() / std).mean()), float((running_std / std - 1).abs().mean())
+        )
+    return found
+
+
+def running_mean_and_std(layer: BatchNorm | nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+    """The running estimates (n,) of a layer, whether it keeps the standard deviation or the variance."""
+    mean, spread, is_variance = _running(layer)
+    return mean, spread.sqrt() if is_variance else spread
+
+
+def require_batch_norm(network: nn.Module, statistics: str) -> None:
+    """Raises a UserError where a network has no statistics to choose."""
+    if statistics != "running" and not batch_norms(network):
+        raise UserError("the network has no batch norm; leave it out", statistics=statistics)
+
+
+def _running(layer: BatchNorm | nn.BatchNorm1d) -> tuple[Tensor, Tensor, bool]:
+    """The buffers of a layer's running mean and spread, and whether the spread is a variance."""
+    is_variance = isinstance(layer, nn.BatchNorm1d) or layer.statistic == "var"
+    spread = layer.running_var if is_variance else layer.running_std
+    assert layer.running_mean is not None
+    assert isinstance(spread, Tensor)
+    return layer.running_mean, spread, is_variance
+
+
+@torch.no_grad()
+def _moments_of_input(
+    network: nn.Module, layer: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased standard deviation of a layer's input, batches merged after Chan, Golub and LeVeque 1983."""
+    inputs: list[Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    count, mean, squares = 0, torch.zeros((), device=device), torch.zeros((), device=device)
+    try:
+        for contexts, _ in batches:
+            network(contexts.to(device))
+            x = inputs.pop()
+            new_mean = x.mean(0)
+            change, share = new_mean - mean, len(x) / (count + len(x))
+            squares = squares + ((x - new_mean) ** 2).sum(0) + change**2 * (count * share)
+            mean = mean + change * share
+            count += len(x)
+    finally:
+        handle.remove()
+    return mean, (squares / max(1, count - 1)).sqrt()

@@ -1,0 +1,58 @@
+"""Statistics of activations, gradients and parameters, as pure functions of tensors."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import activation
+
+SATURATION = 0.97
+
+
+def is_nonlinearity(module: nn.Module) -> bool:
+    """Whether a module is one of torch.nn's non-linearities that work unit by unit."""
+    names = set(activation.__all__) - {"MultiheadAttention", "Softmax", "Softmax2d", "LogSoftmax", "Softmin", "GLU"}
+    return type(module).__name__ in names and type(module).__module__ == activation.__name__
+
+
+def mean_and_std(x: Tensor) -> tuple[float, float]:
+    """Mean and unbiased standard deviation over all elements; the standard deviation of a single one is 0."""
+    std, mean = torch.std_mean(x.float(), correction=min(1, x.numel() - 1))
+    return mean.item(), std.item()
+
+
+@torch.enable_grad()
+def saturated(nonlinearity: nn.Module, x: Tensor, threshold: float = SATURATION) -> Tensor:
+    """Where a non-linearity f is so flat at its input x that it lets hardly any gradient through: bool, shape of x.
+
+    That is where abs(f'(x)) < 1 - threshold^2: for tanh, whose derivative is 1 - tanh^2, where abs(tanh(x)) is above
+    the threshold, as in notebook 004.
+    """
+    x = x.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(nonlinearity(x).sum(), x)
+    return slope.abs() < 1 - threshold**2
+
+
+def saturated_by_nature(nonlinearity: nn.Module, threshold: float = SATURATION) -> float:
+    """The saturated fraction for a standard normal input: 4 % of a tanh, half of a ReLU."""
+    z = torch.linspace(-5, 5, 4_001)
+    parameter = next(nonlinearity.parameters(), z)
+    density = torch.exp(-(z**2) / 2)
+    flat = saturated(nonlinearity, z.to(parameter.device), threshold).cpu()
+    return ((flat * density).sum() / density.sum()).item()
+
+
+def dead(flat: Tensor) -> Tensor:
+    """The units that are saturated for every example of a minibatch: (B, n) -> (n,), bool."""
+    return flat.all(dim=0)
+
+
+def log10_ratio(change: Tensor, value: Tensor) -> float:
+    """log10(std(change) / std(value)): -inf where nothing changes, nan where both are constant.
+
+    With the update and the parameter it is the notebooks' update:data ratio, about -3 in a healthy training.
+    """
+    numerator, denominator = mean_and_std(change)[1], mean_and_std(value)[1]
+    if denominator == 0:
+        return math.nan if numerator == 0 else math.inf
+    return math.log10(numerator / denominator) if numerator else -math.inf

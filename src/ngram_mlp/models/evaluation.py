@@ -1,0 +1,61 @@
+"""How well a network predicts a split: mean loss, perplexity, accuracy."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+
+class PredictionMetric(Metric):
+    """Loss, perplexity and accuracy of next-character predictions, accumulated over batches of any size.
+
+    `compute` returns `loss`, the mean cross-entropy in nats over all examples; `perplexity`, its exponential; and
+    `accuracy`, the fraction of examples whose most probable character is the target.
+    """
+
+    full_state_update = False
+    loss_sum: Tensor
+    correct: Tensor
+    examples: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # float32 sums, since Apple's GPUs have no float64; the sum of a batch is added at once, so few roundings add up.
+        self.add_state("loss_sum", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("correct", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("examples", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, targets: Tensor) -> None:
+        """Adds a batch: logits (n, vocabulary size), targets (n,)."""
+        self.loss_sum += F.cross_entropy(logits, targets, reduction="sum")
+        self.correct += (logits.argmax(dim=1) == targets).sum()
+        self.examples += len(targets)
+
+    def compute(self) -> dict[str, Tensor]:
+        loss = self.loss_sum / self.examples
+        return {"loss": loss, "perplexity": loss.exp(), "accuracy": self.correct / self.examples}
+
+
+@contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """The network is in evaluation mode inside the block, and afterwards in the mode that it was in before."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)
+
+
+@torch.no_grad()
+def evaluate(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> dict[str, float]:
+    """The metrics of `network`, in evaluation mode, on batches (contexts, targets); its mode is restored."""
+    metric = PredictionMetric(sync_on_compute=False).to(device)
+    with evaluation_mode(network):
+        for contexts, targets in batches:
+            metric.update(network(contexts.to(device)), targets.to(device))
+    return {name: float(value) for name, value in metric.compute().items()}

@@ -1,0 +1,101 @@
+"""Batch normalization written by hand."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ngram_mlp.training.processes import processes, total
+
+
+class BatchNorm(nn.Module):
+    r"""Batch normalization by the standard deviation, as cell 11 of notebook 002 writes it, or by the variance.
+
+    For a minibatch x of shape (B, n), with the mean m and the standard deviation s of each unit over the minibatch,
+    training computes
+
+    .. math:: y = gain \cdot (x - m) / (s + eps) + bias \quad or \quad y = gain \cdot (x - m) / \sqrt{s^2 + eps} + bias
+
+    and moves the running estimates: `running = (1 - momentum) * running + momentum * now`, of the mean and of s, or of
+    the mean and s squared. Evaluation uses them instead of the minibatch's, so that a single example can be evaluated.
+    The running estimate of the spread is the unbiased one, as in the notebooks and in torch.
+
+    Where several processes train together, the minibatch is what all of them have (arXiv:1803.01534 calls it the
+    cross-device minibatch), and gradients flow through the shared statistics.
+
+    With `statistic="var", unbiased=False` this is `torch.nn.BatchNorm1d`. Source: Ioffe and Szegedy 2015,
+    arXiv:1502.03167, and the notebooks' form of it.
+
+    Args:
+        n_features: the units n.
+        momentum: the weight of a minibatch in the running estimates.
+        eps: what is added to the standard deviation, or to the variance.
+        statistic: whether x is divided by `std` + eps or by the root of `var` + eps.
+        unbiased: whether s squared divides by B - 1, as in the notebooks, or by B, as in torch.
+        gain: the initial gain.
+    """
+
+    gain: nn.Parameter
+    bias: nn.Parameter
+    running_mean: Tensor
+    running_std: Tensor  # with `std`
+    running_var: Tensor  # with `var`
+
+    def __init__(
+        self,
+        n_features: int,
+        momentum: float = 0.001,
+        eps: float = 1e-5,
+        statistic: Literal["std", "var"] = "std",
+        unbiased: bool = True,
+        gain: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.eps = eps
+        self.statistic = statistic
+        self.unbiased = unbiased
+        self.gain = nn.Parameter(torch.full((n_features,), gain))
+        self.bias = nn.Parameter(torch.zeros(n_features))
+        self.register_buffer("running_mean", torch.zeros(n_features))
+        self.register_buffer(f"running_{statistic}", torch.ones(n_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        running = self.running_std if self.statistic == "std" else self.running_var
+        if not self.training:
+            return self._normalize(x, self.running_mean, running)
+        size = len(x) * processes()
+        mean, spread = self._measure(x, size)
+        with torch.no_grad():
+            # The estimates stay in float32 where the activations have fewer bits.
+            self.running_mean.lerp_(mean.to(running.dtype), self.momentum)
+            running.lerp_(spread.to(running.dtype), self.momentum)
+        if not self.unbiased:
+            ratio = (size - 1) / size
+            spread = spread * (ratio**0.5 if self.statistic == "std" else ratio)
+        return self._normalize(x, mean, spread)
+
+    def _measure(self, x: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """Mean and unbiased spread (n,) of each unit over the `size` examples of all processes."""
+        if size == len(x):
+            measure = torch.std_mean if self.statistic == "std" else torch.var_mean
+            spread, mean = measure(x, dim=0)
+            return mean, spread
+        mean = total(x.sum(0)) / size
+        spread = total(((x - mean) ** 2).sum(0)) / (size - 1)
+        if self.statistic == "std":  # whose slope at 0 is infinite
+            spread = spread.clamp_min(torch.finfo(spread.dtype).tiny).sqrt()
+        return mean, spread
+
+    def _normalize(self, x: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
+        divisor = spread + self.eps if self.statistic == "std" else (spread + self.eps).sqrt()
+        # gain / divisor first: n divisions instead of B * n, and one multiplication and addition an element.
+        return torch.addcmul(self.bias, x - mean, self.gain / divisor)
+
+    def extra_repr(self) -> str:
+        return f"{len(self.gain)}, {self.statistic}, momentum={self.momentum}, eps={self.eps}"
+
+
+def batch_norms(network: nn.Module) -> dict[str, BatchNorm | nn.BatchNorm1d]:
+    """The batch-norm layers of a network by name, in their order."""
+    return {name: layer for name, layer in network.named_modules() if isinstance(layer, (BatchNorm, nn.BatchNorm1d))}

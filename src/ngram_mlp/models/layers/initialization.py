@@ -1,0 +1,128 @@
+"""How parameters are drawn: a distribution times a scale, from torch's default CPU generator."""
+
+import re
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+from ngram_mlp.errors import UserError
+
+NO_BIAS = "none"
+FORM = re.compile(
+    r"(?P<distribution>normal|uniform|symmetric|constant)"
+    r"(?: \* (?P<factor>gain|[-+\d.eE]+)(?:/(?P<divisor>[\d.]+))?)?"
+    r"(?: (?P<scale>/ sqrt\(fan_in\)|/ sqrt\(fan_out\)|\* xavier))?"
+)
+FORMS = (
+    "write a distribution (normal, uniform, symmetric, constant), then `* NUMBER` or `* gain`, "
+    "then `/ sqrt(fan_in)`, `/ sqrt(fan_out)` or `* xavier`, as in 'normal * 5/3 / sqrt(fan_in)'"
+)
+
+
+@dataclass(frozen=True)
+class Initializer:
+    """A distribution times a factor times a scale.
+
+    Args:
+        distribution: `normal` (standard), `uniform` on [0, 1), `symmetric`, uniform on [-1, 1), or `constant` 1, which
+            draws nothing.
+        factor: a number, or None for the gain of the non-linearity that follows.
+        scale: `one`; `fan_in`, 1 / sqrt(fan_in) (with the tanh gain 5/3 the Kaiming initialization, arXiv:1502.01852);
+            `fan_out`, 1 / sqrt(fan_out); `xavier`, sqrt(2 / (fan_in + fan_out)) (Glorot and Bengio 2010).
+    """
+
+    distribution: str = "normal"
+    factor: float | None = 1.0
+    scale: str = "one"
+
+    @classmethod
+    def parse(cls, form: str) -> "Initializer":
+        """The initializer that is written as `normal * 0.2`, `uniform / sqrt(fan_out)`, `normal * gain / sqrt(fan_in)`.
+
+        Raises:
+            ValueError: the form has another shape.
+        """
+        match = FORM.fullmatch(" ".join(form.split()))
+        if match is None:
+            raise ValueError(FORMS)
+        factor, scale = match["factor"] or "1", match["scale"] or "one"
+        try:
+            number = None if factor == "gain" else float(factor) / float(match["divisor"] or 1)
+        except (ValueError, ZeroDivisionError):
+            raise ValueError(FORMS) from None
+        return cls(
+            match["distribution"], number, next((s for s in ("fan_in", "fan_out", "xavier") if s in scale), "one")
+        )
+
+    def draw(self, shape: tuple[int, ...], fan_in: int, fan_out: int, gain: float = 1.0) -> Tensor:
+        """A float32 tensor on the CPU, whatever the default dtype and device, so that every accelerator starts alike.
+
+        A distribution is drawn even where the factor is 0, as in the notebooks (promise 2).
+        """
+        scale: float = {
+            "one": 1.0,
+            "fan_in": fan_in**-0.5,
+            "fan_out": fan_out**-0.5,
+            "xavier": (2 / (fan_in + fan_out)) ** 0.5,
+        }[self.scale]
+        if self.distribution == "constant":
+            drawn = torch.ones(shape, dtype=torch.float32, device="cpu")
+        else:
+            sample = torch.randn if self.distribution == "normal" else torch.rand
+            drawn = sample(shape, dtype=torch.float32, device="cpu")
+        if self.distribution == "symmetric":
+            drawn = drawn * 2 - 1
+        return drawn * ((gain if self.factor is None else self.factor) * scale)
+
+
+@dataclass(frozen=True)
+class Initialization:
+    """How each parameter of an MLP is drawn: a form that `Initializer.parse` reads; `gain` is the non-linearity's.
+
+    The defaults are those of notebook 002.
+
+    Args:
+        embedding: the table of embeddings.
+        hidden_weight: the weights of the hidden layers.
+        hidden_bias: their biases; `none` for no bias; `auto` for none where batch norm would subtract it again, else
+            `uniform / sqrt(fan_out)`.
+        output_weight: the weight of the output layer.
+        output_bias: its bias, or `none`.
+
+    Raises:
+        UserError: a form cannot be read.
+    """
+
+    embedding: str = "normal"
+    hidden_weight: str = "normal * gain / sqrt(fan_in)"
+    hidden_bias: str = "auto"
+    output_weight: str = "normal * xavier"
+    output_bias: str = "uniform / sqrt(fan_out)"
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            form = getattr(self, field.name)
+            if form in {"output_bias": (NO_BIAS,), "hidden_bias": (NO_BIAS, "auto")}.get(field.name, ()):
+                continue
+            try:
+                Initializer.parse(form)
+            except ValueError as error:
+                raise UserError(str(error), **{field.name: repr(form)}) from None
+
+
+def linear(fan_in: int, fan_out: int, weight: str, bias: str, gain: float = 1.0) -> nn.Linear:
+    """A linear layer whose weight is drawn in the orientation (fan_in, fan_out), then its bias (promise 2)."""
+    with torch.device("meta"):  # torch's own initialization draws nothing there
+        layer = nn.Linear(fan_in, fan_out, bias=bias != NO_BIAS)
+    layer.to_empty(device="cpu")
+    with torch.no_grad():
+        layer.weight.copy_(Initializer.parse(weight).draw((fan_in, fan_out), fan_in, fan_out, gain).T)
+        if bias != NO_BIAS:
+            layer.bias.copy_(Initializer.parse(bias).draw((fan_out,), fan_in, fan_out, gain))
+    return layer
+
+
+def embedding(n_rows: int, n_embd: int, weight: str) -> nn.Embedding:
+    """An embedding table of shape (n_rows, n_embd)."""
+    return nn.Embedding(n_rows, n_embd, _weight=Initializer.parse(weight).draw((n_rows, n_embd), n_rows, n_embd))

@@ -1,0 +1,195 @@
+"""What a study shows: its results as files, a table with error bars, figures, and a report."""
+
+import csv
+import datetime
+import json
+import math
+import platform
+import shlex
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from ngram_mlp.errors import UserError
+from ngram_mlp.studies.pool import cores
+from ngram_mlp.studies.study import Run
+
+SPLITS = ("train", "val", "test")
+DIFFERENCE = "val against the first (95 %)"
+Row = dict[str, Any]
+Panels = dict[str, dict[str, list[Row]]]  # the runs that have a result, by heading and name of the recipe
+
+
+def write_report(
+    folder: Path, runs: Sequence[Run], failures: Sequence[Run], words: Sequence[str], console: Console
+) -> None:
+    """Writes `results.csv`, `results.json`, two figures and `report.md` into a study's folder, and prints the table.
+
+    Args:
+        folder: the study's.
+        runs: all of them.
+        failures: those that failed just now.
+        words: the command that the report names.
+        console: where the table is printed.
+    """
+    from ngram_mlp.diagnostics.figures import draw, loss_bands_figure, points_figure
+
+    rows = [_row(run, run in failures) for run in runs]
+    (folder / "results.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    with (folder / "results.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    panels = _panels(runs, rows)
+    headings, cells = _summary(panels)
+    _print(console, f"{folder.name}: mean ± standard deviation over seeds", headings, cells)
+    if any(row["val"] is not None for row in rows):
+        losses = _values(panels, lambda row: np.load(Path(row["folder"], "losses.npy")))
+        (folder / "curves.png").write_bytes(draw(loss_bands_figure(losses))[0])
+        points = _values(panels, lambda row: row["val"])
+        (folder / "final.png").write_bytes(draw(points_figure(points, "validation loss"))[0])
+    (folder / "report.md").write_text(_markdown(folder.name, headings, cells, rows, words), encoding="utf-8")
+    console.print(f"report  {folder / 'report.md'}")
+
+
+def paired_interval(differences: Sequence[float]) -> tuple[float, float]:
+    """Mean and half width of the 95 % interval of Student's t for paired differences; nan where there is only one."""
+    mean = statistics.fmean(differences)
+    if len(differences) < 2:
+        return mean, math.nan
+    return mean, _t_quantile(len(differences) - 1) * statistics.stdev(differences) / math.sqrt(len(differences))
+
+
+def processor() -> str:
+    """The processor's name, as the system has it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _t_quantile(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t, by integrating its density from 0 in the variable atan(t / sqrt(freedom))."""
+    angle = np.linspace(0, np.pi / 2, 200_001)
+    # With t = sqrt(freedom) * tan(angle) the density becomes cos(angle)^(freedom - 1), up to a factor.
+    mass = np.cumsum(np.cos(angle) ** (freedom - 1))
+    return float(math.sqrt(freedom) * np.tan(angle[np.searchsorted(mass, 0.95 * mass[-1])]))
+
+
+def _row(run: Run, failed: bool) -> Row:
+    row: Row = {"recipe": run.recipe, "seed": run.seed, **dict.fromkeys(SPLITS)}
+    row |= {"first_loss": None, "updates": None, "updates_per_second": None, "folder": None, "corpus": None}
+    if (path := run.finished) is not None:
+        metrics = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
+        row |= {split: metrics[split]["loss"] for split in SPLITS}
+        row |= {key: metrics[key] for key in ("updates", "updates_per_second")}
+        row |= {"first_loss": float(np.load(path / "losses.npy", mmap_mode="r")[0]), "folder": str(path)}
+        row["corpus"] = metrics["corpus"]["sha256"]
+    return row | {"error": run.last_line if failed else None}
+
+
+def _panels(runs: Sequence[Run], rows: Sequence[Row]) -> Panels:
+    """The rows by recipe; where several configurations are crossed with a grid, each of its points is a heading.
+
+    Raises:
+        UserError: the runs of a recipe are of several corpora, as when names.txt could not be had once.
+    """
+    several = len({run.config for run in runs}) > 1
+    panels: Panels = {}
+    for run, row in zip(runs, rows, strict=True):
+        heading, name = (run.point, run.config) if several else ("", run.point or run.config)
+        group = panels.setdefault(heading, {}).setdefault(name, [])
+        if row["val"] is not None:
+            group.append(row)
+        if group and group[-1]["corpus"] != (first := group[0])["corpus"]:
+            raise UserError(
+                f"{run.study}: {run.recipe} was trained on another corpus with seed {run.seed} than with seed "
+                f"{first['seed']}; remove {row['folder']} or {first['folder']}, and give one --data.corpus"
+            )
+    return panels
+
+
+def _values(panels: Panels, value: Callable[[Row], Any]) -> dict[str, dict[str, list[Any]]]:
+    """A value of each row; without recipes and headings that have none."""
+    drawn = {
+        heading: {name: [value(row) for row in rows] for name, rows in recipes.items() if rows}
+        for heading, recipes in panels.items()
+    }
+    return {heading: recipes for heading, recipes in drawn.items() if recipes}
+
+
+def _summary(panels: Panels) -> tuple[list[str], list[list[str]]]:
+    """The headings and the cells of the table; differences are to the first recipe under the same heading."""
+    columns = ["recipe", "seeds", "first loss", *SPLITS, DIFFERENCE, "updates/s"]
+    cells = []
+    for heading, recipes in panels.items():
+        first = next(iter(recipes.values()))
+        base = {(row["seed"], row["corpus"]): row["val"] for row in first}
+        for name, rows in recipes.items():
+            line = [f"{name} {heading}".strip(), str(len(rows))]
+            if rows:
+                line.append(_spread([row["first_loss"] for row in rows], 2))
+                line += [_spread([row[split] for row in rows], 4) for split in SPLITS]
+                pairs = [(row["val"], base.get((row["seed"], row["corpus"]))) for row in rows]
+                line.append("" if rows is first else _difference([a - b for a, b in pairs if b is not None]))
+                line.append(f"{statistics.fmean(row['updates_per_second'] for row in rows):,.0f}")
+            cells.append(line + ["-"] * (len(columns) - len(line)))
+    return columns, cells
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    def written(value: float) -> str:
+        return f"{value:.{digits}f}" if abs(value) < 1e4 else f"{value:.3g}"
+
+    text = written(statistics.fmean(values))
+    if len(values) < 2:
+        return text
+    return f"{text} ± {written(statistics.stdev(values))} ({written(min(values))} to {written(max(values))})"
+
+
+def _difference(differences: Sequence[float]) -> str:
+    if not differences:
+        return "-"
+    mean, half = paired_interval(differences)
+    return f"{mean:+.4f} ± {half:.4f}" if math.isfinite(half) else f"{mean:+.4f}"
+
+
+def _print(console: Console, title: str, headings: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    """Prints the columns for which a terminal has room."""
+    shown = [headings.index(name) for name in ("recipe", "seeds", "first loss", "val", DIFFERENCE)]
+    table = Table(title=title, title_justify="left", box=SIMPLE, pad_edge=False)
+    for column in shown:
+        table.add_column(headings[column], overflow="fold")
+    for line in cells:
+        table.add_row(*(line[column].split(" (")[0] for column in shown))
+    console.print(table, soft_wrap=False)
+
+
+def _markdown(
+    name: str, headings: Sequence[str], cells: Sequence[Sequence[str]], rows: Sequence[Row], words: Sequence[str]
+) -> str:
+    """The report: command, table, figures, and what failed."""
+    machine = f"torch {torch.__version__}, {cores()} cores of {processor()}"
+    lines = [f"# {name}", "", f"{datetime.date.today().isoformat()}, {machine}, by", ""]
+    lines += ["```", shlex.join(words), "```", ""]
+    lines += [
+        "Losses in nats a character: mean ± standard deviation over seeds (best to worst). The difference in "
+        "validation loss is to the first recipe (with a grid, at the same point of it), paired by seed, with a 95 % "
+        "interval of Student's t.",
+        "",
+    ]
+    lines += [f"| {' | '.join(line)} |" for line in (headings, ["---"] * len(headings), *cells)]
+    if any(row["val"] is not None for row in rows):
+        lines += ["", "![training loss, mean and range over seeds](curves.png)", ""]
+        lines += ["![validation loss of every seed](final.png)"]
+    lines.append("")
+    lines += [f"- no result: {row['recipe']}, seed {row['seed']}: {row['error']}" for row in rows if row["val"] is None]
+    return "\n".join(lines).rstrip("\n") + "\n"

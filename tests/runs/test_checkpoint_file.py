@@ -1,0 +1,375 @@
+"""Checkpoints from strangers: nothing of them runs, nothing large is allocated, one line tells what is wrong."""
+
+import contextlib
+import io
+import json
+import os
+import pickle
+import random
+import re
+import resource
+import struct
+import sys
+import warnings
+import zipfile
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ngram_mlp.cli import evaluate, sample, train
+from ngram_mlp.errors import UserError
+from ngram_mlp.models.loading import load_model
+from ngram_mlp.runs.checkpoint import read_checkpoint
+from tests.conftest import PROJECT
+
+DEFAULT = PROJECT / "configs" / "default.yaml"
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory, sample_words):
+    """A checkpoint of a short run, with an optimizer that has a state."""
+    folder = tmp_path_factory.mktemp("honest")
+    (folder / "words.txt").write_text("\n".join(sample_words[::63]))
+    corpus = ["--data.corpus", str(folder / "words.txt"), "--runs_dir", str(folder / "runs")]
+    adam = ["--model.optimizer", "Adam", "--model.optimizer.lr", "0.01"]
+    train.main(DEFAULT, [*corpus, *adam, "--trainer.max_steps", "5", "--model.n_hidden", "8"])
+    return folder / "runs" / "default" / "version_0" / "checkpoints" / "last.ckpt"
+
+
+@pytest.fixture
+def trap(tmp_path, monkeypatch):
+    """A module that leaves a trace where it is imported, and again where its functions are called."""
+    (tmp_path / "trap.py").write_text(
+        f"open({str(tmp_path / 'sprung')!r}, 'w')\n"
+        "from ngram_mlp.models import MLP\n"
+        f"def spring(*args, **kwargs): open({str(tmp_path / 'sprung')!r}, 'w')\n"
+        "class Trap(MLP): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path / "sprung"
+    assert not (tmp_path / "sprung").exists()
+    assert "trap" not in sys.modules
+
+
+@pytest.fixture
+def refused_everywhere(fails, honest, tmp_path):
+    """Gives a forged file to every command and checks that each refuses it, within the memory of an honest one."""
+
+    def check(path, commands=("train", "evaluate", "sample"), told=""):
+        with less_memory():
+            for command in commands:
+                args = ["--ckpt_path", str(path)]
+                if command == "train":
+                    configuration = honest.parents[1] / "config.yaml"
+                    args += ["--config", str(configuration), "--runs_dir", str(tmp_path / "new")]
+                    args += ["--trainer.max_steps", "8"]
+                    line = fails(train.main, DEFAULT, args)
+                else:
+                    line = fails({"evaluate": evaluate, "sample": sample}[command].main, args)
+                assert told in line
+                assert len(line) < 800
+                assert line.isprintable()
+        assert not list((tmp_path / "new").glob("*/*"))
+
+    return check
+
+
+@contextlib.contextmanager
+def less_memory(more=2**30):
+    """Lets the process take no more than a GiB of addresses beyond what it has, where the system can limit them."""
+    if sys.platform != "linux":
+        yield
+        return
+    with open("/proc/self/statm") as statm:
+        used = int(statm.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + more, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+class Calls:
+    """Pickles to a call."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+def archive(path, pickled, compression=zipfile.ZIP_STORED, **parts):
+    """Writes a zip archive as torch does, with any pickle in it."""
+    with zipfile.ZipFile(path, "w", compression) as file:
+        file.writestr("archive/data.pkl", pickled)
+        file.writestr("archive/byteorder", "little")
+        for name, content in parts.items():
+            file.writestr(f"archive/data/{name}", content)
+        file.writestr("archive/version", "3\n")
+    return path
+
+
+def pickles(trap):
+    """Pickles that would run something, in torch's protocol and in others."""
+    command = f"touch {trap}"
+    global_name = b"ctrap\nspring\n(tR."
+    return {
+        "os.system": pickle.dumps(Calls(os.system, command), 2),
+        "a later protocol": pickle.dumps(Calls(os.system, command), 4),
+        "builtins.exec": pickle.dumps({"state_dict": Calls(exec, f"open({str(trap)!r}, 'w')")}, 2),
+        "a module of ours": b"\x80\x02" + global_name,
+        "an INST opcode": b"\x80\x02(S'x'\nitrap\nspring\n.",
+        "torch.load inside": pickle.dumps(Calls(torch.load, "other.ckpt", None, None), 2),
+        "bytes of a terabyte": pickle.dumps(Calls(bytearray, 10**12), 2),
+        "a tensor of a terabyte": b"\x80\x02ctorch\nFloatTensor\n\x8a\x06\x00\x00\x00\x00\x00\x01\x85R.",
+        "a storage of a terabyte": b"\x80\x02ctorch.storage\nUntypedStorage\n\x8a\x06\x00\x00\x00\x00\x00\x01\x85R.",
+        "a memo of two billion": b"\x80\x02]r\xff\xff\xff\x7f.",
+        "a string of four gigabytes": b"\x80\x02X\xff\xff\xff\xffabc.",
+        "nested without end": b"\x80\x02" + b"(" * 10**6 + b".",
+        "no pickle": b"hello",
+        "empty": b"",
+    }
+
+
+def test_no_pickle_runs_whether_bare_or_in_an_archive(trap, refused_everywhere, tmp_path):
+    forged = tmp_path / "forged.ckpt"
+    for name, pickled in pickles(trap).items():
+        # One command is enough for most, since all read checkpoints by one function.
+        commands = ("train", "evaluate", "sample") if name in ("os.system", "a module of ours") else ("sample",)
+        forged.write_bytes(pickled)  # torch's format of before 2020 was a bare pickle
+        refused_everywhere(forged, commands)
+        refused_everywhere(archive(forged, pickled), commands)
+
+
+def test_files_that_are_damaged_or_none_at_all(honest, refused_everywhere, tmp_path):
+    content = honest.read_bytes()
+    forged = tmp_path / "forged.ckpt"
+    for damaged in (
+        b"",
+        b"PK\x05\x06" + bytes(18),
+        content[:-1],
+        content[: len(content) // 2],
+        content[100:],
+        bytes(9999),
+    ):
+        forged.write_bytes(damaged)
+        refused_everywhere(forged, ["sample"])
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path, tmp_path / "fifo", "/dev/zero", tmp_path / "nowhere", "https://example.org/last.ckpt", ""):
+        refused_everywhere(path)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32))
+def test_a_flipped_bit_is_noticed_or_changes_nothing(honest, tmp_path, seed):
+    content = bytearray(honest.read_bytes())
+    content[random.Random(seed).randrange(len(content))] ^= 1 << seed % 8
+    flipped = tmp_path / "flipped.ckpt"
+    flipped.write_bytes(content)
+    try:
+        found = read_checkpoint(flipped)
+    except UserError:
+        return
+    expected = read_checkpoint(honest)
+    assert found.keys() == expected.keys()
+    assert all(value.equal(found["state_dict"][key]) for key, value in expected["state_dict"].items())
+    assert found["configuration"] == expected["configuration"]
+
+
+def test_archives_that_are_larger_than_they_look(honest, refused_everywhere, tmp_path):
+    forged = tmp_path / "forged.ckpt"
+    with zipfile.ZipFile(honest) as file:
+        pickled = file.read("archive/data.pkl" if "archive/data.pkl" in file.namelist() else "last/data.pkl")
+    bomb = bytes(2**28)
+    refused_everywhere(archive(forged, pickled, zipfile.ZIP_DEFLATED, **{"0": bomb}))
+    refused_everywhere(archive(forged, b"\x80\x02X" + struct.pack("<I", 2**28) + bomb + b".", zipfile.ZIP_DEFLATED))
+    del bomb
+    content = bytearray(archive(forged, pickled, **{"0": bytes(64)}).read_bytes())
+    entry = content.rindex(b"PK\x01\x02", 0, content.rindex(b"archive/data/0"))
+    content[entry + 20 : entry + 28] = struct.pack("<II", 2**31, 2**31)  # the sizes that the directory states
+    forged.write_bytes(content)
+    refused_everywhere(forged)
+    with open(forged, "wb") as sparse:
+        sparse.truncate(2**40)  # takes no room on the disk
+    refused_everywhere(forged)
+
+
+# How torch pickles that a tensor begins at place 0 of its storage and has 77 numbers, with a stride of 1.
+MARKED = re.compile(rb"KMtq.QK\x00KM\x85q.K\x01\x85q.", re.DOTALL)
+
+
+def stretch(path, content, stored=77, size=77, stride=1):
+    """Saves `content`, in which one tensor has 77 numbers, with what it says of that tensor forged."""
+    numbers = [b"\x8a\x08" + struct.pack("<q", number) for number in (stored, size, stride)]
+    forged = numbers[0] + b"tQK\x00" + numbers[1] + b"\x85" + numbers[2] + b"\x85"
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    with zipfile.ZipFile(buffer) as source, zipfile.ZipFile(path, "w") as target:
+        for part in source.infolist():
+            data = source.read(part)
+            if part.filename.endswith("data.pkl"):
+                data, found = MARKED.subn(lambda _: forged, data)
+                assert found == 1
+            target.writestr(part.filename, data)
+    return path
+
+
+def test_tensors_that_claim_another_size_than_they_have(honest, refused_everywhere, tmp_path):
+    content = read_checkpoint(honest)
+    content["state_dict"]["network.output.linear.bias"] = torch.zeros(77)
+    forged = tmp_path / "forged.ckpt"
+    for claim in ({"size": 10**11}, {"size": 10**11, "stride": 0}, {"stored": 10**11}, {"size": -1}, {"stride": -1}):
+        refused_everywhere(stretch(forged, content, **claim), ["sample", "train"])
+
+
+def put(*keys, value):
+    """A forgery: the value at a path of keys is another."""
+
+    def forge(content):
+        for key in keys[:-1]:
+            content = content[key]
+        content[keys[-1]] = value
+
+    return forge
+
+
+def without(*keys):
+    def forge(content):
+        for key in keys[:-1]:
+            content = content[key]
+        del content[keys[-1]]
+
+    return forge
+
+
+def shared_without_end():
+    """A list that is small in the file and has 2**60 members if one counts each as often as it is met."""
+    nested = ["x"]
+    for _ in range(60):
+        nested = [nested, nested]
+    return nested
+
+
+EVERYWHERE = {
+    "no model": without("model"),
+    "a model that is a list": put("model", value=["MLP"]),
+    "a class path for a model": put("model", value="trap.Trap"),
+    "a name that steers the terminal": put("model", value="\x1b[2J\u202eMLP"),
+    "_class_path": put("hyper_parameters", "_class_path", value="trap.Trap"),
+    "_instantiator": put("hyper_parameters", "_instantiator", value="trap.spring"),
+    "no hyperparameters": without("hyper_parameters"),
+    "a network of a terabyte": put("hyper_parameters", "n_hidden", value=10**10),
+    "a network beyond 64 bits": put("hyper_parameters", "n_hidden", value=10**30),
+    "embeddings of a terabyte": put("hyper_parameters", "n_embd", value=10**10),
+    "a negative size": put("hyper_parameters", "n_hidden", value=-8),
+    "a size that is text": put("hyper_parameters", "n_hidden", value="8"),
+    "a size that is nan": put("hyper_parameters", "n_hidden", value=float("nan")),
+    "a size that is a tensor": put("hyper_parameters", "n_hidden", value=torch.ones(3)),
+    "hyperparameters without end": put("hyper_parameters", "n_hidden", value=shared_without_end()),
+    "contexts of a terabyte": put("hyper_parameters", "block_size", value=10**12),
+    "a vocabulary of a million": put(
+        "hyper_parameters", "characters", value="." + "".join(map(chr, range(2**16, 2**20)))
+    ),
+    "a vocabulary with a character twice": put("hyper_parameters", "characters", value=".aa"),
+    "a vocabulary of lone surrogates": put("hyper_parameters", "characters", value=".a\ud800"),
+    "a vocabulary of numbers": put("hyper_parameters", "characters", value=[1, 2]),
+    "no weights": put("state_dict", value={}),
+    "weights that are a list": put("state_dict", value=[]),
+    "a weight missing": without("state_dict", "network.hidden1.norm.gain"),
+    "a weight too many": put("state_dict", "network.9.weight", value=torch.zeros(3)),
+    "a weight that is text": put("state_dict", "network.hidden1.norm.gain", value="1"),
+    "whole numbers for a weight": put("state_dict", "network.hidden1.norm.gain", value=torch.ones(8, dtype=torch.long)),
+    "a weight of another shape": put("state_dict", "network.hidden1.norm.gain", value=torch.ones(9)),
+    "a count that is text": put("global_step", value="5"),
+}
+IN_TRAIN = {
+    "no configuration": without("configuration"),
+    "a configuration that is no JSON": put("configuration", value="{"),
+    "a configuration that is nested without end": put("configuration", value="[" * 100_000),
+    "a configuration of another kind": put("configuration", value=5),
+    "a configuration that names a class": put(
+        "configuration", value=json.dumps({"model": {"class_path": "trap.Trap"}})
+    ),
+    "another count of updates": put("global_step", value=4),
+    "a negative count": put("global_step", value=-1),
+    "a count beyond all": put("global_step", value=2**70),
+    "no losses": without("callbacks", "LossHistory"),
+    "losses that are text": put("callbacks", "LossHistory", "losses", value="abcde"),
+    "losses of another shape": put("callbacks", "LossHistory", "losses", value=torch.zeros(5, 2)),
+    "no lengths of files": without("events"),
+    "a length of a file that is text": put("events", "events.out.tfevents.1", value="1"),
+    "a negative length of a file": put("events", "events.out.tfevents.1", value=-1),
+    "no optimizer": without("optimizer_states"),
+    "no schedule": without("lr_schedulers"),
+    "an optimizer state of another shape": put("optimizer_states", 0, "state", 0, "exp_avg", value=torch.zeros(3)),
+    "an optimizer step that is text": put("optimizer_states", 0, "state", 0, "step", value="1"),
+    "other parameters": put("optimizer_states", 0, "param_groups", value=[]),
+    "no data": without("NGramDataModule"),
+    "another place of the stream": put("NGramDataModule", "update", value=3),
+    "no state of the stream": without("NGramDataModule", "stream_generator"),
+    "a state of the stream of another size": put("NGramDataModule", "stream_generator", value=torch.zeros(3)),
+    "another corpus": put("NGramDataModule", "corpus", "sha256", value="0" * 64),
+    "a corpus that steers the terminal": put("NGramDataModule", "corpus", value={"sha256": "\x1b]0;x\x07"}),
+}
+
+
+@pytest.mark.usefixtures("trap")
+@pytest.mark.parametrize("name", [*EVERYWHERE, *IN_TRAIN])
+def test_content_that_does_not_hold_together(name, honest, refused_everywhere, tmp_path):
+    content = torch.load(honest, weights_only=True)
+    (EVERYWHERE | IN_TRAIN)[name](content)
+    forged = tmp_path / "forged.ckpt"
+    torch.save(content, forged)
+    refused_everywhere(forged, ("train", "evaluate", "sample") if name in EVERYWHERE else ["train"])
+
+
+@pytest.mark.usefixtures("trap")
+@pytest.mark.parametrize(
+    "forge",
+    [
+        put("loops", value={"fit_loop": "anything"}),
+        put("pytorch-lightning_version", value="0.0.1"),
+        put("pytorch-lightning_version", value=["no", "version"]),
+        put("callbacks", "trap.Trap", value={"state": 1}),
+        put("callbacks", "RunCheckpoints", "best_update", value=shared_without_end()),
+    ],
+)
+def test_what_is_not_used_may_be_anything(forge, honest, tmp_path):
+    content = torch.load(honest, weights_only=True)
+    forge(content)
+    forged = tmp_path / "forged.ckpt"
+    torch.save(content, forged)
+    load_model(read_checkpoint(forged))
+    configuration = honest.parents[1] / "config.yaml"
+    arguments = ["--ckpt_path", str(forged), "--config", str(configuration), "--trainer.max_steps", "8"]
+    arguments += ["--runs_dir", str(tmp_path / "new")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning's, of a callback that is in the file alone
+        train.main(DEFAULT, arguments)
+    assert len(list(tmp_path.glob("new/default/*/metrics.json"))) == 1
+
+
+def test_a_network_of_nan_is_loaded_and_told(honest, tmp_path, fails, capsys):
+    content = torch.load(honest, weights_only=True)
+    content["state_dict"]["network.output.linear.bias"][:] = float("nan")
+    torch.save(content, tmp_path / "nan.ckpt")
+    evaluate.main(["--ckpt_path", str(tmp_path / "nan.ckpt")])
+    assert "nan" in capsys.readouterr().out
+    assert "not finite" in fails(sample.main, ["--ckpt_path", str(tmp_path / "nan.ckpt")])
+
+
+def test_sampled_words_are_escaped(honest, tmp_path, capsys):
+    content = torch.load(honest, weights_only=True)
+    characters = content["hyper_parameters"]["characters"]
+    content["hyper_parameters"]["characters"] = (
+        "." + "".join(map(chr, range(1, 25))) + "\u202eж"[: len(characters) - 25]
+    )
+    torch.save(content, tmp_path / "steering.ckpt")
+    sample.main(["--ckpt_path", str(tmp_path / "steering.ckpt"), "--num", "200"])
+    out = capsys.readouterr().out
+    assert all(line.isprintable() for line in out.splitlines())
+    assert r"\x07" in out

@@ -1,0 +1,179 @@
+"""Studies: real processes, a few updates each."""
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ngram_mlp.cli import compare
+from ngram_mlp.runs.folder import alone_in
+from ngram_mlp.studies.report import paired_interval
+from ngram_mlp.studies.study import plan
+from tests.conftest import PROJECT
+
+TRAIN = PROJECT / "scripts" / "train.py"
+EXPERIMENTS = PROJECT / "configs" / "experiments"
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch, corpus_file):
+    """Runs `compare.py` on two recipes in an empty folder; returns the study's folder."""
+    monkeypatch.chdir(tmp_path)
+    recipes = []
+    for name in ("002_no_norm", "002_batch_norm"):
+        recipes.append(tmp_path / f"{name}.yaml")
+        shutil.copyfile(EXPERIMENTS / recipes[-1].name, recipes[-1])
+
+    def run(*args: str):
+        shared = ("--data.corpus", str(corpus_file), "--trainer.max_steps", "20", "--observe.every_n_updates", "off")
+        compare.main(TRAIN, [*map(str, recipes), "--jobs", "2", *shared, *args])
+        return tmp_path / "runs" / "compare" / "study"
+
+    return run
+
+
+def test_a_study_trains_every_recipe_with_every_seed_and_goes_on_where_it_stopped(study, capsys):
+    folder = study("--seeds", "1")
+    first = {path: path.stat().st_mtime_ns for path in folder.rglob("metrics.json")}
+    assert len(first) == 2
+    study("--seeds", "2")
+    assert all(path.stat().st_mtime_ns == time for path, time in first.items())  # what was done stays
+    rows = json.loads((folder / "results.json").read_text())
+    assert {(row["recipe"], row["seed"]) for row in rows} == {
+        (recipe, seed) for recipe in ("002_no_norm", "002_batch_norm") for seed in (1, 2)
+    }
+    for row in rows:
+        metrics = json.loads(
+            (folder / "runs" / row["recipe"] / f"seed_{row['seed']}/version_0/metrics.json").read_text()
+        )
+        losses = np.load(folder / "runs" / row["recipe"] / f"seed_{row['seed']}/version_0/losses.npy")
+        assert row["val"] == metrics["val"]["loss"]
+        assert row["first_loss"] == pytest.approx(float(losses[0]))
+        assert row["error"] is None
+    with (folder / "results.csv").open() as file:
+        assert [float(row["val"]) for row in csv.DictReader(file)] == [row["val"] for row in rows]
+    by = {(row["recipe"], row["seed"]): row["val"] for row in rows}
+    differences = [by["002_batch_norm", seed] - by["002_no_norm", seed] for seed in (1, 2)]
+    mean, half = paired_interval(differences)
+    assert f"{mean:+.4f} ± {half:.4f}" in (folder / "report.md").read_text()
+    for name in ("curves.png", "final.png"):
+        assert (folder / name).stat().st_size > 1_000
+    assert "002_batch_norm" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_shards_do_their_part_and_a_last_call_collects(study):
+    folder = study("--seeds", "1", "--shard", "2/2")
+    assert [path.parts[-4] for path in folder.rglob("metrics.json")] == ["002_batch_norm"]
+    assert not (folder / "report.md").exists()
+    study("--seeds", "1", "--shard", "1/2")
+    study("--seeds", "1")
+    assert len(json.loads((folder / "results.json").read_text())) == 2
+
+
+def test_a_run_that_fails_is_reported_and_the_others_are_not_lost(study, tmp_path):
+    with pytest.raises(SystemExit, match="1"):
+        study("--seeds", "1", "--grid", "data.batch_size=1,8")
+    rows = json.loads((tmp_path / "runs/compare/study/results.json").read_text())
+    failed = {row["recipe"]: row["error"] for row in rows if row["val"] is None}
+    assert list(failed) == ["002_batch_norm batch_size=1"]
+    assert "batch norm has no standard deviation" in failed["002_batch_norm batch_size=1"]
+    assert len(rows) == 4
+    report = (tmp_path / "runs/compare/study/report.md").read_text()
+    assert "002_batch_norm batch_size=1, seed 1: error" in report
+    val = {row["recipe"]: row["val"] for row in rows}
+    # Compared at the same point of the grid.
+    assert f" {val['002_batch_norm batch_size=8'] - val['002_no_norm batch_size=8']:+.4f} " in report
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["--seeds", "0"], "--seeds 0"),
+        (["--shard", "3/2"], "--shard 3/2"),
+        (["--grid", "n_hidden"], "--grid n_hidden"),
+        (["--grid", "model.n_hidden=9,9"], "002_no_norm n_hidden=9: is there twice"),
+        (["--trainer.deterministic", "true", "c.yaml"], "c.yaml: give all configurations before the options"),
+        (["--runs_dir", "/dev/null/runs"], "--runs_dir: cannot write to /dev/null/runs"),
+    ],
+)
+def test_mistakes(args, told, study, fails):
+    assert told in fails(study, *args)
+
+
+def test_a_recipe_that_is_not_there_is_told(fails):
+    assert "nowhere.yaml: there is no such configuration" in fails(compare.main, TRAIN, ["nowhere.yaml"])
+
+
+def test_a_study_is_not_continued_with_another_recipe_but_after_a_mistake(study, fails):
+    with pytest.raises(SystemExit, match="1"):
+        study("--seeds", "1", "--shard", "2/2", "--model.n_hiden", "10")
+    folder = study("--seeds", "1", "--shard", "2/2")
+    line = fails(study, "--seeds", "1", "--trainer.max_steps", "30")
+    assert "--name study: 002_batch_norm was trained there with other options" in line
+    assert len(list(folder.rglob("metrics.json"))) == 1
+
+
+def test_a_run_that_another_call_trains_is_left_out(study, tmp_path, capsys):
+    folder = tmp_path / "runs" / "compare" / "study" / "runs"
+    with ExitStack() as others:
+        for recipe in ("002_no_norm", "002_batch_norm"):
+            (folder / recipe / "seed_1").mkdir(parents=True)
+            others.enter_context(alone_in(folder / recipe / "seed_1"))
+        study("--seeds", "1")
+    assert capsys.readouterr().out.count("another call trains it") == 2
+    assert not list(folder.rglob("version_*"))
+
+
+def test_runs_on_several_corpora_are_not_averaged(study, fails):
+    folder = study("--seeds", "2", "--shard", "1/4")
+    metrics = json.loads((folder / "runs" / "002_no_norm" / "seed_1" / "version_0" / "metrics.json").read_text())
+    for seed, corpus in ((1, "0" * 64), (2, metrics["corpus"]["sha256"])):
+        for recipe in ("002_no_norm", "002_batch_norm"):
+            run = folder / "runs" / recipe / f"seed_{seed}" / "version_0"
+            run.mkdir(parents=True, exist_ok=True)
+            (run / "metrics.json").write_text(json.dumps(metrics | {"corpus": {"sha256": corpus}}))
+            np.save(run / "losses.npy", np.ones(20, np.float32))
+    line = fails(study, "--seeds", "2")
+    assert "002_no_norm was trained on another corpus with seed 2 than with seed 1" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_ends_the_runs_and_the_next_call_goes_on_with_them(number, status, tmp_path, corpus_file):
+    recipe = str(EXPERIMENTS / "002_no_norm.yaml")
+    shared = ("--seeds", "2", "--jobs", "2", "--data.corpus", str(corpus_file), "--trainer.max_steps", "6000")
+    command = [sys.executable, str(TRAIN.with_name("compare.py")), recipe, *shared, "--checkpoint_every", "100"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    folder = tmp_path / "runs" / "compare" / "study"
+    while process.poll() is None and len(list(folder.rglob("last.ckpt"))) < 2:
+        time.sleep(0.02)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == status
+    for log in folder.rglob("seed_*.log"):
+        assert "go on with: " in log.read_text()  # each run has saved its state
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert [len(np.load(path)) for path in folder.rglob("losses.npy")] == [6_000, 6_000]
+
+
+def test_a_grid_has_lists_and_mappings_as_values():
+    config = EXPERIMENTS / "002_no_norm.yaml"
+    runs = plan(Path("study"), [str(config)], ["a.b=[1,2],{c: 3, d: [4]}, e"], range(1, 2), [])
+    assert [run.point for run in runs] == ["b=[1,2]", "b={c: 3, d: [4]}", "b=e"]
+    assert len({run.folder for run in runs}) == 3
+
+
+@pytest.mark.parametrize(("count", "quantile"), [(2, 12.7062), (3, 4.3027), (5, 2.7764), (10, 2.2622), (31, 2.0423)])
+def test_intervals_are_those_of_students_t(count, quantile):
+    values = list(np.random.default_rng(0).normal(size=count))
+    mean, half = paired_interval(values)
+    assert mean == pytest.approx(np.mean(values))
+    assert half == pytest.approx(quantile * np.std(values, ddof=1) / count**0.5, rel=1e-3)

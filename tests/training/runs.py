@@ -1,0 +1,68 @@
+"""Runs of an engine on the sample corpus, outside Lightning."""
+
+from functools import cache
+
+import torch
+
+from ngram_mlp.data import MinibatchStream, NGramDataModule
+from ngram_mlp.models import MLP
+from ngram_mlp.models.layers import Normalization
+from ngram_mlp.training import EagerEngine
+from ngram_mlp.training.fused import FusedEngine
+
+
+@cache
+def data() -> NGramDataModule:
+    return NGramDataModule("sample")
+
+
+def sgd(parameters):
+    return torch.optim.SGD(parameters, lr=0.1)
+
+
+def drop(optimizer, at=1_500):
+    return torch.optim.lr_scheduler.MultiStepLR(optimizer, [at], 0.1)
+
+
+class Run:
+    """A model of its own, its optimizer, and the blocks that it is to be trained on."""
+
+    def __init__(self, engine_class, network=None, optimizer=sgd, schedule=drop, seed=42, **model):
+        torch.manual_seed(seed)
+        model = {"norm": Normalization("batch"), **model}
+        self.model = MLP(data().characters, 3, optimizer=optimizer, lr_scheduler=schedule, **model)
+        if network is not None:
+            self.model.network = network()
+        self.generator = torch.Generator().set_state(torch.get_rng_state())
+        configured = self.model.configure_optimizers()
+        self.optimizer = configured["optimizer"]
+        self.engine = engine_class(self.model.network, self.optimizer, configured["lr_scheduler"]["scheduler"])
+        self.updates = 0
+
+    def train(self, updates, intervals=(300,)):
+        stream = MinibatchStream(
+            data().splits["train"], 32, self.generator, intervals, self.updates + updates, self.updates
+        )
+        losses = []
+        for block in stream:
+            if isinstance(self.engine, FusedEngine) and self.engine._loop is None:
+                self.engine.compile(*block)
+            losses.append(self.engine.run(*block))
+        self.updates += updates
+        return torch.cat(losses)
+
+    def hand_over(self, engine_class):
+        """Goes on with another engine on the same network and optimizer."""
+        self.engine = engine_class(self.model.network, self.optimizer, self.engine._scheduler)
+
+
+def agree(eager: Run, fused: Run, tolerance=1e-4):
+    """Weights and buffers agree, relative to their size."""
+    for (name, expected), found in zip(
+        eager.model.state_dict().items(), fused.model.state_dict().values(), strict=True
+    ):
+        scale = expected.abs().max().clamp(min=1e-3)
+        assert ((expected - found).abs().max() / scale) < tolerance, name
+
+
+__all__ = ["EagerEngine", "FusedEngine", "Run", "agree", "data", "drop", "sgd"]

@@ -1,0 +1,157 @@
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from ngram_mlp.errors import UserError
+from ngram_mlp.models.layers import BatchNorm, Normalization, Residual
+from ngram_mlp.training import CannotFuseError, choose_engine
+from ngram_mlp.training.compiler import fast_tanh
+from ngram_mlp.training.engines import PAYS_FROM
+from tests.training.runs import EagerEngine, FusedEngine, Run, agree
+
+
+def deep():
+    """Every kind of layer that has a state or a randomness of its own."""
+    return nn.Sequential(
+        nn.Embedding(27, 10),
+        nn.Flatten(),
+        nn.Linear(30, 40, bias=False),  # in front of a norm a bias has a gradient of rounding errors alone
+        BatchNorm(40),
+        nn.Tanh(),
+        Residual(nn.Linear(40, 40), nn.LayerNorm(40), nn.GELU()),
+        nn.Dropout(0.1),
+        nn.Linear(40, 40, bias=False),
+        nn.BatchNorm1d(40),
+        nn.ReLU(),
+        nn.GroupNorm(4, 40),
+        nn.Linear(40, 27),
+    )
+
+
+def momentum(parameters):
+    parameters = list(parameters)
+    slow = {"params": parameters[:1], "lr": 0.01, "weight_decay": 0.0}
+    return torch.optim.SGD([slow, {"params": parameters[1:]}], lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-3)
+
+
+def adamw(parameters):
+    return torch.optim.AdamW(parameters, lr=3e-3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"norm": Normalization("none")},
+        {"network": deep, "optimizer": momentum},
+        {"network": deep, "optimizer": adamw},
+    ],
+    ids=["batch norm", "no norm", "deep, with momentum and parameter groups", "deep, with AdamW"],
+)
+def test_it_agrees_with_the_eager_engine(options):
+    eager, fused = Run(EagerEngine, **options), Run(FusedEngine, **options)
+    # Deep networks with momentum magnify a difference in the last bit, after a hundred updates, to any size.
+    updates = 40 if "network" in options else 1_000
+    torch.manual_seed(1)
+    expected = eager.train(updates)
+    torch.manual_seed(1)
+    torch.testing.assert_close(fused.train(updates), expected, rtol=1e-4, atol=0)
+    agree(eager, fused)
+
+
+def test_it_has_the_same_bits_however_the_updates_are_cut_and_hands_over_to_the_eager_engine():
+    whole, cut, eager = (
+        Run(FusedEngine, optimizer=adamw),
+        Run(FusedEngine, optimizer=adamw),
+        Run(EagerEngine, optimizer=adamw),
+    )
+    losses = whole.train(700, intervals=[500])
+    assert cut.train(700, intervals=[1, 7])[:20].equal(losses[:20])
+    for expected, found in zip(whole.model.state_dict().values(), cut.model.state_dict().values(), strict=True):
+        assert expected.equal(found)
+    eager.train(700)
+    whole.hand_over(EagerEngine)
+    torch.testing.assert_close(whole.train(300), eager.train(300), rtol=1e-4, atol=0)
+    assert whole.optimizer.state_dict()["state"].keys() == eager.optimizer.state_dict()["state"].keys()
+    agree(eager, whole, tolerance=2e-3)
+
+
+def test_the_fast_tanh_is_exact_to_a_few_units_in_the_last_place():
+    magnitudes = torch.logspace(-8, 1.2, 100_001)
+    x = torch.cat([-magnitudes, torch.zeros(1), magnitudes])
+    exact = torch.tanh(x.double())
+    error = (fast_tanh(x).double() - exact).abs()
+    assert (error <= 4 * 2**-23 * exact.abs()).all()
+    assert (fast_tanh(x).abs() <= 1 + 2**-23).all()
+    assert fast_tanh(torch.tensor([float("nan")])).isnan().all()
+
+
+class Capricious(nn.Module):
+    """Decides by what it sees, which no compiler can."""
+
+    def forward(self, x):
+        return x * 2 if x.sum() > 0 else x
+
+
+def capricious():
+    return nn.Sequential(nn.Embedding(27, 10), nn.Flatten(), nn.Linear(30, 27), Capricious())
+
+
+def with_nothing_to_train(parameters):
+    stranger = torch.nn.Parameter(torch.zeros(1))
+    return torch.optim.SGD([{"params": list(parameters)}, {"params": [stranger]}], lr=0.1)
+
+
+def one_cycle(optimizer):
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=10)
+
+
+def choose(run, wanted, updates=PAYS_FROM, before=None):
+    block = torch.zeros(5, 32, 3, dtype=torch.long), torch.zeros(5, 32, dtype=torch.long)
+    engine = run.engine
+    return choose_engine(wanted, run.model.network, run.optimizer, engine._scheduler, block, updates, before)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"network": capricious}, "cannot be compiled"),
+        ({"optimizer": torch.optim.RMSprop}, "RMSprop has no functional form"),
+        ({"optimizer": lambda p: torch.optim.AdamW(p, amsgrad=True)}, "no amsgrad"),
+        ({"optimizer": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, dampening=0.1)}, "no dampening"),
+        ({"optimizer": with_nothing_to_train}, "nothing of the network"),
+        ({"optimizer": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), "schedule": one_cycle}, "OneCycleLR"),
+    ],
+)
+def test_what_cannot_be_fused_falls_back_with_a_reason_or_is_refused(options, reason, caplog):
+    caplog.set_level(logging.INFO, "ngram_mlp")
+    run = Run(EagerEngine, **options)
+    assert choose(run, "auto").name == "eager"
+    assert reason in caplog.text
+    with pytest.raises(UserError, match=reason):
+        choose(run, "fused")
+
+
+def test_without_a_compiler_the_eager_engine_takes_over(caplog, monkeypatch, tmp_path):
+    caplog.set_level(logging.INFO, "ngram_mlp")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing compiled earlier may help out
+    with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}):
+        assert choose(Run(EagerEngine), "auto").name == "eager"
+    assert "cannot be compiled here" in caplog.text
+
+
+def test_auto_weighs_the_updates_to_come_and_stays_with_an_engine_that_began(caplog):
+    caplog.set_level(logging.INFO, "ngram_mlp")
+    assert choose(Run(EagerEngine), "auto", updates=PAYS_FROM - 1).name == "eager"
+    assert f"{PAYS_FROM - 1:,} are to come" in caplog.text
+    assert choose(Run(EagerEngine), "auto", before="eager").name == "eager"
+    assert choose(Run(EagerEngine), "eager").name == "eager"
+    assert choose(Run(EagerEngine), "auto", updates=1, before="fused").name == "fused"
+    assert "compiled in" in caplog.text
+
+
+def test_an_unknown_optimizer_is_told_before_anything_is_compiled():
+    with pytest.raises(CannotFuseError, match="Adagrad"):
+        Run(FusedEngine, optimizer=torch.optim.Adagrad)
