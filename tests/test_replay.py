@@ -75,7 +75,7 @@ def test_a_deep_batch_norm_stack_replays_its_loop_and_samples_the_same_names(sam
     stack.evaluation()
     checkpoint = read_checkpoint(folder / "checkpoints" / "last.ckpt")
     generator = torch.Generator()
-    generator.set_state(checkpoint["NGramDataModule"]["stream_generator"])
+    generator.set_state(checkpoint.stream["stream_generator"])
     names = [name for name, _ in sample_one_by_one(load_model(checkpoint), 20, generator)]
-    characters = checkpoint["hyper_parameters"]["characters"]
+    characters = checkpoint.hyperparameters["characters"]
     assert names == ["".join(characters[i] for i in stack.sample()) for _ in range(20)]

@@ -36,7 +36,9 @@ PAGES = {
 @pytest.fixture
 def tensorboard(run_train, tmp_path):
     """The address of a TensorBoard on a run with everything in it."""
-    run_train("--trainer.max_steps", "400", "--trainer.val_check_interval", "100", "--observe.every_n_updates", "50/100/200")
+    run_train(
+        "--trainer.max_steps", "400", "--trainer.val_check_interval", "100", "--observe.every_n_updates", "50/100/200"
+    )
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(tmp_path / "runs"), "--port", "0"]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from ngram_mlp.callbacks.cadence import Due
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from ngram_mlp.callbacks import Cadence
+from ngram_mlp.callbacks import Intervals
+from ngram_mlp.callbacks.recorder import Due
 from ngram_mlp.errors import UserError
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.layers import BatchNorm
@@ -46,8 +46,8 @@ def test_observing_changes_no_bit(engine, run_train):
     args = ["--model", "tests.callbacks.test_observing.Noisy", "--model.engine", engine, "--trainer.max_steps", "150"]
     args += ["--trainer.val_check_interval", "50", "--trainer.log_every_n_steps", "40"]
     results = []
-    for cadence in ("off", "7/14/50"):
-        folder, _ = run_train(*args, "--observe.every_n_updates", cadence)
+    for every_n_updates in ("off", "7/14/50"):
+        folder, _ = run_train(*args, "--observe.every_n_updates", every_n_updates)
         checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
         events = EventAccumulator(str(folder), {"scalars": 0}).Reload()
         scalars = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in ("train/loss", "val/loss")}
@@ -69,7 +69,11 @@ def test_what_a_run_leaves_behind(run_train):
     folder, out = run_train("--trainer.max_steps", "61", "--observe.every_n_updates", "10/20/30")
     events = EventAccumulator(str(folder), {"scalars": 0, "histograms": 0, "images": 0}).Reload()
     tags = events.Tags()
-    steps = {"saturated/hidden1": 10, "update_to_data/hidden1.linear.weight": 10, "batch_norm_drift_std/hidden1.norm": 10}
+    steps = {
+        "saturated/hidden1": 10,
+        "update_to_data/hidden1.linear.weight": 10,
+        "batch_norm_drift_std/hidden1.norm": 10,
+    }
     for tag, every in steps.items():
         assert [event.step for event in events.Scalars(tag)] == list(range(0, 61, every)), tag
     for tag in ("activation/hidden1", "gradient/output.linear", "weight/embedding.weight"):
@@ -96,7 +100,7 @@ def test_what_a_run_leaves_behind(run_train):
         assert about in out
 
 
-def test_the_layers_to_look_at_are_chosen_by_name(run_train):
+def test_the_layers_to_observe_are_chosen_by_name(run_train):
     args = ["--model.n_layers", "2", "--model.n_hidden", "20", "--trainer.max_steps", "5"]
     folder, _ = run_train(*args, "--observe.every_n_updates", "default", "--observe.layers", "hidden2")
     tags = EventAccumulator(str(folder)).Reload().Tags()["scalars"]
@@ -114,7 +118,9 @@ def test_off_means_nothing_at_all(run_train):
 
 
 def test_a_run_without_tensorboard_keeps_its_figures(run_train):
-    folder, _ = run_train("--trainer.max_steps", "5", "--trainer.logger", "false", "--observe.every_n_updates", "default")
+    folder, _ = run_train(
+        "--trainer.max_steps", "5", "--trainer.logger", "false", "--observe.every_n_updates", "default"
+    )
     assert (folder / "figures" / "saturation.png").exists()
     assert (folder / "verdicts.json").exists()
 
@@ -129,7 +135,9 @@ def test_a_model_without_non_linearity_or_norm_is_no_obstacle(run_train, tmp_pat
         "        self.network = nn.Sequential(nn.Embedding(27, 27), nn.Flatten(), nn.Linear(27 * block_size, 27))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    folder, out = run_train("--model", "plain_linear.Bigram", "--trainer.max_steps", "5", "--observe.every_n_updates", "each")
+    folder, out = run_train(
+        "--model", "plain_linear.Bigram", "--trainer.max_steps", "5", "--observe.every_n_updates", "each"
+    )
     assert "first loss" in out
     assert (folder / "figures" / "weight_gradients.png").exists()
 
@@ -148,24 +156,24 @@ def test_a_model_without_non_linearity_or_norm_is_no_obstacle(run_train, tmp_pat
     ],
 )
 def test_when_something_is_due(text, update, due):
-    assert Cadence.parse(text).due(update, last=99) == Due(*due)
+    assert Intervals.parse(text).due(update, last=99) == Due(*due)
 
 
 @pytest.mark.parametrize("text", ["sometimes", "10", "10/20", "10/20/x", "-1/2/3", ""])
-def test_a_cadence_that_cannot_be_read_is_refused(text):
-    with pytest.raises(UserError, match=r"--observe\.cadence .*1000/10000/0"):
-        Cadence.parse(text)
+def test_intervals_that_cannot_be_read_is_refused(text):
+    with pytest.raises(UserError, match=r"every_n_updates .*1000/10000/0"):
+        Intervals.parse(text)
 
 
 def test_an_error_in_training_leaves_no_hook(run_train, monkeypatch):
     models = []
     step = LanguageModel.training_step
 
-    def fail(self, block, batch_idx):
+    def fail(self, chunk, batch_idx):
         models.append(self)
         if self.trainer.global_step >= 20:
             raise RuntimeError("stop")
-        return step(self, block, batch_idx)
+        return step(self, chunk, batch_idx)
 
     monkeypatch.setattr(LanguageModel, "training_step", fail)
     with pytest.raises(RuntimeError, match="stop"):
@@ -175,7 +183,7 @@ def test_an_error_in_training_leaves_no_hook(run_train, monkeypatch):
         assert not module._backward_hooks
 
 
-def test_the_loss_of_a_look_is_the_one_of_losses_npy(run_train):
+def test_the_loss_of_a_snapshot_is_the_one_of_losses_npy(run_train):
     folder, _ = run_train("--trainer.max_steps", "1", "--observe.every_n_updates", "0/0/0")
     first = json.loads((folder / "preflight.json").read_text())["findings"][0]
     assert first["value"] == pytest.approx(float(np.load(folder / "losses.npy")[0]), rel=1e-6)

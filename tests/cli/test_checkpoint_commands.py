@@ -78,7 +78,7 @@ def test_a_cut_is_reported(checkpoint, capsys):
     assert max(map(len, captured.out.splitlines())) == 2
 
 
-def test_all_statistics_in_one_table_with_the_lag_of_the_running_estimates(run_train, capsys):
+def test_all_statistics_in_one_table_with_the_drift_of_the_running_estimates(run_train, capsys):
     folder, _ = run_train("--trainer.max_steps", "30", "--model.n_layers", "2")
     evaluate.main(["--ckpt_path", str(folder / "checkpoints" / "last.ckpt"), "--statistics", "all"])
     out = capsys.readouterr().out
@@ -112,7 +112,7 @@ def test_a_run_validates_with_the_statistics_that_it_is_told(run_train, capsys):
 
 
 def test_statistics_of_a_model_without_batch_norm_are_refused(run_train, fails):
-    folder, _ = run_train("--trainer.max_steps", "1", "--model.norm.kind", "layer")
+    folder, _ = run_train("--trainer.max_steps", "1", "--model", "MLP")
     args = ["--ckpt_path", str(folder / "checkpoints" / "last.ckpt"), "--statistics", "calibrated"]
     assert "no batch norm" in fails(evaluate.main, args)
     assert "no batch norm" in fails(run_train, "--model", "MLP", "--statistics", "batch")

@@ -56,7 +56,7 @@ def kill_and_go_on(whole, tmp_path, corpus_file, run_train, kills, number=signal
         process.send_signal(number)
         process.communicate(timeout=60)
         assert process.returncode in (-number, 128 + number, 0)  # 0: it had just ended
-        reached.append(read_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"])
+        reached.append(read_checkpoint(folder / "checkpoints" / "last.ckpt").update)
     print("killed after the checkpoints of updates", reached)  # shown where the test fails
     assert reached == sorted(reached)
     assert run_train("--name", "killed", "--ckpt_path", "last")[0] == folder
@@ -84,7 +84,7 @@ def test_a_signal_ends_a_run_with_its_state_and_the_command_to_go_on(
     out, err = process.communicate(timeout=60)
     assert process.returncode == status
     assert err == ""
-    saved = read_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"]
+    saved = read_checkpoint(folder / "checkpoints" / "last.ckpt").update
     assert f"interrupted by {number.name} at update {saved}" in out
     command = out.split("go on with: ")[1].splitlines()[0]
     assert len(np.load(folder / "losses.npy")) == saved

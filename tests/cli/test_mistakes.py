@@ -21,16 +21,20 @@ DEFAULT = PROJECT / "configs" / "default.yaml"
         (["--model.n_hidden", "many"], ["--model.n_hidden", "int", "many"]),
         (["--model.n_hiden", "3"], ["--model.n_hiden", "n_hidden"]),
         (["--trainer.max_stepz=3"], ["--trainer.max_stepz", "--trainer.max_steps"]),
-        (["--trainer.max_epochs", "3"], ["--trainer.max_epochs 3", "--trainer.max_steps"]),
+        (["--trainer.max_epochs", "3"], ["--trainer.max_epochs 3", "max_steps"]),
         (["--trainer.max_steps", "-1"], ["--trainer.max_steps -1"]),
         (["--trainer.val_check_interval", "0.5"], ["val_check_interval", "integer"]),
         (["--trainer.accelerator", "abacus"], ["--trainer", "abacus"]),
         (["--model.n_layers", "0"], ["--model.n_layers 0", "at least 1"]),
-        (["--model.norm.kind", "instance"], ["--model.norm.kind instance", "layer or group"]),
-        (["--model.norm.kind", "batchh"], ["--model.norm.kind batchh", "BatchNorm1d"]),
-        (["--model.norm.knd", "batch"], ["--model.norm.knd", "--model.norm.kind"]),
-        (["--model.norm.kind", "group", "--model.norm.groups", "7"], ["--model.norm.groups 7", "200 units"]),
-        (["--model.norm.kind", "BatchNorm1d", "--data.batch_size", "1"], ["--data.batch_size 1", "at least 2"]),
+        (["--model", "MLP", "--model.norm.kind", "instance"], ["--model.norm.kind instance", "layer or group"]),
+        (["--model.batch_norm.kind", "batchh"], ["--model.batch_norm.kind batchh", "BatchNorm1d"]),
+        (["--model", "MLP", "--model.norm.kind", "batch"], ["--model.norm.kind batch", "BatchNormMLP"]),
+        (["--model.batch_norm.knd", "batch"], ["--model.batch_norm.knd", "--model.batch_norm.kind"]),
+        (
+            ["--model", "MLP", "--model.norm.kind", "group", "--model.norm.groups", "7"],
+            ["--model.norm.groups 7", "200 units"],
+        ),
+        (["--model.batch_norm.kind", "BatchNorm1d", "--data.batch_size", "1"], ["--data.batch_size 1", "at least 2"]),
         (["--observe.layers", "hiden*"], ["--observe.layers hiden*", "hidden1.linear"]),
         (["--observe.every_n_updates", "never"], ["--observe.every_n_updates never", "1000/10000/0"]),
         (["--model.activation", "tanh"], ["--model.activation tanh", "Tanh"]),
@@ -70,7 +74,7 @@ def test_resuming_with_another_model_or_corpus_is_refused(run_train, fails, tmp_
     line = fails(train.main, DEFAULT, [*corpus, *resume, "--model.n_hidden", "9"])
     assert "--model.n_hidden 9" in line
     assert "200" in line
-    assert "layer" in fails(train.main, DEFAULT, [*corpus, *resume, "--model.norm.kind", "layer"])
+    assert "MLP" in fails(train.main, DEFAULT, [*corpus, *resume, "--model", "MLP"])
     (tmp_path / "words.txt").write_text((tmp_path / "words.txt").read_text() + "\nanna")
     assert "corpus" in fails(train.main, DEFAULT, [*corpus, *resume])
 

@@ -123,7 +123,7 @@ def cut(run_train, tmp_path, capsys):
             run_train(*OPTIONS)
     folder = tmp_path / "runs" / "default" / "version_0"
     assert f"--resume {folder.relative_to(tmp_path)}" in capsys.readouterr().out
-    assert read_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"] >= 180
+    assert read_checkpoint(folder / "checkpoints" / "last.ckpt").update >= 180
     return folder
 
 
@@ -206,7 +206,7 @@ def test_a_checkpoint_that_left_its_folder_is_compared_with_what_is_given(cut, r
 
 def test_a_learning_rate_given_with_a_checkpoint_is_the_one_trained_with(cut, run_train):
     checkpoint = read_checkpoint(cut / "checkpoints" / "last.ckpt")
-    first, configuration = checkpoint["global_step"], (cut / "config.yaml").read_text()
+    first, configuration = checkpoint.update, (cut / "config.yaml").read_text()
     folder, _ = run_train(
         "--resume", str(cut), "--model.optimizer.lr", "0.02", "--model.lr_scheduler.milestones", "[9,300]"
     )
@@ -215,7 +215,7 @@ def test_a_learning_rate_given_with_a_checkpoint_is_the_one_trained_with(cut, ru
     # The updates, written out: the rate has met its first milestone long before the checkpoint.
     model = load_model(checkpoint).train()
     generator = torch.Generator()
-    generator.set_state(checkpoint["NGramDataModule"]["stream_generator"])
+    generator.set_state(checkpoint.stream["stream_generator"])
     contexts, targets = training_examples(run_train.corpus, model.characters)
     for update in range(first, first + 20):
         drawn = torch.randint(0, len(targets), (32,), generator=generator)
@@ -276,7 +276,7 @@ def test_a_diverged_run_goes_on_from_before_with_a_lower_rate(run_train, tmp_pat
         run_train(*OPTIONS)
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    saved = read_checkpoint(tmp_path / "runs/default/version_1/checkpoints/last.ckpt")["global_step"]
+    saved = read_checkpoint(tmp_path / "runs/default/version_1/checkpoints/last.ckpt").update
     assert 0 < saved <= 150
     folder, _ = run_train("--ckpt_path", "last", "--model.optimizer.lr", "0.01")
     losses = np.load(folder / "losses.npy")

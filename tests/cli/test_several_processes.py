@@ -62,8 +62,8 @@ TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-po
     ],
 )
 def test_two_processes_do_what_one_does(command, statistic, run_train, corpus_file, tmp_path):
-    alone, _ = run_train(*OPTIONS, "--model.norm.statistic", statistic, "--name", "alone")
-    more = ("--data.corpus", str(corpus_file), "--name", "together", "--model.norm.statistic", statistic)
+    alone, _ = run_train(*OPTIONS, "--model.batch_norm.statistic", statistic, "--name", "alone")
+    more = ("--data.corpus", str(corpus_file), "--name", "together", "--model.batch_norm.statistic", statistic)
     process = start(*command, *OPTIONS, *DDP, *more, cwd=tmp_path)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 0, out

@@ -151,7 +151,14 @@ def test_a_fused_run_resumes_with_the_same_bits_although_cut_elsewhere(run_train
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_the_command_replays_a_notebook_from_one_generator_names_included(run_train, corpus_file, norm):
-    folder, _ = run_train("--trainer.max_steps", "300", "--seed_everything", "77", "--model.norm.kind", norm)
+    folder, _ = run_train(
+        "--trainer.max_steps",
+        "300",
+        "--seed_everything",
+        "77",
+        "--model",
+        {"none": "MLP", "batch": "BatchNormMLP"}[norm],
+    )
     ((X, Y), _, _), vocab_size = dataset(corpus_file.read_text().split())
     notebook = Notebook(77, vocab_size, norm == "batch")
     np.testing.assert_allclose(np.load(folder / "losses.npy"), notebook.train(X, Y, 300), rtol=1e-5)

@@ -74,7 +74,7 @@ def test_a_failed_download_leaves_nothing_and_says_what_to_do(server, reply, rea
     monkeypatch.setattr(module, "DOWNLOAD_BYTES", 100)
     with pytest.raises(UserError, match=reason) as error:
         load_corpus("names", tmp_path)
-    assert "--data.corpus sample" in str(error.value)
+    assert "use the corpus sample" in str(error.value)
     assert os.listdir(tmp_path) == []
 
 

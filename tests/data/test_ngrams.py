@@ -25,7 +25,7 @@ def test_a_block_longer_than_the_text_is_all_boundary():
 
 
 def test_contexts_beyond_all_memory_are_refused(sample_words):
-    with pytest.raises(UserError, match=r"--data\.block_size 1000000000: the contexts of"):
+    with pytest.raises(UserError, match=r"block_size 1000000000: the contexts of"):
         build_ngrams(sample_words, Vocabulary.of_words(sample_words), 10**9)
 
 

@@ -2,11 +2,11 @@ import pytest
 import torch
 from torch import nn
 
-from ngram_mlp.data import NGramDataModule
+from ngram_mlp.data import NGramDataModule, SplitBatches
 from ngram_mlp.diagnostics.batch_norm_statistics import drifts, evaluating_with, measure
-from ngram_mlp.models import MLP
+from ngram_mlp.models import BatchNormMLP
 from ngram_mlp.models.evaluation import evaluate
-from ngram_mlp.models.layers import Normalization
+from ngram_mlp.models.layers import BatchNormalization, batch_norms
 
 CPU = torch.device("cpu")
 
@@ -17,10 +17,10 @@ def data():
 
 
 def trained_a_little(data, kind, **norm):
-    """A three-layer model whose running estimates have moved, and lag."""
+    """A three-layer model whose running estimates have moved, and are behind."""
     torch.manual_seed(1)
-    norm = Normalization(kind, momentum=0.1, **norm)
-    model = MLP(data.characters, 3, n_hidden=20, n_layers=3, norm=norm).train()
+    norm = BatchNormalization(kind, momentum=0.1, **norm)
+    model = BatchNormMLP(data.characters, 3, n_hidden=20, n_layers=3, batch_norm=norm).train()
     for _ in range(10):
         model(data.splits["train"].contexts[torch.randint(0, 1000, (32,))].long())
     return model
@@ -66,12 +66,12 @@ def test_the_running_estimates_come_back_even_after_an_error(data):
         assert torch.equal(value, before[name]), name
 
 
-def test_the_lag_says_how_far_the_running_estimates_are_off(data):
+def test_the_drift_says_how_far_the_running_estimates_are_off(data):
     model = trained_a_little(data, "batch")
     measured = measure(model.network, SplitBatches(data.splits["train"]), CPU)
     for name, layer in batch_norms(model.network).items():
         mean, std = measured[name]
         layer.running_mean.copy_(mean + 0.5 * std)
         layer.running_std.copy_(std * 1.25)
-    for lag in drifts(model.network, measured).values():
-        assert (lag.mean, lag.std) == pytest.approx((0.5, 0.25), rel=1e-4)
+    for drift in drifts(model.network, measured).values():
+        assert (drift.mean, drift.std) == pytest.approx((0.5, 0.25), rel=1e-4)

@@ -1,17 +1,16 @@
 """Checkpoints from strangers: nothing of them runs, nothing large is allocated, one line tells what is wrong."""
 
 import contextlib
-import io
 import json
 import os
 import pickle
 import random
-import re
 import resource
 import struct
 import sys
 import warnings
 import zipfile
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -19,6 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ngram_mlp.cli import evaluate, sample, train
+from ngram_mlp.cli.resuming import ResumePoint, check_checkpoint
+from ngram_mlp.cli.train_cli import TrainCLI
 from ngram_mlp.errors import UserError
 from ngram_mlp.models.loading import load_model
 from ngram_mlp.runs.checkpoint import read_checkpoint
@@ -54,26 +55,40 @@ def trap(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def refused_everywhere(fails, honest, tmp_path):
+def refused(tmp_path):
+    """Has the loader refuse a forged file in one line, within the memory of an honest one."""
+
+    def check(path):
+        with less_memory(), pytest.raises(UserError) as error:
+            load_model(read_checkpoint(path))
+        assert len(str(error.value)) < 800
+        assert "\n" not in str(error.value)
+
+    return check
+
+
+@pytest.fixture
+def refused_by_commands(fails, honest, tmp_path):
     """Gives a forged file to every command and checks that each refuses it, within the memory of an honest one."""
 
-    def check(path, commands=("train", "evaluate", "sample"), told=""):
+    def check(path):
+        configuration = ["--config", str(honest.parents[1] / "config.yaml"), "--runs_dir", str(tmp_path / "new")]
         with less_memory():
-            for command in commands:
-                args = ["--ckpt_path", str(path)]
-                if command == "train":
-                    configuration = honest.parents[1] / "config.yaml"
-                    args += ["--config", str(configuration), "--runs_dir", str(tmp_path / "new")]
-                    args += ["--trainer.max_steps", "8"]
-                    line = fails(train.main, DEFAULT, args)
-                else:
-                    line = fails({"evaluate": evaluate, "sample": sample}[command].main, args)
-                assert told in line
+            for main, args in ((evaluate.main, []), (sample.main, []), (train.main, configuration)):
+                args = [["--ckpt_path", str(path), *args]]
+                line = fails(main, *([DEFAULT] if main is train.main else []), *args)
                 assert len(line) < 800
                 assert line.isprintable()
         assert not list((tmp_path / "new").glob("*/*"))
 
     return check
+
+
+@pytest.fixture(scope="module")
+def resumed(honest):
+    """Checks whether a run can resume from a file, as `train.py` does with the configuration of the honest one."""
+    cli = TrainCLI(["--config", str(honest.parents[1] / "config.yaml")], DEFAULT)
+    return lambda path: check_checkpoint(ResumePoint(path, None), cli.configuration("json"), cli.model, cli.datamodule)
 
 
 @contextlib.contextmanager
@@ -135,17 +150,17 @@ def pickles(trap):
     }
 
 
-def test_no_pickle_runs_whether_bare_or_in_an_archive(trap, refused_everywhere, tmp_path):
+def test_no_pickle_runs_whether_bare_or_in_an_archive(trap, refused, refused_by_commands, tmp_path):
     forged = tmp_path / "forged.ckpt"
     for name, pickled in pickles(trap).items():
-        # One command is enough for most, since all read checkpoints by one function.
-        commands = ("train", "evaluate", "sample") if name in ("os.system", "a module of ours") else ("sample",)
-        forged.write_bytes(pickled)  # torch's format of before 2020 was a bare pickle
-        refused_everywhere(forged, commands)
-        refused_everywhere(archive(forged, pickled), commands)
+        for write in (lambda path, pickled: path.write_bytes(pickled), archive):  # before 2020 torch wrote bare pickles
+            write(forged, pickled)
+            refused(forged)
+            if name in ("os.system", "a module of ours"):
+                refused_by_commands(forged)
 
 
-def test_files_that_are_damaged_or_none_at_all(honest, refused_everywhere, tmp_path):
+def test_files_that_are_damaged_or_none_at_all(honest, refused, refused_by_commands, tmp_path):
     content = honest.read_bytes()
     forged = tmp_path / "forged.ckpt"
     for damaged in (
@@ -157,13 +172,14 @@ def test_files_that_are_damaged_or_none_at_all(honest, refused_everywhere, tmp_p
         bytes(9999),
     ):
         forged.write_bytes(damaged)
-        refused_everywhere(forged, ["sample"])
+        refused(forged)
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path, tmp_path / "fifo", "/dev/zero", tmp_path / "nowhere", "https://example.org/last.ckpt", ""):
-        refused_everywhere(path)
+        refused(path)
+    refused_by_commands(tmp_path / "fifo")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32))
 def test_a_flipped_bit_is_noticed_or_changes_nothing(honest, tmp_path, seed):
     content = bytearray(honest.read_bytes())
@@ -175,55 +191,52 @@ def test_a_flipped_bit_is_noticed_or_changes_nothing(honest, tmp_path, seed):
     except UserError:
         return
     expected = read_checkpoint(honest)
-    assert found.keys() == expected.keys()
-    assert all(value.equal(found["state_dict"][key]) for key, value in expected["state_dict"].items())
-    assert found["configuration"] == expected["configuration"]
+    assert found.content.keys() == expected.content.keys()
+    assert all(value.equal(found.weights[key]) for key, value in expected.weights.items())
+    assert found.parts["configuration"] == expected.parts["configuration"]
 
 
-def test_archives_that_are_larger_than_they_look(honest, refused_everywhere, tmp_path):
+def test_archives_that_are_larger_than_they_look(honest, refused, refused_by_commands, tmp_path):
     forged = tmp_path / "forged.ckpt"
     with zipfile.ZipFile(honest) as file:
         pickled = file.read("archive/data.pkl" if "archive/data.pkl" in file.namelist() else "last/data.pkl")
     bomb = bytes(2**28)
-    refused_everywhere(archive(forged, pickled, zipfile.ZIP_DEFLATED, **{"0": bomb}))
-    refused_everywhere(archive(forged, b"\x80\x02X" + struct.pack("<I", 2**28) + bomb + b".", zipfile.ZIP_DEFLATED))
+    refused(archive(forged, pickled, zipfile.ZIP_DEFLATED, **{"0": bomb}))
+    refused(archive(forged, b"\x80\x02X" + struct.pack("<I", 2**28) + bomb + b".", zipfile.ZIP_DEFLATED))
     del bomb
     content = bytearray(archive(forged, pickled, **{"0": bytes(64)}).read_bytes())
     entry = content.rindex(b"PK\x01\x02", 0, content.rindex(b"archive/data/0"))
     content[entry + 20 : entry + 28] = struct.pack("<II", 2**31, 2**31)  # the sizes that the directory states
     forged.write_bytes(content)
-    refused_everywhere(forged)
+    refused_by_commands(forged)
     with open(forged, "wb") as sparse:
         sparse.truncate(2**40)  # takes no room on the disk
-    refused_everywhere(forged)
+    refused(forged)
 
 
-# How torch pickles that a tensor begins at place 0 of its storage and has 77 numbers, with a stride of 1.
-MARKED = re.compile(rb"KMtq.QK\x00KM\x85q.K\x01\x85q.", re.DOTALL)
+def claiming(stored=77, size=77, stride=1):
+    """Pickles to a tensor of 77 numbers that claims another storage, size or stride than it has."""
+    storage = torch.storage.TypedStorage(
+        wrap_storage=torch.zeros(77).untyped_storage(), dtype=torch.float32, _internal=True
+    )
+    storage._size = lambda: stored
+    return Calls(torch._utils._rebuild_tensor_v2, storage, 0, (size,), (stride,), False, OrderedDict())
 
 
-def stretch(path, content, stored=77, size=77, stride=1):
-    """Saves `content`, in which one tensor has 77 numbers, with what it says of that tensor forged."""
-    numbers = [b"\x8a\x08" + struct.pack("<q", number) for number in (stored, size, stride)]
-    forged = numbers[0] + b"tQK\x00" + numbers[1] + b"\x85" + numbers[2] + b"\x85"
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    with zipfile.ZipFile(buffer) as source, zipfile.ZipFile(path, "w") as target:
-        for part in source.infolist():
-            data = source.read(part)
-            if part.filename.endswith("data.pkl"):
-                data, found = MARKED.subn(lambda _: forged, data)
-                assert found == 1
-            target.writestr(part.filename, data)
-    return path
-
-
-def test_tensors_that_claim_another_size_than_they_have(honest, refused_everywhere, tmp_path):
-    content = read_checkpoint(honest)
-    content["state_dict"]["network.output.linear.bias"] = torch.zeros(77)
+def test_tensors_that_claim_another_size_than_they_have(honest, refused, refused_by_commands, tmp_path):
+    content = read_checkpoint(honest).content
     forged = tmp_path / "forged.ckpt"
-    for claim in ({"size": 10**11}, {"size": 10**11, "stride": 0}, {"stored": 10**11}, {"size": -1}, {"stride": -1}):
-        refused_everywhere(stretch(forged, content, **claim), ["sample", "train"])
+    for claim in (
+        {"size": 10**11},
+        {"size": 10**11, "stride": 0},
+        {"stored": 10**11},
+        {"size": -1},
+        {"stride": -1},
+    ):
+        content["state_dict"]["network.output.linear.bias"] = claiming(**claim)
+        torch.save(content, forged)
+        refused(forged)
+    refused_by_commands(forged)
 
 
 def put(*keys, value):
@@ -255,10 +268,12 @@ def shared_without_end():
 
 
 EVERYWHERE = {
-    "no model": without("model"),
-    "a model that is a list": put("model", value=["MLP"]),
-    "a class path for a model": put("model", value="trap.Trap"),
-    "a name that steers the terminal": put("model", value="\x1b[2J\u202eMLP"),
+    "no part of ours": without("ngram_mlp"),
+    "a schema that is text": put("ngram_mlp", "schema", value="2"),
+    "no model": without("ngram_mlp", "model"),
+    "a model that is a list": put("ngram_mlp", "model", value=["MLP"]),
+    "a class path for a model": put("ngram_mlp", "model", value="trap.Trap"),
+    "a name that steers the terminal": put("ngram_mlp", "model", value="\x1b[2J\u202eMLP"),
     "_class_path": put("hyper_parameters", "_class_path", value="trap.Trap"),
     "_instantiator": put("hyper_parameters", "_instantiator", value="trap.spring"),
     "no hyperparameters": without("hyper_parameters"),
@@ -287,22 +302,23 @@ EVERYWHERE = {
     "a count that is text": put("global_step", value="5"),
 }
 IN_TRAIN = {
-    "no configuration": without("configuration"),
-    "a configuration that is no JSON": put("configuration", value="{"),
-    "a configuration that is nested without end": put("configuration", value="[" * 100_000),
-    "a configuration of another kind": put("configuration", value=5),
+    "no configuration": without("ngram_mlp", "configuration"),
+    "a configuration that is no JSON": put("ngram_mlp", "configuration", value="{"),
+    "a configuration that is nested without end": put("ngram_mlp", "configuration", value="[" * 100_000),
+    "a configuration of another kind": put("ngram_mlp", "configuration", value=5),
     "a configuration that names a class": put(
-        "configuration", value=json.dumps({"model": {"class_path": "trap.Trap"}})
+        "ngram_mlp", "configuration", value=json.dumps({"model": {"class_path": "trap.Trap"}})
     ),
     "another count of updates": put("global_step", value=4),
     "a negative count": put("global_step", value=-1),
     "a count beyond all": put("global_step", value=2**70),
-    "no losses": without("callbacks", "LossHistory"),
-    "losses that are text": put("callbacks", "LossHistory", "losses", value="abcde"),
-    "losses of another shape": put("callbacks", "LossHistory", "losses", value=torch.zeros(5, 2)),
-    "no lengths of files": without("events"),
-    "a length of a file that is text": put("events", "events.out.tfevents.1", value="1"),
-    "a negative length of a file": put("events", "events.out.tfevents.1", value=-1),
+    "no losses": without("ngram_mlp", "losses"),
+    "losses that are text": put("ngram_mlp", "losses", value="abcde"),
+    "losses of another shape": put("ngram_mlp", "losses", value=torch.zeros(5, 2)),
+    "more logged losses than there are": put("ngram_mlp", "logged", value=6),
+    "no lengths of files": without("ngram_mlp", "events"),
+    "a length of a file that is text": put("ngram_mlp", "events", "events.out.tfevents.1", value="1"),
+    "a negative length of a file": put("ngram_mlp", "events", "events.out.tfevents.1", value=-1),
     "no optimizer": without("optimizer_states"),
     "no schedule": without("lr_schedulers"),
     "an optimizer state of another shape": put("optimizer_states", 0, "state", 0, "exp_avg", value=torch.zeros(3)),
@@ -318,13 +334,46 @@ IN_TRAIN = {
 
 
 @pytest.mark.usefixtures("trap")
-@pytest.mark.parametrize("name", [*EVERYWHERE, *IN_TRAIN])
-def test_content_that_does_not_hold_together(name, honest, refused_everywhere, tmp_path):
+@pytest.mark.parametrize("name", EVERYWHERE)
+def test_content_that_is_no_model_is_refused_by_the_loader_and_on_resuming(name, honest, refused, resumed, tmp_path):
     content = torch.load(honest, weights_only=True)
-    (EVERYWHERE | IN_TRAIN)[name](content)
+    EVERYWHERE[name](content)
     forged = tmp_path / "forged.ckpt"
     torch.save(content, forged)
-    refused_everywhere(forged, ("train", "evaluate", "sample") if name in EVERYWHERE else ["train"])
+    refused(forged)
+    with less_memory(), pytest.raises(UserError):
+        resumed(forged)
+
+
+@pytest.mark.usefixtures("trap")
+@pytest.mark.parametrize("name", IN_TRAIN)
+def test_content_that_does_not_hold_together_cannot_be_resumed(name, honest, resumed, tmp_path):
+    content = torch.load(honest, weights_only=True)
+    IN_TRAIN[name](content)
+    forged = tmp_path / "forged.ckpt"
+    torch.save(content, forged)
+    with less_memory(), pytest.raises(UserError) as error:
+        resumed(forged)
+    assert str(error.value).replace("\n", "").isprintable()
+
+
+def test_an_honest_checkpoint_can_be_resumed(honest, resumed):
+    assert resumed(honest).update == 5
+
+
+@pytest.mark.parametrize(
+    ("parts", "told"),
+    [
+        (None, "was saved by version 0.1 of ngram_mlp, this is 0.2.0; check that version out"),
+        ({"schema": 99, "version": "3.1"}, "was saved by version 3.1"),
+    ],
+)
+def test_a_checkpoint_of_another_version_is_named_with_what_to_do(parts, told, honest, tmp_path, fails):
+    content = torch.load(honest, weights_only=True)
+    del content["ngram_mlp"]
+    content |= {"model": "MLP", "engine": "eager"} if parts is None else {"ngram_mlp": parts}
+    torch.save(content, tmp_path / "old.ckpt")
+    assert told in fails(sample.main, ["--ckpt_path", str(tmp_path / "old.ckpt")])
 
 
 @pytest.mark.usefixtures("trap")

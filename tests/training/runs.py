@@ -5,9 +5,9 @@ from functools import cache
 import torch
 
 from ngram_mlp.data import MinibatchStream, NGramDataModule
-from ngram_mlp.models import MLP
-from ngram_mlp.models.layers import Normalization
-from ngram_mlp.training import EagerEngine
+from ngram_mlp.models import BatchNormMLP
+from ngram_mlp.training import Calls, EagerEngine
+from ngram_mlp.training.chunks import Chunking, longest_chunk
 from ngram_mlp.training.fused import FusedEngine
 
 
@@ -25,12 +25,11 @@ def drop(optimizer, at=1_500):
 
 
 class Run:
-    """A model of its own, its optimizer, and the blocks that it is to be trained on."""
+    """A model of its own, its optimizer, and the chunks that it is to be trained on."""
 
-    def __init__(self, engine_class, network=None, optimizer=sgd, schedule=drop, seed=42, **model):
+    def __init__(self, engine_class, network=None, optimizer=sgd, schedule=drop, seed=42, model_class=BatchNormMLP):
         torch.manual_seed(seed)
-        model = {"norm": Normalization("batch"), **model}
-        self.model = MLP(data().characters, 3, optimizer=optimizer, lr_scheduler=schedule, **model)
+        self.model = model_class(data().characters, 3, optimizer=optimizer, lr_scheduler=schedule)
         if network is not None:
             self.model.network = network()
         self.generator = torch.Generator().set_state(torch.get_rng_state())
@@ -40,14 +39,13 @@ class Run:
         self.updates = 0
 
     def train(self, updates, intervals=(300,)):
-        stream = MinibatchStream(
-            data().splits["train"], 32, self.generator, intervals, self.updates + updates, self.updates
-        )
+        chunking = Chunking(Calls(after=tuple(intervals)), self.updates + updates, longest_chunk(32))
+        stream = MinibatchStream(data().splits["train"], 32, self.generator, chunking, self.updates)
         losses = []
-        for block in stream:
+        for chunk in stream:
             if isinstance(self.engine, FusedEngine) and self.engine._loop is None:
-                self.engine.compile(*block)
-            losses.append(self.engine.run(*block))
+                self.engine.compile(*chunk)
+            losses.append(self.engine.run(*chunk))
         self.updates += updates
         return torch.cat(losses)
 

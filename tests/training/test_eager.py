@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ngram_mlp.models.layers import Normalization
+from ngram_mlp.models import MLP, BatchNormMLP
 from tests.reference.notebook import Notebook, dataset
 from tests.training.runs import EagerEngine, Run
 
@@ -10,7 +10,7 @@ UPDATES = 2_000
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_losses_and_weights_equal_the_notebooks_loop(norm, sample_words):
-    run = Run(EagerEngine, norm=Normalization(norm))
+    run = Run(EagerEngine, model_class=BatchNormMLP if norm == "batch" else MLP)
     losses = run.train(UPDATES)
     ((X, Y), (Xval, Yval), _), vocab_size = dataset(sample_words)
     notebook = Notebook(42, vocab_size, batch_norm=norm == "batch")

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from ngram_mlp.errors import UserError
-from ngram_mlp.models.layers import BatchNorm, Normalization, Residual
+from ngram_mlp.models import MLP
+from ngram_mlp.models.layers import BatchNorm, Residual
 from ngram_mlp.training import CannotFuseError, choose_engine
 from ngram_mlp.training.compiler import fast_tanh
 from ngram_mlp.training.engines import PAYS_FROM
@@ -44,7 +45,7 @@ def adamw(parameters):
     "options",
     [
         {},
-        {"norm": Normalization("none")},
+        {"model_class": MLP},
         {"network": deep, "optimizer": momentum},
         {"network": deep, "optimizer": adamw},
     ],
@@ -109,9 +110,9 @@ def one_cycle(optimizer):
 
 
 def choose(run, wanted, updates=PAYS_FROM, before=None):
-    block = torch.zeros(5, 32, 3, dtype=torch.long), torch.zeros(5, 32, dtype=torch.long)
+    chunk = torch.zeros(5, 32, 3, dtype=torch.long), torch.zeros(5, 32, dtype=torch.long)
     engine = run.engine
-    return choose_engine(wanted, run.model.network, run.optimizer, engine._scheduler, block, updates, before)
+    return choose_engine(wanted, run.model.network, run.optimizer, engine._scheduler, chunk, updates, before)
 
 
 @pytest.mark.parametrize(

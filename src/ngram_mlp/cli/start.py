@@ -31,6 +31,7 @@ from ngram_mlp.cli.resuming import check_checkpoint
 from ngram_mlp.cli.train_cli import TrainCLI
 from ngram_mlp.diagnostics.batch_norm_statistics import require_batch_norm
 from ngram_mlp.errors import UserError
+from ngram_mlp.models.layers import batch_norms
 from ngram_mlp.runs.checkpoint import Checkpoint, CheckpointFiles
 from ngram_mlp.runs.files import write_atomically
 from ngram_mlp.runs.folder import alone_in, claim_run_folder, rewind
@@ -69,6 +70,8 @@ def start_run(cli: TrainCLI, console: Console, resources: ExitStack) -> Run:
     config, data = cli.config, cli.datamodule
     data.begin_stream()  # where the model's constructor left the generator
     require_batch_norm(cli.model.network, config.statistics)
+    if data.batch_size == 1 and batch_norms(cli.model.network):
+        raise UserError("batch norm has no standard deviation over 1 example; give at least 2", batch_size=1)
     _ = data.splits  # a corpus that cannot be split is refused before the run has a folder
     config.data.corpus = data.corpus.name  # config.yaml names the corpus that `auto` found
     config.ckpt_path = config.resume = None  # and describes the whole run, wherever it was interrupted

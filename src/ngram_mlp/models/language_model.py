@@ -11,12 +11,10 @@ from torch.optim.lr_scheduler import MultiStepLR, ReduceLROnPlateau
 
 from ngram_mlp.errors import UserError
 from ngram_mlp.models.evaluation import PredictionMetric
-from ngram_mlp.models.layers import batch_norms
 from ngram_mlp.runs.checkpoint import Parts, add_parts, parts_of
 from ngram_mlp.training import trainer as lightning
 from ngram_mlp.training.engines import Engine, EngineName, choose_engine
 from ngram_mlp.training.losses import Losses
-from ngram_mlp.training.processes import processes
 
 
 class LanguageModel(LightningModule):
@@ -153,12 +151,6 @@ class LanguageModel(LightningModule):
         lightning.restore_counters(self.trainer, checkpoint)
 
     def _choose_engine(self, chunk: tuple[Tensor, Tensor]) -> Engine:
-        if chunk[0].shape[1] * processes() == 1 and batch_norms(self.network):
-            raise UserError(
-                "batch norm has no standard deviation over a minibatch of 1 example; give at least 2, or train without "
-                "batch norm",
-                batch_size=1,
-            )
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         scheduler: Any = self.lr_schedulers()
         left = self.trainer.max_steps - self.trainer.global_step

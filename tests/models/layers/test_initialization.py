@@ -74,7 +74,7 @@ def test_a_factor_of_zero_still_draws_and_a_constant_never_does():
     ],
 )
 def test_a_form_that_cannot_be_read_is_refused_with_the_forms_that_can(form):
-    with pytest.raises(UserError, match=r"--model.initialization.hidden_weight .*normal \* 5/3 / sqrt\(fan_in\)"):
+    with pytest.raises(UserError, match=r"hidden_weight .*normal \* 5/3 / sqrt\(fan_in\)"):
         Initialization(hidden_weight=form)
 
 

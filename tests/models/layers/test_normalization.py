@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ngram_mlp.errors import UserError
-from ngram_mlp.models.layers import BatchNorm, Normalization, Residual
+from ngram_mlp.models.layers import BatchNorm, BatchNormalization, Normalization, Residual
 
 
 def activations(shape=(32, 20)):
@@ -12,7 +12,8 @@ def activations(shape=(32, 20)):
 def test_each_kind_normalizes_over_its_own_part_of_the_minibatch():
     x = activations()
     for kind, groups, unbiased in (("batch", x.T, True), ("BatchNorm1d", x.T, False), ("layer", x, False)):
-        y = Normalization(kind).layer(20, gain=2.0)(x)
+        norm = Normalization if kind == "layer" else BatchNormalization
+        y = norm(kind).layer(20, gain=2.0)(x)
         expected = (groups - groups.mean(1, keepdim=True)) / groups.std(1, keepdim=True, unbiased=unbiased) * 2
         torch.testing.assert_close(y, expected.T if groups is not x else expected, rtol=1e-4, atol=1e-4)
     y = Normalization("group", groups=5).layer(20, gain=2.0)(x)
@@ -22,27 +23,29 @@ def test_each_kind_normalizes_over_its_own_part_of_the_minibatch():
 
 
 def test_options_of_batch_norm_arrive():
-    layer = Normalization("batch", statistic="var", unbiased=False, momentum=0.2, eps=0.3).layer(20, 0.5)
+    layer = BatchNormalization("batch", statistic="var", unbiased=False, momentum=0.2, eps=0.3).layer(20, 0.5)
     assert isinstance(layer, BatchNorm)
     assert (layer.statistic, layer.unbiased, layer.momentum, layer.eps) == ("var", False, 0.2, 0.3)
     assert layer.gain.tolist() == [0.5] * 20
-    theirs = Normalization("BatchNorm1d", momentum=0.2, eps=0.3).layer(20, 0.5)
+    theirs = BatchNormalization("BatchNorm1d", momentum=0.2, eps=0.3).layer(20, 0.5)
     assert (theirs.momentum, theirs.eps) == (0.2, 0.3)
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("norm", "options", "told"),
     [
-        ({"kind": "instance"}, "only one"),
-        ({"kind": "batchnorm"}, "choose one of none, batch, BatchNorm1d, layer, group"),
-        ({"kind": "batch", "momentum": 1.5}, "momentum 1.5"),
-        ({"kind": "batch", "eps": -1.0}, "eps -1.0"),
-        ({"kind": "none", "on_logits": True}, "norm.kind"),
+        (Normalization, {"kind": "instance"}, "only one"),
+        (Normalization, {"kind": "batchnorm"}, "kind batchnorm: choose one of none, layer, group"),
+        (Normalization, {"kind": "batch"}, "BatchNormMLP"),
+        (BatchNormalization, {"kind": "layer"}, "choose one of batch, BatchNorm1d"),
+        (BatchNormalization, {"momentum": 1.5}, "momentum 1.5"),
+        (BatchNormalization, {"eps": -1.0}, "eps -1.0"),
+        (Normalization, {"kind": "none", "on_logits": True}, "on_logits True: needs a kind"),
     ],
 )
-def test_what_makes_no_sense_is_refused(options, told):
+def test_what_makes_no_sense_is_refused(norm, options, told):
     with pytest.raises(UserError, match=told):
-        Normalization(**options)
+        norm(**options)
 
 
 @pytest.mark.parametrize("groups", [0, 7, -5])
