@@ -12,7 +12,8 @@ from torch import nn
 
 from ngram_mlp.data import MinibatchStream, NGrams
 from ngram_mlp.models.layers import BatchNorm
-from ngram_mlp.training import choose_engine
+from ngram_mlp.training import Calls, choose_engine
+from ngram_mlp.training.trainer import Chunking, longest_chunk
 
 V, T, E = 27, 3, 10
 
@@ -68,16 +69,15 @@ def engine(name, model, data, batch_size, seconds):
     """Microseconds an update of an engine with the threads that it chooses, the drawing of minibatches included."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [100_000])
-    stream = iter(MinibatchStream(data, batch_size, torch.Generator(), [], 10**9))
-    threads = torch.get_num_threads()
-    block = next(stream)
-    chosen = choose_engine(name, model, optimizer, schedule, block, 10**9)
-    chosen.run(*block)
+    chunking = Chunking(Calls(), 10**9, longest_chunk(batch_size))
+    stream = iter(MinibatchStream(data, batch_size, torch.Generator(), chunking))
+    chunk = next(stream)
+    chosen = choose_engine(name, model, optimizer, schedule, chunk, 10**9)
+    chosen.run(*chunk)
     updates, started = 0, time.perf_counter()
     while time.perf_counter() - started < seconds:
         updates += len(chosen.run(*next(stream)))
     elapsed = time.perf_counter() - started
-    torch.set_num_threads(threads)
     return elapsed / updates * 1e6
 
 

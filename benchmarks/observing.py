@@ -1,7 +1,7 @@
-"""What looking costs: a fused run of `scripts/train.py` with a cadence, and the seconds that each callback takes.
+"""What observing costs: the seconds of a fused run of `scripts/train.py` with certain intervals, and of each callback.
 
-Prints the seconds of the training, compiling from the cache included, and of each callback; a look at an update, which
-they share, counts as `the looks`.
+The seconds of the training include compiling from the cache. Snapshots, which the callbacks share, count by
+themselves.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from ngram_mlp import callbacks
 from ngram_mlp.callbacks import observer
 from ngram_mlp.cli.train import main
 
-CADENCE, UPDATES = sys.argv[1], sys.argv[2]
+INTERVALS, UPDATES = sys.argv[1], sys.argv[2]
 PROJECT = Path(__file__).resolve().parents[1]
 OBSERVERS = [
     "InitializationCheck",
@@ -31,7 +31,7 @@ OBSERVERS = [
     "CustomScalars",
     "LossHistory",
 ]
-seconds = dict.fromkeys(["fit", "the looks", *OBSERVERS], 0.0)
+seconds = dict.fromkeys(["fit", "the snapshots", *OBSERVERS], 0.0)
 running = []  # innermost last, so that what runs within another is counted once
 
 
@@ -51,14 +51,14 @@ def timed(function, name):
 
 
 Trainer.fit = timed(Trainer.fit, "fit")
-look_at = observer.look_at
-observer.look_at = timed(look_at, "the looks")
+observer.take_snapshot = timed(observer.take_snapshot, "the snapshots")
 for name in OBSERVERS:
     kind = getattr(callbacks, name)
-    for hook in ("on_train_start", "on_train_batch_start", "on_train_batch_end", "on_train_end"):
-        setattr(kind, hook, timed(getattr(kind, hook), name))
+    for hook in ("on_train_start", "before_update", "observe", "on_train_end"):
+        if hasattr(kind, hook):
+            setattr(kind, hook, timed(getattr(kind, hook), name))
 with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
     arguments = ["--runs_dir", folder, "--model.engine", "fused", "--trainer.max_steps", UPDATES]
-    arguments += ["--trainer.accelerator", "cpu", "--observe.every_n_updates", CADENCE]
+    arguments += ["--trainer.accelerator", "cpu", "--observe.every_n_updates", INTERVALS]
     main(PROJECT / "configs" / "default.yaml", arguments)
 print(json.dumps(seconds))

@@ -21,19 +21,19 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 clock = Clock()
 training_step = LanguageModel.training_step
-on_validation_start = LanguageModel.on_validation_start
+on_validation_epoch_start = LanguageModel.on_validation_epoch_start
 on_validation_epoch_end = LanguageModel.on_validation_epoch_end
 
 
-def timed(self, block, batch_idx):
-    output = training_step(self, block, batch_idx)
+def timed(self, chunk, batch_idx):
+    output = training_step(self, chunk, batch_idx)
     clock.tick(self.trainer.global_step)
     return output
 
 
 def validation_begins(self):
     self.began = time.perf_counter()
-    on_validation_start(self)
+    on_validation_epoch_start(self)
 
 
 def validation_ends(self):
@@ -42,7 +42,7 @@ def validation_ends(self):
 
 
 LanguageModel.training_step = timed
-LanguageModel.on_validation_start = validation_begins
+LanguageModel.on_validation_epoch_start = validation_begins
 LanguageModel.on_validation_epoch_end = validation_ends
 with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
     main(

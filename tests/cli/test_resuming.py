@@ -18,7 +18,7 @@ from ngram_mlp.cli import train
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.loading import load_model
 from ngram_mlp.runs.checkpoint import read_checkpoint
-from ngram_mlp.runs.folder import alone_in
+from ngram_mlp.runs.files import alone_in
 from ngram_mlp.training import EagerEngine
 from tests.cli.folders import assert_same_run, scalars
 from tests.conftest import PROJECT

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ngram_mlp.data import MinibatchStream, Vocabulary, build_ngrams
-from ngram_mlp.training.chunks import Calls, Chunking, longest_chunk
+from ngram_mlp.training.trainer import Calls, Chunking, longest_chunk
 
 
 def ngrams(sample_words):

@@ -5,8 +5,8 @@ from torch import nn
 from ngram_mlp.data import NGramDataModule, SplitBatches
 from ngram_mlp.diagnostics.batch_norm_statistics import drifts, evaluating_with, measure
 from ngram_mlp.models import BatchNormMLP
-from ngram_mlp.models.evaluation import evaluate
 from ngram_mlp.models.layers import BatchNormalization, batch_norms
+from ngram_mlp.models.metrics import evaluate
 
 CPU = torch.device("cpu")
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ngram_mlp.cli import compare
-from ngram_mlp.runs.folder import alone_in
+from ngram_mlp.runs.files import alone_in
 from ngram_mlp.studies.report import paired_interval
 from ngram_mlp.studies.study import plan
 from tests.conftest import PROJECT

@@ -7,8 +7,8 @@ import torch
 from ngram_mlp.data import MinibatchStream, NGramDataModule
 from ngram_mlp.models import BatchNormMLP
 from ngram_mlp.training import Calls, EagerEngine
-from ngram_mlp.training.chunks import Chunking, longest_chunk
 from ngram_mlp.training.fused import FusedEngine
+from ngram_mlp.training.trainer import Chunking, longest_chunk
 
 
 @cache

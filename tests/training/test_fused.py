@@ -6,7 +6,8 @@ from torch import nn
 
 from ngram_mlp.errors import UserError
 from ngram_mlp.models import MLP
-from ngram_mlp.models.layers import BatchNorm, Residual
+from ngram_mlp.models.layers import BatchNorm
+from ngram_mlp.models.mlp import Residual
 from ngram_mlp.training import CannotFuseError, choose_engine
 from ngram_mlp.training.compiler import fast_tanh
 from ngram_mlp.training.engines import PAYS_FROM

@@ -3,16 +3,14 @@
 For research: a callback of your own is one class, an `Observer` if it looks inside the network, as CONTRIBUTING.md shows.
 """
 
-from ngram_mlp.callbacks.activation_statistics import ActivationStatistics
 from ngram_mlp.callbacks.batch_norm_statistics import BatchNormStatistics, EvaluationStatistics
 from ngram_mlp.callbacks.checkpoints import RunCheckpoints
-from ngram_mlp.callbacks.gradient_statistics import GradientStatistics
-from ngram_mlp.callbacks.loss_history import LossHistory
+from ngram_mlp.callbacks.layer_statistics import ActivationStatistics, GradientStatistics
 from ngram_mlp.callbacks.observer import Intervals, Observer
-from ngram_mlp.callbacks.progress import UpdateProgress
+from ngram_mlp.callbacks.progress import LossHistory, UpdateProgress
 from ngram_mlp.callbacks.recorder import Recorder
-from ngram_mlp.callbacks.sampled_names import SampledNames
-from ngram_mlp.callbacks.tensorboard import CustomScalars, EmbeddingView, Hyperparameters
+from ngram_mlp.callbacks.samples import EmbeddingView, SampledNames
+from ngram_mlp.callbacks.tensorboard import CustomScalars, Hyperparameters
 from ngram_mlp.callbacks.verdicts import InitializationCheck, TrainingVerdicts
 
 __all__ = [

@@ -15,8 +15,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from ngram_mlp.errors import require_at_least
 from ngram_mlp.runs.checkpoint import Parts, add_parts
 from ngram_mlp.runs.checkpoint_file import serialized
-from ngram_mlp.runs.files import write_atomically
-from ngram_mlp.runs.folder import event_files
+from ngram_mlp.runs.files import event_files, write_atomically
 from ngram_mlp.training import Calls
 from ngram_mlp.training.processes import greatest
 

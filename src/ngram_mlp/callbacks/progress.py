@@ -1,12 +1,15 @@
-"""The progress bar, which counts updates, and the losses that the notebooks print."""
+"""The training loss: on the console while the network is trained, and as a curve at the end."""
 
 from typing import Any
 
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from ngram_mlp.callbacks.recorder import Recorder
+from ngram_mlp.models import LanguageModel
 
 
 class _UpdatesPerSecond(ProgressColumn):
@@ -75,3 +78,14 @@ class UpdateProgress(ProgressBar):
     def _stop(self) -> None:
         if self._progress is not None:
             self._progress.stop()
+
+
+class LossHistory(Callback):
+    """Draws the loss of every update at the end; the model keeps them, and they travel in its checkpoints."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, LanguageModel)
+        if len(pl_module.losses):
+            from ngram_mlp.diagnostics.figures import loss_figure
+
+            Recorder(trainer, trainer.global_step).figure("loss", loss_figure(pl_module.losses.all.numpy()))

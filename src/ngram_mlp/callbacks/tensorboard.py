@@ -1,16 +1,11 @@
-"""TensorBoard's own pages: custom scalars, hyperparameters, and the projector."""
+"""TensorBoard's pages of custom scalars and of hyperparameters."""
 
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
-from torch import nn
 
-from ngram_mlp.callbacks.observer import Observer
 from ngram_mlp.callbacks.recorder import Recorder
-from ngram_mlp.diagnostics.snapshot import Snapshot
-from ngram_mlp.models import LanguageModel
-from ngram_mlp.terminal import printable
 
 LAYOUT = {
     "losses": {"train and validation": ["Multiline", ["train/loss", "val/loss"]]},
@@ -63,22 +58,3 @@ class Hyperparameters(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._written = bool(state_dict["written"])
-
-
-class EmbeddingView(Observer):
-    """The embedding of the characters: a scatter plot, and TensorBoard's projector, with the characters as labels.
-
-    Drawn when figures are due, from the first `torch.nn.Embedding` of the network, right after the update.
-    """
-
-    def observe(self, snapshot: Snapshot, model: LanguageModel, recorder: Recorder) -> None:
-        table = next((module for module in model.network.modules() if isinstance(module, nn.Embedding)), None)
-        if not recorder.due.figures or table is None:
-            return
-        from ngram_mlp.diagnostics.figures import embedding_figure
-
-        rows = table.weight.detach().cpu()
-        labels = [printable(character) for character in model.characters]
-        recorder.figure("embedding", embedding_figure(rows, labels))
-        for writer in recorder.writers:
-            writer.add_embedding(rows, metadata=labels, global_step=snapshot.update, tag="characters")

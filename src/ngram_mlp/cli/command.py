@@ -1,23 +1,32 @@
-"""What all commands share: the console, and an end with one line and status 2 where the user was wrong."""
+"""What all commands share: a parser, a console, and an end with one line and status 2 where the user was wrong."""
 
+import difflib
 import errno
+import inspect
 import logging
+import re
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from functools import wraps
-from typing import ParamSpec
+from typing import Any, ClassVar, NoReturn, ParamSpec
 
+from jsonargparse import Namespace, set_parsing_settings
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.cli import LightningArgumentParser
 from rich.console import Console
 
-from ngram_mlp.cli.parser import exit_with, mistake_in
+from ngram_mlp.errors import UserError, printable
+from ngram_mlp.models import LanguageModel
 from ngram_mlp.training.processes import rank
 
 P = ParamSpec("P")
 # No room left on the device, beyond the user's quota, beyond the largest file that is allowed.
 DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+set_parsing_settings
 
 
 def command(main: Callable[P, None]) -> Callable[P, None]:
@@ -87,3 +96,80 @@ def _full_disk(error: BaseException | None) -> OSError | None:
     while error is not None and not (isinstance(error, OSError) and error.errno in DISK_IS_FULL):
         error = error.__cause__ or error.__context__
     return error
+
+
+class Parser(LightningArgumentParser):
+    """A parser that reports an error in one line, with the nearest option where one was misspelt."""
+
+    # Of the class, since the parser makes further ones for nested options.
+    typed: ClassVar[Sequence[str]] = ()  # the options of the command line
+    known: ClassVar[Sequence[str]] = ()  # all that there are
+    parsing: ClassVar[bool] = False
+
+    def parse_args(self, args: Sequence[str] | None = None, **kwargs: Any) -> Namespace:  # type: ignore[override]
+        args = sys.argv[1:] if args is None else args
+        if Parser.parsing:
+            return super().parse_args(list(args), **kwargs)
+        remember_options(args, (string for action in self._actions for string in action.option_strings))
+        Parser.parsing = True
+        try:
+            return super().parse_args(list(args), **kwargs)
+        finally:
+            Parser.parsing = False
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if (mistake := mistake_in(ex)) is not None:
+            exit_with(mistake)
+        line = " ".join(message.split())
+        if found := re.match(r"[Uu]nrecognized arguments: (--[^ =]+)", line) or re.match(r"Option '(.+)' is not", line):
+            exit_with(f"there is no option {_as_typed(found[1])}{self._nearest(found[1])}")
+        if found := re.match(r'Parser key "([^"]+)": (.*)', line):
+            reason = "is a group of options; set them one by one" if "Unable to load config" in line else found[2]
+            exit_with(f"{_as_typed(found[1])}: {reason}")
+        exit_with(line)
+
+    @staticmethod
+    def _nearest(option: str) -> str:
+        """A question for the option that may have been meant; nested parsers know only the last part of its name."""
+        name, typed = option.lstrip("-"), _as_typed(option)
+        near = difflib.get_close_matches(typed if typed.startswith("--") else f"--{name}", Parser.known, n=1)
+        return f"; did you mean {near[0]}?" if near else "; --help lists the options"
+
+
+def remember_options(args: Sequence[str], options: Iterator[str]) -> None:
+    """Notes what was typed and what may be, for the words of an error."""
+    Parser.typed = [arg.split("=")[0].removesuffix("+") for arg in args if arg.startswith("--")]
+    Parser.known = [option for option in options if option.startswith("--")] + list(_model_options())
+
+
+def _model_options() -> Iterator[str]:
+    """The options of the models, which the parser knows only when it has read which one is trained."""
+    models: list[type[LanguageModel]] = [LanguageModel, *LanguageModel.__subclasses__()]
+    for model in models:
+        for name, parameter in inspect.signature(model).parameters.items():
+            yield f"--model.{name}"
+            if is_dataclass(parameter.default):
+                yield from (f"--model.{name}.{field.name}" for field in fields(parameter.default))
+
+
+def _as_typed(key: str) -> str:
+    """The option that ends with `key`, as it was typed, or as it could have been; else the key itself."""
+    name = key.lstrip("-")
+    options = [*Parser.typed, *Parser.known]
+    return next((option for option in options if option == f"--{name}" or option.endswith(f".{name}")), key)
+
+
+def mistake_in(error: BaseException | None) -> str | None:
+    """The line about a user's mistake that led to an error, which the parser may have wrapped; None for a bug."""
+    while error is not None and not isinstance(error, (UserError, MisconfigurationException)):
+        error = error.__cause__
+    if error is None:
+        return None
+    line, argument = " ".join(str(error).split()), getattr(error, "argument", None)
+    return line if argument is None else line.replace(argument, _as_typed(argument), 1)
+
+
+def exit_with(line: str) -> NoReturn:
+    """Prints the line as an error and exits with status 2."""
+    print(f"error: {printable(line)}", file=sys.stderr)
+    raise SystemExit(2)

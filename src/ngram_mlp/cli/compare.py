@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from ngram_mlp.cli.command import command, open_console
-from ngram_mlp.cli.parser import exit_with, remember_options
+from ngram_mlp.cli.command import command, exit_with, open_console, remember_options
 from ngram_mlp.errors import require_at_least
 from ngram_mlp.studies.pool import cores, train_all
 from ngram_mlp.studies.report import write_report

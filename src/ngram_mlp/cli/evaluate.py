@@ -6,8 +6,7 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
-from ngram_mlp.cli.command import command, open_console
-from ngram_mlp.cli.parser import Parser
+from ngram_mlp.cli.command import Parser, command, open_console
 from ngram_mlp.data import NGramDataModule, SplitBatches
 from ngram_mlp.diagnostics.batch_norm_statistics import (
     STATISTICS,
@@ -17,11 +16,10 @@ from ngram_mlp.diagnostics.batch_norm_statistics import (
     measure,
     require_batch_norm,
 )
-from ngram_mlp.errors import UserError
+from ngram_mlp.errors import UserError, printable, shortened
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.loading import load_model
 from ngram_mlp.runs.checkpoint import read_checkpoint
-from ngram_mlp.terminal import printable, shortened
 
 
 @command

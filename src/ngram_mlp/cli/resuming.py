@@ -11,12 +11,11 @@ import torch
 import yaml
 
 from ngram_mlp.data import NGramDataModule
-from ngram_mlp.errors import UserError
+from ngram_mlp.errors import UserError, shortened
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.loading import load_weights
 from ngram_mlp.runs.checkpoint import Checkpoint, read_checkpoint
-from ngram_mlp.runs.folder import LAST, versions
-from ngram_mlp.terminal import shortened
+from ngram_mlp.runs.files import LAST, versions
 from ngram_mlp.training.optimizers import check_state
 from ngram_mlp.training.schedules import upcoming_rates
 

@@ -5,14 +5,12 @@ from collections.abc import Sequence
 
 import torch
 
-from ngram_mlp.cli.command import command
-from ngram_mlp.cli.parser import Parser
-from ngram_mlp.errors import require_at_least
+from ngram_mlp.cli.command import Parser, command
+from ngram_mlp.errors import printable, require_at_least
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.loading import load_model
 from ngram_mlp.models.sampling import MAX_LENGTH, sample_batched, sample_one_by_one
 from ngram_mlp.runs.checkpoint import read_checkpoint
-from ngram_mlp.terminal import printable
 
 
 @command

@@ -33,8 +33,7 @@ from ngram_mlp.diagnostics.batch_norm_statistics import require_batch_norm
 from ngram_mlp.errors import UserError
 from ngram_mlp.models.layers import batch_norms
 from ngram_mlp.runs.checkpoint import Checkpoint, CheckpointFiles
-from ngram_mlp.runs.files import write_atomically
-from ngram_mlp.runs.folder import alone_in, claim_run_folder, rewind
+from ngram_mlp.runs.files import alone_in, claim_run_folder, rewind, write_atomically
 from ngram_mlp.training.processes import rank
 from ngram_mlp.training.trainer import refuse_options_without_meaning
 
@@ -84,7 +83,7 @@ def start_run(cli: TrainCLI, console: Console, resources: ExitStack) -> Run:
         resources.enter_context(alone_in(folder))
         trainer = _build_trainer(cli, folder, checkpoint, console)
         if own and checkpoint is not None:
-            rewind(folder, checkpoint, cli.configuration())
+            rewind(folder, checkpoint.update, checkpoint.parts["events"], cli.configuration())
         write_atomically(folder / "config.yaml", cli.configuration().encode())
     except BaseException as error:
         if not own:

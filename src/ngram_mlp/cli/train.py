@@ -22,11 +22,9 @@ from ngram_mlp.cli.resuming import cannot_resume
 from ngram_mlp.cli.start import Run, start_run
 from ngram_mlp.cli.train_cli import TrainCLI
 from ngram_mlp.diagnostics.batch_norm_statistics import evaluate_splits
-from ngram_mlp.errors import UserError
+from ngram_mlp.errors import UserError, printable
 from ngram_mlp.models.sampling import sample_one_by_one
-from ngram_mlp.runs.files import write_atomically
-from ngram_mlp.runs.folder import LAST
-from ngram_mlp.terminal import printable
+from ngram_mlp.runs.files import LAST, write_atomically
 from ngram_mlp.training.processes import rank
 
 SAMPLED_NAMES = 10

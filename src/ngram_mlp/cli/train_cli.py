@@ -9,7 +9,7 @@ from typing import Any
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from ngram_mlp.cli.parser import Parser
+from ngram_mlp.cli.command import Parser
 from ngram_mlp.cli.resuming import split_arguments
 from ngram_mlp.data import NGramDataModule
 from ngram_mlp.data.corpus import SampleCorpusWarning

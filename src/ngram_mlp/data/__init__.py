@@ -6,8 +6,7 @@ For research: change where words come from, how contexts are built, or how minib
 from ngram_mlp.data.corpus import Corpus, load_corpus
 from ngram_mlp.data.datamodule import NGramDataModule
 from ngram_mlp.data.minibatches import MinibatchStream, SplitBatches
-from ngram_mlp.data.ngrams import NGrams, build_ngrams, split_words
-from ngram_mlp.data.vocabulary import Vocabulary
+from ngram_mlp.data.ngrams import NGrams, Vocabulary, build_ngrams, split_words
 
 __all__ = [
     "Corpus",

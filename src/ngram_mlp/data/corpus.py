@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ngram_mlp.data.vocabulary import BOUNDARY
+from ngram_mlp.data.ngrams import BOUNDARY
 from ngram_mlp.errors import UserError
 from ngram_mlp.runs.files import write_atomically
 

@@ -10,12 +10,10 @@ from torch import Tensor
 
 from ngram_mlp.data.corpus import DATA_DIR, Corpus, load_corpus
 from ngram_mlp.data.minibatches import MinibatchStream, SplitBatches
-from ngram_mlp.data.ngrams import NGrams, build_ngrams, split_words
-from ngram_mlp.data.vocabulary import Vocabulary
-from ngram_mlp.errors import UserError, require_at_least
+from ngram_mlp.data.ngrams import NGrams, Vocabulary, build_ngrams, split_words
+from ngram_mlp.errors import UserError, require_at_least, shortened
 from ngram_mlp.runs.checkpoint import StreamState
-from ngram_mlp.terminal import shortened
-from ngram_mlp.training.chunks import Calls, Chunking, chunking
+from ngram_mlp.training.trainer import Calls, Chunking, chunking
 
 
 class NGramDataModule(LightningDataModule):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ngram_mlp.data.ngrams import NGrams
-from ngram_mlp.training.chunks import Chunking
+from ngram_mlp.training.trainer import Chunking
 
 
 class MinibatchStream:

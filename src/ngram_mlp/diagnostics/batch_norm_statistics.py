@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ngram_mlp.data import NGrams, SplitBatches
 from ngram_mlp.errors import UserError
-from ngram_mlp.models.evaluation import evaluate, evaluation_mode
 from ngram_mlp.models.layers import BatchNorm, batch_norms
+from ngram_mlp.models.metrics import evaluate, evaluation_mode
 
 # `calibrated` is precise batch norm.
 StatisticsName = Literal["running", "batch", "calibrated"]

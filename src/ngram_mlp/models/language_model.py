@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import MultiStepLR, ReduceLROnPlateau
 
 from ngram_mlp.errors import UserError
-from ngram_mlp.models.evaluation import PredictionMetric
+from ngram_mlp.models.metrics import Losses, PredictionMetric
 from ngram_mlp.runs.checkpoint import Parts, add_parts, parts_of
 from ngram_mlp.training import trainer as lightning
 from ngram_mlp.training.engines import Engine, EngineName, choose_engine
-from ngram_mlp.training.losses import Losses
 
 
 class LanguageModel(LightningModule):

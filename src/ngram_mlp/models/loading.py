@@ -6,12 +6,12 @@ from typing import Any
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ngram_mlp.data.vocabulary import BOUNDARY
+from ngram_mlp.data.ngrams import BOUNDARY
+from ngram_mlp.errors import shortened
 from ngram_mlp.models.batch_norm_mlp import BatchNormMLP
 from ngram_mlp.models.language_model import LanguageModel
 from ngram_mlp.models.mlp import MLP
 from ngram_mlp.runs.checkpoint import Checkpoint
-from ngram_mlp.terminal import shortened
 
 KNOWN_MODELS: dict[str, type[LanguageModel]] = {kind.__name__: kind for kind in (MLP, BatchNormMLP)}
 

@@ -1,19 +1,20 @@
 """The n-gram MLP, with the depth, the shortcuts and the initialization that an experiment asks for."""
 
+import warnings
 from collections import OrderedDict
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import activation as torch_activations
 
-from ngram_mlp.errors import require_at_least
+from ngram_mlp.errors import UserError, require_at_least
 from ngram_mlp.models.language_model import LanguageModel
 from ngram_mlp.models.layers import (
     NO_BIAS,
     Initialization,
     Norm,
     Normalization,
-    Residual,
-    activation,
     embedding,
     gain_of,
     linear,
@@ -77,7 +78,7 @@ def mlp_network(
     (`linear`, `norm`); their parameters are drawn in this order.
     """
     require_at_least(1, n_embd=n_embd, n_hidden=n_hidden, n_layers=n_layers)
-    gain = gain_of(activation(activation_name))
+    gain = gain_of(activation_layer(activation_name))
     bias = init.hidden_bias
     if bias == "auto":
         bias = NO_BIAS if norm.subtracts_bias else Initialization.output_bias
@@ -91,7 +92,7 @@ def mlp_network(
         hidden = OrderedDict[str, nn.Module](linear=linear(fan_in, n_hidden, init.hidden_weight, bias, gain))
         if (layer := norm.hidden(n_hidden)) is not None:
             hidden["norm"] = layer
-        hidden["activation"] = activation(activation_name)
+        hidden["activation"] = activation_layer(activation_name)
         container = Residual if residual and fan_in == n_hidden else nn.Sequential
         layers[f"hidden{number}"] = container(hidden)  # (B, n_hidden)
         fan_in = n_hidden
@@ -100,3 +101,38 @@ def mlp_network(
         output["norm"] = layer
     layers["output"] = nn.Sequential(output)  # (B, vocab_size)
     return nn.Sequential(layers)
+
+
+def activation_layer(name: str) -> nn.Module:
+    """The non-linearity `torch.nn.NAME` with its default arguments.
+
+    Raises:
+        UserError: there is none of this name, or it does not map each unit to one value.
+    """
+    error = UserError(
+        "is no non-linearity of torch.nn that works unit by unit; try Tanh, ReLU or GELU", activation=name
+    )
+    if name not in torch_activations.__all__:
+        raise error
+    try:
+        module: nn.Module = getattr(torch_activations, name)()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Softmax warns before it is refused
+            probe, alone = module(torch.zeros(2, 4)), module(torch.zeros(2, 1))
+    except (TypeError, ValueError, RuntimeError):
+        raise error from None
+    if not (isinstance(probe, torch.Tensor) and probe.shape == (2, 4) and probe[0, 0] == alone[0, 0]):
+        raise error
+    return module
+
+
+class Residual(nn.Sequential):
+    """Its layers in turn, with the input added to their output: y = x + f(x), both of shape (B, n).
+
+    The gradient reaches x undiminished, whatever f does to it: the shortcut of He et al. 2015, arXiv:1512.03385, which
+    the opening notes of notebook 000 describe.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+        return x + y

@@ -5,10 +5,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ngram_mlp.data.vocabulary import BOUNDARY
-from ngram_mlp.errors import UserError
+from ngram_mlp.data.ngrams import BOUNDARY
+from ngram_mlp.errors import UserError, shortened
 from ngram_mlp.models.language_model import LanguageModel
-from ngram_mlp.terminal import shortened
 
 MAX_LENGTH = 200
 BATCH = 10_000

@@ -12,8 +12,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from ngram_mlp.errors import UserError
-from ngram_mlp.terminal import shortened
+from ngram_mlp.errors import UserError, shortened
 
 LARGEST_FILE = 8 * 2**30
 LARGEST_PICKLE = 16 * 2**20

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 
 from ngram_mlp.errors import UserError
-from ngram_mlp.runs.folder import LAST, alone_in
+from ngram_mlp.runs.files import LAST, alone_in
 from ngram_mlp.studies.study import Run
 
 

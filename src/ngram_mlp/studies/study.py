@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ngram_mlp.errors import UserError
-from ngram_mlp.runs.files import write_atomically
-from ngram_mlp.runs.folder import versions
+from ngram_mlp.runs.files import versions, write_atomically
 
 
 @dataclass(frozen=True)

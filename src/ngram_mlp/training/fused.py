@@ -13,11 +13,11 @@ from torch.func import functional_call, grad_and_value
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ngram_mlp.training.chunks import longest_chunk
 from ngram_mlp.training.compiler import compile_loop
 from ngram_mlp.training.optimizers import CannotFuseError, State, create_state, formula_of
 from ngram_mlp.training.processes import processes
 from ngram_mlp.training.schedules import changes_more_than_the_learning_rate, upcoming_rates
+from ngram_mlp.training.trainer import longest_chunk
 
 log = logging.getLogger(__name__)
 

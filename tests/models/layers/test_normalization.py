@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from ngram_mlp.errors import UserError
-from ngram_mlp.models.layers import BatchNorm, BatchNormalization, Normalization, Residual
+from ngram_mlp.models.layers import BatchNorm, BatchNormalization, Normalization
+from ngram_mlp.models.mlp import Residual
 
 
 def activations(shape=(32, 20)):

@@ -4,11 +4,9 @@ For research: a new norm goes into `normalization.py`, a new initialization into
 file of its own.
 """
 
-from ngram_mlp.models.layers.activation import activation, gain_of
 from ngram_mlp.models.layers.batch_norm import BatchNorm, batch_norms
-from ngram_mlp.models.layers.initialization import NO_BIAS, Initialization, Initializer, embedding, linear
+from ngram_mlp.models.layers.initialization import NO_BIAS, Initialization, Initializer, embedding, gain_of, linear
 from ngram_mlp.models.layers.normalization import BatchNormalization, Norm, Normalization
-from ngram_mlp.models.layers.residual import Residual
 
 __all__ = [
     "NO_BIAS",
@@ -18,8 +16,6 @@ __all__ = [
     "Initializer",
     "Norm",
     "Normalization",
-    "Residual",
-    "activation",
     "batch_norms",
     "embedding",
     "gain_of",

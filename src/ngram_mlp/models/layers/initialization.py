@@ -126,3 +126,21 @@ def linear(fan_in: int, fan_out: int, weight: str, bias: str, gain: float = 1.0)
 def embedding(n_rows: int, n_embd: int, weight: str) -> nn.Embedding:
     """An embedding table of shape (n_rows, n_embd)."""
     return nn.Embedding(n_rows, n_embd, _weight=Initializer.parse(weight).draw((n_rows, n_embd), n_rows, n_embd))
+
+
+def gain_of(module: nn.Module) -> float:
+    """What a normal weight over sqrt(fan_in) is multiplied by so that the spread of activations persists over depth.
+
+    The recommended values of `torch.nn.init.calculate_gain` where it has one (5/3 for tanh, sqrt(2) for ReLU); else
+    1 / sqrt(E[f(z)^2]) for a standard normal z, from which these values come (He et al. 2015, arXiv:1502.01852).
+    """
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(module).__name__).lower().replace("re_lu", "relu")
+    try:
+        return nn.init.calculate_gain(name)  # type: ignore[arg-type]
+    except ValueError:
+        z = torch.linspace(-8, 8, 16_001, dtype=torch.float64)
+        density = torch.exp(-(z**2) / 2)
+        with torch.no_grad():
+            values = module.double()(z[:, None])[:, 0]
+        module.float()
+        return float(((values**2 * density).sum() / density.sum()) ** -0.5)

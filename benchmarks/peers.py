@@ -13,14 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ngram_mlp.cli.machine import processor
 from rich.console import Console
 from rich.table import Table
 
 from ngram_mlp.cli.command import Parser, command
+from ngram_mlp.studies.report import processor
 
-__all__ = ["main"]
-
+FOLDER = Path(__file__).resolve().parent
 # Updates each, so that every peer runs some seconds.
 PEERS = {
     "notebook loop": (["notebook_loop.py"], 6_000),
@@ -32,11 +31,10 @@ PEERS = {
 
 
 @command
-def main(benchmarks: Path, args: Sequence[str] | None = None) -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Measures, prints two or three tables, and writes `benchmark.json`.
 
     Args:
-        benchmarks: the folder of the peers.
         args: the command line, by default the process' own.
     """
     parser = Parser(description="Times this package against a notebook's loop, idiomatic Lightning and jax.lax.scan.")
@@ -56,25 +54,23 @@ def main(benchmarks: Path, args: Sequence[str] | None = None) -> None:
     }
     console.print(f"{record['processor']}, {record['cores']} cores, {record['date']}")
     with tempfile.TemporaryDirectory() as cache:
-        record["peers"] = measure_peers(console, benchmarks, options.repetitions, cache)
+        record["peers"] = measure_peers(console, options.repetitions, cache)
         print_peers(console, record["peers"])
         if options.whole:
-            record["whole"] = [measure_whole(benchmarks, cache) for _ in range(options.whole)]
+            record["whole"] = [measure_whole(cache) for _ in range(options.whole)]
             print_whole(console, record["whole"])
         if options.observing:
-            record["observing"] = measure_observing(benchmarks, options.observing, cache)
+            record["observing"] = measure_observing(options.observing, cache)
             print_observing(console, record["observing"])
         if options.growth:
-            output = run([str(benchmarks / "growth.py"), str(options.repetitions), "1"], cache)
+            output = run([str(FOLDER / "growth.py"), str(options.repetitions), "1"], cache)
             record["growth"] = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
             print_growth(console, record["growth"])
     Path(options.output).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     console.print(f"written to {options.output}")
 
 
-def measure_peers(
-    console: Console, benchmarks: Path, repetitions: int, cache: str
-) -> dict[str, dict[str, list[float]]]:
+def measure_peers(console: Console, repetitions: int, cache: str) -> dict[str, dict[str, list[float]]]:
     """The peers' figures, a list each, from interleaved rounds; the first round is the one with a cold cache."""
     figures: dict[str, dict[str, list[float]]] = {}
     for repetition in range(repetitions):
@@ -82,20 +78,20 @@ def measure_peers(
             if name.startswith("jax") and importlib.util.find_spec("jax") is None:
                 continue
             console.print(f"round {repetition + 1} of {repetitions}: {name}")
-            output = run([str(benchmarks / script[0]), *script[1:], str(updates)], cache)
+            output = run([str(FOLDER / script[0]), *script[1:], str(updates)], cache)
             for key, value in json.loads(output.splitlines()[-1]).items():
                 figures.setdefault(name, {}).setdefault(key, []).append(value)
     return figures
 
 
-def measure_whole(benchmarks: Path, cache: str) -> dict[str, float]:
+def measure_whole(cache: str) -> dict[str, float]:
     """Seconds of the default command, cache cold and warm, and of the notebook loop's 200,000 updates."""
-    command = [str(benchmarks.parent / "scripts" / "train.py"), "--trainer.accelerator", "cpu", "--runs_dir"]
+    command = [str(FOLDER.parent / "scripts" / "train.py"), "--trainer.accelerator", "cpu", "--runs_dir"]
     seconds = {}
     with tempfile.TemporaryDirectory() as runs, tempfile.TemporaryDirectory() as empty:
         for name, arguments, folder in (
             ("cold", [*command, runs], empty),
-            ("notebook", [str(benchmarks / "notebook_loop.py"), "200000"], cache),
+            ("notebook", [str(FOLDER / "notebook_loop.py"), "200000"], cache),
             ("warm", [*command, runs], cache),
         ):
             started = time.perf_counter()
@@ -104,9 +100,9 @@ def measure_whole(benchmarks: Path, cache: str) -> dict[str, float]:
     return seconds
 
 
-def measure_observing(benchmarks: Path, repetitions: int, cache: str) -> list[dict[str, dict[str, float]]]:
-    """Seconds of 200,000 fused updates and of each callback in them, without looking and with the default cadence."""
-    script = [str(benchmarks / "observing.py")]
+def measure_observing(repetitions: int, cache: str) -> list[dict[str, dict[str, float]]]:
+    """Seconds of 200,000 fused updates and of each callback, without observing and with the default intervals."""
+    script = [str(FOLDER / "observing.py")]
     return [
         {name: json.loads(run([*script, name, "200000"], cache).splitlines()[-1]) for name in ("off", "default")}
         for _ in range(repetitions)
@@ -167,7 +163,7 @@ def print_whole(console: Console, whole: list[dict[str, float]]) -> None:
 
 def print_observing(console: Console, rounds: list[dict[str, dict[str, float]]]) -> None:
     ratio = statistics.median(row["default"]["fit"] / row["off"]["fit"] for row in rounds)
-    console.print(f"What looking costs a fused run of 200,000 updates: {ratio:.3f} of the time without")
+    console.print(f"What observing costs a fused run of 200,000 updates: {ratio:.3f} of the time without")
     table = Table()
     table.add_column("")
     table.add_column("µs/update", justify="right")

@@ -1,15 +1,17 @@
-"""Names sampled while the network is trained."""
+"""What the network has learned of the language: names sampled from it, and its embedding of the characters."""
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
+from torch import nn
 
 from ngram_mlp.callbacks.observer import Observer
 from ngram_mlp.callbacks.recorder import Recorder
 from ngram_mlp.data import NGramDataModule
 from ngram_mlp.data.ngrams import split_words
 from ngram_mlp.diagnostics.snapshot import Snapshot
+from ngram_mlp.errors import printable
 from ngram_mlp.models import LanguageModel
-from ngram_mlp.models.evaluation import evaluation_mode
+from ngram_mlp.models.metrics import evaluation_mode
 from ngram_mlp.models.sampling import sample_batched
 
 
@@ -47,3 +49,22 @@ class SampledNames(Observer):
         generator = torch.Generator().manual_seed(self._seed)
         with evaluation_mode(model.network):
             return [name for name, _ in sample_batched(model, num, generator, max_length=50)]
+
+
+class EmbeddingView(Observer):
+    """The embedding of the characters: a scatter plot, and TensorBoard's projector, with the characters as labels.
+
+    Drawn when figures are due, from the first `torch.nn.Embedding` of the network, right after the update.
+    """
+
+    def observe(self, snapshot: Snapshot, model: LanguageModel, recorder: Recorder) -> None:
+        table = next((module for module in model.network.modules() if isinstance(module, nn.Embedding)), None)
+        if not recorder.due.figures or table is None:
+            return
+        from ngram_mlp.diagnostics.figures import embedding_figure
+
+        rows = table.weight.detach().cpu()
+        labels = [printable(character) for character in model.characters]
+        recorder.figure("embedding", embedding_figure(rows, labels))
+        for writer in recorder.writers:
+            writer.add_embedding(rows, metadata=labels, global_step=snapshot.update, tag="characters")
