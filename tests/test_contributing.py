@@ -31,10 +31,13 @@ def fork(tmp_path_factory):
     return fork
 
 
-def call(fork, command: str, *more: str) -> str:
-    """Calls a command as it is typed in the fork; returns what it printed."""
+def call(fork, *commands: str) -> str:
+    """Calls commands as they are typed in the fork, in one process; returns what they printed."""
+    calls = [
+        f"sys.argv[:] = {shlex.split(command)}; runpy.run_path(sys.argv[0], {{}}, '__main__')" for command in commands
+    ]
     process = subprocess.run(
-        [sys.executable, *shlex.split(command), *more],
+        [sys.executable, "-c", "\n".join(["import runpy, sys", *calls])],
         cwd=fork,
         env=os.environ | {"PYTHONPATH": str(fork / "src"), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -47,21 +50,23 @@ def call(fork, command: str, *more: str) -> str:
     return process.stdout
 
 
-def test_the_variant_is_checked_learns_by_heart_trains_and_samples(fork):
+def test_the_variant_is_checked_memorizes_trains_and_samples(fork):
     check, overfit, train, sample = [command for command in COMMANDS if "bag_of_characters" in command]
-    assert "first loss" in call(fork, check, "--data.corpus", "sample")
-    call(fork, overfit, "--trainer.max_steps", "300")
+    short = "--data.corpus sample --trainer.max_steps 30 --model.engine fused"
+    commands = (f"{check} --data.corpus sample", f"{overfit} --trainer.max_steps 300", f"{train} {short}", sample)
+    out = call(fork, *commands)
+    assert "first loss" in out
     losses = np.load(fork / "runs" / "debug_overfit" / "version_0" / "losses.npy")
     assert losses[-50:].mean() < losses[0] - 0.5
-    out = call(fork, train, "--data.corpus", "sample", "--trainer.max_steps", "30", "--model.engine", "fused")
     assert "BagOfCharacters, 5,427 parameters" in out
     assert "fused: compiled" in out
-    assert len(call(fork, sample).splitlines()) == 20
+    names = out.partition("--logdir runs/bag_of_characters")[2].splitlines()[1:]
+    assert len(names) == 20
 
 
 def test_the_callback_reports_ranks_between_one_and_the_minibatch(fork):
     (command,) = [command for command in COMMANDS if "effective_rank" in command]
-    call(fork, command, "--data.corpus", "sample", "--trainer.max_steps", "201", "--name", "ranks")
+    call(fork, f"{command} --data.corpus sample --trainer.max_steps 201 --name ranks")
     events = EventAccumulator(str(fork / "runs" / "ranks" / "version_0")).Reload()
     ranks = [event.value for event in events.Scalars("effective_rank/hidden1")]
     assert len(ranks) == 3  # at updates 0, 100 and 200

@@ -82,7 +82,7 @@ def test_options_are_completed_by_the_shell(capsys, tmp_path):
         train.main(PROJECT / "configs" / "default.yaml", [option, "shtab-bash"])
     script = capsys.readouterr().out
     (function,) = re.findall(r"^complete .*-F (\w+) ", script, flags=re.MULTILINE)
-    typed = f'COMP_WORDS=(scripts/train.py --observe.c); COMP_CWORD=1; {function}; echo "${{COMPREPLY[@]}}"'
+    typed = f'COMP_WORDS=(scripts/train.py --observe.e); COMP_CWORD=1; {function}; echo "${{COMPREPLY[@]}}"'
     (tmp_path / "complete.sh").write_text(f"{script}\n{typed}\n")
     out = subprocess.run(["bash", str(tmp_path / "complete.sh")], capture_output=True, text=True, check=True).stdout
     assert out == "--observe.every_n_updates\n"

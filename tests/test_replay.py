@@ -4,10 +4,12 @@ The full lengths are run by `make replay`, shortened ones in the suite.
 """
 
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ngram_mlp.cli import train
 from ngram_mlp.models.loading import load_model
@@ -15,7 +17,7 @@ from ngram_mlp.models.sampling import sample_one_by_one
 from ngram_mlp.runs.checkpoint import read_checkpoint
 from tests.conftest import PROJECT
 from tests.reference.notebook import Notebook, dataset
-from tests.reference.stack import Stack
+from tests.reference.stack import BatchNorm, Linear, Stack, Tanh
 
 ENGINES = pytest.mark.parametrize("engine", ["eager", "fused"])
 
@@ -59,18 +61,66 @@ def test_the_default_run_replays_the_notebooks_loop_at_full_length(names, tmp_pa
 
 @ENGINES
 def test_the_default_run_replays_the_notebooks_loop(sample_words, tmp_path, engine):
-    replay_notebook(sample_words, "sample", 3_000, engine, tmp_path)
+    replay_notebook(sample_words, "sample", 1_500, engine, tmp_path)
+
+
+def numbers_of_an_update(stack, X, Y):
+    """The numbers of the stack's next update by tag, with retain_grad and friends, and its loss."""
+    weights = {"embedding.weight": stack.C}
+    linears = [layer for layer in stack.layers if isinstance(layer, Linear)]
+    owners = [*(f"hidden{i}" for i in range(1, len(linears))), "output"]
+    weights |= {f"{owner}.linear.weight": layer.weight for owner, layer in zip(owners, linears, strict=True)}
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    norms = [layer for layer in stack.layers if isinstance(layer, BatchNorm)]
+    gains = [norm.gamma.detach().clone() for norm in norms]
+    loss = stack.step(X, Y, retain=True)
+
+    numbers = {}
+    for name, weight in weights.items():
+        change = weight.detach() - before[name]
+        numbers[f"update_to_data/{name}"] = math.log10(change.std() / before[name].std())
+        numbers[f"gradient_to_data/{name}"] = math.log10(weight.grad.std() / before[name].std())
+        numbers[f"weight_gradient_std/{name}"] = weight.grad.std().item()
+        numbers[f"weight_gradient_norm/{name}"] = weight.grad.square().sum().sqrt().item()
+    owner, before_tanh = iter(owners), None
+    for layer in stack.layers:
+        if isinstance(layer, Linear):
+            name, kind = next(owner), "linear"
+        else:
+            kind = "norm" if isinstance(layer, BatchNorm) else "activation"
+        numbers[f"gradient_std/{name}.{kind}"] = layer.out.grad.std().item()
+        if isinstance(layer, Tanh):
+            numbers[f"activation_mean/{name}"] = layer.out.mean().item()
+            numbers[f"activation_std/{name}"] = layer.out.std().item()
+            numbers[f"saturated/{name}"] = (layer.out.abs() > 0.97).float().mean().item()
+            numbers[f"dead_units/{name}"] = (layer.out.abs() > 0.97).all(0).float().mean().item()
+            numbers[f"preactivation_std/{name}"] = before_tanh.std().item()
+        before_tanh = layer.out
+    for owner, norm, linear, gain in zip(owners, norms, linears, gains, strict=True):
+        numbers[f"batch_norm_batch_mean/{owner}.norm"] = linear.out.mean(0).mean().item()
+        numbers[f"batch_norm_batch_std/{owner}.norm"] = linear.out.std(0).mean().item()
+        numbers[f"batch_norm_running_std/{owner}.norm"] = norm.running_var.sqrt().mean().item()
+        numbers[f"batch_norm_gain/{owner}.norm"] = gain.mean().item()
+    return numbers, loss
 
 
 @ENGINES
-def test_a_deep_batch_norm_stack_replays_its_loop_and_samples_the_same_names(sample_words, tmp_path, engine):
+def test_a_deep_batch_norm_stack_replays_its_loop_its_statistics_and_its_names(sample_words, tmp_path, engine):
     config = PROJECT / "configs" / "experiments" / "deep_batch_norm.yaml"
     args = ["--data.corpus", "sample", "--trainer.max_steps", "1001", "--model.engine", engine]
-    folder, losses, _ = train_on(tmp_path, "--config", str(config), *args)
+    folder, losses, _ = train_on(tmp_path, "--config", str(config), *args, "--observe.every_n_updates", "1000/1000/0")
     ((X, Y), _, _), vocab_size = dataset(sample_words)
     stack = Stack(2147483647, vocab_size)
-    expected = [stack.step(X, Y) for _ in range(1_001)]
-    np.testing.assert_allclose(losses, expected, atol=5e-5)
+    expected = [stack.step(X, Y) for _ in range(1_000)]
+    numbers, last = numbers_of_an_update(stack, X, Y)
+    np.testing.assert_allclose(losses, [*expected, last], atol=5e-5)
+
+    events = EventAccumulator(str(folder), {"scalars": 0}).Reload()
+    for tag, value in numbers.items():
+        found = {event.step: event.value for event in events.Scalars(tag)}
+        assert found.keys() == {0, 1_000}
+        # A mean near 0 is the small difference of large sums.
+        assert found[1_000] == pytest.approx(value, rel=1e-5, abs=1e-7 if "_mean" in tag else 0), tag
 
     stack.evaluation()
     checkpoint = read_checkpoint(folder / "checkpoints" / "last.ckpt")

@@ -1,7 +1,7 @@
 """Character-level n-gram MLPs as a PyTorch Lightning research template.
 
-`data`, `models`, `diagnostics` and `callbacks` are for research: change them. `training`, `runs`, `studies` and `cli` are
-the machinery behind. docs/architecture.md has the map, and the promises that the code calls by number.
+`data`, `models`, `diagnostics` and `callbacks` are for research: change them. `training`, `runs`, `studies` and `cli`
+are the machinery behind. docs/architecture.md has the map, and the promises that the code refers to by number.
 """
 
 __version__ = "0.2.0"

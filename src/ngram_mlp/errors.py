@@ -1,4 +1,4 @@
-"""The one exception that stands for a user's mistake; and text from strangers, made safe to print in it."""
+"""The exception for a user's mistakes, and text from strangers made safe to print in it."""
 
 import unicodedata
 
@@ -8,14 +8,9 @@ JOINERS = "\u200c\u200d"  # format characters without which Persian and Indian w
 
 
 class UserError(ValueError):
-    """A mistake in what the user asked for: the argument, its value and a remedy, in one line.
+    """A mistake in what the user asked for: the argument at fault if there is one, its value unless None, and a remedy.
 
-    The commands replace the argument's name by the option as it is typed, print the line and exit with status 2. Every
-    other exception is a bug and keeps its traceback.
-
-    Args:
-        message: what is wrong, and what would do.
-        argument: the argument at fault as `name=value`, if there is one; the value None is not shown.
+    The commands replace the argument's name by the option as it is typed, print the line and exit with status 2.
 
     >>> str(UserError("give at least 1", n_hidden=-3))
     'n_hidden -3: give at least 1'
@@ -23,33 +18,26 @@ class UserError(ValueError):
 
     def __init__(self, message: str, **argument: object) -> None:
         self.argument = next(iter(argument), None)
-        super().__init__("".join(_named(*pair) for pair in argument.items()) + message)
-
-
-def _named(name: str, value: object) -> str:
-    return f"{name}: " if value is None else f"{name} {value}: "
+        named = [f"{name}: " if value is None else f"{name} {value}: " for name, value in argument.items()]
+        super().__init__("".join(named) + message)
 
 
 def require_at_least(least: int, **arguments: int) -> None:
-    """Raises a UserError for the first of the arguments that is below `least`."""
+    """Raises a UserError for the first argument below `least`."""
     for name, value in arguments.items():
         if value < least:
             raise UserError(f"give a whole number of at least {least}", **{name: value})
 
 
 def printable(text: str) -> str:
-    """The text with everything that is no visible character or space escaped as Python would.
-
-    >>> printable("zoë βήτα \\x1b[31m")
-    'zoë βήτα \\\\x1b[31m'
-    """
+    """The text with every character that is neither visible nor a space escaped as Python would escape it."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(repr(c)[1:-1] if unicodedata.category(c) in UNPRINTABLE and c not in JOINERS else c for c in text)
 
 
 def shortened(value: object, limit: int = 80) -> str:
-    """The value's repr, cut in its middle where it is longer than `limit` characters."""
+    """The value's repr, cut in the middle where it is longer than `limit` characters."""
     # A string is cut before its repr is taken, as it may be a file's worth of text.
     text = repr(value if not isinstance(value, str) or len(value) <= limit else value[:limit] + value[-limit:])
     return text if len(text) <= limit else f"{text[: limit // 2]} ... {text[-limit // 2 :]}"

@@ -1,32 +1,35 @@
 """The callbacks that look inside the network: what they change (nothing), and what they leave behind."""
 
 import json
+import warnings
+from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
+from torch.optim.lr_scheduler import ConstantLR
 
-from ngram_mlp.callbacks import Intervals
+from ngram_mlp import MLP, NGramDataModule
+from ngram_mlp.callbacks import Intervals, Observer
 from ngram_mlp.callbacks.recorder import Due
 from ngram_mlp.errors import UserError
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.layers import BatchNorm
+from ngram_mlp.training import Calls
 
 
 class Noisy(LanguageModel):
     """A variant of a user's own, with dropout, two norms and Adam."""
 
     def __init__(self, characters: str, block_size: int, engine: str = "auto") -> None:
-        super().__init__(
-            characters,
-            block_size,
-            lambda parameters: torch.optim.Adam(parameters, lr=0.01),
-            lambda optimizer: torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0),
-            engine,
-        )
+        optimizer, schedule = partial(torch.optim.Adam, lr=0.01), partial(ConstantLR, factor=1.0)
+        super().__init__(characters, block_size, optimizer, schedule, engine)
         self.network = nn.Sequential(
             nn.Embedding(len(characters), 6),
             nn.Flatten(),
@@ -34,9 +37,7 @@ class Noisy(LanguageModel):
             BatchNorm(30),
             nn.Tanh(),
             nn.Dropout(0.2),
-            nn.Linear(30, 30),
             nn.BatchNorm1d(30),
-            nn.ReLU(),
             nn.Linear(30, len(characters)),
         )
 
@@ -129,10 +130,10 @@ def test_a_model_without_non_linearity_or_norm_is_no_obstacle(run_train, tmp_pat
     (tmp_path / "plain_linear.py").write_text(
         "from torch import nn\nimport torch\nfrom ngram_mlp.models import LanguageModel\n"
         "class Bigram(LanguageModel):\n"
-        "    def __init__(self, characters: str, block_size: int, engine: str = 'auto') -> None:\n"
-        "        super().__init__(characters, block_size, lambda p: torch.optim.SGD(p, lr=0.1),\n"
-        "            lambda o: torch.optim.lr_scheduler.ConstantLR(o, factor=1.0), engine)\n"
-        "        self.network = nn.Sequential(nn.Embedding(27, 27), nn.Flatten(), nn.Linear(27 * block_size, 27))\n"
+        "    def __init__(self, **kwargs) -> None:\n"
+        "        super().__init__(**kwargs)\n"
+        "        linear = nn.Linear(27 * self.block_size, 27)\n"
+        "        self.network = nn.Sequential(nn.Embedding(27, 27), nn.Flatten(), linear)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     folder, out = run_train(
@@ -187,3 +188,59 @@ def test_the_loss_of_a_snapshot_is_the_one_of_losses_npy(run_train):
     folder, _ = run_train("--trainer.max_steps", "1", "--observe.every_n_updates", "0/0/0")
     first = json.loads((folder / "preflight.json").read_text())["findings"][0]
     assert first["value"] == pytest.approx(float(np.load(folder / "losses.npy")[0]), rel=1e-6)
+
+
+class Headstrong(Observer):
+    """Overrides Lightning's hooks and calls no `super()`."""
+
+    seen: ClassVar[list[int]] = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        pass
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        pass
+
+    def observe(self, snapshot, model, recorder):
+        self.seen.append(snapshot.update)
+
+
+def test_an_observer_may_override_any_hook(run_train):
+    Headstrong.seen.clear()
+    callback = ["--trainer.callbacks+=tests.callbacks.test_observing.Headstrong"]
+    run_train("--trainer.max_steps", "25", *callback, "--trainer.callbacks.every_n_updates", "10/0/0")
+    assert Headstrong.seen == [0, 10, 20, 24]
+
+
+class Counting(Callback):
+    """Declares when it needs its batch hooks, and notes when they are called."""
+
+    def __init__(self, calls):
+        self.update_calls = calls
+        self.starts, self.ends = [], []
+
+    def on_train_batch_start(self, trainer, *_):
+        self.starts.append(trainer.global_step)
+
+    def on_train_batch_end(self, trainer, *_):
+        self.ends.append(trainer.global_step)
+
+
+def test_a_callback_is_called_at_the_updates_that_it_declares(corpus_file, tmp_path):
+    after, around = Counting(Calls(after=(40,))), Counting(Calls(around=(70,)))
+    saver = ModelCheckpoint(tmp_path, every_n_train_steps=90, save_top_k=-1)
+    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = Trainer(
+        max_steps=200, val_check_interval=1_000, check_val_every_n_epoch=None, log_every_n_steps=1_000,
+        callbacks=[after, around, saver], num_sanity_val_steps=0, **options,
+    )  # fmt: skip
+    data = NGramDataModule(str(corpus_file))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning's, about the saver and manual optimization
+        trainer.fit(MLP(data.characters, 3), data)
+    assert {40, 80, 120, 160, 200} <= {*after.ends}
+    for update in (0, 70, 140, 199):
+        assert update in around.starts
+        assert update + 1 in around.ends
+    assert {90, 180} <= {*after.ends}
+    assert len(after.ends) < 25  # and not at every update

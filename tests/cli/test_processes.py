@@ -25,6 +25,7 @@ def test_every_script_has_a_help_with_defaults(script, monkeypatch, capsys):
     assert err == ""
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_get_two_folders(tmp_path, corpus_file):
     args = ("train.py", "--data.corpus", str(corpus_file), "--trainer.max_steps", "20")
     processes = [start(*args, cwd=tmp_path) for _ in range(2)]
@@ -37,13 +38,12 @@ def test_two_runs_at_once_get_two_folders(tmp_path, corpus_file):
 
 @pytest.mark.slow
 def test_the_benchmark_measures_every_peer(tmp_path, monkeypatch, capsys):
-    from ngram_mlp.cli import benchmark
+    from benchmarks import peers
 
-    short = {name: (script, 2_000) for name, (script, _) in benchmark.PEERS.items()}
-    monkeypatch.setattr(benchmark, "PEERS", short)
+    short = {name: (script, 2_000) for name, (script, _) in peers.PEERS.items()}
+    monkeypatch.setattr(peers, "PEERS", short)
     output = tmp_path / "benchmark.json"
-    benchmark.main(
-        PROJECT / "benchmarks",
+    peers.main(
         ["--repetitions", "1", "--growth", "false", "--observing", "1", "--whole", "0", "--output", str(output)],
     )
     assert "ours, fused" in capsys.readouterr().out

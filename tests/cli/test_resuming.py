@@ -58,10 +58,38 @@ def sabotage(patch, moment, update):
 WITNESSED = (*OPTIONS, "--trainer.callbacks+=tests.cli.folders.Witness")
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, sample_words):
+    """A corpus and three runs on it: whole, whole with a witness, and one that an exception ended at update 210."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "words.txt").write_text("\n".join(sample_words[::63][:300]))
+    shared = ("--data.corpus", str(folder / "words.txt"), "--runs_dir", str(folder / "runs"))
+    shared += ("--observe.every_n_updates", "off", "--name")
+    train.main(DEFAULT, [*OPTIONS, *shared, "whole"])
+    train.main(DEFAULT, [*WITNESSED, *shared, "witnessed"])
+    with pytest.MonkeyPatch.context() as patch:
+        sabotage(patch, "on_train_batch_start", 210)
+        with pytest.raises(SabotageError):
+            train.main(DEFAULT, [*OPTIONS, *shared, "cut"])
+    return folder
+
+
 @pytest.fixture
-def whole(run_train):
+def corpus_file(trained):
+    """The corpus that `run_train` takes, too."""
+    return trained / "words.txt"
+
+
+@pytest.fixture
+def whole(trained):
     """The folder of a run that was never interrupted."""
-    return run_train(*WITNESSED, "--name", "whole")[0]
+    return trained / "runs" / "whole" / "version_0"
+
+
+@pytest.fixture
+def witnessed(trained):
+    """The same with a callback of a user's, which has a state."""
+    return trained / "runs" / "witnessed" / "version_0"
 
 
 INTERRUPTIONS = given(
@@ -73,8 +101,10 @@ INTERRUPTIONS = given(
     times=st.integers(1, 2),
 )
 MANY, FEW = (
-    settings(max_examples=n, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    for n in (100, 5)
+    settings(
+        max_examples=n, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    )
+    for n in (100, 3)
 )
 
 
@@ -83,15 +113,17 @@ MANY, FEW = (
 @example(moment="run", update=120, seconds=0.0, times=1)
 @example(moment="on_validation_epoch_end", update=200, seconds=0.0, times=2)
 @example(moment="on_train_batch_end", update=300, seconds=1.0, times=1)
-def test_an_exception_anywhere_leaves_a_state_to_go_on_from(whole, run_train, tmp_path, moment, update, seconds, times):
-    interrupt_and_go_on(whole, run_train, tmp_path, moment, update, seconds, times)
+def test_an_exception_anywhere_leaves_a_state_to_go_on_from(
+    witnessed, run_train, tmp_path, moment, update, seconds, times
+):
+    interrupt_and_go_on(witnessed, run_train, tmp_path, moment, update, seconds, times)
 
 
 @pytest.mark.slow
 @MANY
 @INTERRUPTIONS
-def test_many_exceptions_anywhere(whole, run_train, tmp_path, moment, update, seconds, times):
-    interrupt_and_go_on(whole, run_train, tmp_path, moment, update, seconds, times)
+def test_many_exceptions_anywhere(witnessed, run_train, tmp_path, moment, update, seconds, times):
+    interrupt_and_go_on(witnessed, run_train, tmp_path, moment, update, seconds, times)
 
 
 def interrupt_and_go_on(whole, run_train, tmp_path, moment, update, seconds, times):
@@ -115,14 +147,15 @@ def interrupt_and_go_on(whole, run_train, tmp_path, moment, update, seconds, tim
 
 
 @pytest.fixture
-def cut(run_train, tmp_path, capsys):
+def cut(trained, tmp_path):
     """The folder of a run that an exception ended at update 210, having saved 180."""
-    with pytest.MonkeyPatch.context() as patch:
-        sabotage(patch, "on_train_batch_start", 210)
-        with pytest.raises(SabotageError):
-            run_train(*OPTIONS)
     folder = tmp_path / "runs" / "default" / "version_0"
-    assert f"--resume {folder.relative_to(tmp_path)}" in capsys.readouterr().out
+    shutil.copytree(trained / "runs" / "cut" / "version_0", folder)
+    configuration = (folder / "config.yaml").read_text()
+    for before, now in ((f"runs_dir: {trained / 'runs'}", "runs_dir: runs"), ("name: cut", "name: default")):
+        assert before in configuration
+        configuration = configuration.replace(before, now)
+    (folder / "config.yaml").write_text(configuration)
     assert read_checkpoint(folder / "checkpoints" / "last.ckpt").update >= 180
     return folder
 
@@ -138,8 +171,7 @@ def cut(run_train, tmp_path, capsys):
     ],
     ids=lambda form: form[0][:12] + str(len(form)),
 )
-def test_every_form_goes_on_with_the_runs_own_configuration(cut, run_train, tmp_path, form):
-    whole, _ = run_train(*OPTIONS, "--name", "whole")
+def test_every_form_goes_on_with_the_runs_own_configuration(cut, whole, run_train, tmp_path, form):
     configuration = (cut / "config.yaml").read_text()
     (tmp_path / "name.yaml").write_text("name: default\nruns_dir: runs")
     (cut / "checkpoints" / ".last.ckpt.killed.part").write_text("half a file of a process that was killed")
@@ -193,14 +225,16 @@ def test_what_cannot_change_is_refused_and_the_folder_untouched(cut, fails, opti
     assert {path: path.read_bytes() for path in cut.rglob("*") if path.is_file()} == contents
 
 
-def test_a_checkpoint_that_left_its_folder_is_compared_with_what_is_given(cut, run_train, fails, tmp_path):
+def test_a_checkpoint_that_left_its_folder_is_compared_with_what_is_given(
+    cut, whole, run_train, corpus_file, fails, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
     stray = tmp_path / "stray.ckpt"
     shutil.copyfile(cut / "checkpoints" / "last.ckpt", stray)
-    given = ["--ckpt_path", str(stray), "--data.corpus", str(tmp_path / "words.txt")]
+    given = ["--ckpt_path", str(stray), "--data.corpus", str(corpus_file)]
     assert "--model.n_hidden 200" in fails(train.main, DEFAULT, given)
     rest, _ = run_train(*OPTIONS, "--ckpt_path", str(stray))
     assert rest.name == "version_1"
-    whole, _ = run_train(*OPTIONS, "--name", "whole")
     assert (rest / "losses.npy").read_bytes() == (whole / "losses.npy").read_bytes()
 
 
@@ -237,22 +271,22 @@ def training_examples(corpus, characters):
     return ngrams.contexts.long(), ngrams.targets.long()
 
 
-def test_a_finished_run_goes_on_to_more_updates_and_a_changed_interval(run_train):
+def test_a_finished_run_goes_on_to_more_updates_and_a_changed_interval(run_train, whole):
     folder, _ = run_train(*OPTIONS, "--trainer.max_steps", "100")
     run_train("--ckpt_path", "last", "--trainer.max_steps", "330", "--trainer.val_check_interval", "110")
     assert len(np.load(folder / "losses.npy")) == 330
     assert [step for step, _ in scalars(folder)["val/loss"]] == [100, 110, 220, 330]
-    whole, _ = run_train(*OPTIONS)
     assert (folder / "losses.npy").read_bytes() == (whole / "losses.npy").read_bytes()
     again, _ = run_train("--resume", str(folder))  # nothing is left to train
     assert again == folder
     assert json.loads((again / "metrics.json").read_text())["updates"] == 330
 
 
-def test_a_moved_corpus_is_known_by_its_content_and_another_is_refused(cut, fails, tmp_path):
-    corpus = tmp_path / "words.txt"
+def test_a_moved_corpus_is_known_by_its_content_and_another_is_refused(cut, corpus_file, fails, tmp_path):
     moved = tmp_path / "moved.txt"
-    corpus.rename(moved)
+    shutil.copyfile(corpus_file, moved)
+    configuration = (cut / "config.yaml").read_text()
+    (cut / "config.yaml").write_text(configuration.replace(str(corpus_file), str(tmp_path / "words.txt")))
     assert "words.txt" in fails(train.main, DEFAULT, ["--resume", str(cut)])
     moved.write_text(moved.read_text() + "\nanna")
     line = fails(train.main, DEFAULT, ["--resume", str(cut), "--data.corpus", str(moved)])
@@ -268,15 +302,14 @@ def test_two_processes_do_not_train_in_one_folder(cut, fails):
         assert "another process" in fails(train.main, DEFAULT, ["--resume", str(cut)])
 
 
-def test_a_diverged_run_goes_on_from_before_with_a_lower_rate(run_train, tmp_path, monkeypatch):
+def test_a_diverged_run_goes_on_from_before_with_a_lower_rate(whole, run_train, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "SECONDS_AT_RISK", 0.0)
-    whole, _ = run_train(*OPTIONS)
     monkeypatch.setattr(torch.nn.functional, "cross_entropy", diverging_after(150))
     with pytest.raises(SystemExit):
         run_train(*OPTIONS)
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    saved = read_checkpoint(tmp_path / "runs/default/version_1/checkpoints/last.ckpt").update
+    saved = read_checkpoint(tmp_path / "runs/default/version_0/checkpoints/last.ckpt").update
     assert 0 < saved <= 150
     folder, _ = run_train("--ckpt_path", "last", "--model.optimizer.lr", "0.01")
     losses = np.load(folder / "losses.npy")
@@ -308,10 +341,9 @@ def diverging_after(updates):
     ],
 )
 def test_signals_end_a_run_with_their_status_and_a_second_one_at_once(
-    signals, options, status, run_train, monkeypatch, capsys
+    signals, options, status, whole, run_train, monkeypatch, capsys
 ):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it starts with & ignore it
-    whole, _ = run_train(*OPTIONS, "--name", "whole")
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     end_block, updates = LanguageModel.on_train_batch_end, []
 

@@ -20,8 +20,8 @@ DEFAULT = PROJECT / "configs" / "default.yaml"
 SCRIPT = str(PROJECT / "scripts" / "train.py")
 DDP = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu")
 OPTIONS = (
-    *("--trainer.max_steps", "500", "--trainer.val_check_interval", "250", "--observe.every_n_updates", "100/200/0"),
-    *("--model.n_layers", "2", "--model.n_hidden", "40", "--checkpoint_every", "200"),
+    *("--trainer.max_steps", "200", "--trainer.val_check_interval", "100", "--observe.every_n_updates", "50/100/0"),
+    *("--model.n_layers", "2", "--model.n_hidden", "40", "--checkpoint_every", "50"),
 )
 ALONE = {key: value for key, value in os.environ.items() if key not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
 
@@ -50,24 +50,26 @@ def assert_same_training(alone, together):
         assert other[split]["loss"] == pytest.approx(one[split]["loss"], abs=1e-5)
 
 
-TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29511", SCRIPT)
+RENDEZVOUS = ("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0")
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", *RENDEZVOUS, SCRIPT)
 
 
 @pytest.mark.parametrize(
-    ("command", "statistic"),
+    ("command", "statistic", "updates"),
     [
-        pytest.param((SCRIPT,), "std", id="lightning"),
-        pytest.param((SCRIPT,), "var", id="by the variance", marks=pytest.mark.slow),
-        pytest.param(TORCHRUN, "std", id="torchrun", marks=pytest.mark.slow),
+        pytest.param((SCRIPT,), "std", "200", id="lightning"),
+        pytest.param((SCRIPT,), "var", "500", id="by the variance", marks=pytest.mark.slow),
+        pytest.param(TORCHRUN, "std", "500", id="torchrun", marks=pytest.mark.slow),
     ],
 )
-def test_two_processes_do_what_one_does(command, statistic, run_train, corpus_file, tmp_path):
-    alone, _ = run_train(*OPTIONS, "--model.batch_norm.statistic", statistic, "--name", "alone")
-    more = ("--data.corpus", str(corpus_file), "--name", "together", "--model.batch_norm.statistic", statistic)
-    process = start(*command, *OPTIONS, *DDP, *more, cwd=tmp_path)
+def test_two_processes_do_what_one_does(command, statistic, updates, run_train, corpus_file, tmp_path):
+    options = (*OPTIONS, "--model.batch_norm.statistic", statistic, "--trainer.max_steps", updates)
+    alone, _ = run_train(*options, "--name", "alone")
+    more = ("--data.corpus", str(corpus_file), "--name", "together")
+    process = start(*command, *options, *DDP, *more, cwd=tmp_path)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 0, out
-    assert out.count("trained to update 500") == 1  # the first process alone speaks
+    assert out.count(f"trained to update {updates}") == 1  # the first process alone speaks
     assert [path.name for path in (tmp_path / "runs" / "together").iterdir()] == ["version_0"]
     together = tmp_path / "runs" / "together" / "version_0"
     assert_same_training(alone, together)

@@ -10,6 +10,7 @@ from pytorch_lightning import Trainer
 
 from ngram_mlp.data import load_corpus
 from tests.cli.folders import scalars, weights
+from tests.conftest import PROJECT
 from tests.reference.notebook import Notebook, dataset
 
 SHORT = ("--trainer.max_steps", "1234", "--trainer.val_check_interval", "500", "--trainer.log_every_n_steps", "100")
@@ -63,7 +64,9 @@ def test_the_learning_rate_changes_at_the_update_that_the_schedule_names(run_tra
 
 
 def test_the_printed_losses_are_those_of_single_minibatches(run_train):
-    folder, out = run_train("--trainer.max_steps", "10001", "--trainer.log_every_n_steps", "10")
+    folder, out = run_train(
+        "--trainer.max_steps", "10001", "--model", "MLP", "--data.batch_size", "2", "--model.n_hidden", "4"
+    )
     losses = np.load(folder / "losses.npy")
     printed = re.findall(r"^.*/ *10001: .*$", out, flags=re.MULTILINE)
     assert printed == [f"      0/  10001: {losses[0]:.4f}", f"  10000/  10001: {losses[10_000]:.4f}"]
@@ -188,3 +191,21 @@ def test_a_checkpoint_from_the_middle_of_a_run_goes_on_to_the_same_bits(
         assert (whole / name).read_bytes() == (rest / name).read_bytes()
     later = [event for event in scalars(whole)["val/loss"] if event[0] > saved_at]
     assert scalars(rest)["val/loss"] == later
+
+
+@pytest.mark.parametrize(
+    ("args", "model", "parameters"),
+    [
+        (["--model", "MLP"], "MLP", "11,897"),
+        (["--model", "BatchNormMLP"], "BatchNormMLP", "12,097"),
+        (["--config", "002_no_norm.yaml"], "MLP", "11,897"),
+        (["--config", "002_no_norm.yaml", "--model", "BatchNormMLP"], "BatchNormMLP", "12,097"),
+        (["--config", "002_running_batch_norm.yaml", "--model", "MLP"], "MLP", "11,897"),
+        (["--model", "MLP", "--model.norm.kind", "layer", "--model", "BatchNormMLP"], "BatchNormMLP", "12,097"),
+    ],
+)
+def test_the_model_is_chosen_by_name_in_either_direction(args, model, parameters, run_train):
+    args = [str(PROJECT / "configs" / "experiments" / arg) if arg.endswith(".yaml") else arg for arg in args]
+    folder, out = run_train(*args, "--trainer.max_steps", "1")
+    assert f"model   {model}, {parameters} parameters" in out
+    assert ("network.hidden1.norm.gain" in weights(folder / "checkpoints" / "last.ckpt")) == (model == "BatchNormMLP")

@@ -55,7 +55,7 @@ def trap(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def refused(tmp_path):
+def refused():
     """Has the loader refuse a forged file in one line, within the memory of an honest one."""
 
     def check(path):

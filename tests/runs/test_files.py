@@ -1,10 +1,11 @@
 import os
 import stat
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ngram_mlp.runs.files import remove_leftovers, write_atomically
+from ngram_mlp.runs.files import claim_run_folder, remove_leftovers, write_atomically
 
 
 def test_a_reader_sees_the_old_content_or_the_new_and_never_half(tmp_path):
@@ -63,3 +64,9 @@ def test_leftovers_of_a_killed_writer_are_removed_and_nothing_else(tmp_path):
         (tmp_path / name).write_text("x")
     remove_leftovers(tmp_path)
     assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == [".keep", "a.part", "last.ckpt"]
+
+
+def test_runs_that_begin_at_once_get_folders_of_their_own(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda _: claim_run_folder(str(tmp_path), "name").name, range(40)))
+    assert sorted(folders) == sorted(f"version_{number}" for number in range(40))

@@ -1,6 +1,6 @@
-"""What happens beside training: each callback decides when to look, and where the numbers go.
+"""What happens beside training: each callback decides when something is computed, and where it goes.
 
-For research: a callback of your own is one class, an `Observer` if it looks inside the network, as CONTRIBUTING.md shows.
+For research: a callback of your own is one class, an `Observer` if it examines the network, as CONTRIBUTING.md shows.
 """
 
 from ngram_mlp.callbacks.batch_norm_statistics import BatchNormStatistics, EvaluationStatistics
@@ -8,9 +8,8 @@ from ngram_mlp.callbacks.checkpoints import RunCheckpoints
 from ngram_mlp.callbacks.layer_statistics import ActivationStatistics, GradientStatistics
 from ngram_mlp.callbacks.observer import Intervals, Observer
 from ngram_mlp.callbacks.progress import LossHistory, UpdateProgress
-from ngram_mlp.callbacks.recorder import Recorder
+from ngram_mlp.callbacks.recorder import CustomScalars, Hyperparameters, Recorder
 from ngram_mlp.callbacks.samples import EmbeddingView, SampledNames
-from ngram_mlp.callbacks.tensorboard import CustomScalars, Hyperparameters
 from ngram_mlp.callbacks.verdicts import InitializationCheck, TrainingVerdicts
 
 __all__ = [

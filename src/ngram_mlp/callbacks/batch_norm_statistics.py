@@ -7,13 +7,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from ngram_mlp.callbacks.observer import Observer
 from ngram_mlp.callbacks.recorder import Recorder
 from ngram_mlp.data import NGramDataModule, SplitBatches
-from ngram_mlp.diagnostics.batch_norm_statistics import (
-    StatisticsName,
-    drifts,
-    evaluating_with,
-    measure,
-    running_mean_and_std,
-)
+from ngram_mlp.diagnostics import batch_norm_statistics as measuring
 from ngram_mlp.diagnostics.snapshot import Snapshot
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.layers import batch_norms
@@ -31,18 +25,11 @@ class BatchNormStatistics(Observer):
         inputs = {name: snapshot.layers[name].input for name in layers if name in snapshot.layers}
         moments = {name: (x.mean(0), x.std(0)) for name, x in inputs.items()}
         numbers: dict[str, float] = {}
-        for name, drift in drifts(model.network, moments).items():
-            layer, (mean, std) = layers[name], moments[name]
-            gain, bias = (snapshot.parameters[f"{name}.{key}"].value for key, _ in layer.named_parameters())
-            running_mean, running_std = running_mean_and_std(layer)
-            values = {
-                "batch_mean": mean,
-                "batch_std": std,
-                "running_mean": running_mean,
-                "running_std": running_std,
-                "gain": gain,
-                "bias": bias,
-            }
+        for name, drift in measuring.drifts(model.network, moments).items():
+            keys = ("batch_mean", "batch_std", "running_mean", "running_std", "gain", "bias")
+            running = measuring.running_mean_and_std(layers[name])
+            trained = (snapshot.parameters[f"{name}.{key}"].value for key, _ in layers[name].named_parameters())
+            values = dict(zip(keys, (*moments[name], *running, *trained), strict=True))
             if recorder.due.numbers:
                 numbers |= {f"batch_norm_{key}/{name}": value.mean().item() for key, value in values.items()}
                 numbers |= {f"batch_norm_drift_mean/{name}": drift.mean, f"batch_norm_drift_std/{name}": drift.std}
@@ -61,7 +48,7 @@ class EvaluationStatistics(Callback):
         statistics: `batch` as in cell 9 of notebook 002, or `calibrated`, precise batch norm.
     """
 
-    def __init__(self, statistics: StatisticsName) -> None:
+    def __init__(self, statistics: measuring.StatisticsName) -> None:
         self._statistics = statistics
         self._in_place = ExitStack()
 
@@ -69,8 +56,8 @@ class EvaluationStatistics(Callback):
         assert isinstance(pl_module, LanguageModel)
         data: NGramDataModule = trainer.datamodule  # type: ignore[attr-defined]
         split = data.splits["val" if self._statistics == "batch" else "train"]
-        measured = measure(pl_module.network, SplitBatches(split), pl_module.device)
-        self._in_place.enter_context(evaluating_with(pl_module.network, measured))
+        measured = measuring.measure(pl_module.network, SplitBatches(split), pl_module.device)
+        self._in_place.enter_context(measuring.evaluating_with(pl_module.network, measured))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._in_place.close()

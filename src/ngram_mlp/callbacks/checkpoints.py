@@ -3,13 +3,13 @@
 import signal
 import threading
 import time
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint, LambdaCallback
 from pytorch_lightning.trainer.states import TrainerFn
 
 from ngram_mlp.errors import require_at_least
@@ -30,27 +30,15 @@ class Interrupted(SystemExit):
         self.name = signal.Signals(signal_number).name
 
 
-class _BetweenChunks(Callback):
-    """Calls a function between two chunks, before any other callback sees the next one."""
-
-    def __init__(self, function: Callable[[Trainer], None]) -> None:
-        self._function = function
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._function(trainer)
-
-
 class RunCheckpoints(Checkpoint):
     """Saves `last.ckpt` every so many updates, after each validation and at the end, the best as `best-UPDATE.ckpt`.
 
     A checkpoint is taken between two chunks, when all that belongs to the updates so far has been logged and
-    validated: weights, counters, stream and losses agree, and TensorBoard's files have a known length, to which a
-    resumed run truncates them. On SIGTERM and Ctrl-C the run ends at the next such moment; a second signal ends it at
-    once. An exception may come half-way through a chunk, so what is saved then is the latest of the states that are
-    kept in memory, one a second.
+    validated, and TensorBoard's files have a known length, to which a resumed run truncates them. On SIGTERM and Ctrl-C
+    the run ends at the next such moment; a second signal ends it at once. An exception may come half-way through a
+    chunk, so what is saved then is the latest of the states that are kept in memory, one a second.
 
-    Lightning's ModelCheckpoint is not used because, with manual optimization, it warns at each save, and because its
-    `last.ckpt` is the last that was among the best rather than the last.
+    Lightning's ModelCheckpoint warns at each save with manual optimization; its `last.ckpt` is the last of the best.
 
     Args:
         folder: where the checkpoints go.
@@ -61,8 +49,9 @@ class RunCheckpoints(Checkpoint):
     def __init__(self, folder: Path, every_n_updates: int = 10_000, configuration: str = "{}") -> None:
         require_at_least(1, checkpoint_every=every_n_updates)
         self.update_calls = Calls(after=(every_n_updates,))
-        self._every_n_updates = every_n_updates
         self.saved_update: int | None = None
+        self.last_path = folder / "last.ckpt"
+        self._every_n_updates = every_n_updates
         self._folder = folder
         self._configuration = configuration
         self._best_loss = float("inf")
@@ -72,15 +61,12 @@ class RunCheckpoints(Checkpoint):
         self._state_due = 0.0
         self._signal: int | None = None
 
-    @property
-    def last_path(self) -> Path:
-        """Where the last state is saved."""
-        return self._folder / "last.ckpt"
-
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._folder.mkdir(exist_ok=True)
         callbacks: Any = trainer
-        callbacks.callbacks = [_BetweenChunks(self._between_chunks), *callbacks.callbacks]
+        # Another callback, which comes before all others, as none of them may see the next chunk yet.
+        first = LambdaCallback(on_train_batch_start=lambda trainer, *_: self._between_chunks(trainer))
+        callbacks.callbacks = [first, *callbacks.callbacks]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if threading.current_thread() is threading.main_thread():  # no other can set handlers
@@ -99,11 +85,9 @@ class RunCheckpoints(Checkpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self._state is not None and self._state[0] > (self.saved_update or 0):
-            try:
+            with suppress(OSError):  # the exception is reported; what was saved before is still there
                 write_atomically(self.last_path, self._state[1])
                 self.saved_update = self._state[0]
-            except OSError:  # the exception is reported; what was saved before is still there
-                pass
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         for logger in trainer.loggers:

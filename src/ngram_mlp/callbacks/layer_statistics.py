@@ -11,10 +11,9 @@ from ngram_mlp.models import LanguageModel
 
 
 class ActivationStatistics(Observer):
-    """Mean and std of each hidden layer before and after its non-linearity, saturated fraction, dead fraction.
+    """Mean, std and histogram of each hidden layer before and after its non-linearity; saturated and dead fractions.
 
-    Histograms of both; figures of the distributions of all layers, and of the saturated cells, minibatch by units, as
-    in notebook 004, at the first snapshot and now.
+    Figures of the distributions and, as in notebook 004, of the saturated cells, at the first snapshot and now.
 
     Args:
         every_n_updates: as `Intervals.parse` reads it.
@@ -29,42 +28,40 @@ class ActivationStatistics(Observer):
 
     def observe(self, snapshot: Snapshot, model: LanguageModel, recorder: Recorder) -> None:
         layers = self.selected(snapshot.nonlinearities)
-        self._first = self._first or snapshot
+        first = self._first = self._first or snapshot
         numbers = {}
         for name, layer in layers.items():
             if recorder.due.numbers:
                 flat = saturated(layer.module, layer.input, self.saturation)
                 numbers[f"saturated/{name}"] = flat.float().mean().item()
                 numbers[f"dead_units/{name}"] = dead(flat).float().mean().item()
-                for kind, x in (("preactivation", layer.input), ("activation", layer.output)):
+            for kind, x in (("preactivation", layer.input), ("activation", layer.output)):
+                if recorder.due.numbers:
                     numbers[f"{kind}_mean/{name}"], numbers[f"{kind}_std/{name}"] = mean_and_std(x)
-            if recorder.due.histograms:
-                recorder.histogram(f"preactivation/{name}", layer.input)
-                recorder.histogram(f"activation/{name}", layer.output)
+                if recorder.due.histograms:
+                    recorder.histogram(f"{kind}/{name}", x)
         recorder.numbers(numbers)
         if recorder.due.figures and layers:
-            self._draw(snapshot, recorder)
+            self._draw((first, snapshot), recorder)
 
-    def _draw(self, snapshot: Snapshot, recorder: Recorder) -> None:
+    def _draw(self, snapshots: tuple[Snapshot, Snapshot], recorder: Recorder) -> None:
         from ngram_mlp.diagnostics.figures import distributions_figure, saturation_figure
 
         activations, masks = {}, {}
-        for shot in (self._first or snapshot, snapshot):
-            when, layers = f"update {shot.update:,}", self.selected(shot.nonlinearities)
+        for snapshot in snapshots:
+            when, layers = f"update {snapshot.update:,}", self.selected(snapshot.nonlinearities)
             activations[when] = {name: layer.output for name, layer in layers.items()}
             for name, layer in layers.items():
                 masks[f"{name}, {when}"] = saturated(layer.module, layer.input, self.saturation)
-        title = "output of the non-linearities"
-        recorder.figure("activations", distributions_figure(title, "activation", activations))
+        recorder.figure("activations", distributions_figure("output of the non-linearities", "activation", activations))
         recorder.figure("saturation", saturation_figure(masks))
 
 
 class GradientStatistics(Observer):
-    """Gradients with respect to the layers' outputs and to the weights, and the ratio of update to weight.
+    """For each layer, mean and std of the gradient at its output; for each weight, std and norm of its gradient.
 
-    For each layer mean and standard deviation of the gradient at its output; for each weight standard deviation and norm of its
-    gradient, log10 of std(gradient) / std(weight), and log10 of std(update) / std(weight), where the update is what
-    the optimizer really did to the weight.
+    Also log10 of std(gradient) / std(weight) and of std(update) / std(weight), where the update is what the optimizer
+    really did to the weight.
 
     Args:
         every_n_updates: as `Intervals.parse` reads it.
@@ -101,16 +98,13 @@ class GradientStatistics(Observer):
     def _draw(self, snapshot: Snapshot, recorder: Recorder) -> None:
         from ngram_mlp.diagnostics.figures import distributions_figure, update_ratio_figure
 
-        when = f"update {snapshot.update:,}"
-        nonlinear = {name: layer.gradient for name, layer in self.selected(snapshot.nonlinearities).items()}
-        gradients = nonlinear or {name: layer.gradient for name, layer in self.selected(snapshot.layers).items()}
-        recorder.figure(
-            "gradients", distributions_figure("gradient at the layers' outputs", "gradient", {when: gradients})
-        )
-        weights = {name: weight.gradient for name, weight in self.selected(snapshot.weights).items()}
-        recorder.figure(
-            "weight_gradients", distributions_figure("gradient of the weights", "gradient", {when: weights})
-        )
+        layers = self.selected(snapshot.nonlinearities) or self.selected(snapshot.layers)
+        for name, title, items in (
+            ("gradients", "gradient at the layers' outputs", layers),
+            ("weight_gradients", "gradient of the weights", self.selected(snapshot.weights)),
+        ):
+            panel = {key: item.gradient for key, item in items.items()}
+            recorder.figure(name, distributions_figure(title, "gradient", {f"update {snapshot.update:,}": panel}))
         finite = {n: [(u, r) for u, r in points if math.isfinite(r)] for n, points in self._ratios.items()}
         recorder.figure("update_to_data", update_ratio_figure(finite))
 

@@ -1,4 +1,4 @@
-"""What the callbacks that look inside the network share: when, and the snapshot of the update."""
+"""What the callbacks that examine the network share: when, and the snapshot of the update."""
 
 import re
 from collections.abc import Mapping
@@ -32,40 +32,31 @@ class Intervals:
 
     @classmethod
     def parse(cls, text: str) -> "Intervals":
-        """`off`, `default` (5000/50000/0), `often` (100/1000/10000), `each` (1/10/100), or three such numbers.
-
-        Raises:
-            UserError: anything else.
-        """
+        """`off`, `default` (5000/50000/0), `often` (100/1000/10000), `each` (1/10/100), or three such numbers."""
         if text == "off":
             return cls(0, 0, 0, never=True)
-        if re.fullmatch(r"\d+/\d+/\d+", numbers := PRESETS.get(text, text)):
-            each, histograms, figures = map(int, numbers.split("/"))
-            return cls(each, histograms, figures)
-        raise UserError(
-            f"give off, {', '.join(PRESETS)}, or the updates between two recordings of numbers, histograms and figures, "
-            "such as 1000/10000/0 (0: only at the last update)",
-            every_n_updates=text,
-        )
+        match = re.fullmatch(r"(\d+)/(\d+)/(\d+)", PRESETS.get(text, text))
+        if match is None:
+            forms = f"{', '.join(PRESETS)}, or the updates between two recordings of numbers, histograms and figures"
+            raise UserError(f"give off, {forms}, such as 1000/10000/0 (0: only at the last)", every_n_updates=text)
+        return cls(int(match[1]), int(match[2]), int(match[3]))
 
     @property
     def calls(self) -> Calls:
-        """What the trainer is asked for: to be called around these updates."""
+        """The updates around which the trainer has to call."""
         each = tuple(interval for interval in (self.numbers, self.histograms, self.figures) if interval)
         return Calls(around=None if self.never else each)
 
     def due(self, update: int, last: int) -> Due:
         """What is due at an update of a run with this last one."""
-        return Due(
-            *(
-                not self.never and (update == last or bool(interval and update % interval == 0))
-                for interval in (self.numbers, self.histograms, self.figures)
-            )
-        )
+        each = (self.numbers, self.histograms, self.figures)
+        if self.never:
+            return NOTHING
+        return Due(*(update == last or (interval > 0 and update % interval == 0) for interval in each))
 
 
 class Observer(Callback):
-    """A callback that looks inside the network at some updates; a subclass says what it finds in `observe`.
+    """A callback that examines the network at some updates; a subclass says what it finds in `observe`.
 
     It is handed a snapshot of update n: the forward and backward pass of minibatch n with the parameters before that
     update. The snapshot is taken once for all observers and has no side effects (promise 4).
@@ -114,31 +105,24 @@ class Snapshots(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         assert isinstance(pl_module, LanguageModel)
         update, last = trainer.global_step, trainer.max_steps - 1
-        observers = [callback for callback in self._callbacks(trainer) if isinstance(callback, Observer)]
-        self._due = {observer: due for observer in observers if (due := observer.due(update, last)) != NOTHING}
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        due = {callback: callback.due(update, last) for callback in callbacks if isinstance(callback, Observer)}
+        self._due = {observer: kinds for observer, kinds in due.items() if kinds != NOTHING}
         if not self._due:
             return
         with trainer.precision_plugin.train_step_context():
-            snapshot = take_snapshot(pl_module.network, batch[0][0], batch[1][0], update)
-        self._snapshot = snapshot
-        for observer, due in self._due.items():
+            self._snapshot = snapshot = take_snapshot(pl_module.network, batch[0][0], batch[1][0], update)
+        for observer, kinds in self._due.items():
             if not observer.selected({**snapshot.layers, **snapshot.nonlinearities, **snapshot.parameters}):
-                raise UserError(
-                    f"no layer has such a name; there are {', '.join(snapshot.layers)}", layers=observer.layers
-                )
-            observer.before_update(snapshot, pl_module, Recorder(trainer, update, due))
+                names = ", ".join(snapshot.layers)
+                raise UserError(f"no layer has such a name; there are {names}", layers=observer.layers)
+            observer.before_update(snapshot, pl_module, Recorder(trainer, update, kinds))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._snapshot is None:
-            return
         assert isinstance(pl_module, LanguageModel)
-        snapshot, self._snapshot = self._snapshot, None
-        for observer, due in self._due.items():
-            observer.observe(snapshot, pl_module, Recorder(trainer, snapshot.update, due))
-
-    @staticmethod
-    def _callbacks(trainer: Any) -> list[Callback]:
-        callbacks: list[Callback] = trainer.callbacks
-        return callbacks
+        if (snapshot := self._snapshot) is not None:
+            self._snapshot = None
+            for observer, kinds in self._due.items():
+                observer.observe(snapshot, pl_module, Recorder(trainer, snapshot.update, kinds))

@@ -40,7 +40,7 @@ class UpdateProgress(ProgressBar):
         self._console.quiet = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._progress = Progress(
+        self._progress = progress = Progress(
             TextColumn("{task.completed:,.0f}/{task.total:,.0f} updates"),
             BarColumn(bar_width=None),
             _UpdatesPerSecond(),
@@ -50,34 +50,29 @@ class UpdateProgress(ProgressBar):
             disable=not self._console.is_terminal,
             transient=True,
         )
-        self._task = self._progress.add_task(
-            "train", total=trainer.max_steps, completed=trainer.global_step, train="-", val="-"
-        )
-        self._progress.start()
+        self._task = progress.add_task("", total=trainer.max_steps, completed=trainer.global_step, train="-", val="-")
+        progress.start()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert self._progress is not None
-        losses = outputs["losses"]
-        first = trainer.global_step - len(losses)
-        for update in range(-(-first // self._print_every) * self._print_every, trainer.global_step, self._print_every):
+        losses, end, every = outputs["losses"], trainer.global_step, self._print_every
+        first = end - len(losses)
+        for update in range(-(-first // every) * every, end, every):
             self._console.print(f"{update:7d}/{trainer.max_steps:7d}: {losses[update - first].item():.4f}")
-        self._progress.update(self._task, completed=trainer.global_step, train=f"{losses.mean().item():.4f}")
+        self._progress.update(self._task, completed=end, train=f"{losses.mean().item():.4f}")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._progress is not None and "val/loss" in trainer.callback_metrics:
             self._progress.update(self._task, val=f"{trainer.callback_metrics['val/loss'].item():.4f}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._stop()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._stop()
-
-    def _stop(self) -> None:
         if self._progress is not None:
             self._progress.stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.on_train_end(trainer, pl_module)
 
 
 class LossHistory(Callback):

@@ -16,15 +16,15 @@ from ngram_mlp.models.sampling import sample_batched
 
 
 class SampledNames(Observer):
-    """Samples names with a generator of its own, as text in TensorBoard, when histograms are due.
+    """Samples names, as text in TensorBoard, when histograms are due.
 
     At the end it logs `samples/novel`, the fraction of many names that is not among the training words.
 
     Args:
-        cadence: when to sample.
+        every_n_updates: as `Intervals.parse` reads it.
         num: how many names each time.
         num_at_end: how many names decide the fraction.
-        seed: of the generator, the same each time, so that names differ by the network alone.
+        seed: of the callback's own generator, the same each time, so that names differ by the network alone.
     """
 
     def __init__(self, every_n_updates: str = "default", num: int = 20, num_at_end: int = 1_000, seed: int = 0) -> None:
@@ -52,19 +52,14 @@ class SampledNames(Observer):
 
 
 class EmbeddingView(Observer):
-    """The embedding of the characters: a scatter plot, and TensorBoard's projector, with the characters as labels.
-
-    Drawn when figures are due, from the first `torch.nn.Embedding` of the network, right after the update.
-    """
+    """The network's first `torch.nn.Embedding` after the update: labelled points, and TensorBoard's projector."""
 
     def observe(self, snapshot: Snapshot, model: LanguageModel, recorder: Recorder) -> None:
         table = next((module for module in model.network.modules() if isinstance(module, nn.Embedding)), None)
-        if not recorder.due.figures or table is None:
-            return
-        from ngram_mlp.diagnostics.figures import embedding_figure
+        if recorder.due.figures and table is not None:
+            from ngram_mlp.diagnostics.figures import embedding_figure
 
-        rows = table.weight.detach().cpu()
-        labels = [printable(character) for character in model.characters]
-        recorder.figure("embedding", embedding_figure(rows, labels))
-        for writer in recorder.writers:
-            writer.add_embedding(rows, metadata=labels, global_step=snapshot.update, tag="characters")
+            rows, labels = table.weight.detach().cpu(), [printable(character) for character in model.characters]
+            recorder.figure("embedding", embedding_figure(rows, labels))
+            for writer in recorder.writers:
+                writer.add_embedding(rows, metadata=labels, global_step=snapshot.update, tag="characters")

@@ -38,7 +38,7 @@ class InitializationCheck(Observer):
 
     def before_update(self, snapshot: Snapshot, model: LanguageModel, recorder: Recorder) -> None:
         verdicts = judge_initialization(snapshot, self._saturation)
-        _tell("before the first update", verdicts, self._console, recorder, "preflight.json")
+        _show("before the first update", verdicts, self._console, recorder, "preflight.json")
 
 
 class TrainingVerdicts(Observer):
@@ -79,24 +79,22 @@ class TrainingVerdicts(Observer):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, LanguageModel)
-        val = trainer.callback_metrics.get("val/loss")
-        last = pl_module.losses.all[-LAST_UPDATES:]
+        val, last = trainer.callback_metrics.get("val/loss"), pl_module.losses.all[-LAST_UPDATES:]
         losses = (last.mean().item(), float(val)) if val is not None and len(last) else None
         dead_fractions = {name: mask.float().mean().item() for name, mask in self._always_dead.items()}
         verdicts = judge_training(self._ratios, self._gradients, dead_fractions, losses)
         recorder = Recorder(trainer, trainer.global_step)
-        _tell("after the training", verdicts, self._console, recorder, "verdicts.json")
+        _show("after the training", verdicts, self._console, recorder, "verdicts.json")
 
     def state_dict(self) -> dict[str, Any]:
         return {"ratios": self._ratios, "always_dead": self._always_dead, "gradients": self._gradients}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._ratios = state_dict["ratios"]
-        self._always_dead = state_dict["always_dead"]
+        self._ratios, self._always_dead = state_dict["ratios"], state_dict["always_dead"]
         self._gradients = state_dict["gradients"]
 
 
-def _tell(title: str, verdicts: Sequence[Verdict], console: Console, recorder: Recorder, file: str) -> None:
+def _show(title: str, verdicts: Sequence[Verdict], console: Console, recorder: Recorder, file: str) -> None:
     if verdicts and recorder.is_first_process:
         console.print(as_table(title, verdicts))
     recorder.text(f"verdicts/{title}", as_markdown(verdicts))

@@ -26,12 +26,7 @@ class CheckCLI(TrainCLI):
 
 @command
 def main(default_config: Path, args: Sequence[str] | None = None) -> None:
-    """Prints the verdicts on the minibatch of update 0; takes the arguments of `scripts/train.py`.
-
-    Args:
-        default_config: the configuration that the arguments change.
-        args: the command line, by default the process' own.
-    """
+    """Prints the verdicts on the minibatch of update 0; takes the arguments of `scripts/train.py`."""
     console = open_console()
     cli = CheckCLI(args, default_config)
     if cli.resume_point is not None:

@@ -1,5 +1,6 @@
 """What all commands share: a parser, a console, and an end with one line and status 2 where the user was wrong."""
 
+import argparse
 import difflib
 import errno
 import inspect
@@ -24,9 +25,8 @@ from ngram_mlp.models import LanguageModel
 from ngram_mlp.training.processes import rank
 
 P = ParamSpec("P")
-# No room left on the device, beyond the user's quota, beyond the largest file that is allowed.
-DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-set_parsing_settings
+DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # of the device, of the user's quota, of one file
+set_parsing_settings(add_print_completion_argument=True)
 
 
 def command(main: Callable[P, None]) -> Callable[P, None]:
@@ -40,17 +40,15 @@ def command(main: Callable[P, None]) -> Callable[P, None]:
             print("interrupted", file=sys.stderr)
             raise SystemExit(130) from None
         except Exception as error:
-            if (mistake := mistake_in(error)) is not None:
-                exit_with(mistake)
-            if (full := _full_disk(error)) is not None:
-                exit_with(f"{full.filename or 'a file of the run'} cannot be written ({full.strerror}); make room")
-            raise
+            if (line := mistake_in(error) or _full_disk(error)) is None:
+                raise
+            exit_with(line)
 
     return wrapped
 
 
 def open_console() -> Console:
-    """A console that shows, in the first process alone, this package's own words, and Lightning's warnings."""
+    """A console for the first process alone, which shows this package's own words and Lightning's warnings."""
     console = Console(soft_wrap=True, markup=False, highlight=False, quiet=rank() > 0)
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -65,7 +63,7 @@ def open_console() -> Console:
 
 
 class _ConsoleHandler(logging.Handler):
-    """Prints the log messages of this package above the progress bar."""
+    """Prints log messages above the progress bar."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
@@ -77,7 +75,7 @@ class _ConsoleHandler(logging.Handler):
 
 @contextmanager
 def quiet_threads() -> Iterator[None]:
-    """Silences threads about a full disk: TensorBoard's writer prints a traceback, and then raises in this thread, too."""
+    """Silences threads about a full disk: TensorBoard's writer prints a traceback before it raises in this one."""
     before = threading.excepthook
 
     def hook(args: threading.ExceptHookArgs) -> None:
@@ -91,11 +89,11 @@ def quiet_threads() -> Iterator[None]:
         threading.excepthook = before
 
 
-def _full_disk(error: BaseException | None) -> OSError | None:
-    """The error of a full disk that led to this one: loggers wrap it, and fail once more when they are closed."""
-    while error is not None and not (isinstance(error, OSError) and error.errno in DISK_IS_FULL):
-        error = error.__cause__ or error.__context__
-    return error
+class PlainParser(argparse.ArgumentParser):
+    """For what jsonargparse's cannot do: leave the options alone that it does not know."""
+
+    def error(self, message: str) -> NoReturn:
+        exit_with(message)
 
 
 class Parser(LightningArgumentParser):
@@ -104,59 +102,44 @@ class Parser(LightningArgumentParser):
     # Of the class, since the parser makes further ones for nested options.
     typed: ClassVar[Sequence[str]] = ()  # the options of the command line
     known: ClassVar[Sequence[str]] = ()  # all that there are
-    parsing: ClassVar[bool] = False
 
     def parse_args(self, args: Sequence[str] | None = None, **kwargs: Any) -> Namespace:  # type: ignore[override]
         args = sys.argv[1:] if args is None else args
-        if Parser.parsing:
-            return super().parse_args(list(args), **kwargs)
-        remember_options(args, (string for action in self._actions for string in action.option_strings))
-        Parser.parsing = True
-        try:
-            return super().parse_args(list(args), **kwargs)
-        finally:
-            Parser.parsing = False
+        if not getattr(self, "_inner_parser", False):  # one for nested options
+            remember_options(args, self)
+        return super().parse_args(args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if (mistake := mistake_in(ex)) is not None:
-            exit_with(mistake)
-        line = " ".join(message.split())
-        if found := re.match(r"[Uu]nrecognized arguments: (--[^ =]+)", line) or re.match(r"Option '(.+)' is not", line):
-            exit_with(f"there is no option {_as_typed(found[1])}{self._nearest(found[1])}")
-        if found := re.match(r'Parser key "([^"]+)": (.*)', line):
+        line = mistake_in(ex) or " ".join(message.split())
+        if found := re.match(r"(?:[Uu]nrecognized arguments: (?=--)|Option ')([^ =']+)", line):
+            option = _as_typed(found[1])
+            near = difflib.get_close_matches(f"--{option.lstrip('-')}", Parser.known, n=1)
+            line = f"there is no option {option}; {f'did you mean {near[0]}?' if near else '--help lists the options'}"
+        elif found := re.match(r'Parser key "([^"]+)": (.*)', line):
             reason = "is a group of options; set them one by one" if "Unable to load config" in line else found[2]
-            exit_with(f"{_as_typed(found[1])}: {reason}")
+            line = f"{_as_typed(found[1])}: {reason}"
         exit_with(line)
 
-    @staticmethod
-    def _nearest(option: str) -> str:
-        """A question for the option that may have been meant; nested parsers know only the last part of its name."""
-        name, typed = option.lstrip("-"), _as_typed(option)
-        near = difflib.get_close_matches(typed if typed.startswith("--") else f"--{name}", Parser.known, n=1)
-        return f"; did you mean {near[0]}?" if near else "; --help lists the options"
 
+def remember_options(args: Sequence[str], parser: argparse.ArgumentParser) -> None:
+    """Notes, for the words of an error, which options were typed and which there are.
 
-def remember_options(args: Sequence[str], options: Iterator[str]) -> None:
-    """Notes what was typed and what may be, for the words of an error."""
+    Those of the models come from their constructors: the parser knows them only when it has read which one is trained.
+    """
     Parser.typed = [arg.split("=")[0].removesuffix("+") for arg in args if arg.startswith("--")]
-    Parser.known = [option for option in options if option.startswith("--")] + list(_model_options())
-
-
-def _model_options() -> Iterator[str]:
-    """The options of the models, which the parser knows only when it has read which one is trained."""
+    known = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
     models: list[type[LanguageModel]] = [LanguageModel, *LanguageModel.__subclasses__()]
     for model in models:
         for name, parameter in inspect.signature(model).parameters.items():
-            yield f"--model.{name}"
-            if is_dataclass(parameter.default):
-                yield from (f"--model.{name}.{field.name}" for field in fields(parameter.default))
+            nested = fields(parameter.default) if is_dataclass(parameter.default) else ()
+            known += [f"--model.{name}", *(f"--model.{name}.{field.name}" for field in nested)]
+    Parser.known = known
 
 
 def _as_typed(key: str) -> str:
     """The option that ends with `key`, as it was typed, or as it could have been; else the key itself."""
-    name = key.lstrip("-")
-    options = [*Parser.typed, *Parser.known]
-    return next((option for option in options if option == f"--{name}" or option.endswith(f".{name}")), key)
+    ends = tuple(dashes + key.lstrip("-") for dashes in ("--", "."))
+    return next((option for option in (*Parser.typed, *Parser.known) if option.endswith(ends)), key)
 
 
 def mistake_in(error: BaseException | None) -> str | None:
@@ -167,6 +150,13 @@ def mistake_in(error: BaseException | None) -> str | None:
         return None
     line, argument = " ".join(str(error).split()), getattr(error, "argument", None)
     return line if argument is None else line.replace(argument, _as_typed(argument), 1)
+
+
+def _full_disk(error: BaseException | None) -> str | None:
+    """The line about a full disk that led to an error: loggers wrap it, and fail once more when they are closed."""
+    while error is not None and not (isinstance(error, OSError) and error.errno in DISK_IS_FULL):
+        error = error.__cause__ or error.__context__
+    return f"{error.filename or 'a file of the run'} cannot be written ({error.strerror}); make room" if error else None
 
 
 def exit_with(line: str) -> NoReturn:

@@ -1,6 +1,5 @@
 """Where a run resumes from, what may be changed then, and whether the checkpoint belongs to the run at all."""
 
-import argparse
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 import yaml
 
+from ngram_mlp.cli.command import PlainParser
 from ngram_mlp.data import NGramDataModule
 from ngram_mlp.errors import UserError, shortened
 from ngram_mlp.models import LanguageModel
@@ -19,17 +19,10 @@ from ngram_mlp.runs.files import LAST, versions
 from ngram_mlp.training.optimizers import check_state
 from ngram_mlp.training.schedules import upcoming_rates
 
-# What may change: how long and how a run is watched, where its files are (the corpus is known by its hash), and the
-# learning rates to come.
-CHANGEABLE = (
-    "trainer",
-    "checkpoint_every",
-    "model.optimizer.lr",
-    "model.lr_scheduler",
-    "model.engine",
-    "observe",
-    "statistics",
-)
+RATES = ("model.optimizer.lr", "model.lr_scheduler")
+# What may change: how long and how a run is watched, the learning rates to come, and where its files are: the corpus is
+# known by its hash.
+CHANGEABLE = ("trainer", "checkpoint_every", *RATES, "model.engine", "observe", "statistics")
 PLACES = ("name", "runs_dir", "data.corpus", "data.data_dir", "ckpt_path", "resume")
 
 
@@ -39,11 +32,6 @@ class ResumePoint:
 
     checkpoint: Path
     folder: Path | None
-
-    @property
-    def configuration(self) -> Path | None:
-        """The configuration of the run, which counts where nothing else is given."""
-        return self.folder / "config.yaml" if self.folder else None
 
 
 def split_arguments(args: Sequence[str]) -> tuple[list[str], ResumePoint | None]:
@@ -55,72 +43,60 @@ def split_arguments(args: Sequence[str]) -> tuple[list[str], ResumePoint | None]
     Raises:
         UserError: there is no such checkpoint, or the name given is not that of its run.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser = PlainParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-c", "--config", action="append", default=[])
     for option in ("--ckpt_path", "--resume", "--name", "--runs_dir"):
         parser.add_argument(option)
-    try:
-        known, others = parser.parse_known_args(list(args))
-    except argparse.ArgumentError as error:
-        raise UserError(str(error)) from error
+    known, others = parser.parse_known_args(args)
     options = vars(known)
-    configs = [word for file in options.pop("config") for word in ("--config", file)]
+    files = options.pop("config")
+    configs = [word for file in files for word in ("--config", file)]
     typed = [word for option, value in options.items() if value is not None for word in (f"--{option}", value)]
-    for file in configs[1::2]:
+    for file in files:
         try:
             given = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError):
             continue  # the parser itself says what is wrong
         if isinstance(given, dict):
             options |= {key: given[key] for key in options if options[key] is None and given.get(key)}
-    return [*configs, *typed, *others], _resume_point(**options)
+    return [*configs, *typed, *others], _origin(**options)
 
 
-def _resume_point(
-    ckpt_path: str | None, resume: str | None, name: str | None, runs_dir: str | None
-) -> ResumePoint | None:
+def _origin(ckpt_path: str | None, resume: str | None, name: str | None, runs_dir: str | None) -> ResumePoint | None:
     """What `--ckpt_path last`, `--ckpt_path FILE` or `--resume RUN_FOLDER` means; None for a run from the start."""
-    if ckpt_path is not None and resume is not None:
-        raise UserError(f"and ckpt_path {ckpt_path}: give one of them", resume=resume)
-    if ckpt_path == "last":
-        return _last_of(Path(runs_dir or "runs", name or "default"))
-    if ckpt_path is not None:
-        path = Path(ckpt_path).absolute()
-        in_a_run = path.parent.name == "checkpoints" and (path.parents[1] / "config.yaml").is_file()
-        point = ResumePoint(Path(ckpt_path), Path(ckpt_path).parent.parent if in_a_run else None)
-    elif resume is not None:
-        point = ResumePoint(Path(resume) / LAST, Path(resume))
-        for path in (Path(resume) / "config.yaml", point.checkpoint):
+    if resume is not None:
+        if ckpt_path is not None:
+            raise UserError(f"and ckpt_path {ckpt_path}: give one of them", resume=resume)
+        checkpoint = Path(resume) / LAST
+        for path in (Path(resume) / "config.yaml", checkpoint):
             if not path.is_file():
                 raise UserError(f"there is no {path}; give a folder RUNS_DIR/NAME/version_N", resume=resume)
+    elif ckpt_path == "last":
+        parent = Path(runs_dir or "runs", name or "default")
+        runs = [parent / f"version_{number}" for number in sorted(versions(parent))]
+        begun = [run for run in runs if (run / LAST).is_file() and (run / "config.yaml").is_file()]
+        if not begun:
+            raise UserError(f"no run in {parent} has a {LAST}; give another name or runs_dir", ckpt_path="last")
+        checkpoint = begun[-1] / LAST
+    elif ckpt_path is not None:
+        checkpoint = Path(ckpt_path)
     else:
         return None
-    if point.folder:
-        own = point.folder.absolute().parent
-        if Path(runs_dir or own.parent, name or own.name).absolute() != own:
-            wrong = {"name": name} if name else {"runs_dir": runs_dir}
-            raise UserError(f"the run resumes in its own folder, {point.folder}; leave it out", **wrong)
-    return point
-
-
-def _last_of(parent: Path) -> ResumePoint:
-    """The newest run below a folder that has a last checkpoint."""
-    for version in sorted(versions(parent), reverse=True):
-        folder = parent / f"version_{version}"
-        if (folder / LAST).is_file() and (folder / "config.yaml").is_file():
-            return ResumePoint(folder / LAST, folder)
-    raise UserError(
-        f"no run in {parent} has a {LAST}; give another name or runs_dir, give the folder of a run to resume, or leave "
-        "the option out to start from the beginning",
-        ckpt_path="last",
-    )
+    own = checkpoint.absolute().parent.parent
+    if checkpoint.absolute().parent.name != "checkpoints" or not (own / "config.yaml").is_file():
+        return ResumePoint(checkpoint, None)
+    folder = checkpoint.parent.parent
+    if Path(runs_dir or own.parent.parent, name or own.parent.name).absolute() != own.parent:
+        wrong = {"name": name} if name else {"runs_dir": runs_dir}
+        raise UserError(f"the run resumes in its own folder, {folder}; leave it out", **wrong)
+    return ResumePoint(checkpoint, folder)
 
 
 def check_checkpoint(point: ResumePoint, configuration: str, model: LanguageModel, data: NGramDataModule) -> Checkpoint:
     """The checkpoint to resume from, once it is known to belong to this configuration, model and data.
 
-    Everything in it is loaded once, so that what does not fit is found before the run's folder is touched. Learning rates
-    that are given anew are written into it, as they are at its update.
+    Everything in it is loaded once, so that what does not fit is found before the run's folder is touched. Learning
+    rates that are given anew are written into it, as they are at its update.
 
     Raises:
         UserError: it does not belong to them, or something is asked for that can no longer be changed.
@@ -130,7 +106,7 @@ def check_checkpoint(point: ResumePoint, configuration: str, model: LanguageMode
     data.refuse_another_corpus(checkpoint.stream["corpus"])
     try:
         _load_once(checkpoint, model)
-        if any(option.startswith(("model.optimizer", "model.lr_scheduler")) for option in changed):
+        if any(option.startswith(RATES) for option in changed):
             _renew_rates(checkpoint, model)
     except UserError:
         raise
@@ -145,7 +121,7 @@ def cannot_resume(path: Path, error: BaseException) -> UserError:
 
 
 def _load_once(checkpoint: Checkpoint, model: LanguageModel) -> None:
-    """Raises one of several errors where parts of a checkpoint are absent, do not fit the model, or contradict another."""
+    """Raises one of several errors where parts of a checkpoint are absent, do not fit the model or each other."""
     if checkpoint.model != type(model).__name__ or checkpoint.hyperparameters != model.hparams:
         raise ValueError("its model is not that of its configuration")
     load_weights(model, checkpoint.weights)
@@ -163,7 +139,6 @@ def _load_once(checkpoint: Checkpoint, model: LanguageModel) -> None:
 
 
 def _renew_rates(checkpoint: Checkpoint, model: LanguageModel) -> None:
-    """Puts the learning rates of this configuration, as they are at the checkpoint's update, into the checkpoint."""
     configured = model.configure_optimizers()
     optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
     if checkpoint.update:
@@ -174,7 +149,7 @@ def _renew_rates(checkpoint: Checkpoint, model: LanguageModel) -> None:
     checkpoint.content["lr_schedulers"] = [scheduler.state_dict()]
 
 
-def _changes(checkpoint: Checkpoint, given: dict[str, Any]) -> set[str]:
+def _changes(checkpoint: Checkpoint, given: dict[str, Any]) -> list[str]:
     """The options that differ from those a checkpoint was trained with, all of which a resumed run can honour.
 
     Raises:
@@ -185,9 +160,9 @@ def _changes(checkpoint: Checkpoint, given: dict[str, Any]) -> set[str]:
     except (KeyError, TypeError, ValueError, RecursionError, AttributeError) as error:
         raise checkpoint.error("holds no configuration, so no run can resume from it") from error
     now = dict(_flattened(given))
-    changed = {key for key in {**before, **now} if before.get(key) != now.get(key) and key not in PLACES}
-    for key in [key for key in {**before, **now} if key in changed]:
-        if not any(key == other or key.startswith(f"{other}.") for other in CHANGEABLE):
+    changed = [key for key in before | now if before.get(key) != now.get(key) and key not in PLACES]
+    for key in changed:
+        if not any(f"{key}.".startswith(f"{other}.") for other in CHANGEABLE):
             raise UserError(
                 f"--{key} {shortened(now.get(key))}: the checkpoint was trained with {shortened(before.get(key))}; "
                 f"a resumed run can change --{', --'.join(CHANGEABLE)}; leave this as it was, or start a new run"

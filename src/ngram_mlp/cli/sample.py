@@ -17,18 +17,15 @@ from ngram_mlp.runs.checkpoint import read_checkpoint
 def main(args: Sequence[str] | None = None) -> None:
     """Prints sampled words, one a line."""
     parser = Parser(description="Samples words from a checkpoint, one a line.")
-    parser.add_argument("--ckpt_path", type=str, required=True, help="The checkpoint file.")
-    parser.add_argument("--num", type=int, default=20, help="How many words.")
-    parser.add_argument("--seed", type=int, default=2147483647, help="The seed of the generator that is drawn from.")
-    parser.add_argument("--prompt", type=str, default="", help="How every word begins.")
-    parser.add_argument("--temperature", type=float, default=1.0, help="Below 1: more probable words; above 1: wilder.")
-    parser.add_argument("--max_length", type=int, default=MAX_LENGTH, help="The characters after which a word is cut.")
-    parser.add_argument(
-        "--batched", action="store_true", help="Many words at a time: faster, with other draws than the notebooks'."
-    )
-    parser.add_argument(
-        "--model", type=type[LanguageModel] | None, default=None, help="The class of a variant of your own."
-    )
+    add = parser.add_argument
+    add("--ckpt_path", type=str, required=True, help="The checkpoint file.")
+    add("--num", type=int, default=20, help="How many words.")
+    add("--seed", type=int, default=2147483647, help="The seed of the generator that is drawn from.")
+    add("--prompt", type=str, default="", help="How every word begins.")
+    add("--temperature", type=float, default=1.0, help="Below 1: more probable words; above 1: wilder.")
+    add("--max_length", type=int, default=MAX_LENGTH, help="The characters after which a word is cut.")
+    add("--batched", action="store_true", help="Many words at a time: faster, with other draws than the notebooks'.")
+    add("--model", type=type[LanguageModel] | None, default=None, help="The class of a variant of your own.")
     options = parser.parse_args(args)
     require_at_least(0, num=options.num, seed=options.seed)
     require_at_least(1, max_length=options.max_length)

@@ -1,4 +1,4 @@
-"""From a parsed command line to a run that is ready to train: its checkpoint, its folder, its callbacks, its trainer."""
+"""From a parsed command line to a run that is ready to train: its checkpoint, folder, callbacks and trainer."""
 
 import shutil
 from contextlib import ExitStack
@@ -8,25 +8,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from lightning_fabric.plugins import TorchCheckpointIO
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 from rich.console import Console
 
-from ngram_mlp.callbacks import (
-    ActivationStatistics,
-    BatchNormStatistics,
-    CustomScalars,
-    EmbeddingView,
-    EvaluationStatistics,
-    GradientStatistics,
-    Hyperparameters,
-    InitializationCheck,
-    LossHistory,
-    RunCheckpoints,
-    SampledNames,
-    TrainingVerdicts,
-    UpdateProgress,
-)
+from ngram_mlp import callbacks
 from ngram_mlp.cli.resuming import check_checkpoint
 from ngram_mlp.cli.train_cli import TrainCLI
 from ngram_mlp.diagnostics.batch_norm_statistics import require_batch_norm
@@ -40,33 +26,21 @@ from ngram_mlp.training.trainer import refuse_options_without_meaning
 
 @dataclass(frozen=True)
 class Run:
-    """A run that is ready to train.
+    """A run that is ready to train."""
 
-    Args:
-        trainer: with all callbacks.
-        folder: its own, locked.
-        checkpoint: the file that it resumes from, if it does.
-        is_new: whether the folder was made for it.
-    """
-
-    trainer: Any
-    folder: Path
-    checkpoint: Path | None
-    is_new: bool
+    trainer: Any  # with all callbacks
+    folder: Path  # its own, locked
+    checkpoint: Path | None  # which it resumes from
+    is_new: bool  # whether the folder was made for it
 
 
 def start_run(cli: TrainCLI, console: Console, resources: ExitStack) -> Run:
-    """Checks all that can be checked, then makes the folder and the trainer.
-
-    Args:
-        cli: the parsed command line, with the model just built.
-        console: where callbacks print.
-        resources: what is closed when the command ends.
+    """Checks all that can be checked, then makes the folder and the trainer; `resources` is to be closed after the run.
 
     Raises:
         UserError: something does not fit; a new folder is gone again then, and an old one is as it was.
     """
-    config, data = cli.config, cli.datamodule
+    config, data, point = cli.config, cli.datamodule, cli.resume_point
     data.begin_stream()  # where the model's constructor left the generator
     require_batch_norm(cli.model.network, config.statistics)
     if data.batch_size == 1 and batch_norms(cli.model.network):
@@ -74,15 +48,16 @@ def start_run(cli: TrainCLI, console: Console, resources: ExitStack) -> Run:
     _ = data.splits  # a corpus that cannot be split is refused before the run has a folder
     config.data.corpus = data.corpus.name  # config.yaml names the corpus that `auto` found
     config.ckpt_path = config.resume = None  # and describes the whole run, wherever it was interrupted
-    checkpoint = None
-    if (point := cli.resume_point) is not None:
-        checkpoint = check_checkpoint(point, cli.configuration("json"), cli.model, data)
+    checkpoint = check_checkpoint(point, cli.configuration("json"), cli.model, data) if point else None
     own = point.folder if point and not rank() else None
-    folder = own or _new_folder(config.runs_dir, config.name, resources)
+    if rank():  # only the first process writes what is to stay
+        folder = Path(resources.enter_context(TemporaryDirectory(ignore_cleanup_errors=True)))
+    else:
+        folder = own or claim_run_folder(config.runs_dir, config.name)
     try:
         resources.enter_context(alone_in(folder))
         trainer = _build_trainer(cli, folder, checkpoint, console)
-        if own and checkpoint is not None:
+        if own and checkpoint:
             rewind(folder, checkpoint.update, checkpoint.parts["events"], cli.configuration())
         write_atomically(folder / "config.yaml", cli.configuration().encode())
     except BaseException as error:
@@ -91,62 +66,51 @@ def start_run(cli: TrainCLI, console: Console, resources: ExitStack) -> Run:
         if type(error) is ValueError:
             raise UserError(f"--trainer: {error}") from error
         raise
-    return Run(trainer, folder, point.checkpoint.absolute() if point else None, is_new=own is None)
+    return Run(trainer, folder, point.checkpoint.absolute() if point else None, is_new=not own)
 
 
-def _new_folder(runs_dir: str, name: str, resources: ExitStack) -> Path:
-    """A folder for this run; what other processes than the first would write goes to one that vanishes."""
-    if rank():
-        return Path(resources.enter_context(TemporaryDirectory(ignore_cleanup_errors=True)))
-    return claim_run_folder(runs_dir, name)
-
-
-def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, console: Console) -> Trainer:
-    config = cli.config
-    kwargs: dict[str, Any] = {}
-    if config.trainer.logger in (None, True):
-        kwargs["logger"] = TensorBoardLogger(folder.parent, "", folder.name, default_hp_metric=False)
-    if config.trainer.default_root_dir is None:
-        kwargs["default_root_dir"] = str(folder)  # where callbacks write if there is no logger
+def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, console: Console) -> Any:
+    given: dict[str, Any] = {}
+    if cli.config.trainer.logger in (None, True):
+        given["logger"] = TensorBoardLogger(folder.parent, "", folder.name, default_hp_metric=False)
+    if cli.config.trainer.default_root_dir is None:
+        given["default_root_dir"] = str(folder)  # where callbacks write if there is no logger
     cli.trainer_defaults["callbacks"] = _callbacks(cli, folder, console)
-    trainer: Any = cli.build_trainer(**kwargs)
+    trainer: Any = cli.build_trainer(**given)
     refuse_options_without_meaning(trainer)  # before Lightning starts further processes
     cli.datamodule.refuse_unequal_parts(trainer.world_size)
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = CheckpointFiles(checkpoint)
-    return trainer  # type: ignore[no-any-return]
+    return trainer
 
 
 def _callbacks(cli: TrainCLI, folder: Path, console: Console) -> list[Callback]:
     """What is present in every run, unless it was asked not to be."""
-    config = cli.config
-    callbacks: list[Callback] = [Hyperparameters(_hyperparameters(cli))]
-    if config.observe.every_n_updates != "off":
-        callbacks += _observers(**config.observe.as_dict(), console=console)
+    config, observe = cli.config, cli.config.observe
+    every, layers, saturation = observe.every_n_updates, observe.layers, observe.saturation
+    chosen: list[Callback] = [callbacks.Hyperparameters(_hyperparameters(cli))]
+    if every != "off":
+        if not 0 < saturation < 1:
+            raise UserError("give a number between 0 and 1, such as 0.97", saturation=saturation)
+        chosen += [
+            callbacks.InitializationCheck(console, saturation),
+            callbacks.ActivationStatistics(every, layers, saturation),
+            callbacks.GradientStatistics(every, layers),
+            callbacks.BatchNormStatistics(every, layers),
+            callbacks.TrainingVerdicts(every, layers, saturation, console),
+            callbacks.SampledNames(every),
+            callbacks.EmbeddingView(every),
+            callbacks.CustomScalars(),
+            callbacks.LossHistory(),
+        ]
     if config.statistics != "running":
-        callbacks.append(EvaluationStatistics(config.statistics))
+        chosen.append(callbacks.EvaluationStatistics(config.statistics))
     if config.trainer.enable_progress_bar is not False:
-        callbacks.append(UpdateProgress(console))
+        chosen.append(callbacks.UpdateProgress(console))
     if config.trainer.enable_checkpointing is not False:
-        callbacks.append(RunCheckpoints(folder / "checkpoints", config.checkpoint_every, cli.configuration("json")))
-    return callbacks
-
-
-def _observers(every_n_updates: str, layers: str, saturation: float, console: Console) -> list[Callback]:
-    """The callbacks that look inside the network, as `--observe.*` asks for them."""
-    if not 0 < saturation < 1:
-        raise UserError("give a number between 0 and 1, such as 0.97", saturation=saturation)
-    return [
-        InitializationCheck(console, saturation),
-        ActivationStatistics(every_n_updates, layers, saturation),
-        GradientStatistics(every_n_updates, layers),
-        BatchNormStatistics(every_n_updates, layers),
-        TrainingVerdicts(every_n_updates, layers, saturation, console),
-        SampledNames(every_n_updates),
-        EmbeddingView(every_n_updates),
-        CustomScalars(),
-        LossHistory(),
-    ]
+        checkpoints, configuration = folder / "checkpoints", cli.configuration("json")
+        chosen.append(callbacks.RunCheckpoints(checkpoints, config.checkpoint_every, configuration))
+    return chosen
 
 
 def _hyperparameters(cli: TrainCLI) -> dict[str, Any]:

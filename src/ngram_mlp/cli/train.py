@@ -27,17 +27,10 @@ from ngram_mlp.models.sampling import sample_one_by_one
 from ngram_mlp.runs.files import LAST, write_atomically
 from ngram_mlp.training.processes import rank
 
-SAMPLED_NAMES = 10
-
 
 @command
 def main(default_config: Path, args: Sequence[str] | None = None) -> None:
-    """Trains as the arguments say.
-
-    Args:
-        default_config: the configuration that the arguments change.
-        args: the command line, by default the process' own.
-    """
+    """Trains as `default_config` says, changed by the arguments, by default those of the process."""
     console = open_console()
     cli = TrainCLI(args, default_config)
     with ExitStack() as resources, quiet_threads():
@@ -57,16 +50,12 @@ def _introduce(cli: TrainCLI, run: Run, console: Console) -> None:
     """Prints what is about to be trained, on what, where."""
     data, corpus = cli.datamodule, cli.datamodule.corpus
     if data.requested_corpus == "auto" and corpus.name == "sample":
-        console.print(
-            Panel(
-                "names.txt is absent and could not be downloaded: training on the sample corpus.\n"
-                "The losses of this run are NOT comparable with published ones.\n"
-                f"Remedy: put names.txt into {data.data_dir}, or use --data.corpus names to see why it failed.",
-                title="SAMPLE CORPUS",
-                border_style="bold red",
-            ),
-            soft_wrap=False,
+        warning = (
+            "names.txt is absent and could not be downloaded: training on the sample corpus.\n"
+            "The losses of this run are NOT comparable with published ones.\n"
+            f"Remedy: put names.txt into {data.data_dir}, or use --data.corpus names to see why it failed."
         )
+        console.print(Panel(warning, title="SAMPLE CORPUS", border_style="bold red"), soft_wrap=False)
     parameters = sum(parameter.numel() for parameter in cli.model.parameters())
     examples = " / ".join(f"{len(ngrams):,}" for ngrams in data.splits.values())
     console.print(f"model   {type(cli.model).__name__}, {parameters:,} parameters")
@@ -76,7 +65,7 @@ def _introduce(cli: TrainCLI, run: Run, console: Console) -> None:
 
 
 def _report(cli: TrainCLI, run: Run, console: Console, seconds: float) -> None:
-    """Writes losses.npy, metrics.json and samples.txt, and prints the table, sampled names and what to do next."""
+    """Writes losses.npy, metrics.json and samples.txt, and prints the table, ten sampled names and what to do next."""
     updates = run.trainer.global_step
     speed = (updates - cli.datamodule.first_update) / seconds
     metrics = evaluate_splits(cli.model.network, cli.datamodule.splits, cli.config.statistics)
@@ -92,16 +81,14 @@ def _report(cli: TrainCLI, run: Run, console: Console, seconds: float) -> None:
     _save_losses(cli, run)
     write_atomically(run.folder / "metrics.json", (json.dumps(record, indent=2) + "\n").encode())
     generator = cli.datamodule.stream_generator()
-    names = [name for name, _ in sample_one_by_one(cli.model.eval(), SAMPLED_NAMES, generator)]
+    names = [name for name, _ in sample_one_by_one(cli.model.eval(), 10, generator)]
     write_atomically(run.folder / "samples.txt", ("\n".join(names) + "\n").encode())
 
     print_metrics(console, {cli.config.statistics: metrics})
     console.print(printable("sampled " + ", ".join(names)))
     console.print(f"trained to update {updates:,} in {seconds:.1f} s, {speed:,.0f} updates a second")
-    tensorboard = shutil.which("tensorboard") or _from_here(Path(sys.executable).with_name("tensorboard"))
-    console.print(
-        f"look    {Path(tensorboard).name if shutil.which('tensorboard') else tensorboard} --logdir {run.folder}"
-    )
+    beside = _from_here(Path(sys.executable).with_name("tensorboard"))
+    console.print(f"look    {'tensorboard' if shutil.which('tensorboard') else beside} --logdir {run.folder}")
 
 
 def _save_losses(cli: TrainCLI, run: Run) -> None:

@@ -39,7 +39,9 @@ class TrainCLI(LightningCLI):
         if args and args[-1] == "--model.help":  # of the model that is trained by default, not of the shared class
             args = [*args[:-1], "--model.help=BatchNormMLP"]
         args, self.resume_point = split_arguments(args)
-        own = self.resume_point.configuration if self.resume_point else None
+        if self.resume_point and self.resume_point.folder:
+            default_config = self.resume_point.folder / "config.yaml"
+        about = f"{self.description} {ABOUT_OPTIONS}"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SampleCorpusWarning)  # `train.py` shows a panel
             super().__init__(
@@ -47,11 +49,7 @@ class TrainCLI(LightningCLI):
                 NGramDataModule,
                 save_config_callback=None,
                 parser_class=Parser,
-                parser_kwargs={
-                    "default_config_files": [str(own or default_config)],
-                    "usage": USAGE,
-                    "description": f"{self.description} {ABOUT_OPTIONS}",
-                },
+                parser_kwargs={"default_config_files": [str(default_config)], "usage": USAGE, "description": about},
                 subclass_mode_model=True,
                 args=args,
                 run=False,
@@ -61,23 +59,20 @@ class TrainCLI(LightningCLI):
             )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--name", type=str, default="default", help="The run goes to RUNS_DIR/NAME/version_N.")
-        parser.add_argument("--runs_dir", type=str, default="runs", help="The folder of all runs.")
-        parser.add_argument(
-            "--ckpt_path", type=str | None, default=None, help="The checkpoint to resume; last: of the newest run."
-        )
-        parser.add_argument("--resume", type=str | None, default=None, help="The folder of a run to resume.")
-        parser.add_argument(
-            "--checkpoint_every", type=int, default=10_000, help="The updates between two saves of last.ckpt."
-        )
-        parser.add_argument(
+        add = parser.add_argument
+        add("--name", type=str, default="default", help="The run goes to RUNS_DIR/NAME/version_N.")
+        add("--runs_dir", type=str, default="runs", help="The folder of all runs.")
+        add("--ckpt_path", type=str | None, default=None, help="The checkpoint to resume; last: of the newest run.")
+        add("--resume", type=str | None, default=None, help="The folder of a run to resume.")
+        add("--checkpoint_every", type=int, default=10_000, help="The updates between two saves of last.ckpt.")
+        add(
             "--statistics",
             type=StatisticsName,
             default="running",
             help="What batch norm evaluates with: its running estimates, the statistics over the evaluated split "
             "(batch), or those over the training split (calibrated: precise batch norm).",
         )
-        parser.add_argument(
+        add(
             "--observe.every_n_updates",
             "--observe.cadence",
             type=str,
@@ -85,13 +80,9 @@ class TrainCLI(LightningCLI):
             help="The updates between two recordings of numbers, histograms and figures, as 5000/50000/0 (default; 0: "
             "only at the last update), or often (100/1000/10000), each (1/10/100), off.",
         )
-        parser.add_argument("--observe.layers", type=str, default="*", help="A pattern for the names of layers.")
-        parser.add_argument(
-            "--observe.saturation",
-            type=float,
-            default=SATURATION,
-            help="The abs(tanh) above which a unit is saturated; for other non-linearities the same slope counts.",
-        )
+        add("--observe.layers", type=str, default="*", help="A pattern for the names of layers.")
+        saturation = "The abs(tanh) above which a unit is saturated; for other non-linearities the same slope counts."
+        add("--observe.saturation", type=float, default=SATURATION, help=saturation)
         parser.link_arguments("data.characters", "model.init_args.characters", apply_on="instantiate")
         parser.link_arguments("data.block_size", "model.init_args.block_size", apply_on="instantiate")
         groups: Any = parser._action_groups
@@ -112,9 +103,8 @@ class TrainCLI(LightningCLI):
             if (value := self.config.model.init_args.get(key)) is not None:
                 raise UserError(f"--model.{key} {value}: comes from the data; set --data.block_size or --data.corpus")
 
-    def instantiate_trainer(self, **_: Any) -> Trainer:
+    def instantiate_trainer(self, **_: Any) -> None:  # type: ignore[override]
         """None yet: `build_trainer` makes it, when a run starts."""
-        return None  # type: ignore[return-value]
 
     def build_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer that the arguments ask for; keyword arguments win over them."""

@@ -1,7 +1,4 @@
-"""From a file of words to minibatches: corpus, vocabulary, n-grams, and the LightningDataModule that serves them.
-
-For research: change where words come from, how contexts are built, or how minibatches are drawn.
-"""
+"""From a file of words to minibatches. For research: change the corpus, the contexts or how minibatches are drawn."""
 
 from ngram_mlp.data.corpus import Corpus, load_corpus
 from ngram_mlp.data.datamodule import NGramDataModule

@@ -1,6 +1,7 @@
 """Where the words come from: a file, the notebooks' names (downloaded once), or the sample that is shipped."""
 
 import hashlib
+import stat
 import time
 import urllib.error
 import urllib.request
@@ -22,7 +23,7 @@ LARGEST_FILE = 2**30
 
 
 class SampleCorpusWarning(UserWarning):
-    """The run uses the sample that the project ships, because names.txt is absent and could not be downloaded."""
+    """The run uses the shipped sample, because names.txt is absent and could not be downloaded."""
 
 
 @dataclass(frozen=True)
@@ -39,101 +40,72 @@ class Corpus:
 
 
 def load_corpus(corpus: str = "auto", data_dir: Path = DATA_DIR) -> Corpus:
-    """The words of a corpus by name or path.
-
-    Args:
-        corpus: `names` for the notebooks' names.txt, downloaded if `data_dir` lacks it; `sample` for the names that
-            the project ships; `auto` for names where it can be had, else sample; or the path of a UTF-8 text file
-            with one word a line.
-        data_dir: the folder of names.txt and sample_names.txt.
-
-    Raises:
-        UserError: the file cannot be read or downloaded, or holds something that is no word.
-    """
-    if corpus == "names":
-        return _read("names", _names_file(data_dir))
-    if corpus == "sample":
-        return _read("sample", data_dir / "sample_names.txt")
+    """The corpus that `NGramDataModule` describes by this name or path; raises a UserError where there is none."""
     if corpus == "auto":
         try:
             return load_corpus("names", data_dir)
         except UserError as error:
             warnings.warn(f"training on the sample corpus: {error}", SampleCorpusWarning, stacklevel=2)
             return load_corpus("sample", data_dir)
-    return _read(corpus, Path(corpus))
+    path = {"names": data_dir / "names.txt", "sample": data_dir / "sample_names.txt"}.get(corpus, Path(corpus))
+    if corpus == "names" and not path.exists():
+        _download_names(path)
+    return _read(corpus, path)
 
 
 def _read(name: str, path: Path) -> Corpus:
     try:
-        if path.exists() and not path.is_file():
-            raise UserError(f"{path} is not a regular file; give a text file with one word a line", corpus=name)
-        if (size := path.stat().st_size) > LARGEST_FILE:
-            raise UserError(
-                f"has {size:,} bytes, more than the {LARGEST_FILE:,} that are read; give a smaller file", corpus=name
-            )
-        # Files of no size, as those of the kernel, are not read: some never end.
-        content = path.read_bytes() if size else b""
+        status = path.stat()
+        readable = stat.S_ISREG(status.st_mode) and status.st_size <= LARGEST_FILE
+        # A file without a size, such as the kernel's, is not read: some never end.
+        content = path.read_bytes() if readable and status.st_size else b""
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        if isinstance(error, UserError):
-            raise
         reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"cannot read {path} ({reason}); give auto, names, sample or the path of a text file with one word a line",
-            corpus=name,
-        ) from error
+        raise UserError(f"cannot read {path} ({reason}); give auto, names, sample or a path", corpus=name) from error
+    if not readable:
+        raise UserError(f"{path} is not a regular file of at most {LARGEST_FILE:,} bytes; give another", corpus=name)
     return Corpus(name, hashlib.sha256(content).hexdigest(), _parse(name, content))
 
 
 def _parse(name: str, content: bytes) -> list[str]:
-    """The words of a file: lines without surrounding blanks; blank lines do not count, repeated words do."""
+    """The lines without surrounding white space; blank lines do not count, repeated words do."""
     try:
         lines = content.decode("utf-8").removeprefix("\ufeff").replace("\r\n", "\n").split("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"byte {error.start} is not UTF-8; save the file as UTF-8 text", corpus=name) from error
     for number, line in enumerate(lines, start=1):
         if BOUNDARY in line:
-            raise UserError(
-                f"line {number}, {line.strip()[:40]!r}, holds {BOUNDARY!r}, which marks the end of a word; remove or "
-                "replace it",
-                corpus=name,
-            )
+            place = f"line {number}, {line.strip()[:40]!r},"
+            raise UserError(f"{place} holds {BOUNDARY!r}, which marks the end of a word; remove it", corpus=name)
     words = [word for line in lines if (word := line.strip())]
     if not words:
-        raise UserError("the file holds no word; give a text file with one word a line", corpus=name)
+        raise UserError("the file holds no word; give one word a line", corpus=name)
     return words
 
 
-def _names_file(data_dir: Path) -> Path:
-    path = data_dir / "names.txt"
-    if not path.exists():
-        try:
-            content = _download(NAMES_URL)
-            write_atomically(path, content)
-        except OSError as error:
-            reason = getattr(error, "reason", None) or error
-            if isinstance(error, urllib.error.HTTPError):
-                error.close()  # it holds the connection
-            raise UserError(
-                f"{path} is absent and could not be downloaded from {NAMES_URL} ({reason}); put the file there by hand, "
-                "or use the corpus sample",
-                corpus="names",
-            ) from error
-    return path
+def _download_names(path: Path) -> None:
+    try:
+        write_atomically(path, _download(NAMES_URL))
+    except OSError as error:
+        reason = getattr(error, "reason", None) or error
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it holds the connection
+        message = f"{path} cannot be downloaded from {NAMES_URL} ({reason}); put it there, or use the corpus sample"
+        raise UserError(message, corpus="names") from error
 
 
 def _download(url: str) -> bytes:
-    """The bytes at `url`, whose SHA-256 must be that of names.txt, within a limit of time and size."""
+    """The bytes at `url`, which must have the hash of names.txt; time and size are limited."""
     deadline = time.monotonic() + DOWNLOAD_SECONDS
     content = b""
     with urllib.request.urlopen(url, timeout=DOWNLOAD_SECONDS) as response:
-        # read1 returns after one system call, so the deadline holds for a server that sends byte by byte as well.
+        # read1 returns after one system call, so the deadline also holds for a server that sends byte by byte.
         while chunk := response.read1(65536):
             content += chunk
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not complete after {DOWNLOAD_SECONDS:g} s")
             if len(content) > DOWNLOAD_BYTES:
                 raise OSError(f"more than {DOWNLOAD_BYTES} bytes")
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != NAMES_SHA256:
+    if (digest := hashlib.sha256(content).hexdigest()) != NAMES_SHA256:
         raise OSError(f"its SHA-256 is {digest}, expected {NAMES_SHA256}")
     return content

@@ -2,7 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -19,8 +19,8 @@ from ngram_mlp.training.trainer import Calls, Chunking, chunking
 class NGramDataModule(LightningDataModule):
     """N-grams of a corpus: random minibatches for training, whole splits in batches for evaluation.
 
-    Minibatches are drawn with replacement from the state in which torch's default CPU generator is when `setup` is called
-    for fitting: the state in which the model's constructor left it (promise 2).
+    Minibatches are drawn with replacement, starting from the state of torch's default CPU generator at `setup` for
+    fitting: the state in which the model's constructor left it (promise 2).
 
     Args:
         corpus: where the words come from: `names` (the notebooks' names.txt, downloaded once), `sample` (shipped),
@@ -29,6 +29,8 @@ class NGramDataModule(LightningDataModule):
         batch_size: the examples in a minibatch.
         data_dir: the folder of names.txt and sample_names.txt; by default the project's `data`.
     """
+
+    trainer: Any  # Lightning sets it
 
     def __init__(
         self, corpus: str = "auto", block_size: int = 3, batch_size: int = 32, data_dir: str | None = None
@@ -47,12 +49,11 @@ class NGramDataModule(LightningDataModule):
 
     @cached_property
     def corpus(self) -> Corpus:
-        """The words, read on first use."""
         return load_corpus(self.requested_corpus, self.data_dir)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """The vocabulary of the whole corpus, as in the notebooks."""
+        """Of the whole corpus, as in the notebooks."""
         return Vocabulary.of_words(self.corpus.words)
 
     @property
@@ -64,25 +65,18 @@ class NGramDataModule(LightningDataModule):
     def splits(self) -> dict[str, NGrams]:
         """The examples of `train`, `val` and `test`."""
         try:
-            parts = split_words(self.corpus.words)
+            parts = zip(("train", "val", "test"), split_words(self.corpus.words), strict=True)
         except UserError as error:
             raise UserError(str(error), corpus=self.corpus.name) from error
-        names = ("train", "val", "test")
-        return {
-            name: build_ngrams(part, self.vocabulary, self.block_size) for name, part in zip(names, parts, strict=True)
-        }
+        return {name: build_ngrams(words, self.vocabulary, self.block_size) for name, words in parts}
 
     def begin_stream(self) -> None:
-        """Lets the stream continue from the present state of torch's default generator.
-
-        `setup` does so where it was not done before. Several processes need it done before: when they start, Lightning
-        sets the default generator back to its seed.
-        """
+        """Starts the stream from torch's default generator, before Lightning seeds that again in several processes."""
         self._generator.set_state(torch.get_rng_state())
         self._stream_begun = True
 
     def first_minibatch(self) -> tuple[Tensor, Tensor]:
-        """Contexts (B, T) and targets (B,) of update 0, without a trainer; the stream that a run trains on is unaffected."""
+        """Contexts (B, T) and targets (B,) of update 0; the stream that a run trains on is unaffected."""
         generator = torch.Generator().set_state(torch.get_rng_state())
         stream = MinibatchStream(self.splits["train"], self.batch_size, generator, Chunking(Calls(), 1, 1))
         contexts, targets = next(iter(stream))
@@ -93,29 +87,20 @@ class NGramDataModule(LightningDataModule):
             if not self._stream_begun:
                 self.begin_stream()
             self._stream_begun = False
-            # Whatever else draws during training (dropout, a user's callback) gets numbers of its own.
-            assert self.trainer is not None
+            # Whatever else draws during training (dropout, a user's callback) gets its own numbers.
             torch.manual_seed(int(torch.randint(2**62, ())) + self.trainer.global_rank)
 
     def train_dataloader(self) -> MinibatchStream:
-        assert self.trainer is not None
         self.refuse_unequal_parts(self.trainer.world_size)
-        self._stream = MinibatchStream(
-            self.splits["train"],
-            self.batch_size,
-            self._generator,
-            chunking(self.trainer, self.batch_size),
-            first_update=self.first_update,
-            part=(self.trainer.global_rank, self.trainer.world_size),
-        )
+        ngrams, chunks = self.splits["train"], chunking(self.trainer, self.batch_size)
+        part = (self.trainer.global_rank, self.trainer.world_size)
+        self._stream = MinibatchStream(ngrams, self.batch_size, self._generator, chunks, self.first_update, part)
         return self._stream
 
     def refuse_unequal_parts(self, processes: int) -> None:
-        """Raises a UserError where the minibatch cannot be shared equally by so many processes."""
+        """Raises a UserError where the processes cannot share a minibatch equally."""
         if self.batch_size % processes:
-            raise UserError(
-                f"is shared by {processes} processes; give a multiple of their number", batch_size=self.batch_size
-            )
+            raise UserError(f"is shared by {processes} processes; give a multiple", batch_size=self.batch_size)
 
     def val_dataloader(self) -> SplitBatches:
         return SplitBatches(self.splits["val"])
@@ -124,41 +109,32 @@ class NGramDataModule(LightningDataModule):
         return SplitBatches(self.splits["test"])
 
     def stream_generator(self) -> torch.Generator:
-        """A copy of the stream's generator as it stands after the last minibatch that was trained on."""
-        generator = torch.Generator()
-        generator.set_state(self._generator_state())
-        return generator
+        """A generator in the state after the last minibatch that was trained on."""
+        state = self._generator.get_state()
+        if self._stream is not None and self.trainer is not None:
+            state = self._stream.generator_state(self.trainer.global_step)
+        return torch.Generator().set_state(state)
 
     def state_dict(self) -> dict[str, Any]:
-        assert self.trainer is not None
         state = StreamState(
             update=self.trainer.global_step,
-            stream_generator=self._generator_state(),
+            stream_generator=self.stream_generator().get_state(),
             default_generator=torch.get_rng_state(),
             corpus=self.corpus.summary(),
         )
-        return cast(dict[str, Any], state)
+        return dict(state)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        state = cast(StreamState, state_dict)
-        self.refuse_another_corpus(state["corpus"])
-        self.first_update = state["update"]
-        self._generator.set_state(state["stream_generator"])
-        torch.set_rng_state(state["default_generator"])
-        if self.trainer is not None and self.trainer.global_rank:  # the checkpoint has the state of the first process
+        self.refuse_another_corpus(state_dict["corpus"])
+        self.first_update = state_dict["update"]
+        self._generator.set_state(state_dict["stream_generator"])
+        torch.set_rng_state(state_dict["default_generator"])
+        if self.trainer is not None and self.trainer.global_rank:  # the state is the first process's
             torch.manual_seed(int(torch.randint(2**62, ())) + self.trainer.global_rank)
 
     def refuse_another_corpus(self, saved: dict[str, str | int]) -> None:
-        """Raises a UserError where the summary of a corpus is that of another than this one."""
+        """Raises a UserError where the summary that a checkpoint holds is that of another corpus than this."""
         own = self.corpus.summary()
         if saved["sha256"] != own["sha256"]:
-            raise UserError(
-                f"the checkpoint was trained on the corpus {shortened(saved, 200)}, this run has {shortened(own, 200)}; "
-                "resume with the same one",
-                corpus=self.requested_corpus,
-            )
-
-    def _generator_state(self) -> Tensor:
-        if self._stream is None or self.trainer is None:
-            return self._generator.get_state()
-        return self._stream.generator_state(self.trainer.global_step)
+            reason = f"is {shortened(own, 200)}, but the checkpoint's is {shortened(saved, 200)}; resume with that one"
+            raise UserError(reason, corpus=self.requested_corpus)

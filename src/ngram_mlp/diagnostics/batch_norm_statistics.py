@@ -16,16 +16,16 @@ from ngram_mlp.errors import UserError
 from ngram_mlp.models.layers import BatchNorm, batch_norms
 from ngram_mlp.models.metrics import evaluate, evaluation_mode
 
-# `calibrated` is precise batch norm.
 StatisticsName = Literal["running", "batch", "calibrated"]
 STATISTICS: tuple[StatisticsName, ...] = get_args(StatisticsName)
+Batches = Iterable[tuple[Tensor, Tensor]]
 Measured = dict[str, tuple[Tensor, Tensor]]
 
 
-def measure(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Measured:
+def measure(network: nn.Module, batches: Batches, device: torch.device) -> Measured:
     """The mean and the unbiased standard deviation (n,) of each batch-norm layer's input over all examples, by layer.
 
-    Layer by layer, since the input of each depends on the statistics of those before it: one pass over the examples a layer.
+    One pass over the examples a layer, since the input of each depends on the statistics of those before it.
     """
     measured: Measured = {}
     for name, layer in batch_norms(network).items():
@@ -37,30 +37,26 @@ def measure(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device
 @contextmanager
 def evaluating_with(network: nn.Module, measured: Measured) -> Iterator[None]:
     """Inside the block, the named layers evaluate with these statistics instead of their running estimates."""
-    layers = batch_norms(network)
-    saved = {name: [buffer.clone() for buffer in _running(layers[name])[:2]] for name in measured}
+    running = {name: _running(layer) for name, layer in batch_norms(network).items() if name in measured}
+    saved = [(buffer, buffer.clone()) for mean, spread, _ in running.values() for buffer in (mean, spread)]
     try:
-        for name, (mean, std) in measured.items():
-            running_mean, spread, is_variance = _running(layers[name])
+        for name, (running_mean, spread, is_variance) in running.items():
+            mean, std = measured[name]
             running_mean.copy_(mean)
             spread.copy_(std**2 if is_variance else std)
         yield
     finally:
-        for name, buffers in saved.items():
-            for buffer, value in zip(_running(layers[name])[:2], buffers, strict=True):
-                buffer.copy_(value)
+        for buffer, value in saved:
+            buffer.copy_(value)
 
 
 def evaluate_splits(
     network: nn.Module, splits: Mapping[str, NGrams], statistics: StatisticsName = "running"
 ) -> dict[str, dict[str, float]]:
-    """Loss, perplexity and accuracy by split, computed where the network is.
+    """Loss, perplexity and accuracy by split (`train` first), computed where the network is.
 
-    Args:
-        network: maps contexts (n, T) to logits (n, vocabulary size).
-        splits: the examples of `train`, `val` and `test`, in this order.
-        statistics: what batch norm evaluates with: its `running` estimates, or the statistics over the evaluated split
-            itself (`batch`), or over the training split (`calibrated`).
+    Batch norm evaluates with its `running` estimates, or with the statistics over the evaluated split itself (`batch`)
+    or over the training split (`calibrated`, precise batch norm).
     """
     device = next(network.parameters()).device
     metrics, measured = {}, {}
@@ -74,27 +70,20 @@ def evaluate_splits(
 
 @dataclass(frozen=True)
 class Drift:
-    """How far a layer's running estimates have drifted from measured statistics, as means over its units.
+    """How far a layer's running estimates have drifted from measured statistics, as means over its units."""
 
-    Args:
-        mean: abs(running mean - measured mean), in measured standard deviations.
-        std: abs(running std / measured std - 1).
-    """
-
-    mean: float
-    std: float
+    mean: float  # abs(running mean - measured mean), in measured standard deviations
+    std: float  # abs(running std / measured std - 1)
 
 
 def drifts(network: nn.Module, measured: Measured) -> dict[str, Drift]:
     """The drift of each measured layer, by name."""
-    found = {}
-    layers = batch_norms(network)
+    found, layers = {}, batch_norms(network)
     for name, (mean, std) in measured.items():
         running_mean, running_std = running_mean_and_std(layers[name])
         std = std.clamp(min=torch.finfo(std.dtype).tiny)
-        found[name] = Drift(
-            float(((running_mean - mean).abs() / std).mean()), float((running_std / std - 1).abs().mean())
-        )
+        off_mean, off_std = (running_mean - mean).abs() / std, (running_std / std - 1).abs()
+        found[name] = Drift(float(off_mean.mean()), float(off_std.mean()))
     return found
 
 
@@ -112,16 +101,13 @@ def require_batch_norm(network: nn.Module, statistics: str) -> None:
 
 def _running(layer: BatchNorm | nn.BatchNorm1d) -> tuple[Tensor, Tensor, bool]:
     """The buffers of a layer's running mean and spread, and whether the spread is a variance."""
-    is_variance = isinstance(layer, nn.BatchNorm1d) or layer.statistic == "var"
-    spread = layer.running_var if is_variance else layer.running_std
-    assert layer.running_mean is not None
-    assert isinstance(spread, Tensor)
-    return layer.running_mean, spread, is_variance
+    spread = "running_std" if hasattr(layer, "running_std") else "running_var"
+    return layer.get_buffer("running_mean"), layer.get_buffer(spread), spread == "running_var"
 
 
 @torch.no_grad()
 def _moments_of_input(
-    network: nn.Module, layer: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device
+    network: nn.Module, layer: nn.Module, batches: Batches, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Mean and unbiased standard deviation of a layer's input, batches merged after Chan, Golub and LeVeque 1983."""
     inputs: list[Tensor] = []

@@ -8,23 +8,18 @@ from typing import Any
 import matplotlib
 import numpy as np
 import numpy.typing as npt
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
 STYLE: dict[Any, Any] = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
     "axes.grid": True,
     "grid.alpha": 0.25,
     "axes.titlesize": 10,
     "axes.labelsize": 9,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.fontsize": 8,
-    "legend.frameon": False,
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 8),
 }
 BINS = 60
 DPI = 80
@@ -40,40 +35,31 @@ def draw(figure: Figure) -> tuple[bytes, int, int]:
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
     png = BytesIO()
     Image.fromarray(pixels).save(png, "png", compress_level=1)
-    height, width, _ = pixels.shape
-    return png.getvalue(), height, width
+    return png.getvalue(), *pixels.shape[:2]
 
 
 @matplotlib.rc_context(STYLE)
 def loss_figure(losses: npt.NDArray[np.float32]) -> Figure:
     """The loss of every update, and log10 of its mean over a two-hundredth part of the run, over updates."""
     figure, (left, right) = _panels(2, "training loss", width=10)
-    updates = len(losses)
-    part = max(1, updates // 200)
-    whole = losses[: updates // part * part].reshape(-1, part)
-    x = np.arange(len(whole)) * part
+    part = max(1, len(losses) // 200)
+    whole = losses[: len(losses) // part * part].reshape(-1, part)
+    x, mean = np.arange(len(whole)) * part, whole.mean(1)
     left.fill_between(x, whole.min(1), whole.max(1), alpha=0.3, linewidth=0, label="all updates")
-    left.plot(x, whole.mean(1), linewidth=1, label=f"mean of {part:,}")
+    left.plot(x, mean, linewidth=1, label=f"mean of {part:,}")
     left.set(xlabel="update", ylabel="cross-entropy in nats")
     left.legend()
-    right.plot(x, np.log10(whole.mean(1)), linewidth=1)
+    right.plot(x, np.log10(mean), linewidth=1)
     right.set(xlabel="update", ylabel=f"log10 of the mean of {part:,}")
     return figure
 
 
 @matplotlib.rc_context(STYLE)
 def distributions_figure(title: str, unit: str, panels: Mapping[str, Mapping[str, Tensor]]) -> Figure:
-    """The densities of several tensors, one curve a layer; one panel for each heading.
-
-    Args:
-        title: the figure's.
-        unit: the name of the quantity.
-        panels: by heading, the tensors by name.
-    """
+    """By heading and name, the density of a tensor's finite values; `unit` is the name of the quantity."""
     figure, axes = _panels(len(panels), title)
     for axis, (heading, tensors) in zip(axes, panels.items(), strict=True):
-        colors = _colors(len(tensors))
-        for color, (name, tensor) in zip(colors, tensors.items(), strict=True):
+        for color, (name, tensor) in zip(_colors(len(tensors)), tensors.items(), strict=True):
             x = tensor.detach().float().cpu().flatten().numpy()
             x = x[np.isfinite(x)]
             if len(x):
@@ -86,28 +72,20 @@ def distributions_figure(title: str, unit: str, panels: Mapping[str, Mapping[str
 
 @matplotlib.rc_context(STYLE)
 def saturation_figure(panels: Mapping[str, Tensor]) -> Figure:
-    """Which cells are saturated (white), examples by units; a white column is a dead unit.
-
-    Args:
-        panels: by heading, a mask (B, n).
-    """
+    """Which cells are saturated (white), by heading a mask (B, n); a white column is a dead unit."""
     figure, axes = _panels(len(panels), "saturated cells (white)", width=10, height=1.8, columns=1)
     for axis, (heading, mask) in zip(axes, panels.items(), strict=True):
         cells = mask.cpu().numpy()
         axis.imshow(cells, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
-        axis.set(title=f"{heading}: {cells.mean():.1%} saturated, {cells.all(0).sum()} dead units")
-        axis.set(xlabel="unit", ylabel="example")
+        title = f"{heading}: {cells.mean():.1%} saturated, {cells.all(0).sum()} dead units"
+        axis.set(title=title, xlabel="unit", ylabel="example")
         axis.grid(visible=False)
     return figure
 
 
 @matplotlib.rc_context(STYLE)
 def update_ratio_figure(histories: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
-    """log10 of std(update) / std(weight) over updates, a curve for each weight, with the line of 1e-3.
-
-    Args:
-        histories: by weight, (update, log10 ratio) pairs.
-    """
+    """By weight, a curve of (update, log10 of std(update) / std(weight)), with the line of 1e-3."""
     figure, (axis,) = _panels(1, "update to data ratio", width=9)
     figure.subplots_adjust(right=0.75)
     for color, (name, points) in zip(_colors(len(histories)), histories.items(), strict=True):
@@ -120,19 +98,19 @@ def update_ratio_figure(histories: Mapping[str, Sequence[tuple[int, float]]]) ->
 
 @matplotlib.rc_context(STYLE)
 def embedding_figure(embedding: Tensor, labels: Sequence[str]) -> Figure:
-    """The rows (n, n_embd) of an embedding as points with labels: their two dimensions, or two principal axes."""
+    """The rows (n, n_embd) of an embedding as labelled points: their two dimensions, or two principal axes."""
     rows = embedding.detach().float().cpu().numpy()
-    names, explained = ["dimension 1", "dimension 2"], ""
+    names, explained = ("dimension 1", "dimension 2"), ""
     if rows.shape[1] == 1:
         rows = np.hstack([rows, np.zeros_like(rows)])
     elif rows.shape[1] > 2:
         centered = rows - rows.mean(0)
         _, spread, axes = np.linalg.svd(centered, full_matrices=False)
-        rows, names = centered @ axes[:2].T, ["first principal axis", "second principal axis"]
+        rows, names = centered @ axes[:2].T, ("first principal axis", "second principal axis")
         explained = f" ({(spread[:2] ** 2).sum() / max((spread**2).sum(), 1e-30):.0%} of the variance)"
     figure, (axis,) = _panels(1, f"embedding of the characters{explained}", width=6, height=6)
     axis.scatter(rows[:, 0], rows[:, 1], s=220, alpha=0.35, linewidths=0)
-    for (x, y), label in zip(rows[:, :2], labels, strict=True):
+    for (x, y), label in zip(rows, labels, strict=True):
         axis.text(x, y, label, ha="center", va="center", fontsize=9, parse_math=False)
     axis.set(xlabel=names[0], ylabel=names[1])
     return figure
@@ -142,52 +120,45 @@ def embedding_figure(embedding: Tensor, labels: Sequence[str]) -> Figure:
 def loss_bands_figure(panels: Mapping[str, Mapping[str, Sequence[npt.NDArray[np.float32]]]]) -> Figure:
     """The training loss of several recipes over updates: mean over seeds, and a band from the least to the greatest.
 
-    Updates are shown by their logarithm and losses as means over parts of equal length there. What is higher than every
-    loss after a twentieth of the run is cut off, so that a bad beginning does not hide the end.
-
-    Args:
-        panels: by heading and recipe, the losses of every update for each seed.
+    By heading and recipe there are the losses of every update for each seed. Updates are on a logarithmic axis, and
+    losses are means over parts of equal length there. What is higher than every loss after a twentieth of the run is
+    cut off, so that a bad beginning does not hide the end.
     """
     figure, axes = _panels(len(panels), "training loss: mean and range over seeds", width=11, columns=2)
+    figure.subplots_adjust(right=0.76)
     styles = _styles(recipe for recipes in panels.values() for recipe in recipes)
-    bottom, top = np.inf, 0.0
+    bottom, top, curves = np.inf, 0.0, {}
     for axis, (heading, recipes) in zip(axes, panels.items(), strict=True):
         for recipe, seeds in recipes.items():
             updates = min(map(len, seeds))
             edges = np.unique(np.geomspace(1, updates + 1, 60).astype(int)) - 1
             counts = np.diff(edges)
             parts = np.stack([np.add.reduceat(seed[:updates], edges[:-1], dtype=np.float64) for seed in seeds]) / counts
-            mean = parts.mean(0)
-            x = edges[:-1] + (counts + 1) / 2
+            x, mean = edges[:-1] + (counts + 1) / 2, parts.mean(0)
             axis.fill_between(x, parts.min(0), parts.max(0), color=styles[recipe]["color"], alpha=0.2, linewidth=0)
-            axis.plot(x, mean, **styles[recipe], linewidth=1, label=recipe)
+            (curves[recipe],) = axis.plot(x, mean, **styles[recipe], linewidth=1)
             late = mean[x >= updates / 20]
             bottom, top = np.fmin(bottom, late.min()), np.fmax(top, late.max())
         axis.set(title=heading, xlabel="update", ylabel="cross-entropy in nats", xscale="log")
     if np.isfinite([bottom, top]).all() and bottom < top:
+        margin = 0.1 * (top - bottom)
         for axis in axes:
-            axis.set_ylim(bottom - 0.1 * (top - bottom), top + 0.1 * (top - bottom))
-    figure.subplots_adjust(right=0.76)
-    curves = {line.get_label(): line for axis in axes for line in axis.get_lines()}
+            axis.set_ylim(bottom - margin, top + margin)
     figure.legend(curves.values(), curves.keys(), loc="upper left", bbox_to_anchor=(0.77, 0.9))
     return figure
 
 
 @matplotlib.rc_context(STYLE)
 def points_figure(panels: Mapping[str, Mapping[str, Sequence[float]]], unit: str) -> Figure:
-    """A point for each seed of each recipe, and a line at the recipe's mean.
-
-    Args:
-        panels: by heading and recipe, the value of each seed.
-        unit: the name of the quantity.
-    """
+    """By heading and recipe, a point for the value of each seed, and a line at their mean; `unit` is their name."""
     rows = [(heading, recipe, seeds) for heading, recipes in panels.items() for recipe, seeds in recipes.items()]
     figure, (axis,) = _panels(1, f"{unit}: each seed, and the mean", width=8, height=0.6 + 0.2 * len(rows))
     figure.subplots_adjust(left=0.4)
     styles = _styles(recipe for _, recipe, _ in rows)
     for y, (heading, recipe, seeds) in enumerate(rows):
-        axis.plot(seeds, [y] * len(seeds), "o", color=styles[recipe]["color"], alpha=0.6, markersize=5)
-        axis.plot([float(np.mean(seeds))] * 2, [y - 0.35, y + 0.35], color=styles[recipe]["color"], linewidth=1.5)
+        color = styles[recipe]["color"]
+        axis.plot(seeds, [y] * len(seeds), "o", color=color, alpha=0.6, markersize=5)
+        axis.plot([float(np.mean(seeds))] * 2, [y - 0.35, y + 0.35], color=color, linewidth=1.5)
         if y and rows[y - 1][0] != heading:
             axis.axhline(y - 0.5, color="black", linewidth=0.5)
     axis.set_yticks(range(len(rows)), [f"{recipe}  {heading}".strip() for heading, recipe, _ in rows])
@@ -195,11 +166,9 @@ def points_figure(panels: Mapping[str, Mapping[str, Sequence[float]]], unit: str
     return figure
 
 
-def _panels(
-    count: int, title: str, width: float = 0, height: float = 3.6, columns: int | None = None
-) -> tuple[Figure, list[Any]]:
-    """A titled figure with so many axes, side by side unless there are fewer columns; sizes in inches."""
-    columns = min(count, columns or count)
+def _panels(count: int, title: str, width: int = 0, height: float = 3.6, columns: int = 9) -> tuple[Figure, list[Any]]:
+    """A titled figure with so many axes in at most so many columns; its width and the height of a row in inches."""
+    columns = min(count, columns)
     rows = -(-count // columns)
     size = (width or 5 * columns, 0.5 + height * rows)
     figure = Figure(figsize=size, dpi=DPI)
@@ -207,12 +176,10 @@ def _panels(
     # Fixed margins in inches: matplotlib's automatic layout takes as long as the drawing.
     x, y = 1 / size[0], 1 / size[1]
     figure.subplots_adjust(left=0.75 * x, right=1 - 0.15 * x, bottom=0.55 * y, top=1 - 0.65 * y, hspace=1.25 / height)
-    axes: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axis in axes[count:]:
-        axis.remove()
-    for axis in axes[:count]:
+    axes = [figure.add_subplot(rows, columns, place + 1) for place in range(count)]
+    for axis in axes:
         axis.locator_params(nbins=5)
-    return figure, axes[:count]
+    return figure, axes
 
 
 def _colors(count: int) -> list[Any]:
@@ -223,6 +190,5 @@ def _colors(count: int) -> list[Any]:
 def _styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """A color for each name, and after ten names another kind of line, so that they are told apart."""
     colors, lines = matplotlib.colormaps["tab10"], ("-", "--", ":")
-    return {
-        name: {"color": colors(i % 10), "linestyle": lines[i // 10 % 3]} for i, name in enumerate(dict.fromkeys(names))
-    }
+    numbered = enumerate(dict.fromkeys(names))
+    return {name: {"color": colors(i % 10), "linestyle": lines[i // 10 % 3]} for i, name in numbered}

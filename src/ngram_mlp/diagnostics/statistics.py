@@ -48,7 +48,7 @@ def dead(flat: Tensor) -> Tensor:
 
 
 def log10_ratio(change: Tensor, value: Tensor) -> float:
-    """log10(std(change) / std(value)): -inf where nothing changes, nan where both are constant.
+    """log10(std(change) / std(value)): -inf where nothing changes, inf or nan where the value is constant.
 
     With the update and the parameter it is the notebooks' update:data ratio, about -3 in a healthy training.
     """

@@ -10,40 +10,29 @@ from rich.table import Table
 from rich.text import Text
 
 Level = Literal["ok", "warning", "bad"]
-LEVELS: tuple[Level, ...] = ("ok", "warning", "bad")
-COLORS = {"ok": "green", "warning": "yellow", "bad": "red"}
+COLORS: dict[Level, str] = {"ok": "green", "warning": "yellow", "bad": "red"}  # from good to bad
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One judgement.
+    """One judgement."""
 
-    Args:
-        about: what was examined.
-        level: `ok`, `warning` or `bad`.
-        value: the number that it rests on.
-        finding: what was found, and the cause.
-        remedy: what would help; empty where all is well.
-    """
-
-    about: str
+    about: str  # what was examined
     level: Level
-    value: float
-    finding: str
-    remedy: str = ""
+    value: float  # that it rests on
+    finding: str  # and its cause
+    remedy: str = ""  # empty where all is well
 
 
 def worst(verdicts: Iterable[Verdict]) -> Level:
-    """The worst level among verdicts."""
-    return max((verdict.level for verdict in verdicts), key=LEVELS.index, default="ok")
+    """The worst level among verdicts; `ok` if there are none."""
+    return max((verdict.level for verdict in verdicts), key=list(COLORS).index, default="ok")
 
 
 def as_json(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """What `preflight.json` and `verdicts.json` hold; a value that is not finite becomes null."""
-    rows = [asdict(verdict) for verdict in verdicts]
-    for row in rows:
-        row["value"] = row["value"] if math.isfinite(row["value"]) else None
-    return {"verdict": worst(verdicts), "findings": rows}
+    findings = [asdict(v) | {"value": v.value if math.isfinite(v.value) else None} for v in verdicts]
+    return {"verdict": worst(verdicts), "findings": findings}
 
 
 def as_markdown(verdicts: Sequence[Verdict]) -> str:
@@ -56,6 +45,6 @@ def as_table(title: str, verdicts: Sequence[Verdict]) -> Table:
     """A table for the console; the remedy stands under its finding."""
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE, show_header=False, pad_edge=False)
     for v in verdicts:
-        level = Text(v.level, style=COLORS[v.level])
-        table.add_row(level, v.about, f"{v.finding}\nremedy: {v.remedy}" if v.remedy else v.finding)
+        finding = f"{v.finding}\nremedy: {v.remedy}" if v.remedy else v.finding
+        table.add_row(Text(v.level, style=COLORS[v.level]), v.about, finding)
     return table

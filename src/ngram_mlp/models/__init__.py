@@ -1,7 +1,6 @@
 """The networks, each a LightningModule, and their layers.
 
-For research: a variant of your own is one class in one file, as CONTRIBUTING.md shows. All of them train, validate and
-resume by what `language_model.py` says.
+For research: a variant of your own is one class in one file, as CONTRIBUTING.md shows.
 """
 
 from ngram_mlp.models.batch_norm_mlp import BatchNormMLP

@@ -41,6 +41,5 @@ class BatchNormMLP(LanguageModel):
         super().__init__(characters, block_size, **training)
         norm = BatchNormalization(**batch_norm) if isinstance(batch_norm, dict) else batch_norm
         init = Initialization(**initialization) if isinstance(initialization, dict) else initialization
-        self.network = mlp_network(
-            len(characters), block_size, n_embd, n_hidden, n_layers, activation, residual, norm, init
-        )
+        sizes = (len(characters), block_size, n_embd, n_hidden, n_layers)
+        self.network = mlp_network(*sizes, activation, residual, norm, init)

@@ -31,9 +31,6 @@ class LanguageModel(LightningModule):
         optimizer: builds the optimizer from the parameters; by default that of the notebooks.
         lr_scheduler: builds the learning-rate schedule from the optimizer; it is stepped after every update.
         engine: `eager` (plain PyTorch), `fused` (compiled), or `auto`: fused where it works and pays, else eager.
-
-    Raises:
-        UserError: while training, if a loss is not finite, with the update's number.
     """
 
     network: nn.Module
@@ -47,7 +44,7 @@ class LanguageModel(LightningModule):
         engine: EngineName = "auto",
     ) -> None:
         super().__init__()
-        # The optimizer and its schedule are functions here; config.yaml names their classes. The engine may change.
+        # Optimizer and schedule are functions here, whose classes config.yaml names. The engine may change.
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "engine"], logger=False)
         # Plain dictionaries, so that a checkpoint names no class (promise 6).
         self.hparams.update({k: asdict(v) for k, v in self.hparams.items() if is_dataclass(type(v))})
@@ -69,7 +66,7 @@ class LanguageModel(LightningModule):
 
     @property
     def engine_name(self) -> str | None:
-        """The engine that trains or trained this model, None before training."""
+        """The engine that trains or trained this model; None before training."""
         return self._engine.name if self._engine else self._engine_before
 
     def configure_optimizers(self) -> Any:
@@ -79,11 +76,8 @@ class LanguageModel(LightningModule):
             raise UserError(str(error), optimizer=None) from error
         scheduler = self._make_lr_scheduler(optimizer)
         if isinstance(scheduler, ReduceLROnPlateau):
-            raise UserError(
-                "waits for a metric, but the schedule is stepped every update; choose one that depends on the update "
-                "alone, like MultiStepLR or CosineAnnealingLR",
-                lr_scheduler="ReduceLROnPlateau",
-            )
+            remedy = "waits for a metric; choose a schedule of the update alone, like MultiStepLR or CosineAnnealingLR"
+            raise UserError(remedy, lr_scheduler="ReduceLROnPlateau")
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def setup(self, stage: str) -> None:
@@ -97,19 +91,14 @@ class LanguageModel(LightningModule):
         lightning.leave_gradients_to_the_engine(self.trainer)
 
     def training_step(self, chunk: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Performs the updates of a chunk; returns their losses, shape (K,), for the callbacks."""
+        """Performs the updates of a chunk, and returns their losses (K,); a UserError where one is not finite."""
         if self._engine is None:
             self._engine = self._choose_engine(chunk)
             lightning.begin_counters(self.trainer)
         losses = self._engine.run(*chunk)
-        first = self.trainer.global_step
-        finite = losses.isfinite()
-        if not finite.all():
-            bad = int((~finite).nonzero()[0])
-            raise UserError(
-                f"the training loss is {losses[bad].item()} at update {first + bad}; lower the optimizer's lr, or scale "
-                "the initial weights down"
-            )
+        if bad := (~losses.isfinite()).nonzero().flatten().tolist():
+            what = f"{losses[bad[0]].item()} at update {self.trainer.global_step + bad[0]}"
+            raise UserError(f"the training loss is {what}; lower the optimizer's lr, or scale the initial weights down")
         lightning.advance_counters(self.trainer, len(losses))
         self.losses.append(losses)
         lr = self.trainer.optimizers[0].param_groups[0]["lr"]
@@ -122,26 +111,21 @@ class LanguageModel(LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._metric.update(self(batch[0]), batch[1])
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._metric.update(self(batch[0]), batch[1])
-
     def on_validation_epoch_start(self) -> None:
         self._metric.reset()
 
-    def on_test_epoch_start(self) -> None:
-        self._metric.reset()
-
     def on_validation_epoch_end(self) -> None:
-        self._log_metric("val")
+        split = "test" if self.trainer.testing else "val"
+        metrics = {f"{split}/{name}": value for name, value in self._metric.compute().items()}
+        self.log_dict({**metrics, **self._axis()}, rank_zero_only=True)
 
-    def on_test_epoch_end(self) -> None:
-        self._log_metric("test")
+    test_step = validation_step
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_epoch_end = on_validation_epoch_end
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        parts = Parts(
-            model=type(self).__name__, engine=self.engine_name, losses=self.losses.all, logged=self.losses.logged
-        )
-        add_parts(checkpoint, parts)
+        name, losses = type(self).__name__, self.losses
+        add_parts(checkpoint, Parts(model=name, engine=self.engine_name, losses=losses.all, logged=losses.logged))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         parts = parts_of(checkpoint)
@@ -152,15 +136,9 @@ class LanguageModel(LightningModule):
     def _choose_engine(self, chunk: tuple[Tensor, Tensor]) -> Engine:
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         scheduler: Any = self.lr_schedulers()
-        left = self.trainer.max_steps - self.trainer.global_step
-        return choose_engine(
-            self._wanted_engine, self.network, optimizer, scheduler, chunk, left, before=self._engine_before
-        )
-
-    def _log_metric(self, split: str) -> None:
-        metrics = {f"{split}/{name}": value for name, value in self._metric.compute().items()}
-        self.log_dict({**metrics, **self._axis()}, rank_zero_only=True)
+        left, before = self.trainer.max_steps - self.trainer.global_step, self._engine_before
+        return choose_engine(self._wanted_engine, self.network, optimizer, scheduler, chunk, left, before)
 
     def _axis(self) -> dict[str, float]:
-        """Lightning puts what is logged beside a metric named `step` at that place of the axis: updates done."""
+        """The place on the axis of what is logged, updates done: Lightning takes it from a metric named `step`."""
         return {"step": float(self.trainer.global_step)}

@@ -17,14 +17,9 @@ KNOWN_MODELS: dict[str, type[LanguageModel]] = {kind.__name__: kind for kind in 
 
 
 def load_model(checkpoint: Checkpoint, model_class: type[LanguageModel] | None = None) -> LanguageModel:
-    """The model of a checkpoint, in evaluation mode.
+    """The model of a checkpoint, in evaluation mode; a UserError where its class or its weights do not fit.
 
-    Args:
-        checkpoint: what `read_checkpoint` returned.
-        model_class: the class of a variant of the user's own; by default one of this package, by the saved name.
-
-    Raises:
-        UserError: the checkpoint holds another class, or its weights do not fit.
+    By default the class is the one of this package that the checkpoint names; `model_class` is for the user's own.
     """
     name = checkpoint.model
     model_class = model_class or KNOWN_MODELS.get(name)
@@ -43,7 +38,7 @@ def load_model(checkpoint: Checkpoint, model_class: type[LanguageModel] | None =
 
 
 def load_weights(model: LanguageModel, weights: dict[str, Any]) -> None:
-    """Puts the weights of a checkpoint into a model; raises one of several errors where they are not those of it."""
+    """Puts the weights of a checkpoint into a model; raises a built-in error of any kind if they do not fit."""
     for key, own in model.state_dict().items():
         if key in weights and weights[key].is_floating_point() != own.is_floating_point():
             raise TypeError(f"{key} is of {weights[key].dtype}, not {own.dtype}")
@@ -51,7 +46,6 @@ def load_weights(model: LanguageModel, weights: dict[str, Any]) -> None:
 
 
 def _refuse_impossible(hyperparameters: dict[str, Any], stored: int) -> None:
-    """Raises a ValueError for a vocabulary or a block_size that no checkpoint with so many weights can have."""
     characters, block_size = hyperparameters.get("characters"), hyperparameters.get("block_size")
     if not (
         isinstance(characters, str)
@@ -59,7 +53,7 @@ def _refuse_impossible(hyperparameters: dict[str, Any], stored: int) -> None:
         and len(set(characters)) == len(characters) > 1
         and not any("\ud800" <= character <= "\udfff" for character in characters)
     ):
-        raise ValueError(f"characters {shortened(characters)} are no vocabulary")
+        raise ValueError(f"characters {shortened(characters)} are not a vocabulary")
     if not (isinstance(block_size, int) and 1 <= block_size <= stored):
         raise ValueError(f"block_size {shortened(block_size)} is not possible with {stored:,} weights")
 
@@ -67,7 +61,7 @@ def _refuse_impossible(hyperparameters: dict[str, Any], stored: int) -> None:
 class _Allowance(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Lets tensors be created until they hold several times as many elements as a checkpoint's weights.
 
-    A constructor needs about twice as many. Forged hyperparameters would have it take the machine's memory.
+    A constructor needs about twice as many; forged hyperparameters would have it take the machine's memory.
     """
 
     def __init__(self, stored: int) -> None:
@@ -77,16 +71,18 @@ class _Allowance(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         like = args[0] if args else kwargs.get("size", 0)
-        meta = getattr(like, "is_meta", False)
-        if str(kwargs.get("device", "meta" if meta else "cpu")) != "meta":
-            self._left -= like.numel() if isinstance(like, Tensor) else _elements(like)
+        default = "meta" if getattr(like, "is_meta", False) else "cpu"
+        if str(kwargs.get("device", default)) != "meta":
+            self._left -= _elements(like)
         if self._left < 0:
             raise ValueError("its hyperparameters ask for a larger network than its weights are")
         return func(*args, **kwargs)
 
 
-def _elements(size: Any) -> int:
-    """How many elements an operation's first argument asks for: a shape, or a length."""
-    if isinstance(size, (list, tuple)) and all(isinstance(n, int) for n in size):
-        return math.prod(size)
-    return size if isinstance(size, int) else 0
+def _elements(like: Any) -> int:
+    """How many elements an operation's first argument stands for: a tensor, a shape, or a length."""
+    if isinstance(like, Tensor):
+        return like.numel()
+    if isinstance(like, (list, tuple)) and all(isinstance(n, int) for n in like):
+        return math.prod(like)
+    return like if isinstance(like, int) else 0

@@ -11,12 +11,7 @@ from torchmetrics import Metric
 
 
 class Losses:
-    """The losses of all updates so far, float32 on the CPU, in a tensor that grows.
-
-    Args:
-        losses: those of the updates before, shape (updates,).
-        logged: how many of them are in a mean that was logged.
-    """
+    """The losses of all updates so far, float32 on the CPU (updates,); the first `logged` are in a logged mean."""
 
     def __init__(self, losses: Tensor | None = None, logged: int = 0) -> None:
         self._room = torch.empty(0) if losses is None else losses
@@ -28,7 +23,7 @@ class Losses:
 
     @property
     def all(self) -> Tensor:
-        """Shape (updates,)."""
+        """A copy, shape (updates,)."""
         return self._room[: self._count].clone()
 
     def append(self, losses: Tensor) -> None:
@@ -40,7 +35,7 @@ class Losses:
         self._count = count
 
     def mean_since_logged(self) -> Tensor:
-        """The mean of the losses that are in no logged mean yet: it does not depend on how updates are cut into chunks."""
+        """The mean of the losses not yet logged; it does not depend on how updates are cut into chunks."""
         return self._room[self.logged : self._count].mean()
 
 
@@ -58,7 +53,7 @@ class PredictionMetric(Metric):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        # float32 sums, since Apple's GPUs have no float64; the sum of a batch is added at once, so few roundings add up.
+        # float32, since Apple's GPUs have no float64; a batch's sum is added at once, so few rounding errors add up.
         self.add_state("loss_sum", torch.zeros(()), dist_reduce_fx="sum")
         self.add_state("correct", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("examples", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
@@ -76,7 +71,7 @@ class PredictionMetric(Metric):
 
 @contextmanager
 def evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """The network is in evaluation mode inside the block, and afterwards in the mode that it was in before."""
+    """Puts the network into evaluation mode, and afterwards back into its previous mode."""
     was_training = network.training
     network.eval()
     try:
@@ -87,7 +82,7 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def evaluate(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> dict[str, float]:
-    """The metrics of `network`, in evaluation mode, on batches (contexts, targets); its mode is restored."""
+    """The metrics of a network, in evaluation mode, over batches of (contexts, targets)."""
     metric = PredictionMetric(sync_on_compute=False).to(device)
     with evaluation_mode(network):
         for contexts, targets in batches:

@@ -10,22 +10,14 @@ from torch.nn.modules import activation as torch_activations
 
 from ngram_mlp.errors import UserError, require_at_least
 from ngram_mlp.models.language_model import LanguageModel
-from ngram_mlp.models.layers import (
-    NO_BIAS,
-    Initialization,
-    Norm,
-    Normalization,
-    embedding,
-    gain_of,
-    linear,
-)
+from ngram_mlp.models.layers import NO_BIAS, Initialization, Norm, Normalization, embedding, gain_of, linear
 
 
 class MLP(LanguageModel):
-    """Embedding, hidden layers of linear, non-linearity and perhaps a norm in between, and a linear output layer.
+    """An embedding, hidden layers (linear, perhaps a norm, non-linearity), and a linear output layer.
 
     With one hidden layer it is the network of Bengio et al. 2003 as the notebooks have it; the defaults are those of
-    cell 4 of notebook 002. `mlp_network` tells the names and the order of its layers.
+    cell 4 of notebook 002.
 
     Args:
         characters: the vocabulary; a character's id is its place in the string.
@@ -56,9 +48,8 @@ class MLP(LanguageModel):
         super().__init__(characters, block_size, **training)
         norm = Normalization(**norm) if isinstance(norm, dict) else norm  # as a checkpoint has it
         init = Initialization(**initialization) if isinstance(initialization, dict) else initialization
-        self.network = mlp_network(
-            len(characters), block_size, n_embd, n_hidden, n_layers, activation, residual, norm, init
-        )
+        sizes = (len(characters), block_size, n_embd, n_hidden, n_layers)
+        self.network = mlp_network(*sizes, activation, residual, norm, init)
 
 
 def mlp_network(
@@ -74,14 +65,13 @@ def mlp_network(
 ) -> nn.Sequential:
     """A network from contexts (B, T) to logits (B, vocab_size).
 
-    Its layers are `embedding`, `flatten`, `hidden1`, `hidden2`, ... (each of `linear`, `norm`, `activation`) and `output`
-    (`linear`, `norm`); their parameters are drawn in this order.
+    Its layers are `embedding`, `flatten`, `hidden1`, `hidden2`, ... (each of `linear`, `norm`, `activation`) and
+    `output` (`linear`, `norm`); their parameters are drawn in this order.
     """
     require_at_least(1, n_embd=n_embd, n_hidden=n_hidden, n_layers=n_layers)
     gain = gain_of(activation_layer(activation_name))
-    bias = init.hidden_bias
-    if bias == "auto":
-        bias = NO_BIAS if norm.subtracts_bias else Initialization.output_bias
+    auto_bias = NO_BIAS if norm.subtracts_bias else Initialization.output_bias
+    bias = auto_bias if init.hidden_bias == "auto" else init.hidden_bias
 
     layers = OrderedDict[str, nn.Module](
         embedding=embedding(vocab_size, n_embd, init.embedding),  # (B, T, n_embd)
@@ -104,14 +94,8 @@ def mlp_network(
 
 
 def activation_layer(name: str) -> nn.Module:
-    """The non-linearity `torch.nn.NAME` with its default arguments.
-
-    Raises:
-        UserError: there is none of this name, or it does not map each unit to one value.
-    """
-    error = UserError(
-        "is no non-linearity of torch.nn that works unit by unit; try Tanh, ReLU or GELU", activation=name
-    )
+    """The non-linearity `torch.nn.NAME`; a UserError where there is none that maps each unit to one value."""
+    error = UserError("is no non-linearity of torch.nn for single units; try Tanh, ReLU or GELU", activation=name)
     if name not in torch_activations.__all__:
         raise error
     try:
@@ -121,16 +105,14 @@ def activation_layer(name: str) -> nn.Module:
             probe, alone = module(torch.zeros(2, 4)), module(torch.zeros(2, 1))
     except (TypeError, ValueError, RuntimeError):
         raise error from None
-    if not (isinstance(probe, torch.Tensor) and probe.shape == (2, 4) and probe[0, 0] == alone[0, 0]):
+    if not (isinstance(probe, Tensor) and probe.shape == (2, 4) and probe[0, 0] == alone[0, 0]):
         raise error
     return module
 
 
 class Residual(nn.Sequential):
-    """Its layers in turn, with the input added to their output: y = x + f(x), both of shape (B, n).
-
-    The gradient reaches x undiminished, whatever f does to it: the shortcut of He et al. 2015, arXiv:1512.03385, which
-    the opening notes of notebook 000 describe.
+    """Its layers in turn, with the input added to their output: y = x + f(x), both (B, n), so that the gradient reaches
+    x undiminished, whatever f does to it: the shortcut of He et al. 2015, arXiv:1512.03385, and notebook 000's notes.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The bytes of a checkpoint: serialized in memory, and read back as data from a stranger, never as a program."""
+"""The bytes of a checkpoint: serialized in memory, and read back as data from a stranger, never as code."""
 
 import io
 import os
@@ -16,7 +16,8 @@ from ngram_mlp.errors import UserError, shortened
 
 LARGEST_FILE = 8 * 2**30
 LARGEST_PICKLE = 16 * 2**20
-# What torch writes for tensors in containers. Its own list for `weights_only` also has names that make a few bytes
+REMEDY = "give a .ckpt file of a run"
+# What torch writes for tensors in containers. Its own list for `weights_only` also has names that let a few bytes
 # allocate any amount of memory, such as bytearray and the constructors of tensors.
 NAMES = {"collections OrderedDict", "collections Counter", "torch._utils _rebuild_tensor_v2", "torch Size"}
 KINDS = ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
@@ -24,42 +25,34 @@ STORAGES = {f"torch {kind}Storage" for kind in KINDS}
 
 
 def serialized(content: dict[str, Any]) -> bytes:
-    """The bytes of a checkpoint's file. In memory, since torch reports a full disk by an error that is not an OSError."""
+    """The bytes of a checkpoint's file, made in memory as torch's error about a full disk is no OSError."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getvalue()
 
 
 def load(path: str | Path) -> Any:
-    """What is in a file that torch saved, tensors on the CPU; nothing in it is imported or run.
+    """What torch saved in a file, with tensors on the CPU; raises a UserError where it cannot be read.
 
-    Raises:
-        UserError: there is no such file, or it is damaged or too large.
+    Nothing that the file names is imported or run, and nothing is allocated for it beyond the size of the file.
     """
     try:
-        # A FIFO would block us if it were opened as a file is.
+        # A FIFO would block without O_NONBLOCK.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise UserError("is not a regular file; give a .ckpt file of a run", ckpt_path=path)
-            if size > LARGEST_FILE:
-                raise UserError(
-                    f"has {size:,} bytes, more than the {LARGEST_FILE:,} that are read; give a .ckpt file of a run",
-                    ckpt_path=path,
-                )
-            return _load(file, size)
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_FILE:
+                raise UserError(f"is not a regular file of at most {LARGEST_FILE:,} bytes; {REMEDY}", ckpt_path=path)
+            return _load(file, status.st_size)
     except (UserError, MemoryError):
         raise
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is no checkpoint, or damaged"
-        raise UserError(f"cannot be read ({reason}); give a .ckpt file of a run", ckpt_path=path) from error
     except Exception as error:  # a damaged file can raise anything in zipfile and in torch
-        raise UserError("is no checkpoint, or damaged; give a .ckpt file of a run", ckpt_path=path) from error
+        reason = getattr(error, "strerror", None) or "it is no checkpoint, or damaged"
+        raise UserError(f"cannot be read ({reason}); {REMEDY}", ckpt_path=path) from error
 
 
 def _load(file: IO[bytes], size: int) -> Any:
-    """What torch unpickles from the file, once its parts are known to be undamaged and as large as it says."""
-    _check_names(_pickle_of(file, size))
+    """What torch unpickles from the file, once its parts are known to be undamaged and no larger than it."""
+    _check_archive(file, size)
     file.seek(0)
     shapes = torch.load(file, map_location="meta", weights_only=True)  # allocates no tensor
     if sum(tensor.numel() * tensor.itemsize for tensor in _tensors(shapes)) > 2 * size:  # twice, as weights may be tied
@@ -68,8 +61,8 @@ def _load(file: IO[bytes], size: int) -> Any:
     return torch.load(file, map_location="cpu", weights_only=True)
 
 
-def _pickle_of(file: IO[bytes], size: int) -> bytes:
-    """The pickle in the archive, which must be as torch writes it: parts of their stated size, not compressed."""
+def _check_archive(file: IO[bytes], size: int) -> None:
+    """Raises a ValueError unless the archive is as torch writes it, and names nothing but tensors and containers."""
     with zipfile.ZipFile(file) as archive:
         parts = archive.infolist()
         if any(part.compress_type != zipfile.ZIP_STORED or part.flag_bits & 1 for part in parts):
@@ -81,12 +74,8 @@ def _pickle_of(file: IO[bytes], size: int) -> bytes:
             raise ValueError("its pickle is too large")
         if archive.testzip() is not None:  # torch itself does not compare the checksums
             raise ValueError("a checksum differs")
-        return archive.read(pickled)
-
-
-def _check_names(pickled: bytes) -> None:
-    """Raises a ValueError where a pickle, which is not run, names anything but tensors and containers."""
-    for opcode, argument, _ in pickletools.genops(pickled):
+        opcodes = pickletools.genops(archive.read(pickled))  # reads the pickle without running it
+    for opcode, argument, _ in opcodes:
         if opcode.name == "PROTO" and argument != 2:
             raise ValueError(f"pickle protocol {argument}")
         if opcode.name in ("GLOBAL", "INST", "STACK_GLOBAL") and argument not in NAMES | STORAGES:
@@ -94,7 +83,7 @@ def _check_names(pickled: bytes) -> None:
 
 
 def _tensors(content: Any) -> Iterator[Tensor]:
-    """The tensors in nested containers, each once, however often and deeply they are nested."""
+    """The tensors in nested containers, each once, however often and deeply it is nested."""
     seen: set[int] = set()
     rest = [content]
     while rest:

@@ -2,12 +2,12 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from subprocess import DEVNULL, STDOUT, Popen
 from types import FrameType
 from typing import NoReturn
 
@@ -21,9 +21,7 @@ from ngram_mlp.studies.study import Run
 
 def cores() -> int:
     """How many cores this process may use: a job on a shared machine may have fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def train_all(train_script: Path, runs: Sequence[Run], jobs: int) -> list[Run]:
@@ -32,9 +30,13 @@ def train_all(train_script: Path, runs: Sequence[Run], jobs: int) -> list[Run]:
     Interrupted, also by SIGTERM or SIGHUP, it has the runs save their state, and the next call resumes them.
     """
     waiting, trained = list(runs), []
-    running: dict[Run, tuple[subprocess.Popen[bytes], ExitStack]] = {}
+    running: dict[Run, tuple[Popen[bytes], ExitStack]] = {}
     threads = max(1, cores() // max(1, min(jobs, len(runs))))
-    with _signals_raise(), _progress() as progress:
+    names = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True))
+    columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), names)
+    with ExitStack() as handlers, Progress(*columns, expand=True) as progress:
+        for number in (signal.SIGTERM, signal.SIGHUP):  # by which a cluster ends a job
+            handlers.callback(signal.signal, number, signal.signal(number, _stop))
         task = progress.add_task("", total=len(runs))
         try:
             while waiting or running:
@@ -43,8 +45,8 @@ def train_all(train_script: Path, runs: Sequence[Run], jobs: int) -> list[Run]:
                     if (lock := _claim(run)) is not None:
                         running[run] = _start(train_script, run, threads), lock
                         trained.append(run)
-                names = ", ".join(f"{run.recipe} seed {run.seed}" for run in running)
-                progress.update(task, completed=len(runs) - len(waiting) - len(running), description=names)
+                training = ", ".join(f"{run.recipe} seed {run.seed}" for run in running)
+                progress.update(task, completed=len(runs) - len(waiting) - len(running), description=training)
                 time.sleep(0.2)
                 for run in [run for run, (process, _) in running.items() if process.poll() is not None]:
                     running.pop(run)[1].close()
@@ -58,54 +60,26 @@ def train_all(train_script: Path, runs: Sequence[Run], jobs: int) -> list[Run]:
     return trained
 
 
-@contextmanager
-def _signals_raise() -> Iterator[None]:
-    """Inside the block, the signals that end a job on a cluster are exceptions, so that its runs are ended in order."""
-
-    def stop(number: int, _: FrameType | None) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    handlers = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-def _progress() -> Progress:
-    """One display for all runs: how many are done, the time, and which are in training."""
-    return Progress(
-        BarColumn(20),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
-        expand=True,
-    )
+def _stop(number: int, _: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _claim(run: Run) -> ExitStack | None:
-    """What keeps other calls from training a run until it is closed; None if one of them does or has done so."""
+    """What keeps other calls from training a run until it is closed; None if one of them trains it or has done so."""
     run.folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as lock:
-        try:
-            lock.enter_context(alone_in(run.folder))
-        except UserError:
-            return None
-        return lock.pop_all() if run.finished is None else None
+    with ExitStack() as lock, suppress(UserError):
+        lock.enter_context(alone_in(run.folder))
+        if run.finished is None:
+            return lock.pop_all()
+    return None
 
 
-def _start(train_script: Path, run: Run, threads: int) -> "subprocess.Popen[bytes]":
+def _start(train_script: Path, run: Run, threads: int) -> Popen[bytes]:
     """A process that trains a run, or resumes it."""
     begun = [path for path in run.versions if (path / LAST).exists()]
     arguments = ("--resume", str(begun[-1])) if begun else run.arguments
+    command = [sys.executable, str(train_script), *arguments]
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
     with run.log.open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, str(train_script), *arguments],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env={"OMP_NUM_THREADS": str(threads), **os.environ},
-            start_new_session=True,  # Ctrl-C reaches this process alone, which ends the others in order
-        )
+        # In a session of its own, so that Ctrl-C reaches this process alone, which ends the others in order.
+        return Popen(command, stdin=DEVNULL, stdout=log, stderr=STDOUT, env=environment, start_new_session=True)

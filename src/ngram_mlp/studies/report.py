@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from ngram_mlp.errors import UserError
 from ngram_mlp.studies.pool import cores
@@ -23,22 +23,18 @@ from ngram_mlp.studies.study import Run
 
 SPLITS = ("train", "val", "test")
 DIFFERENCE = "val against the first (95 %)"
+HEADINGS = ("recipe", "seeds", "first loss", *SPLITS, DIFFERENCE, "updates/s")
+LEGEND = (
+    "Losses in nats a character: mean ± standard deviation over seeds (best to worst). The difference in validation "
+    "loss is to the first recipe (with a grid, at the same point of it), paired by seed, with a 95 % interval of "
+    "Student's t."
+)
 Row = dict[str, Any]
 Panels = dict[str, dict[str, list[Row]]]  # the runs that have a result, by heading and name of the recipe
 
 
-def write_report(
-    folder: Path, runs: Sequence[Run], failures: Sequence[Run], words: Sequence[str], console: Console
-) -> None:
-    """Writes `results.csv`, `results.json`, two figures and `report.md` into a study's folder, and prints the table.
-
-    Args:
-        folder: the study's.
-        runs: all of them.
-        failures: those that failed just now.
-        words: the command that the report names.
-        console: where the table is printed.
-    """
+def write_report(folder: Path, runs: list[Run], failures: list[Run], words: list[str], console: Console) -> None:
+    """Writes results.csv, results.json, two figures and report.md, which names the command `words`; prints a table."""
     from ngram_mlp.diagnostics.figures import draw, loss_bands_figure, points_figure
 
     rows = [_row(run, run in failures) for run in runs]
@@ -48,14 +44,20 @@ def write_report(
         writer.writeheader()
         writer.writerows(rows)
     panels = _panels(runs, rows)
-    headings, cells = _summary(panels)
-    _print(console, f"{folder.name}: mean ± standard deviation over seeds", headings, cells)
+    lines = _lines(panels)
+    title = f"{folder.name}: mean ± standard deviation over seeds"
+    shown = [HEADINGS.index(name) for name in ("recipe", "seeds", "first loss", "val", DIFFERENCE)]
+    columns = (Column(HEADINGS[index], overflow="fold") for index in shown)  # those for which a terminal has room
+    table = Table(*columns, title=title, title_justify="left", box=SIMPLE, pad_edge=False)
+    for line in lines:
+        table.add_row(*(line[index].split(" (")[0] for index in shown))
+    console.print(table, soft_wrap=False)
     if any(row["val"] is not None for row in rows):
         losses = _values(panels, lambda row: np.load(Path(row["folder"], "losses.npy")))
         (folder / "curves.png").write_bytes(draw(loss_bands_figure(losses))[0])
         points = _values(panels, lambda row: row["val"])
         (folder / "final.png").write_bytes(draw(points_figure(points, "validation loss"))[0])
-    (folder / "report.md").write_text(_markdown(folder.name, headings, cells, rows, words), encoding="utf-8")
+    (folder / "report.md").write_text(_markdown(folder.name, lines, rows, words), encoding="utf-8")
     console.print(f"report  {folder / 'report.md'}")
 
 
@@ -85,14 +87,14 @@ def _t_quantile(freedom: int) -> float:
 
 
 def _row(run: Run, failed: bool) -> Row:
-    row: Row = {"recipe": run.recipe, "seed": run.seed, **dict.fromkeys(SPLITS)}
-    row |= {"first_loss": None, "updates": None, "updates_per_second": None, "folder": None, "corpus": None}
+    results = (*SPLITS, "first_loss", "updates", "updates_per_second", "folder", "corpus")
+    row: Row = {"recipe": run.recipe, "seed": run.seed, **dict.fromkeys(results)}
     if (path := run.finished) is not None:
         metrics = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
         row |= {split: metrics[split]["loss"] for split in SPLITS}
         row |= {key: metrics[key] for key in ("updates", "updates_per_second")}
-        row |= {"first_loss": float(np.load(path / "losses.npy", mmap_mode="r")[0]), "folder": str(path)}
-        row["corpus"] = metrics["corpus"]["sha256"]
+        row |= {"folder": str(path), "corpus": metrics["corpus"]["sha256"]}
+        row["first_loss"] = float(np.load(path / "losses.npy", mmap_mode="r")[0])
     return row | {"error": run.last_line if failed else None}
 
 
@@ -119,17 +121,16 @@ def _panels(runs: Sequence[Run], rows: Sequence[Row]) -> Panels:
 
 def _values(panels: Panels, value: Callable[[Row], Any]) -> dict[str, dict[str, list[Any]]]:
     """A value of each row; without recipes and headings that have none."""
-    drawn = {
+    return {
         heading: {name: [value(row) for row in rows] for name, rows in recipes.items() if rows}
         for heading, recipes in panels.items()
+        if any(recipes.values())
     }
-    return {heading: recipes for heading, recipes in drawn.items() if recipes}
 
 
-def _summary(panels: Panels) -> tuple[list[str], list[list[str]]]:
-    """The headings and the cells of the table; differences are to the first recipe under the same heading."""
-    columns = ["recipe", "seeds", "first loss", *SPLITS, DIFFERENCE, "updates/s"]
-    cells = []
+def _lines(panels: Panels) -> list[list[str]]:
+    """The lines of the table, a cell for each of HEADINGS; differences are to the first recipe of the same panel."""
+    lines = []
     for heading, recipes in panels.items():
         first = next(iter(recipes.values()))
         base = {(row["seed"], row["corpus"]): row["val"] for row in first}
@@ -141,8 +142,8 @@ def _summary(panels: Panels) -> tuple[list[str], list[list[str]]]:
                 pairs = [(row["val"], base.get((row["seed"], row["corpus"]))) for row in rows]
                 line.append("" if rows is first else _difference([a - b for a, b in pairs if b is not None]))
                 line.append(f"{statistics.fmean(row['updates_per_second'] for row in rows):,.0f}")
-            cells.append(line + ["-"] * (len(columns) - len(line)))
-    return columns, cells
+            lines.append(line + ["-"] * (len(HEADINGS) - len(line)))
+    return lines
 
 
 def _spread(values: Sequence[float], digits: int) -> str:
@@ -162,34 +163,15 @@ def _difference(differences: Sequence[float]) -> str:
     return f"{mean:+.4f} ± {half:.4f}" if math.isfinite(half) else f"{mean:+.4f}"
 
 
-def _print(console: Console, title: str, headings: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
-    """Prints the columns for which a terminal has room."""
-    shown = [headings.index(name) for name in ("recipe", "seeds", "first loss", "val", DIFFERENCE)]
-    table = Table(title=title, title_justify="left", box=SIMPLE, pad_edge=False)
-    for column in shown:
-        table.add_column(headings[column], overflow="fold")
-    for line in cells:
-        table.add_row(*(line[column].split(" (")[0] for column in shown))
-    console.print(table, soft_wrap=False)
-
-
-def _markdown(
-    name: str, headings: Sequence[str], cells: Sequence[Sequence[str]], rows: Sequence[Row], words: Sequence[str]
-) -> str:
+def _markdown(name: str, lines: Sequence[Sequence[str]], rows: Sequence[Row], words: Sequence[str]) -> str:
     """The report: command, table, figures, and what failed."""
     machine = f"torch {torch.__version__}, {cores()} cores of {processor()}"
-    lines = [f"# {name}", "", f"{datetime.date.today().isoformat()}, {machine}, by", ""]
-    lines += ["```", shlex.join(words), "```", ""]
-    lines += [
-        "Losses in nats a character: mean ± standard deviation over seeds (best to worst). The difference in "
-        "validation loss is to the first recipe (with a grid, at the same point of it), paired by seed, with a 95 % "
-        "interval of Student's t.",
-        "",
-    ]
-    lines += [f"| {' | '.join(line)} |" for line in (headings, ["---"] * len(headings), *cells)]
+    text = [f"# {name}", "", f"{datetime.date.today()}, {machine}, by", ""]
+    text += ["```", shlex.join(words), "```", "", LEGEND, ""]
+    text += [f"| {' | '.join(line)} |" for line in (HEADINGS, ["---"] * len(HEADINGS), *lines)]
     if any(row["val"] is not None for row in rows):
-        lines += ["", "![training loss, mean and range over seeds](curves.png)", ""]
-        lines += ["![validation loss of every seed](final.png)"]
-    lines.append("")
-    lines += [f"- no result: {row['recipe']}, seed {row['seed']}: {row['error']}" for row in rows if row["val"] is None]
-    return "\n".join(lines).rstrip("\n") + "\n"
+        text += ["", "![training loss, mean and range over seeds](curves.png)"]
+        text += ["", "![validation loss of every seed](final.png)"]
+    text.append("")
+    text += [f"- no result: {row['recipe']}, seed {row['seed']}: {row['error']}" for row in rows if row["val"] is None]
+    return "\n".join(text).rstrip("\n") + "\n"

@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,21 +14,13 @@ from ngram_mlp.runs.files import versions, write_atomically
 
 @dataclass(frozen=True)
 class Run:
-    """One recipe with one seed.
+    """One recipe with one seed."""
 
-    Args:
-        path: the YAML file.
-        point: the values of the grid, as `option=value` words; empty without a grid.
-        overrides: what else the recipe is made of, as arguments of `train.py`.
-        seed: what everything is drawn from.
-        study: the study's folder.
-    """
-
-    path: Path
-    point: str
-    overrides: tuple[str, ...]
+    path: Path  # of the YAML file
+    point: str  # the values of the grid, as `option=value` words; empty without a grid
+    overrides: tuple[str, ...]  # what else the recipe is made of, as arguments of `train.py`
     seed: int
-    study: Path
+    study: Path  # the study's folder
 
     @property
     def config(self) -> str:
@@ -56,7 +48,7 @@ class Run:
 
     @property
     def versions(self) -> list[Path]:
-        """The folders of its attempts, the newest last."""
+        """Its attempts, the newest last."""
         return [self.folder / f"version_{number}" for number in sorted(versions(self.folder))]
 
     @property
@@ -66,12 +58,10 @@ class Run:
 
     @property
     def log(self) -> Path:
-        """What the run printed."""
         return self.folder.with_suffix(".log")
 
     @property
     def last_line(self) -> str:
-        """The last line that it printed."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n") if self.log.exists() else []
         return next((line for line in reversed(lines) if line.strip()), "it printed nothing")
 
@@ -79,27 +69,20 @@ class Run:
 def plan(study: Path, configs: Sequence[str], grid: Sequence[str], seeds: range, overrides: Sequence[str]) -> list[Run]:
     """All runs of a study, seed by seed, so that every recipe has a run before one has all of its runs.
 
-    Args:
-        study: the folder.
-        configs: the YAML files.
-        grid: axes, each `OPTION=VALUE,VALUE,...`; every configuration is crossed with all their points.
-        seeds: the seeds.
-        overrides: arguments of `train.py` for every run.
+    Every one of the `configs` is crossed with all points of the `grid`, whose axes are `OPTION=VALUE,VALUE,...`; the
+    `overrides` are for every run.
 
     Raises:
         UserError: a configuration is not there, an axis cannot be read, or two recipes have one name.
     """
     axes = []
     for axis in grid:
-        if not re.fullmatch(r"[\w.]+=.+", axis):
+        if (found := re.fullmatch(r"([\w.]+)=(.+)", axis)) is None:
             raise UserError("give OPTION=VALUE,VALUE,..., such as model.n_hidden=100,200", grid=axis)
-        option, values = axis.split("=", 1)
-        axes.append([(option, value) for value in _values(values)])
+        axes.append([(found[1], value) for value in _values(found[2])])
     for config in configs:
         if not Path(config).is_file():
-            raise UserError(
-                f"{config}: there is no such configuration; give YAML files, as for train.py --config, first of all"
-            )
+            raise UserError(f"{config}: there is no such configuration; give YAML files before the options")
     for before, word in itertools.pairwise(["", *overrides]):
         if word.endswith((".yaml", ".yml")) and not before.startswith("--"):
             raise UserError(f"{word}: give all configurations before the options")
@@ -114,17 +97,16 @@ def plan(study: Path, configs: Sequence[str], grid: Sequence[str], seeds: range,
     return list(runs.values())
 
 
-def _values(text: str) -> Iterator[str]:
+def _values(text: str) -> list[str]:
     """The values of an axis: `[1,2],[3]` are two, since a comma within brackets is part of a value."""
-    value, depth = "", 0
+    values, depth = [""], 0
     for character in text:
         depth += (character in "[({") - (character in "])}")
         if character == "," and depth == 0:
-            yield value.strip()
-            value = ""
+            values.append("")
         else:
-            value += character
-    yield value.strip()
+            values[-1] += character
+    return [value.strip() for value in values]
 
 
 def record_recipes(folder: Path, runs: Sequence[Run]) -> None:
@@ -134,26 +116,19 @@ def record_recipes(folder: Path, runs: Sequence[Run]) -> None:
         UserError: a recipe that has been trained is another than it was, or the folder cannot be written.
     """
     path = folder / "study.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    recipes = {}
+    recipes = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for recipe, run in {run.recipe: run for run in runs}.items():
-        sha256 = hashlib.sha256(run.path.read_bytes()).hexdigest()
-        own = recipes[recipe] = {"sha256": sha256, "arguments": list(run.overrides)}
-        other = before.get(recipe)
-        if other not in (None, own) and any(run.folder.parent.glob("*/version_*")):
-            what = "file" if other["arguments"] == own["arguments"] else "options"
-            raise UserError(
-                f"{recipe} was trained there with other {what}; give another name, or remove {run.folder.parent}",
-                name=folder.name,
-            )
+        own = {"sha256": hashlib.sha256(run.path.read_bytes()).hexdigest(), "arguments": list(run.overrides)}
+        before, home = recipes.get(recipe, own), run.folder.parent
+        if before != own and any(home.glob("*/version_*")):
+            what = "another file" if before["arguments"] == own["arguments"] else "other options"
+            raise UserError(f"{recipe} was trained there with {what}; change name or remove {home}", name=folder.name)
+        recipes[recipe] = own
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Shards may begin at the same moment.
-        write_atomically(path, (json.dumps(before | recipes, indent=2) + "\n").encode())
+        write_atomically(path, (json.dumps(recipes, indent=2) + "\n").encode())  # shards may begin at one moment
     except OSError as error:
-        raise UserError(
-            f"cannot write to {folder} ({error.strerror}); give a folder that you may write to", runs_dir=None
-        ) from error
+        raise UserError(f"cannot write to {folder} ({error.strerror}); give another folder", runs_dir=None) from error
 
 
 def part(runs: Sequence[Run], shard: str) -> Sequence[Run]:

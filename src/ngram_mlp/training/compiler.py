@@ -1,6 +1,7 @@
-"""Compiling a training loop with torch.compile: the settings that were measured to pay, and their reasons."""
+"""Compiling a training loop with torch.compile: the settings that were measured to pay off, and why they do."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -12,9 +13,9 @@ from ngram_mlp.training.optimizers import CannotFuseError
 
 OPTIONS: dict[str, Any] = {
     "cpp_wrapper": True,  # the whole loop in C++: Python is called once a chunk
-    # Multiplications and additions in one instruction; the rounding of each is then the better one.
+    # Multiplies and adds in one instruction, which rounds once and so more accurately.
     "cpp.enable_floating_point_contract_flag": "fast",
-    # Values of a unit are computed once, not again for each example: batch norm's divisions and roots.
+    # Values of a unit (batch norm's divisions and roots) are computed once, not again for each example.
     "realize_opcount_threshold": 4,
     "cpp_cache_precompile_headers": False,  # costs more than it saves for the one file that is compiled
 }
@@ -36,7 +37,7 @@ TANH_DENOMINATOR = (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900
 
 
 def fast_tanh(x: Tensor) -> Tensor:
-    """tanh(x) in float32 to 3 units in the last place; torch's, exact to 1, makes an update a seventh slower."""
+    """tanh(x) in float32 to 3 units in the last place; torch's, accurate to 1, makes an update a seventh slower."""
     if x.dtype != torch.float32:
         return NotImplemented  # type: ignore[no-any-return]  # the compiler then takes torch's own
     x = x.clamp(-TANH_LIMIT, TANH_LIMIT)
@@ -53,16 +54,11 @@ def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
 
 
 def compile_loop(loop: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[..., Any]:
-    """`loop` compiled for arguments of these shapes, after one call with them.
-
-    Raises:
-        CannotFuseError: the loop cannot be compiled, on this machine or at all.
-    """
+    """`loop`, compiled by a call with these arguments for their shapes; raises a CannotFuseError where that fails."""
     try:
-        try:
+        with suppress(torch._inductor.exc.CppCompileError):  # an old compiler, perhaps, for a new processor
             return _compile(loop, arguments, OPTIONS | TRUSTING)
-        except torch._inductor.exc.CppCompileError:  # an old compiler, perhaps, for a new processor
-            return _compile(loop, arguments, OPTIONS)
+        return _compile(loop, arguments, OPTIONS)
     except Exception as error:  # the compiler's exceptions are of many kinds
         reason = next(iter(str(error).strip().splitlines()), "")
         raise CannotFuseError(f"the network cannot be compiled here ({type(error).__name__}: {reason})") from error

@@ -1,10 +1,9 @@
-"""Engines, which perform the updates of a chunk: the reference in plain PyTorch, and the choice between it and `fused`."""
+"""Engines perform the updates of a chunk: here are the reference in plain PyTorch, and the choice of an engine."""
 
 import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Literal, Protocol
 
@@ -21,43 +20,39 @@ from ngram_mlp.training.processes import average, processes
 log = logging.getLogger(__name__)
 
 EngineName = Literal["auto", "eager", "fused"]
-# Compiling takes some 10 s the first time and 4 s from the compiler's cache, and saves about 0.3 ms an update.
+# Compiling takes about 10 s the first time, 4 s from the compiler's cache, and saves about 0.3 ms per update.
 PAYS_FROM = 20_000
-# From so many multiplications in a forward pass on, two threads were faster than one.
+# The multiplications in a forward pass from which two threads were faster than one.
 EAGER_SHARES_FROM = 3_000_000
 FUSED_SHARES_FROM = 50_000_000
 
 
 class Engine(Protocol):
-    """What performs the updates of a chunk."""
+    """What performs the updates of a network that maps contexts (B, T) to logits (B, vocabulary size)."""
 
-    @property
-    def name(self) -> str:
-        """What the user calls it."""
+    name: str  # by which users ask for it
 
     def run(self, contexts: Tensor, targets: Tensor) -> Tensor:
         """Performs K updates on contexts (K, B, T) and targets (K, B); returns their losses, shape (K,)."""
 
 
 class EagerEngine:
-    """Performs the updates of a chunk one by one; several processes average their gradients and losses.
-
-    Args:
-        network: maps contexts (B, T) to logits (B, vocabulary size).
-        optimizer: steps once for each minibatch.
-        scheduler: stepped once after each update.
-    """
+    """Performs the updates of a chunk one by one; several processes average their gradients and losses."""
 
     name = "eager"
 
     def __init__(self, network: nn.Module, optimizer: Optimizer, scheduler: LRScheduler) -> None:
         self._network = network
         self._scheduler = scheduler
-        self._step = _step_of(optimizer)
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self._step: Callable[[], object] = optimizer.step
+        step = type(optimizer).step
+        if hasattr(step, "hooked") and not has_step_hooks(optimizer):
+            # Torch's wrappers for profilers and hooks cost twice as much as the step of a network of this size.
+            self._step = partial(step.__wrapped__, optimizer)  # type: ignore[attr-defined]
+            optimizer._opt_called = True  # type: ignore[attr-defined]  # what a schedule checks before its first step
 
     def run(self, contexts: Tensor, targets: Tensor) -> Tensor:
-        """Performs K updates on contexts (K, B, T) and targets (K, B); returns their losses, shape (K,)."""
         losses = []
         several = processes() > 1
         for minibatch, target in zip(contexts.unbind(0), targets.unbind(0), strict=True):
@@ -76,22 +71,16 @@ class EagerEngine:
         return stacked
 
 
-@dataclass(frozen=True)
 class Threaded:
-    """An engine, and the number of threads that it is fastest with; outside of `run` torch has its own number."""
+    """An engine that runs with the number of threads it is fastest with; torch keeps its own number outside `run`."""
 
-    engine: Engine
-    threads: int
-
-    @property
-    def name(self) -> str:
-        """The engine's name."""
-        return self.engine.name
+    def __init__(self, engine: Engine, threads: int) -> None:
+        self.name = engine.name
+        self._engine, self._threads = engine, threads
 
     def run(self, contexts: Tensor, targets: Tensor) -> Tensor:
-        """What the engine's `run` returns."""
-        with _threads(self.threads):
-            return self.engine.run(contexts, targets)
+        with _threads(self._threads):
+            return self._engine.run(contexts, targets)
 
 
 def choose_engine(
@@ -103,20 +92,10 @@ def choose_engine(
     updates_left: int,
     before: str | None = None,
 ) -> Engine:
-    """The engine that is wanted; `auto` is fused where that works and pays, else eager. One line says which and why.
+    """The wanted engine; `auto` is fused where that works and pays off, else eager, and one line is logged about it.
 
-    Args:
-        wanted: what the user asked for.
-        network: the network to train, in training mode.
-        optimizer: its optimizer.
-        scheduler: the schedule of the optimizer's learning rate.
-        chunk: the first chunk; the minibatches of all others have its shapes.
-        updates_left: the updates to come.
-        before: the engine that trained up to the checkpoint from which the run resumes; `auto` stays with it, since
-            the engines differ in the last bits.
-
-    Raises:
-        UserError: `fused` is wanted and cannot be had.
+    The minibatches of all chunks have the shapes of those in `chunk`. A resumed run stays with the engine that trained
+    `before`, as the engines differ in the last bits. Raises a UserError where `fused` is wanted and does not work.
     """
     multiplications = chunk[0].shape[1] * sum(parameter.numel() for parameter in network.parameters())
     against = None if wanted == "fused" else _reason_against_fused(wanted, chunk[0].device.type, updates_left, before)
@@ -125,7 +104,7 @@ def choose_engine(
 
         threads = _threads_for(multiplications, FUSED_SHARES_FROM)
         try:
-            with _threads(threads):  # which the compiled code depends on
+            with _threads(threads):  # on which the compiled code depends
                 fused = FusedEngine(network, optimizer, scheduler)
                 fused.compile(*chunk)
             return Threaded(fused, threads)
@@ -141,7 +120,7 @@ def _reason_against_fused(wanted: EngineName, device: str, updates_left: int, be
     if wanted == "eager":
         return "as asked"
     if device != "cpu":
-        return f"compiling was tried and measured on the CPU only, this is {device}; engine fused tries it here"
+        return f"compiling was only tested on the CPU, this is {device}; engine fused tries it here"
     if before is not None:
         return None if before == "fused" else "as before the interruption"
     if updates_left < PAYS_FROM:
@@ -150,7 +129,7 @@ def _reason_against_fused(wanted: EngineName, device: str, updates_left: int, be
 
 
 def _threads_for(multiplications: int, shares_from: int) -> int:
-    """One thread where an update is too small for several to pay; a number set in the environment stays."""
+    """One thread where an update is too small for several; a number set in the environment stays."""
     if multiplications < shares_from and not os.environ.keys() & {"OMP_NUM_THREADS", "MKL_NUM_THREADS"}:
         return 1
     return torch.get_num_threads()
@@ -164,15 +143,3 @@ def _threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _step_of(optimizer: Optimizer) -> Callable[[], object]:
-    """`optimizer.step` without the wrappers that torch puts around it for profilers and hooks.
-
-    They cost twice as much as the step of a network of this size. Where a hook is registered they stay.
-    """
-    step = type(optimizer).step
-    if has_step_hooks(optimizer) or not hasattr(step, "hooked"):
-        return optimizer.step
-    optimizer._opt_called = True  # type: ignore[attr-defined]  # what a schedule checks before its first step
-    return partial(step.__wrapped__, optimizer)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Optimizers: their steps as functions of tensors, without side effects, and the state that they keep."""
+"""Optimizers: their steps as pure functions of tensors, and the state that they keep."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +11,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 State = dict[str, Tensor]
 # (parameter, gradient, its optimizer state, learning rate, its parameter group) -> (parameter, state) after the step
 Formula = Callable[[Tensor, Tensor, State, Tensor, dict[str, Any]], tuple[Tensor, State]]
-
-
-# Of the optimizers of torch.optim: what has the shape of its parameter. `step` is one number.
+# What has the shape of its parameter in the state of torch's optimizers; `step` is one number.
 OF_THE_SHAPE = {"momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"}
 
 
@@ -22,7 +20,7 @@ class CannotFuseError(Exception):
 
 
 def sgd(parameter: Tensor, gradient: Tensor, state: State, lr: Tensor, group: dict[str, Any]) -> tuple[Tensor, State]:
-    """Stochastic gradient descent with momentum, Nesterov's too, and weight decay, as `torch.optim.SGD` computes it."""
+    """Stochastic gradient descent with (Nesterov) momentum and weight decay, as `torch.optim.SGD` computes it."""
     gradient = -gradient if group["maximize"] else gradient
     if group["weight_decay"] != 0:
         gradient = gradient + group["weight_decay"] * parameter
@@ -57,7 +55,7 @@ FORMULAS: dict[type[Optimizer], Formula] = {torch.optim.SGD: sgd, torch.optim.Ad
 
 
 def create_state(optimizer: Optimizer) -> None:
-    """Gives parameters without optimizer state the one that their first step would begin with."""
+    """Gives parameters without optimizer state the state with which their first step would begin."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             state = optimizer.state[parameter]
@@ -72,38 +70,27 @@ def create_state(optimizer: Optimizer) -> None:
 
 
 def formula_of(optimizer: Optimizer) -> Formula:
-    """The formula of an optimizer.
-
-    Raises:
-        CannotFuseError: it has none here, or options or hooks that the formula does not know.
-    """
+    """The formula of an optimizer; raises a CannotFuseError where none covers its class, options and hooks."""
     name = type(optimizer).__name__
     formula = FORMULAS.get(type(optimizer))
     if formula is None:
         raise CannotFuseError(f"the optimizer {name} has no functional form here (SGD, Adam and AdamW have)")
-    if any(group.get("amsgrad") for group in optimizer.param_groups):
-        raise CannotFuseError(f"the functional form of {name} has no amsgrad")
-    if any(group.get("dampening") for group in optimizer.param_groups):
-        raise CannotFuseError(f"the functional form of {name} has no dampening")
+    for option in ("amsgrad", "dampening"):
+        if any(group.get(option) for group in optimizer.param_groups):
+            raise CannotFuseError(f"the functional form of {name} has no {option}")
     if has_step_hooks(optimizer):
         raise CannotFuseError(f"hooks are registered on the steps of the optimizer {name}")
     return formula
 
 
 def has_step_hooks(optimizer: Optimizer) -> bool:
-    """Whether a hook is registered on the steps of this optimizer, or of all."""
-    return any(
-        (
-            optimizer._optimizer_step_pre_hooks,
-            optimizer._optimizer_step_post_hooks,
-            _global_optimizer_pre_hooks,
-            _global_optimizer_post_hooks,
-        )
-    )
+    """Whether a hook is registered on the steps of this optimizer, or of all optimizers."""
+    own = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    return bool(own or _global_optimizer_pre_hooks or _global_optimizer_post_hooks)
 
 
 def check_state(optimizer: Optimizer) -> None:
-    """Raises a ValueError where a state that was loaded into an optimizer cannot be that of its parameters."""
+    """Raises a ValueError where the state loaded into an optimizer does not fit its parameters."""
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
             expected = parameter.shape if key in OF_THE_SHAPE else ()

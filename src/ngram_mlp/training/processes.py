@@ -12,7 +12,7 @@ from ngram_mlp.errors import UserError
 
 
 def processes() -> int:
-    """How many processes train together; 1 where this one is alone."""
+    """How many processes train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
@@ -22,16 +22,14 @@ def rank() -> int:
 
 
 def total(x: Tensor) -> Tensor:
-    """The sum of x over the processes, the same for all; gradients flow back to every process' x."""
-    summed: Tensor = _Total.apply(x)  # type: ignore[no-untyped-call]
-    return summed
+    """The sum of x over the processes, the same for all; gradients flow back to every process's x."""
+    return _Total.apply(x)  # type: ignore[no-any-return, no-untyped-call]
 
 
 @torch.no_grad()
 def average(tensors: Sequence[Tensor]) -> None:
     """Replaces tensors, in place, by their means over the processes, in one exchange."""
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
-    _exchange(flat)
+    flat = _exchange(torch.cat([tensor.flatten() for tensor in tensors]))
     flat /= processes()
     for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):  # type: ignore[no-untyped-call]
         tensor.copy_(part.view_as(tensor))
@@ -39,23 +37,16 @@ def average(tensors: Sequence[Tensor]) -> None:
 
 def greatest(number: int, device: torch.device) -> int:
     """The greatest of the processes' numbers."""
-    if processes() == 1:
-        return number
-    shared = torch.tensor(number, device=device)
-    _exchange(shared, dist.ReduceOp.MAX)
-    return int(shared)
+    return number if processes() == 1 else int(_exchange(torch.tensor(number, device=device), dist.ReduceOp.MAX))
 
 
-def _exchange(x: Tensor, operation: Any = dist.ReduceOp.SUM) -> None:
-    """Reduces x over the processes, in place.
-
-    Raises:
-        UserError: another process is gone; torch's backends have no error of their own for that.
-    """
+def _exchange(x: Tensor, operation: Any = dist.ReduceOp.SUM) -> Tensor:
+    """Reduces x over the processes, in place; raises a UserError where another process has ended."""
     try:
         dist.all_reduce(x, operation)
-    except RuntimeError as error:
+    except RuntimeError as error:  # torch's backends have no error of their own for that
         raise UserError("another process of this run has ended, so this one ends, too") from error
+    return x
 
 
 class _Total(torch.autograd.Function):
@@ -63,12 +54,8 @@ class _Total(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        summed = x.clone()
-        _exchange(summed)
-        return summed
+        return _exchange(x.clone())
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        summed = gradient.clone()
-        _exchange(summed)
-        return summed
+        return _exchange(gradient.clone())

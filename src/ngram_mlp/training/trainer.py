@@ -1,7 +1,6 @@
-"""Lightning's trainer made to count updates: chunks of them, who is called in between, counters, refused options.
+"""Lightning's trainer made to count updates: chunks of them, calls between chunks, counters, refused options.
 
-A callback of any kind declares when it needs its batch hooks by an attribute `update_calls`, a `Calls`. Lightning's own
-callbacks, which cannot, are listed in `_calls_of`.
+A callback declares when it needs its batch hooks by an attribute `update_calls`, a `Calls`.
 """
 
 from dataclasses import dataclass
@@ -16,14 +15,11 @@ from ngram_mlp.errors import UserError
 
 @dataclass(frozen=True)
 class Calls:
-    """The updates at which a callback needs `on_train_batch_start` and `on_train_batch_end`.
+    """The intervals, in updates, at which a callback needs `on_train_batch_start` and `on_train_batch_end`.
 
-    Between two of them, updates are trained in chunks, with one call of each hook for a whole chunk.
-
-    Args:
-        after: numbers of updates; `on_train_batch_end` is called when `trainer.global_step` is a multiple of one of them.
-        around: numbers of updates; every update that is a multiple of one of them, and the last update, is a chunk of its
-            own, so that the hooks are called right before and right after it. None: no update needs to be.
+    Updates are trained in chunks, with one call of each hook per chunk. A chunk ends where `trainer.global_step` is a
+    multiple of an interval in `after`. Every update that is a multiple of an interval in `around`, and the last one, is
+    a chunk of its own, so that the hooks are called right before and right after it; with None, no update is.
     """
 
     after: tuple[int, ...] = ()
@@ -37,20 +33,14 @@ class Calls:
 
 @dataclass(frozen=True)
 class Chunking:
-    """Where the chunks of a run end.
+    """Where the chunks of a run end."""
 
-    Args:
-        calls: what all callbacks and the trainer need together.
-        updates: the updates of the run.
-        longest: the most updates in a chunk.
-    """
-
-    calls: Calls
-    updates: int
-    longest: int
+    calls: Calls  # what all callbacks and the trainer need together
+    updates: int  # in the run
+    longest: int  # the most updates in a chunk
 
     def end(self, begin: int) -> int:
-        """The update before which a chunk ends that begins with the update `begin`."""
+        """The update before which the chunk that begins with the update `begin` ends."""
         around = self.calls.around
         if around is not None and (begin == self.updates - 1 or any(begin % every == 0 for every in around)):
             return begin + 1
@@ -59,40 +49,30 @@ class Chunking:
 
 
 def longest_chunk(batch_size: int) -> int:
-    """The most minibatches in a chunk: 1,000, or fewer of large ones, so that progress is still seen."""
+    """The most minibatches in a chunk: 1,000, or fewer if they are large, so that progress can still be seen."""
     return max(1, min(1_000, 2**16 // batch_size))
 
 
 def chunking(trainer: Any, batch_size: int) -> Chunking:
-    """Where chunks end so that the trainer and its callbacks are called at every update that they need."""
-    intervals = trainer.log_every_n_steps, trainer.val_check_interval
+    """Chunks between which the trainer and its callbacks are called at every update that they need."""
+    # Lightning's own callbacks declare nothing.
+    savers = [callback._every_n_train_steps for callback in trainer.callbacks if isinstance(callback, ModelCheckpoint)]
+    intervals = (trainer.log_every_n_steps, trainer.val_check_interval, *savers)
     calls = Calls(tuple(every for every in intervals if isinstance(every, int) and every > 0))
     for callback in trainer.callbacks:
-        calls |= _calls_of(callback)
+        calls |= getattr(callback, "update_calls", Calls())
     return Chunking(calls, trainer.max_steps, longest_chunk(batch_size))
 
 
-def _calls_of(callback: Any) -> Calls:
-    if isinstance(callback, ModelCheckpoint):
-        every = callback._every_n_train_steps
-        return Calls((every,) if every else ())
-    calls: Calls = getattr(callback, "update_calls", Calls())
-    return calls
-
-
 def restore_counters(trainer: Any, content: dict[str, Any]) -> None:
-    """Sets `global_step` to that of a checkpoint's content.
-
-    One number tells where a run stands. Lightning's own account of its loops is removed from the content: checkpoints are
-    taken between two chunks, so it is not needed, and after a chunk that an exception cut short it would be wrong.
-    """
-    content.pop("loops", None)
+    """Sets `global_step` to that of a checkpoint's content, and removes Lightning's own account of its loops."""
+    content.pop("loops", None)  # not needed between two chunks, and wrong where an exception cut a chunk short
     for tracker in _steps(trainer):
         tracker.ready = tracker.completed = content["global_step"]
 
 
 def begin_counters(trainer: Any) -> None:
-    """Advances the counters of batches, which are at the first of this process, by the updates before it."""
+    """Advances the counters of batches, which start with the process, by the updates before it."""
     loop, before = trainer.fit_loop.epoch_loop, trainer.global_step
     for batches in (loop.batch_progress.total, loop.batch_progress.current):
         batches.completed = batches.processed = before
@@ -101,57 +81,41 @@ def begin_counters(trainer: Any) -> None:
 
 
 def advance_counters(trainer: Any, updates: int) -> None:
-    """Advances the counters by the updates of a chunk; Lightning itself adds one batch to some of them.
-
-    Lightning derives `global_step` from the first, the validation interval from the second and the logging interval
-    from the third, so all of them count updates from here on.
-    """
-    for tracker in _steps(trainer):
+    """Advances the counters by the updates of a chunk; Lightning itself adds one to those of batches."""
+    for tracker in _steps(trainer):  # from which Lightning derives `global_step`
         tracker.ready += updates
         tracker.completed += updates
     loop = trainer.fit_loop.epoch_loop
-    for batches in (loop.batch_progress.total, loop.batch_progress.current):
+    for batches in (loop.batch_progress.total, loop.batch_progress.current):  # the validation interval
         batches.ready += updates - 1
         batches.started += updates - 1
         batches.processed += updates - 1
         batches.completed += updates - 1
-    loop._batches_that_stepped += updates - 1
+    loop._batches_that_stepped += updates - 1  # and the logging interval
     if trainer.global_step >= trainer.max_steps:
-        # The trainer validates and logs when it is told to stop, also where no interval divides max_steps.
+        # Told to stop, the trainer validates and logs, even where no interval divides max_steps.
         trainer.should_stop = True
 
 
 def leave_gradients_to_the_engine(trainer: Any) -> None:
-    """Keeps DDP's wrapper from synchronizing: it expects one backward pass a call, and a chunk has one an update."""
-    wrapper = trainer.strategy.model
-    if isinstance(wrapper, DistributedDataParallel):
-        wrapper.require_backward_grad_sync = False
+    """Keeps DDP's wrapper from synchronizing: it expects one backward pass per call, a chunk has one per update."""
+    if isinstance(trainer.strategy.model, DistributedDataParallel):
+        trainer.strategy.model.require_backward_grad_sync = False
 
 
 def refuse_options_without_meaning(trainer: Any) -> None:
-    """Minibatches are drawn with replacement, in one endless epoch, by processes that average their gradients.
-
-    Raises:
-        UserError: an option of the trainer counts epochs, or the engines do not honour it.
-    """
-    if trainer.max_steps < 0:
-        raise UserError("give the number of updates, 0 or more", max_steps=trainer.max_steps)
-    if trainer.world_size > 1 and not (
-        isinstance(trainer.strategy, DDPStrategy) and trainer.strategy._start_method == "popen"
-    ):
-        raise UserError(
-            "several processes train by ddp alone; use ddp, or 1 device", strategy=trainer.strategy.__class__.__name__
-        )
+    """Raises a UserError where an option counts epochs (there is one, which has no end) or no engine honours it."""
+    strategy = trainer.strategy
+    if trainer.world_size > 1 and not (isinstance(strategy, DDPStrategy) and strategy._start_method == "popen"):
+        raise UserError("several processes train only with ddp; use it, or 1 device", strategy=type(strategy).__name__)
     if trainer.fast_dev_run:  # Lightning derives the options below from it
         return
     refusals = {
+        "max_steps": (trainer.max_steps < 0, "give the number of updates, 0 or more"),
         "max_epochs": (trainer.max_epochs not in (None, -1), "there are no epochs; use max_steps"),
         "limit_train_batches": (trainer.limit_train_batches != 1.0, "there are no epochs; use max_steps"),
         "overfit_batches": (trainer.overfit_batches != 0, "there are no epochs; use a small corpus"),
-        "val_check_interval": (
-            not isinstance(trainer.val_check_interval, int),
-            "give the number of updates between validations, a whole number",
-        ),
+        "val_check_interval": (not isinstance(trainer.val_check_interval, int), "give a whole number of updates"),
         "precision": (trainer.precision == "16-mixed", "gradients are not rescaled; use 32-true or bf16-mixed"),
     }
     for option, (refused, remedy) in refusals.items():

@@ -1,7 +1,6 @@
 """The layers that the variants are made of, and how their parameters are drawn.
 
-For research: a new norm goes into `normalization.py`, a new initialization into `initialization.py`, a new layer into a
-file of its own.
+For research: a new norm goes into `normalization.py`, a new layer into a file of its own.
 """
 
 from ngram_mlp.models.layers.batch_norm import BatchNorm, batch_norms

@@ -16,23 +16,12 @@ class BatchNorm(nn.Module):
 
     .. math:: y = gain \cdot (x - m) / (s + eps) + bias \quad or \quad y = gain \cdot (x - m) / \sqrt{s^2 + eps} + bias
 
-    and moves the running estimates: `running = (1 - momentum) * running + momentum * now`, of the mean and of s, or of
-    the mean and s squared. Evaluation uses them instead of the minibatch's, so that a single example can be evaluated.
-    The running estimate of the spread is the unbiased one, as in the notebooks and in torch.
+    and moves the running estimates of the mean and of the unbiased s, or s squared, which evaluation uses instead:
+    `running = (1 - momentum) * running + momentum * now`.
 
-    Where several processes train together, the minibatch is what all of them have (arXiv:1803.01534 calls it the
-    cross-device minibatch), and gradients flow through the shared statistics.
-
-    With `statistic="var", unbiased=False` this is `torch.nn.BatchNorm1d`. Source: Ioffe and Szegedy 2015,
-    arXiv:1502.03167, and the notebooks' form of it.
-
-    Args:
-        n_features: the units n.
-        momentum: the weight of a minibatch in the running estimates.
-        eps: what is added to the standard deviation, or to the variance.
-        statistic: whether x is divided by `std` + eps or by the root of `var` + eps.
-        unbiased: whether s squared divides by B - 1, as in the notebooks, or by B, as in torch.
-        gain: the initial gain.
+    Where several processes train together, the minibatch is that of all of them (arXiv:1803.01534), and gradients flow
+    through the shared statistics. With `statistic="var", unbiased=False` this is `torch.nn.BatchNorm1d`. Source: Ioffe
+    and Szegedy 2015, arXiv:1502.03167, and the notebooks' form of it.
     """
 
     gain: nn.Parameter
@@ -44,11 +33,11 @@ class BatchNorm(nn.Module):
     def __init__(
         self,
         n_features: int,
-        momentum: float = 0.001,
+        momentum: float = 0.001,  # the weight of a minibatch in the running estimates
         eps: float = 1e-5,
-        statistic: Literal["std", "var"] = "std",
-        unbiased: bool = True,
-        gain: float = 1.0,
+        statistic: Literal["std", "var"] = "std",  # x is divided by std + eps, or by the root of var + eps
+        unbiased: bool = True,  # whether s squared divides by B - 1, as in the notebooks, or by B, as in torch
+        gain: float = 1.0,  # the initial one
     ) -> None:
         super().__init__()
         self.momentum = momentum
@@ -76,7 +65,7 @@ class BatchNorm(nn.Module):
         return self._normalize(x, mean, spread)
 
     def _measure(self, x: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Mean and unbiased spread (n,) of each unit over the `size` examples of all processes."""
+        """Mean and unbiased spread (n,) over the `size` examples of all processes."""
         if size == len(x):
             measure = torch.std_mean if self.statistic == "std" else torch.var_mean
             spread, mean = measure(x, dim=0)

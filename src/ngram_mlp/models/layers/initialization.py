@@ -1,7 +1,7 @@
 """How parameters are drawn: a distribution times a scale, from torch's default CPU generator."""
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ NO_BIAS = "none"
 FORM = re.compile(
     r"(?P<distribution>normal|uniform|symmetric|constant)"
     r"(?: \* (?P<factor>gain|[-+\d.eE]+)(?:/(?P<divisor>[\d.]+))?)?"
-    r"(?: (?P<scale>/ sqrt\(fan_in\)|/ sqrt\(fan_out\)|\* xavier))?"
+    r"(?: / sqrt\((?P<fan>fan_in|fan_out)\)| \* (?P<xavier>xavier))?"
 )
 FORMS = (
     "write a distribution (normal, uniform, symmetric, constant), then `* NUMBER` or `* gain`, "
@@ -38,28 +38,19 @@ class Initializer:
 
     @classmethod
     def parse(cls, form: str) -> "Initializer":
-        """The initializer that is written as `normal * 0.2`, `uniform / sqrt(fan_out)`, `normal * gain / sqrt(fan_in)`.
-
-        Raises:
-            ValueError: the form has another shape.
-        """
+        """The initializer written as `normal * 0.2`, `normal * gain / sqrt(fan_in)`, ...; a ValueError for others."""
         match = FORM.fullmatch(" ".join(form.split()))
         if match is None:
             raise ValueError(FORMS)
-        factor, scale = match["factor"] or "1", match["scale"] or "one"
+        factor = match["factor"] or "1"
         try:
             number = None if factor == "gain" else float(factor) / float(match["divisor"] or 1)
         except (ValueError, ZeroDivisionError):
             raise ValueError(FORMS) from None
-        return cls(
-            match["distribution"], number, next((s for s in ("fan_in", "fan_out", "xavier") if s in scale), "one")
-        )
+        return cls(match["distribution"], number, match["fan"] or match["xavier"] or "one")
 
     def draw(self, shape: tuple[int, ...], fan_in: int, fan_out: int, gain: float = 1.0) -> Tensor:
-        """A float32 tensor on the CPU, whatever the default dtype and device, so that every accelerator starts alike.
-
-        A distribution is drawn even where the factor is 0, as in the notebooks (promise 2).
-        """
+        """A float32 tensor on the CPU, so that every accelerator starts alike; drawn even where the factor is 0."""
         scale: float = {
             "one": 1.0,
             "fan_in": fan_in**-0.5,
@@ -78,9 +69,7 @@ class Initializer:
 
 @dataclass(frozen=True)
 class Initialization:
-    """How each parameter of an MLP is drawn: a form that `Initializer.parse` reads; `gain` is the non-linearity's.
-
-    The defaults are those of notebook 002.
+    """How each parameter of an MLP is drawn, in forms that `Initializer.parse` reads; the defaults are notebook 002's.
 
     Args:
         embedding: the table of embeddings.
@@ -89,9 +78,6 @@ class Initialization:
             `uniform / sqrt(fan_out)`.
         output_weight: the weight of the output layer.
         output_bias: its bias, or `none`.
-
-    Raises:
-        UserError: a form cannot be read.
     """
 
     embedding: str = "normal"
@@ -101,14 +87,13 @@ class Initialization:
     output_bias: str = "uniform / sqrt(fan_out)"
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            form = getattr(self, field.name)
-            if form in {"output_bias": (NO_BIAS,), "hidden_bias": (NO_BIAS, "auto")}.get(field.name, ()):
-                continue
+        words = {"output_bias": (NO_BIAS,), "hidden_bias": (NO_BIAS, "auto")}
+        for name, form in vars(self).items():
             try:
-                Initializer.parse(form)
+                if form not in words.get(name, ()):
+                    Initializer.parse(form)
             except ValueError as error:
-                raise UserError(str(error), **{field.name: repr(form)}) from None
+                raise UserError(str(error), **{name: repr(form)}) from None
 
 
 def linear(fan_in: int, fan_out: int, weight: str, bias: str, gain: float = 1.0) -> nn.Linear:
@@ -124,15 +109,15 @@ def linear(fan_in: int, fan_out: int, weight: str, bias: str, gain: float = 1.0)
 
 
 def embedding(n_rows: int, n_embd: int, weight: str) -> nn.Embedding:
-    """An embedding table of shape (n_rows, n_embd)."""
+    """An embedding table (n_rows, n_embd)."""
     return nn.Embedding(n_rows, n_embd, _weight=Initializer.parse(weight).draw((n_rows, n_embd), n_rows, n_embd))
 
 
 def gain_of(module: nn.Module) -> float:
     """What a normal weight over sqrt(fan_in) is multiplied by so that the spread of activations persists over depth.
 
-    The recommended values of `torch.nn.init.calculate_gain` where it has one (5/3 for tanh, sqrt(2) for ReLU); else
-    1 / sqrt(E[f(z)^2]) for a standard normal z, from which these values come (He et al. 2015, arXiv:1502.01852).
+    That of `torch.nn.init.calculate_gain` where it has one (5/3 for tanh, sqrt(2) for ReLU); else 1 / sqrt(E[f(z)^2])
+    for a standard normal z, from which these values come (He et al. 2015, arXiv:1502.01852).
     """
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(module).__name__).lower().replace("re_lu", "relu")
     try:

@@ -1,6 +1,6 @@
 """Which normalization stands between a linear layer and its non-linearity.
 
-To add one of your own: a kind in `Normalization`, with its layer, if it works within each example; else a subclass of `Norm`.
+To add your own: a kind in `Normalization`, with its layer, if it works within each example; else a subclass of `Norm`.
 """
 
 from dataclasses import dataclass
@@ -14,10 +14,9 @@ from ngram_mlp.models.layers.batch_norm import BatchNorm
 
 @dataclass(frozen=True)
 class Norm:
-    """What an MLP asks of a normalization.
+    """What an MLP asks of a normalization; a UserError for an unknown kind or a value out of its range.
 
-    Raises:
-        UserError: an unknown kind, or a value out of its range.
+    `hidden` and `logits` make the layer for so many units or logits, if there is to be one.
     """
 
     kind: str
@@ -38,11 +37,9 @@ class Norm:
             raise UserError("give a small number, 0 or more, such as 1e-5", eps=self.eps)
 
     def hidden(self, n_features: int) -> nn.Module | None:
-        """The layer for the `n_features` units of a hidden layer, None for none."""
         return None if self.kind == "none" else self.layer(n_features, self.gain)
 
     def logits(self, n_features: int) -> nn.Module | None:
-        """The layer for the `n_features` logits, None for none."""
         return self.layer(n_features, self.logits_gain) if self.on_logits else None
 
     def layer(self, n_features: int, gain: float) -> nn.Module:
@@ -71,10 +68,7 @@ class Normalization(Norm):
 
     def __post_init__(self) -> None:
         if self.kind == "instance":
-            raise UserError(
-                "normalizes over the positions of a channel, and a unit has only one; choose layer or group",
-                kind=self.kind,
-            )
+            raise UserError("a unit has only one position to normalize over; choose layer or group", kind=self.kind)
         if self.kind in BatchNormalization.kinds:
             raise UserError("batch norm is the model BatchNormMLP; choose none, layer or group here", kind=self.kind)
         super().__post_init__()
@@ -83,9 +77,9 @@ class Normalization(Norm):
         layer: nn.LayerNorm | nn.GroupNorm
         if self.kind == "layer":
             layer = nn.LayerNorm(n_features, self.eps)
+        elif self.groups < 1 or n_features % self.groups:
+            raise UserError(f"give a divisor of the {n_features} units", groups=self.groups)
         else:
-            if self.groups < 1 or n_features % self.groups:
-                raise UserError(f"give a divisor of the {n_features} units", groups=self.groups)
             layer = nn.GroupNorm(self.groups, n_features, self.eps)
         nn.init.constant_(layer.weight, gain)
         return layer
