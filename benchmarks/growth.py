@@ -71,6 +71,7 @@ def engine(name, model, data, batch_size, seconds):
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [100_000])
     chunking = Chunking(Calls(), 10**9, longest_chunk(batch_size))
     stream = iter(MinibatchStream(data, batch_size, torch.Generator(), chunking))
+    threads = torch.get_num_threads()
     chunk = next(stream)
     chosen = choose_engine(name, model, optimizer, schedule, chunk, 10**9)
     chosen.run(*chunk)
@@ -78,6 +79,7 @@ def engine(name, model, data, batch_size, seconds):
     while time.perf_counter() - started < seconds:
         updates += len(chosen.run(*next(stream)))
     elapsed = time.perf_counter() - started
+    torch.set_num_threads(threads)
     return elapsed / updates * 1e6
 
 

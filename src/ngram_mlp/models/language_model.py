@@ -81,8 +81,12 @@ class LanguageModel(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def setup(self, stage: str) -> None:
+        self._threads = torch.get_num_threads()
         if stage == "fit":
             lightning.refuse_options_without_meaning(self.trainer)
+
+    def teardown(self, stage: str) -> None:
+        torch.set_num_threads(self._threads)
 
     def on_train_start(self) -> None:
         # A model handed over in evaluation mode would keep its batch-norm statistics frozen.
@@ -107,6 +111,14 @@ class LanguageModel(LightningModule):
         if interval and self.trainer.global_step % interval == 0:
             self.losses.logged = len(self.losses)
         return {"losses": losses}
+
+    def on_validation_start(self) -> None:
+        # The threads of the engine suit small minibatches; the batches of a split are large.
+        self._engine_threads = torch.get_num_threads()
+        torch.set_num_threads(self._threads)
+
+    def on_validation_end(self) -> None:
+        torch.set_num_threads(self._engine_threads)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._metric.update(self(batch[0]), batch[1])

@@ -119,10 +119,12 @@ def record_recipes(folder: Path, runs: Sequence[Run]) -> None:
     recipes = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for recipe, run in {run.recipe: run for run in runs}.items():
         own = {"sha256": hashlib.sha256(run.path.read_bytes()).hexdigest(), "arguments": list(run.overrides)}
-        before, home = recipes.get(recipe, own), run.folder.parent
-        if before != own and any(home.glob("*/version_*")):
+        before, old = recipes.get(recipe, own), run.folder.parent
+        if before != own and any(old.glob("*/version_*")):
             what = "another file" if before["arguments"] == own["arguments"] else "other options"
-            raise UserError(f"{recipe} was trained there with {what}; change name or remove {home}", name=folder.name)
+            raise UserError(
+                f"{recipe} was trained there with {what}; use a new name or remove {old}", name=folder.name
+            )
         recipes[recipe] = own
     try:
         folder.mkdir(parents=True, exist_ok=True)

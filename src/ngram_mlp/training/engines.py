@@ -2,8 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Literal, Protocol
 
@@ -71,18 +70,6 @@ class EagerEngine:
         return stacked
 
 
-class Threaded:
-    """An engine that runs with the number of threads it is fastest with; torch keeps its own number outside `run`."""
-
-    def __init__(self, engine: Engine, threads: int) -> None:
-        self.name = engine.name
-        self._engine, self._threads = engine, threads
-
-    def run(self, contexts: Tensor, targets: Tensor) -> Tensor:
-        with _threads(self._threads):
-            return self._engine.run(contexts, targets)
-
-
 def choose_engine(
     wanted: EngineName,
     network: nn.Module,
@@ -94,26 +81,29 @@ def choose_engine(
 ) -> Engine:
     """The wanted engine; `auto` is fused where that works and pays off, else eager, and one line is logged about it.
 
-    The minibatches of all chunks have the shapes of those in `chunk`. A resumed run stays with the engine that trained
-    `before`, as the engines differ in the last bits. Raises a UserError where `fused` is wanted and does not work.
+    It also sets torch's number of threads to the one that the engine is fastest with. The minibatches of all chunks
+    have the shapes of those in `chunk`. A resumed run stays with the engine that trained `before`, as the engines
+    differ in the last bits. Raises a UserError where `fused` is wanted and does not work.
     """
     multiplications = chunk[0].shape[1] * sum(parameter.numel() for parameter in network.parameters())
     against = None if wanted == "fused" else _reason_against_fused(wanted, chunk[0].device.type, updates_left, before)
     if against is None:
         from ngram_mlp.training.fused import FusedEngine  # here, since the compiler takes seconds to import
 
-        threads = _threads_for(multiplications, FUSED_SHARES_FROM)
+        threads = torch.get_num_threads()
+        _limit_threads(multiplications, FUSED_SHARES_FROM)  # now, since the compiled code depends on it
         try:
-            with _threads(threads):  # on which the compiled code depends
-                fused = FusedEngine(network, optimizer, scheduler)
-                fused.compile(*chunk)
-            return Threaded(fused, threads)
+            fused = FusedEngine(network, optimizer, scheduler)
+            fused.compile(*chunk)
+            return fused
         except CannotFuseError as error:
             if wanted == "fused":
                 raise UserError(f"{error}; use auto or eager", engine="fused") from error
             against = str(error)
+            torch.set_num_threads(threads)
     log.info("engine  eager: %s", against)
-    return Threaded(EagerEngine(network, optimizer, scheduler), _threads_for(multiplications, EAGER_SHARES_FROM))
+    _limit_threads(multiplications, EAGER_SHARES_FROM)
+    return EagerEngine(network, optimizer, scheduler)
 
 
 def _reason_against_fused(wanted: EngineName, device: str, updates_left: int, before: str | None) -> str | None:
@@ -128,18 +118,7 @@ def _reason_against_fused(wanted: EngineName, device: str, updates_left: int, be
     return None
 
 
-def _threads_for(multiplications: int, shares_from: int) -> int:
-    """One thread where an update is too small for several; a number set in the environment stays."""
+def _limit_threads(multiplications: int, shares_from: int) -> None:
+    """Lets torch use one thread where an update is too small for several; a number set in the environment stays."""
     if multiplications < shares_from and not os.environ.keys() & {"OMP_NUM_THREADS", "MKL_NUM_THREADS"}:
-        return 1
-    return torch.get_num_threads()
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(1)
