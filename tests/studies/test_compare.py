@@ -16,7 +16,7 @@ import pytest
 from ngram_mlp.cli import compare
 from ngram_mlp.runs.files import alone_in
 from ngram_mlp.studies.report import paired_interval
-from ngram_mlp.studies.study import plan
+from ngram_mlp.studies.study import plan, record_recipes
 from tests.conftest import PROJECT
 
 TRAIN = PROJECT / "scripts" / "train.py"
@@ -125,11 +125,14 @@ def test_a_recipe_that_is_not_there_is_told(fails):
     assert "nowhere.yaml: there is no such configuration" in fails(compare.main, TRAIN, ["nowhere.yaml"])
 
 
-def test_a_study_is_not_continued_with_another_recipe_but_after_a_mistake(study, fails, tmp_path):
+def test_a_study_is_not_continued_with_another_recipe_but_after_a_mistake(study, fails, tmp_path, corpus_file):
     with pytest.raises(SystemExit, match="1"):
         study("--seeds", "1", "--shard", "2/2", "--model.n_hiden", "10")
-    fabricate(tmp_path / "runs" / "compare" / "study", "002_batch_norm", 1, 2.0)
-    study("--seeds", "1", "--shard", "2/2")  # nothing had been trained with the mistake
+    recipes = [str(tmp_path / f"{name}.yaml") for name in ("002_no_norm", "002_batch_norm")]
+    folder = tmp_path / "runs" / "compare" / "study"
+    shared = ["--data.corpus", str(corpus_file), "--trainer.max_steps", "20", "--observe.every_n_updates", "off"]
+    record_recipes(folder, plan(folder, recipes, [], range(1, 2), shared))  # nothing was trained with the mistake
+    fabricate(folder, "002_batch_norm", 1, 2.0)
     line = fails(study, "--seeds", "1", "--trainer.max_steps", "30")
     assert "--name study: 002_batch_norm was trained there with other options" in line
 

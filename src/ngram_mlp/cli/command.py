@@ -131,6 +131,8 @@ def remember_options(args: Sequence[str], parser: argparse.ArgumentParser) -> No
     models: list[type[LanguageModel]] = [LanguageModel, *LanguageModel.__subclasses__()]
     for model in models:
         for name, parameter in inspect.signature(model).parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:  # the options of LanguageModel
+                continue
             nested = fields(parameter.default) if is_dataclass(parameter.default) else ()
             known += [f"--model.{name}", *(f"--model.{name}.{field.name}" for field in nested)]
     Parser.known = known

@@ -85,7 +85,7 @@ def _origin(ckpt_path: str | None, resume: str | None, name: str | None, runs_di
     own = checkpoint.absolute().parent.parent
     if checkpoint.absolute().parent.name != "checkpoints" or not (own / "config.yaml").is_file():
         return ResumePoint(checkpoint, None)
-    folder = checkpoint.parent.parent
+    folder = checkpoint.parent.parent if len(checkpoint.parts) > 2 else own
     if Path(runs_dir or own.parent.parent, name or own.parent.name).absolute() != own.parent:
         wrong = {"name": name} if name else {"runs_dir": runs_dir}
         raise UserError(f"the run resumes in its own folder, {folder}; leave it out", **wrong)

@@ -122,9 +122,7 @@ def record_recipes(folder: Path, runs: Sequence[Run]) -> None:
         before, old = recipes.get(recipe, own), run.folder.parent
         if before != own and any(old.glob("*/version_*")):
             what = "another file" if before["arguments"] == own["arguments"] else "other options"
-            raise UserError(
-                f"{recipe} was trained there with {what}; use a new name or remove {old}", name=folder.name
-            )
+            raise UserError(f"{recipe} was trained there with {what}; use a new name or remove {old}", name=folder.name)
         recipes[recipe] = own
     try:
         folder.mkdir(parents=True, exist_ok=True)
