@@ -90,7 +90,9 @@ def test_a_run_that_is_killed_twenty_times_ends_as_if_it_never_was(number, whole
     kill_and_go_on(whole, tmp_path, corpus_file, run_train, kills=20, number=number)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_a_run_with_its_state_and_the_command_to_go_on(
     number, status, whole, tmp_path, corpus_file, run_train
 ):

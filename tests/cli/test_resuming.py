@@ -104,7 +104,7 @@ MANY, FEW = (
     settings(
         max_examples=n, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
     )
-    for n in (100, 3)
+    for n in (100, 1)
 )
 
 

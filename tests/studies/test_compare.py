@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from ngram_mlp.cli import compare
+from ngram_mlp.data import load_corpus
 from ngram_mlp.runs.files import alone_in
 from ngram_mlp.studies.report import paired_interval
 from ngram_mlp.studies.study import plan, record_recipes
@@ -40,11 +41,13 @@ def study(tmp_path, monkeypatch, corpus_file):
     return run
 
 
-def test_a_study_trains_every_recipe_with_every_seed_and_goes_on_where_it_stopped(study, capsys):
-    folder = study("--seeds", "1")
+def test_a_study_trains_every_recipe_with_every_seed_and_goes_on_where_it_stopped(study, corpus_file, tmp_path, capsys):
+    folder = tmp_path / "runs" / "compare" / "study"
+    for recipe, val in (("002_no_norm", 3.0), ("002_batch_norm", 2.75)):
+        fabricate(folder, recipe, 1, val, load_corpus(str(corpus_file)).sha256)
     first = {path: path.stat().st_mtime_ns for path in folder.rglob("metrics.json")}
     assert len(first) == 2
-    study("--seeds", "2")
+    assert study("--seeds", "2") == folder
     assert all(path.stat().st_mtime_ns == time for path, time in first.items())  # what was done stays
     rows = json.loads((folder / "results.json").read_text())
     assert {(row["recipe"], row["seed"]) for row in rows} == {
