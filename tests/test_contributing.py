@@ -50,23 +50,24 @@ def call(fork, *commands: str) -> str:
     return process.stdout
 
 
-def test_the_variant_is_checked_memorizes_trains_and_samples(fork):
+def test_the_variant_is_checked_memorizes_trains_and_samples_and_the_callback_reports_ranks(fork):
     check, overfit, train, sample = [command for command in COMMANDS if "bag_of_characters" in command]
-    short = "--data.corpus sample --trainer.max_steps 30 --model.engine fused"
-    commands = (f"{check} --data.corpus sample", f"{overfit} --trainer.max_steps 300", f"{train} {short}", sample)
-    out = call(fork, *commands)
+    (observe,) = [command for command in COMMANDS if "effective_rank" in command]
+    sampled = "--data.corpus sample"
+    out = call(
+        fork,
+        f"{check} {sampled}",
+        f"{overfit} --trainer.max_steps 300",
+        f"{observe} {sampled} --trainer.max_steps 201 --name ranks",
+        f"{train} {sampled} --trainer.max_steps 30 --model.engine fused",
+        sample,
+    )
     assert "first loss" in out
     losses = np.load(fork / "runs" / "debug_overfit" / "version_0" / "losses.npy")
     assert losses[-50:].mean() < losses[0] - 0.5
     assert "BagOfCharacters, 5,427 parameters" in out
     assert "fused: compiled" in out
-    names = out.partition("--logdir runs/bag_of_characters")[2].splitlines()[1:]
-    assert len(names) == 20
-
-
-def test_the_callback_reports_ranks_between_one_and_the_minibatch(fork):
-    (command,) = [command for command in COMMANDS if "effective_rank" in command]
-    call(fork, f"{command} --data.corpus sample --trainer.max_steps 201 --name ranks")
+    assert len(out.partition("--logdir runs/bag_of_characters")[2].splitlines()[1:]) == 20
     events = EventAccumulator(str(fork / "runs" / "ranks" / "version_0")).Reload()
     ranks = [event.value for event in events.Scalars("effective_rank/hidden1")]
     assert len(ranks) == 3  # at updates 0, 100 and 200

@@ -80,8 +80,8 @@ def kill_and_go_on(whole, tmp_path, corpus_file, run_train, kills, number=signal
     assert not list(folder.rglob("*.part"))
 
 
-def test_a_run_that_is_killed_three_times_ends_as_if_it_never_was(whole, tmp_path, corpus_file, run_train):
-    kill_and_go_on(whole, tmp_path, corpus_file, run_train, kills=3)
+def test_a_run_that_is_killed_twice_ends_as_if_it_never_was(whole, tmp_path, corpus_file, run_train):
+    kill_and_go_on(whole, tmp_path, corpus_file, run_train, kills=2)
 
 
 @pytest.mark.slow

@@ -172,7 +172,7 @@ def test_the_command_replays_a_notebook_from_one_generator_names_included(run_tr
 
 @pytest.mark.parametrize(
     ("saved_at", "engine"),
-    [(600, "eager"), (1000, "eager"), (600, "fused")],
+    [(600, "eager"), (1000, "eager"), pytest.param(600, "fused", marks=pytest.mark.slow)],
     ids=["between validations", "at a validation", "between validations, fused"],
 )
 def test_a_checkpoint_from_the_middle_of_a_run_goes_on_to_the_same_bits(
