@@ -29,6 +29,7 @@ DEFAULT = PROJECT / "configs" / "default.yaml"
         (["--model", "MLP", "--model.norm.kind", "instance"], ["--model.norm.kind instance", "layer or group"]),
         (["--model.batch_norm.kind", "batchh"], ["--model.batch_norm.kind batchh", "BatchNorm1d"]),
         (["--model", "MLP", "--model.norm.kind", "batch"], ["--model.norm.kind batch", "BatchNormMLP"]),
+        (["--model.norm.kind", "layer"], ["--model.norm.kind", "the model that is chosen does not have it"]),
         (["--model.batch_norm.knd", "batch"], ["--model.batch_norm.knd", "--model.batch_norm.kind"]),
         (
             ["--model", "MLP", "--model.norm.kind", "group", "--model.norm.groups", "7"],
@@ -48,6 +49,7 @@ DEFAULT = PROJECT / "configs" / "default.yaml"
         (["--seed_everything", "-1"], ["--seed_everything", "-1"]),
         (["--checkpoint_every", "0"], ["--checkpoint_every 0"]),
         (["--ckpt_path", "dot.txt"], ["--ckpt_path dot.txt", "no checkpoint"]),
+        (["--resume", "nowhere"], ["--resume nowhere: there is no nowhere/config.yaml"]),
         (["--ckpt_path", "nowhere.ckpt"], ["--ckpt_path nowhere.ckpt", "No such file"]),
         (["--config", "nowhere.yaml"], ["--config", "nowhere.yaml"]),
         (["--runs_dir", "dot.txt"], ["--runs_dir dot.txt"]),

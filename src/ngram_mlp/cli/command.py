@@ -114,7 +114,10 @@ class Parser(LightningArgumentParser):
         if found := re.match(r"(?:[Uu]nrecognized arguments: (?=--)|Option ')([^ =']+)", line):
             option = _as_typed(found[1])
             near = difflib.get_close_matches(f"--{option.lstrip('-')}", Parser.known, n=1)
-            line = f"there is no option {option}; {f'did you mean {near[0]}?' if near else '--help lists the options'}"
+            hint = f"did you mean {near[0]}?" if near else "--help lists the options"
+            if option in near:  # of another model
+                hint = "the model that is chosen does not have it; name one that has, such as --model MLP, before it"
+            line = f"there is no option {option}; {hint}"
         elif found := re.match(r'Parser key "([^"]+)": (.*)', line):
             reason = "is a group of options; set them one by one" if "Unable to load config" in line else found[2]
             line = f"{_as_typed(found[1])}: {reason}"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import yaml
 
-from ngram_mlp.cli.command import PlainParser
+from ngram_mlp.cli.command import PlainParser, remember_options
 from ngram_mlp.data import NGramDataModule
 from ngram_mlp.errors import UserError, shortened
 from ngram_mlp.models import LanguageModel
@@ -47,6 +47,7 @@ def split_arguments(args: Sequence[str]) -> tuple[list[str], ResumePoint | None]
     parser.add_argument("-c", "--config", action="append", default=[])
     for option in ("--ckpt_path", "--resume", "--name", "--runs_dir"):
         parser.add_argument(option)
+    remember_options(args, parser)
     known, others = parser.parse_known_args(args)
     options = vars(known)
     files = options.pop("config")
