@@ -38,7 +38,8 @@ class RunCheckpoints(Checkpoint):
     the run ends at the next such moment; a second signal ends it at once. An exception may come half-way through a
     chunk, so what is saved then is the latest of the states that are kept in memory, one a second.
 
-    Lightning's ModelCheckpoint warns at each save with manual optimization; its `last.ckpt` is the last of the best.
+    It is not Lightning's ModelCheckpoint, which warns at each save with manual optimization, and whose `last.ckpt` is
+    only the newest of the best.
 
     Args:
         folder: where the checkpoints go.

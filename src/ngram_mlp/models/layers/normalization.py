@@ -1,6 +1,7 @@
 """Which normalization stands between a linear layer and its non-linearity.
 
-To add your own: a kind in `Normalization`, with its layer, if it works within each example; else a subclass of `Norm`.
+To add one that works within each example: a kind in `Normalization.kinds`, and its layer in `Normalization.layer`. For
+another sort: a subclass of `Norm`, and a model that takes it, as `BatchNormMLP` takes `BatchNormalization`.
 """
 
 from dataclasses import dataclass
@@ -70,16 +71,15 @@ class Normalization(Norm):
         if self.kind == "instance":
             raise UserError("a unit has only one position to normalize over; choose layer or group", kind=self.kind)
         if self.kind in BatchNormalization.kinds:
-            raise UserError("batch norm is the model BatchNormMLP; choose none, layer or group here", kind=self.kind)
+            others = ", ".join(self.kinds)
+            raise UserError(f"batch norm is the model BatchNormMLP; choose one of {others} here", kind=self.kind)
         super().__post_init__()
 
     def layer(self, n_features: int, gain: float) -> nn.Module:
-        layer: nn.LayerNorm | nn.GroupNorm
-        if self.kind == "layer":
-            layer = nn.LayerNorm(n_features, self.eps)
-        elif self.groups < 1 or n_features % self.groups:
-            raise UserError(f"give a divisor of the {n_features} units", groups=self.groups)
-        else:
+        layer: nn.LayerNorm | nn.GroupNorm = nn.LayerNorm(n_features, self.eps)
+        if self.kind == "group":
+            if self.groups < 1 or n_features % self.groups:
+                raise UserError(f"give a divisor of the {n_features} units", groups=self.groups)
             layer = nn.GroupNorm(self.groups, n_features, self.eps)
         nn.init.constant_(layer.weight, gain)
         return layer
