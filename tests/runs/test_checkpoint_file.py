@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ngram_mlp.cli import evaluate, sample, train
-from ngram_mlp.cli.resuming import ResumePoint, check_checkpoint
+from ngram_mlp.cli.resuming import check_checkpoint
 from ngram_mlp.cli.train_cli import TrainCLI
 from ngram_mlp.errors import UserError
 from ngram_mlp.models.loading import load_model
@@ -88,7 +88,13 @@ def refused_by_commands(fails, honest, tmp_path):
 def resumed(honest):
     """Checks whether a run can resume from a file, as `train.py` does with the configuration of the honest one."""
     cli = TrainCLI(["--config", str(honest.parents[1] / "config.yaml")], DEFAULT)
-    return lambda path: check_checkpoint(ResumePoint(path, None), cli.configuration("json"), cli.model, cli.datamodule)
+
+    def check(path):
+        checkpoint = read_checkpoint(path)
+        check_checkpoint(checkpoint, cli.configuration("json"), cli.model, cli.datamodule)
+        return checkpoint
+
+    return check
 
 
 @contextlib.contextmanager
@@ -372,8 +378,12 @@ def test_a_checkpoint_of_another_version_is_named_with_what_to_do(parts, told, h
     content = torch.load(honest, weights_only=True)
     del content["ngram_mlp"]
     content |= {"model": "MLP", "engine": "eager"} if parts is None else {"ngram_mlp": parts}
-    torch.save(content, tmp_path / "old.ckpt")
-    assert told in fails(sample.main, ["--ckpt_path", str(tmp_path / "old.ckpt")])
+    old = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
+    old.parent.mkdir(parents=True)
+    (tmp_path / "version_0" / "config.yaml").write_text("model: {class_path: MLP, init_args: {norm: {kind: batch}}}")
+    torch.save(content, old)
+    assert told in fails(sample.main, ["--ckpt_path", str(old)])
+    assert told in fails(train.main, DEFAULT, ["--resume", str(tmp_path / "version_0")])
 
 
 @pytest.mark.usefixtures("trap")

@@ -30,7 +30,7 @@ PLACES = ("name", "runs_dir", "data.corpus", "data.data_dir", "ckpt_path", "resu
 class ResumePoint:
     """A checkpoint to resume from, and the folder of its run, unless it lies in none."""
 
-    checkpoint: Path
+    checkpoint: Checkpoint
     folder: Path | None
 
 
@@ -68,33 +68,33 @@ def _origin(ckpt_path: str | None, resume: str | None, name: str | None, runs_di
     if resume is not None:
         if ckpt_path is not None:
             raise UserError(f"and ckpt_path {ckpt_path}: give one of them", resume=resume)
-        checkpoint = Path(resume) / LAST
-        for path in (Path(resume) / "config.yaml", checkpoint):
-            if not path.is_file():
-                raise UserError(f"there is no {path}; give a folder RUNS_DIR/NAME/version_N", resume=resume)
+        path = Path(resume) / LAST
+        for needed in (Path(resume) / "config.yaml", path):
+            if not needed.is_file():
+                raise UserError(f"there is no {needed}; give a folder RUNS_DIR/NAME/version_N", resume=resume)
     elif ckpt_path == "last":
         parent = Path(runs_dir or "runs", name or "default")
         runs = [parent / f"version_{number}" for number in sorted(versions(parent))]
         begun = [run for run in runs if (run / LAST).is_file() and (run / "config.yaml").is_file()]
         if not begun:
             raise UserError(f"no run in {parent} has a {LAST}; give another name or runs_dir", ckpt_path="last")
-        checkpoint = begun[-1] / LAST
+        path = begun[-1] / LAST
     elif ckpt_path is not None:
-        checkpoint = Path(ckpt_path)
+        path = Path(ckpt_path)
     else:
         return None
-    own = checkpoint.absolute().parent.parent
-    if checkpoint.absolute().parent.name != "checkpoints" or not (own / "config.yaml").is_file():
-        return ResumePoint(checkpoint, None)
-    folder = checkpoint.parent.parent if len(checkpoint.parts) > 2 else own
+    own = path.absolute().parent.parent
+    if path.absolute().parent.name != "checkpoints" or not (own / "config.yaml").is_file():
+        return ResumePoint(read_checkpoint(path), None)
+    folder = path.parent.parent if len(path.parts) > 2 else own
     if Path(runs_dir or own.parent.parent, name or own.parent.name).absolute() != own.parent:
         wrong = {"name": name} if name else {"runs_dir": runs_dir}
         raise UserError(f"the run resumes in its own folder, {folder}; leave it out", **wrong)
-    return ResumePoint(checkpoint, folder)
+    return ResumePoint(read_checkpoint(path), folder)
 
 
-def check_checkpoint(point: ResumePoint, configuration: str, model: LanguageModel, data: NGramDataModule) -> Checkpoint:
-    """The checkpoint to resume from, once it is known to belong to this configuration, model and data.
+def check_checkpoint(checkpoint: Checkpoint, configuration: str, model: LanguageModel, data: NGramDataModule) -> None:
+    """Checks that a run with this configuration, model and data can resume from a checkpoint.
 
     Everything in it is loaded once, so that what does not fit is found before the run's folder is touched. Learning
     rates that are given anew are written into it, as they are at its update.
@@ -102,7 +102,6 @@ def check_checkpoint(point: ResumePoint, configuration: str, model: LanguageMode
     Raises:
         UserError: it does not belong to them, or something is asked for that can no longer be changed.
     """
-    checkpoint = read_checkpoint(point.checkpoint)
     changed = _changes(checkpoint, json.loads(configuration))
     data.refuse_another_corpus(checkpoint.stream["corpus"])
     try:
@@ -113,7 +112,6 @@ def check_checkpoint(point: ResumePoint, configuration: str, model: LanguageMode
         raise
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise cannot_resume(checkpoint.path, error) from error
-    return checkpoint
 
 
 def cannot_resume(path: Path, error: BaseException) -> UserError:

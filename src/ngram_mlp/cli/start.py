@@ -48,7 +48,9 @@ def start_run(cli: TrainCLI, console: Console, resources: ExitStack) -> Run:
     _ = data.splits  # a corpus that cannot be split is refused before the run has a folder
     config.data.corpus = data.corpus.name  # config.yaml names the corpus that `auto` found
     config.ckpt_path = config.resume = None  # and describes the whole run, wherever it was interrupted
-    checkpoint = check_checkpoint(point, cli.configuration("json"), cli.model, data) if point else None
+    if point:
+        check_checkpoint(point.checkpoint, cli.configuration("json"), cli.model, data)
+    checkpoint = point.checkpoint if point else None
     own = point.folder if point and not rank() else None
     if rank():  # only the first process writes what is to stay
         folder = Path(resources.enter_context(TemporaryDirectory(ignore_cleanup_errors=True)))
@@ -66,7 +68,7 @@ def start_run(cli: TrainCLI, console: Console, resources: ExitStack) -> Run:
         if type(error) is ValueError:
             raise UserError(f"--trainer: {error}") from error
         raise
-    return Run(trainer, folder, point.checkpoint.absolute() if point else None, is_new=not own)
+    return Run(trainer, folder, checkpoint.path.absolute() if checkpoint else None, is_new=not own)
 
 
 def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, console: Console) -> Any:
