@@ -27,7 +27,7 @@ def outcome(function, capsys, *args):
     return status, captured.out, captured.err
 
 
-@settings(max_examples=6, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     content=st.lists(
         st.text(st.characters(max_codepoint=sys.maxunicode, exclude_categories=["Cs"]), max_size=8),
