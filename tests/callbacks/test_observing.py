@@ -205,7 +205,7 @@ class Headstrong(Observer):
         self.seen.append(snapshot.update)
 
 
-def test_an_observer_may_override_any_hook(run_train):
+def test_an_observer_may_override_the_batch_hooks(run_train):
     Headstrong.seen.clear()
     callback = ["--trainer.callbacks+=tests.callbacks.test_observing.Headstrong"]
     run_train("--trainer.max_steps", "25", *callback, "--trainer.callbacks.every_n_updates", "10/0/0")

@@ -95,7 +95,7 @@ class Observer(Callback):
 class Snapshots(Callback):
     """Takes the snapshots and hands them to the observers; the first observer of a trainer adds it.
 
-    So an observer may override any hook of Lightning's, and `observe` is called nevertheless.
+    So an observer may override any hook of Lightning's but `setup`, and `observe` is called nevertheless.
     """
 
     def __init__(self) -> None:

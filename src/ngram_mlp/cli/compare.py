@@ -1,5 +1,6 @@
 """`scripts/compare.py`: recipes trained with several seeds, side by side, and compared with error bars."""
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,24 +16,7 @@ from ngram_mlp.studies.study import part, plan, record_recipes
 def main(train_script: Path, args: Sequence[str] | None = None) -> None:
     """Trains what is missing of a study with `train_script`, and writes the report; exit status 1 if a run failed."""
     args = sys.argv[1:] if args is None else args
-    parser = PlainParser(
-        description="Trains every recipe with every seed and compares the losses. All other options are overrides "
-        "for every run, as train.py takes them. A study that was interrupted goes on where it stopped.",
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("configs", nargs="+", help="The recipes: YAML files, as for train.py --config.")
-    add("--seeds", type=int, default=5, help="How many seeds: 1, 2, ... (default: 5)")
-    add("--name", default="study", help="The study goes to RUNS_DIR/compare/NAME. (default: study)")
-    add("--runs_dir", default="runs", help="The folder of all runs. (default: runs)")
-    crossing = "Crosses the recipes with these values of an option; may be given several times."
-    add("--grid", action="append", default=[], metavar="OPTION=A,B", help=crossing)
-    add("--jobs", type=int, default=cores(), help="Runs at a time. (default: one for each core)")
-    add("--shard", metavar="K/N", help="Only the K-th of N parts of the runs, without the report.")
-    remember_options(args, parser)
-    options, overrides = parser.parse_known_args(args)
-    require_at_least(1, seeds=options.seeds, jobs=options.jobs)
-
+    options, overrides = _parse(args)
     folder = Path(options.runs_dir, "compare", options.name)
     runs = plan(folder, options.configs, options.grid, range(1, options.seeds + 1), overrides)
     record_recipes(folder, runs)
@@ -50,3 +34,25 @@ def main(train_script: Path, args: Sequence[str] | None = None) -> None:
         write_report(folder, runs, failures, ["python", "scripts/compare.py", *args], console)
     if failures:
         raise SystemExit(1)
+
+
+def _parse(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options of a study, and what is left: overrides for its runs."""
+    parser = PlainParser(
+        description="Trains every recipe with every seed and compares the losses. All other options are overrides "
+        "for every run, as train.py takes them. A study that was interrupted goes on where it stopped.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("configs", nargs="+", help="The recipes: YAML files, as for train.py --config.")
+    add("--seeds", type=int, default=5, help="How many seeds: 1, 2, ... (default: 5)")
+    add("--name", default="study", help="The study goes to RUNS_DIR/compare/NAME. (default: study)")
+    add("--runs_dir", default="runs", help="The folder of all runs. (default: runs)")
+    crossing = "Crosses the recipes with these values of an option; may be given several times."
+    add("--grid", action="append", default=[], metavar="OPTION=A,B", help=crossing)
+    add("--jobs", type=int, default=cores(), help="Runs at a time. (default: one for each core)")
+    add("--shard", metavar="K/N", help="Only the K-th of N parts of the runs, without the report.")
+    remember_options(args, parser)
+    options, overrides = parser.parse_known_args(args)
+    require_at_least(1, seeds=options.seeds, jobs=options.jobs)
+    return options, overrides

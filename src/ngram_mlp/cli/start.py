@@ -48,9 +48,10 @@ def start_run(cli: TrainCLI, console: Console, resources: ExitStack) -> Run:
     _ = data.splits  # a corpus that cannot be split is refused before the run has a folder
     config.data.corpus = data.corpus.name  # config.yaml names the corpus that `auto` found
     config.ckpt_path = config.resume = None  # and describes the whole run, wherever it was interrupted
-    if point:
-        check_checkpoint(point.checkpoint, cli.configuration("json"), cli.model, data)
+    saved, configuration = cli.configuration("json"), cli.configuration()
     checkpoint = point.checkpoint if point else None
+    if checkpoint:
+        check_checkpoint(checkpoint, saved, cli.model, data)
     own = point.folder if point and not rank() else None
     if rank():  # only the first process writes what is to stay
         folder = Path(resources.enter_context(TemporaryDirectory(ignore_cleanup_errors=True)))
@@ -58,10 +59,10 @@ def start_run(cli: TrainCLI, console: Console, resources: ExitStack) -> Run:
         folder = own or claim_run_folder(config.runs_dir, config.name)
     try:
         resources.enter_context(alone_in(folder))
-        trainer = _build_trainer(cli, folder, checkpoint, console)
+        trainer = _build_trainer(cli, folder, checkpoint, saved, console)
         if own and checkpoint:
-            rewind(folder, checkpoint.update, checkpoint.parts["events"], cli.configuration())
-        write_atomically(folder / "config.yaml", cli.configuration().encode())
+            rewind(folder, checkpoint.update, checkpoint.parts["events"], configuration)
+        write_atomically(folder / "config.yaml", configuration.encode())
     except BaseException as error:
         if not own:
             shutil.rmtree(folder)
@@ -71,13 +72,13 @@ def start_run(cli: TrainCLI, console: Console, resources: ExitStack) -> Run:
     return Run(trainer, folder, checkpoint.path.absolute() if checkpoint else None, is_new=not own)
 
 
-def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, console: Console) -> Any:
+def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, saved: str, console: Console) -> Any:
     given: dict[str, Any] = {}
     if cli.config.trainer.logger in (None, True):
         given["logger"] = TensorBoardLogger(folder.parent, "", folder.name, default_hp_metric=False)
     if cli.config.trainer.default_root_dir is None:
         given["default_root_dir"] = str(folder)  # where callbacks write if there is no logger
-    cli.trainer_defaults["callbacks"] = _callbacks(cli, folder, console)
+    cli.trainer_defaults["callbacks"] = _callbacks(cli, folder, saved, console)
     trainer: Any = cli.build_trainer(**given)
     refuse_options_without_meaning(trainer)  # before Lightning starts further processes
     cli.datamodule.refuse_unequal_parts(trainer.world_size)
@@ -86,7 +87,7 @@ def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, c
     return trainer
 
 
-def _callbacks(cli: TrainCLI, folder: Path, console: Console) -> list[Callback]:
+def _callbacks(cli: TrainCLI, folder: Path, saved: str, console: Console) -> list[Callback]:
     """What is present in every run, unless it was asked not to be."""
     config, observe = cli.config, cli.config.observe
     every, layers, saturation = observe.every_n_updates, observe.layers, observe.saturation
