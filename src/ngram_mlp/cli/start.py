@@ -111,8 +111,7 @@ def _callbacks(cli: TrainCLI, folder: Path, saved: str, console: Console) -> lis
     if config.trainer.enable_progress_bar is not False:
         chosen.append(callbacks.UpdateProgress(console))
     if config.trainer.enable_checkpointing is not False:
-        checkpoints, configuration = folder / "checkpoints", cli.configuration("json")
-        chosen.append(callbacks.RunCheckpoints(checkpoints, config.checkpoint_every, configuration))
+        chosen.append(callbacks.RunCheckpoints(folder / "checkpoints", config.checkpoint_every, saved))
     return chosen
 
 
