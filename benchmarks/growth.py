@@ -74,10 +74,10 @@ def engine(name, model, data, batch_size, seconds):
     threads = torch.get_num_threads()
     chunk = next(stream)
     chosen = choose_engine(name, model, optimizer, schedule, chunk, 10**9)
-    chosen.run(*chunk)
+    chosen.run(*chunk, 0)
     updates, started = 0, time.perf_counter()
     while time.perf_counter() - started < seconds:
-        updates += len(chosen.run(*next(stream)))
+        updates += len(chosen.run(*next(stream), 0))
     elapsed = time.perf_counter() - started
     torch.set_num_threads(threads)
     return elapsed / updates * 1e6

@@ -20,15 +20,14 @@ ENGINE, UPDATES = sys.argv[1], sys.argv[2]
 PROJECT = Path(__file__).resolve().parents[1]
 
 clock = Clock()
-training_step = LanguageModel.training_step
+record = LanguageModel.record
 on_validation_epoch_start = LanguageModel.on_validation_epoch_start
 on_validation_epoch_end = LanguageModel.on_validation_epoch_end
 
 
-def timed(self, chunk, batch_idx):
-    output = training_step(self, chunk, batch_idx)
-    clock.tick(self.trainer.global_step)
-    return output
+def timed(self, losses, lr):
+    record(self, losses, lr)
+    clock.tick(self.trainer.global_step + len(losses))
 
 
 def validation_begins(self):
@@ -41,7 +40,7 @@ def validation_ends(self):
     clock.leave_out(time.perf_counter() - self.began)
 
 
-LanguageModel.training_step = timed
+LanguageModel.record = timed
 LanguageModel.on_validation_epoch_start = validation_begins
 LanguageModel.on_validation_epoch_end = validation_ends
 with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):

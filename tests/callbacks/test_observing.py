@@ -168,15 +168,15 @@ def test_intervals_that_cannot_be_read_is_refused(text):
 
 def test_an_error_in_training_leaves_no_hook(run_train, monkeypatch):
     models = []
-    step = LanguageModel.training_step
+    record = LanguageModel.record
 
-    def fail(self, chunk, batch_idx):
+    def fail(self, losses, lr):
         models.append(self)
         if self.trainer.global_step >= 20:
             raise RuntimeError("stop")
-        return step(self, chunk, batch_idx)
+        record(self, losses, lr)
 
-    monkeypatch.setattr(LanguageModel, "training_step", fail)
+    monkeypatch.setattr(LanguageModel, "record", fail)
     with pytest.raises(RuntimeError, match="stop"):
         run_train("--trainer.max_steps", "40", "--observe.every_n_updates", "10/10/10")
     for module in models[0].network.modules():

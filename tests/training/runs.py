@@ -42,11 +42,12 @@ class Run:
         chunking = Chunking(Calls(after=tuple(intervals)), self.updates + updates, longest_chunk(32))
         stream = MinibatchStream(data().splits["train"], 32, self.generator, chunking, self.updates)
         losses = []
-        for chunk in stream:
+        for contexts, targets in stream:
+            chunk = (contexts, targets) if contexts.dim() == 3 else (contexts[None], targets[None])
             if isinstance(self.engine, FusedEngine) and self.engine._loop is None:
                 self.engine.compile(*chunk)
-            losses.append(self.engine.run(*chunk))
-        self.updates += updates
+            losses.append(self.engine.run(*chunk, self.updates))
+            self.updates += len(losses[-1])
         return torch.cat(losses)
 
     def hand_over(self, engine_class):

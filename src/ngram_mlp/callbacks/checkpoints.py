@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Checkpoint, LambdaCallback
+from pytorch_lightning.callbacks import Checkpoint, LambdaCallback, WeightAveraging
 from pytorch_lightning.trainer.states import TrainerFn
 
 from ngram_mlp.errors import require_at_least
@@ -18,6 +18,7 @@ from ngram_mlp.runs.checkpoint_file import serialized
 from ngram_mlp.runs.files import event_files, write_atomically
 from ngram_mlp.training import Calls
 from ngram_mlp.training.processes import greatest
+from ngram_mlp.training.trainer import between_updates
 
 SECONDS_AT_RISK = 1.0
 
@@ -33,7 +34,7 @@ class Interrupted(SystemExit):
 class RunCheckpoints(Checkpoint):
     """Saves `last.ckpt` every so many updates, after each validation and at the end, the best as `best-UPDATE.ckpt`.
 
-    A checkpoint is taken between two chunks, when all that belongs to the updates so far has been logged and
+    A checkpoint is taken between two updates, when all that belongs to the updates so far has been logged and
     validated, and TensorBoard's files have a known length, to which a resumed run truncates them. On SIGTERM and Ctrl-C
     the run ends at the next such moment; a second signal ends it at once. An exception may come half-way through a
     chunk, so what is saved then is the latest of the states that are kept in memory, one a second.
@@ -65,9 +66,13 @@ class RunCheckpoints(Checkpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._folder.mkdir(exist_ok=True)
         callbacks: Any = trainer
-        # Another callback, which comes before all others, as none of them may see the next chunk yet.
-        first = LambdaCallback(on_train_batch_start=lambda trainer, *_: self._between_chunks(trainer))
-        callbacks.callbacks = [first, *callbacks.callbacks]
+        # Another callback, which comes before all others, as none of them may see the next update yet.
+        first: Any = LambdaCallback(on_train_batch_start=lambda trainer, *_: self._between_updates(trainer))
+        first.update_calls = self.update_calls
+        # At the end, averages take the place of the weights: a run that is to go on is saved before.
+        averages = [callback for callback in callbacks.callbacks if isinstance(callback, WeightAveraging)]
+        others = [callback for callback in callbacks.callbacks if callback not in averages]
+        callbacks.callbacks = [first, *others, *averages]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if threading.current_thread() is threading.main_thread():  # no other can set handlers
@@ -104,7 +109,9 @@ class RunCheckpoints(Checkpoint):
         if isinstance(update, int) and self._best_path(update).exists():  # else it is in the folder of another run
             self._best_loss, self._best_update = loss, update
 
-    def _between_chunks(self, trainer: Trainer) -> None:
+    def _between_updates(self, trainer: Trainer) -> None:
+        if not between_updates(trainer):
+            return
         update = trainer.global_step
         # All processes end at the same moment, whichever of them received the signal.
         self._signal = greatest(self._signal or 0, trainer.strategy.root_device) or None

@@ -7,12 +7,14 @@ from fnmatch import fnmatch
 from typing import Any, TypeVar
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from ngram_mlp.callbacks.recorder import NOTHING, Due, Recorder
 from ngram_mlp.diagnostics.snapshot import Snapshot, take_snapshot
 from ngram_mlp.errors import UserError
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.training import Calls
+from ngram_mlp.training.trainer import between_updates
 
 PRESETS = {"default": "5000/50000/0", "often": "100/1000/10000", "each": "1/10/100"}
 T = TypeVar("T")
@@ -98,12 +100,16 @@ class Snapshots(Callback):
     So an observer may override any hook of Lightning's but `setup`, and `observe` is called nevertheless.
     """
 
+    update_calls = Calls()  # the observers declare what they need
+
     def __init__(self) -> None:
         self._due: dict[Observer, Due] = {}
         self._snapshot: Snapshot | None = None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         assert isinstance(pl_module, LanguageModel)
+        if not between_updates(trainer):
+            return
         update, last = trainer.global_step, trainer.max_steps - 1
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         due = {callback: callback.due(update, last) for callback in callbacks if isinstance(callback, Observer)}
@@ -111,7 +117,7 @@ class Snapshots(Callback):
         if not self._due:
             return
         with trainer.precision_plugin.train_step_context():
-            self._snapshot = snapshot = take_snapshot(pl_module.network, batch[0][0], batch[1][0], update)
+            self._snapshot = snapshot = take_snapshot(pl_module.network, *_first_minibatch(batch), update)
         for observer, kinds in self._due.items():
             if not observer.selected({**snapshot.layers, **snapshot.nonlinearities, **snapshot.parameters}):
                 names = ", ".join(snapshot.layers)
@@ -122,7 +128,13 @@ class Snapshots(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, LanguageModel)
-        if (snapshot := self._snapshot) is not None:
+        if (snapshot := self._snapshot) is not None and trainer.global_step > snapshot.update:
             self._snapshot = None
             for observer, kinds in self._due.items():
                 observer.observe(snapshot, pl_module, Recorder(trainer, snapshot.update, kinds))
+
+
+def _first_minibatch(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The first of an update's minibatches, whether they are handed over together or one by one."""
+    contexts, targets = batch
+    return (contexts, targets) if contexts.dim() == 2 else (contexts[0], targets[0])

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from ngram_mlp.callbacks.recorder import Recorder
 from ngram_mlp.models import LanguageModel
+from ngram_mlp.training import Calls
 
 
 class _UpdatesPerSecond(ProgressColumn):
@@ -31,6 +32,7 @@ class UpdateProgress(ProgressBar):
 
     def __init__(self, console: Console, print_every: int = 10_000) -> None:
         super().__init__()
+        self.update_calls = Calls()  # as often as it is called
         self._console = console
         self._print_every = print_every
         self._progress: Progress | None = None
@@ -51,17 +53,21 @@ class UpdateProgress(ProgressBar):
             transient=True,
         )
         self._task = progress.add_task("", total=trainer.max_steps, completed=trainer.global_step, train="-", val="-")
+        self._shown = trainer.global_step
         progress.start()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert self._progress is not None
-        losses, end, every = outputs["losses"], trainer.global_step, self._print_every
-        first = end - len(losses)
+        assert isinstance(pl_module, LanguageModel)
+        first, end, every = self._shown, trainer.global_step, self._print_every
+        losses = pl_module.losses.between(first, end)
         for update in range(-(-first // every) * every, end, every):
             self._console.print(f"{update:7d}/{trainer.max_steps:7d}: {losses[update - first].item():.4f}")
-        self._progress.update(self._task, completed=end, train=f"{losses.mean().item():.4f}")
+        if len(losses) and not self._progress.disable:
+            self._progress.update(self._task, completed=end, train=f"{losses.mean().item():.4f}")
+        self._shown = end
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._progress is not None and "val/loss" in trainer.callback_metrics:

@@ -13,7 +13,7 @@ from ngram_mlp.data.minibatches import MinibatchStream, SplitBatches
 from ngram_mlp.data.ngrams import NGrams, Vocabulary, build_ngrams, split_words
 from ngram_mlp.errors import UserError, require_at_least, shortened
 from ngram_mlp.runs.checkpoint import StreamState
-from ngram_mlp.training.trainer import Calls, Chunking, chunking
+from ngram_mlp.training.loop import chunking
 
 
 class NGramDataModule(LightningDataModule):
@@ -78,9 +78,8 @@ class NGramDataModule(LightningDataModule):
     def first_minibatch(self) -> tuple[Tensor, Tensor]:
         """Contexts (B, T) and targets (B,) of update 0; the stream that a run trains on is unaffected."""
         generator = torch.Generator().set_state(torch.get_rng_state())
-        stream = MinibatchStream(self.splits["train"], self.batch_size, generator, Chunking(Calls(), 1, 1))
-        contexts, targets = next(iter(stream))
-        return contexts[0], targets[0]
+        stream = MinibatchStream(self.splits["train"], self.batch_size, generator, chunking(None, self.batch_size))
+        return next(iter(stream))
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
@@ -88,12 +87,17 @@ class NGramDataModule(LightningDataModule):
                 self.begin_stream()
             self._stream_begun = False
             # Whatever else draws during training (dropout, a user's callback) gets its own numbers.
-            torch.manual_seed(int(torch.randint(2**62, ())) + self.trainer.global_rank)
+            torch.manual_seed(int(torch.randint(2**62, ())) + self._part[0])
+
+    @property
+    def _part(self) -> tuple[int, int]:
+        """(rank, processes): which part of every minibatch is this process'."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def train_dataloader(self) -> MinibatchStream:
-        self.refuse_unequal_parts(self.trainer.world_size)
-        ngrams, chunks = self.splits["train"], chunking(self.trainer, self.batch_size)
-        part = (self.trainer.global_rank, self.trainer.world_size)
+        """Minibatches (B, T), (B,), or chunks of them (K, B, T), (K, B) where the trainer takes chunks."""
+        self.refuse_unequal_parts(self._part[1])
+        ngrams, chunks, part = self.splits["train"], chunking(self.trainer, self.batch_size), self._part
         self._stream = MinibatchStream(ngrams, self.batch_size, self._generator, chunks, self.first_update, part)
         return self._stream
 
@@ -106,6 +110,10 @@ class NGramDataModule(LightningDataModule):
         return SplitBatches(self.splits["val"])
 
     def test_dataloader(self) -> SplitBatches:
+        return SplitBatches(self.splits["test"])
+
+    def predict_dataloader(self) -> SplitBatches:
+        """The batches of the test split; `predict_step` leaves their targets alone."""
         return SplitBatches(self.splits["test"])
 
     def stream_generator(self) -> torch.Generator:

@@ -12,10 +12,11 @@ from ngram_mlp.training.trainer import Chunking
 
 @dataclass(eq=False)
 class MinibatchStream:
-    """Minibatches drawn with replacement, in chunks of K: contexts (K, B, T) and targets (K, B), both int64.
+    """Minibatches drawn with replacement: contexts (B, T) and targets (B,), both int64, or chunks of such minibatches.
 
-    Minibatch n holds the examples `torch.randint(0, len(ngrams), (batch_size,), generator=generator)` of the n-th call,
-    however the updates are cut into chunks (promise 2).
+    A chunk holds the minibatches of several updates: contexts (K, B, T), targets (K, B). Minibatch n holds the examples
+    `torch.randint(0, len(ngrams), (batch_size,), generator=generator)` of the n-th call, however the updates are cut
+    into chunks (promise 2).
     """
 
     ngrams: NGrams
@@ -33,7 +34,7 @@ class MinibatchStream:
         part = slice(rank * self.batch_size // processes, (rank + 1) * self.batch_size // processes)
         while (update := max(self._states)) < self.chunking.updates:
             end = self.chunking.end(update)
-            shape = (end - update, self.batch_size)
+            shape = ((end - update) * self.chunking.minibatches, self.batch_size)
             drawn = torch.randint(0, len(self.ngrams), shape, generator=self.generator)[:, part]  # (K, part of B)
             examples = drawn.flatten()
             contexts = self.ngrams.contexts.index_select(0, examples).long().view(*drawn.shape, -1)
@@ -41,7 +42,10 @@ class MinibatchStream:
             self._states[end] = self.generator.get_state()
             for old in sorted(self._states)[:-4]:  # the trainer fetches a chunk ahead of the one whose state is saved
                 del self._states[old]
-            yield contexts, targets
+            if self.chunking.singly or len(drawn) == 1:
+                yield from zip(contexts, targets, strict=True)
+            else:
+                yield contexts, targets
 
     def generator_state(self, update: int) -> Tensor:
         """The generator's state before minibatch `update`, with which one of the latest chunks begins."""

@@ -4,16 +4,21 @@ from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import MultiStepLR, ReduceLROnPlateau
 
+from ngram_mlp.data import NGramDataModule
 from ngram_mlp.errors import UserError
 from ngram_mlp.models.metrics import Losses, PredictionMetric
 from ngram_mlp.runs.checkpoint import Parts, add_parts, parts_of
-from ngram_mlp.training import trainer as lightning
-from ngram_mlp.training.engines import Engine, EngineName, choose_engine
+from ngram_mlp.training.engines import EngineName, limit_threads, multiplications_in
+from ngram_mlp.training.loop import choose_loop
+from ngram_mlp.training.processes import average, processes
+from ngram_mlp.training.trainer import begin_counters, refuse_options_without_meaning, restore_counters
 
 
 class LanguageModel(LightningModule):
@@ -23,14 +28,17 @@ class LanguageModel(LightningModule):
     (B, block_size) in int64 to logits (B, len(characters)). Its constructor arguments are its hyperparameters: plain
     numbers, strings, lists, and dataclasses of them, which a checkpoint carries as dictionaries.
 
-    The trainer hands over chunks of K minibatches; everything that it counts and logs counts updates.
+    It is an ordinary LightningModule, trained by automatic optimization. Where nobody wants to be called at every
+    update, an engine performs the same updates in chunks, in the place of `training_step` (`training/loop.py`).
 
     Args:
         characters: the vocabulary; a character's id is its place in the string.
         block_size: the length of a context.
         optimizer: builds the optimizer from the parameters; by default that of the notebooks.
         lr_scheduler: builds the learning-rate schedule from the optimizer; it is stepped after every update.
-        engine: `eager` (plain PyTorch), `fused` (compiled), or `auto`: fused where it works and pays, else eager.
+        engine: `lightning` (ordinary Lightning, a minibatch a step), `eager` (plain PyTorch in chunks, the same bits),
+            `fused` (compiled), or `auto`: fused where it works and pays, else eager, and `lightning` where a callback
+            or an override wants to be called at every update.
     """
 
     network: nn.Module
@@ -45,10 +53,9 @@ class LanguageModel(LightningModule):
     ) -> None:
         super().__init__()
         # Optimizer and schedule are functions here, whose classes config.yaml names. The engine may change.
-        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "engine"], logger=False)
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "engine"])
         # Plain dictionaries, so that a checkpoint names no class (promise 6).
         self.hparams.update({k: asdict(v) for k, v in self.hparams.items() if is_dataclass(type(v))})
-        self.automatic_optimization = False
         self.characters = characters
         self.block_size = block_size
         self.losses = Losses()
@@ -56,18 +63,15 @@ class LanguageModel(LightningModule):
         self._make_lr_scheduler = lr_scheduler
         self._metric = PredictionMetric(sync_on_compute=False)  # every process evaluates the whole split
         self._wanted_engine = engine
-        self._engine: Engine | None = None
-        self._engine_before: str | None = None
+        self.engine_name: str | None = None  # of the engine that trains or trained this model
+        self._engine_before: str | None = None  # an interruption
+        self._parts: list[Tensor] = []  # losses of the minibatches that the present update accumulates
+        self._last_batch_idx = -1
 
     def forward(self, contexts: Tensor) -> Tensor:
         """The logits (B, len(characters)) for contexts (B, block_size)."""
         logits: Tensor = self.network(contexts)
         return logits
-
-    @property
-    def engine_name(self) -> str | None:
-        """The engine that trains or trained this model; None before training."""
-        return self._engine.name if self._engine else self._engine_before
 
     def configure_optimizers(self) -> Any:
         try:
@@ -83,34 +87,59 @@ class LanguageModel(LightningModule):
     def setup(self, stage: str) -> None:
         self._threads = torch.get_num_threads()
         if stage == "fit":
-            lightning.refuse_options_without_meaning(self.trainer)
+            refuse_options_without_meaning(self.trainer)
 
     def teardown(self, stage: str) -> None:
         torch.set_num_threads(self._threads)
 
+    def on_fit_start(self) -> None:
+        self._last_batch_idx = -1
+        choose_loop(self.trainer, self._wanted_engine, self._engine_before, LanguageModel, NGramDataModule)
+
     def on_train_start(self) -> None:
         # A model handed over in evaluation mode would keep its batch-norm statistics frozen.
         self.network.train()
-        self._engine = None
-        lightning.leave_gradients_to_the_engine(self.trainer)
 
-    def training_step(self, chunk: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Performs the updates of a chunk, and returns their losses (K,); a UserError where one is not finite."""
-        if self._engine is None:
-            self._engine = self._choose_engine(chunk)
-            lightning.begin_counters(self.trainer)
-        losses = self._engine.run(*chunk)
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """The mean cross-entropy of a minibatch: contexts (B, T), targets (B,)."""
+        contexts, targets = batch
+        if self._last_batch_idx < 0:
+            self.engine_name = "lightning"
+            limit_threads(multiplications_in(self.network, len(targets)))
+            begin_counters(self.trainer)
+        loss = F.cross_entropy(self(contexts), targets)
+        if batch_idx != self._last_batch_idx:  # optimizers such as LBFGS evaluate a minibatch several times
+            self._last_batch_idx = batch_idx
+            self._note(loss.detach())
+        return loss
+
+    def _note(self, loss: Tensor) -> None:
+        """Records the loss of an update, once all of its minibatches have theirs."""
+        self._parts.append(loss)
+        if len(self._parts) == self.trainer.accumulate_grad_batches:
+            mean = torch.stack(self._parts).mean() if len(self._parts) > 1 else loss
+            self._parts.clear()
+            if processes() > 1:
+                average([mean])
+            self.record(mean[None], self.trainer.optimizers[0].param_groups[0]["lr"])
+
+    def record(self, losses: Tensor, lr: float) -> None:
+        """Keeps and logs the losses (K,) of the updates that end now, and the last one's learning rate.
+
+        The trainer has not counted them yet. Raises a UserError where a loss is not finite.
+        """
+        trainer: Any = self.trainer
         if bad := (~losses.isfinite()).nonzero().flatten().tolist():
-            what = f"{losses[bad[0]].item()} at update {self.trainer.global_step + bad[0]}"
+            what = f"{losses[bad[0]].item()} at update {trainer.global_step + bad[0]}"
             raise UserError(f"the training loss is {what}; lower the optimizer's lr, or scale the initial weights down")
-        lightning.advance_counters(self.trainer, len(losses))
+        done, interval = trainer.global_step + len(losses), trainer.log_every_n_steps
         self.losses.append(losses)
-        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-        self.log_dict({"train/loss": self.losses.mean_since_logged(), "lr": lr, **self._axis()})
-        interval: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if interval and self.trainer.global_step % interval == 0:
+        self.log_dict({"train/loss": self.losses.mean_since_logged(), "lr": lr, "step": float(done)})
+        if interval and done % interval == 0:
             self.losses.logged = len(self.losses)
-        return {"losses": losses}
+        if done >= trainer.max_steps >= 0:
+            # Told to stop, the trainer validates and logs, even where no interval divides max_steps.
+            trainer.should_stop = True
 
     def on_validation_start(self) -> None:
         # The threads of the engine suit small minibatches; the batches of a split are large.
@@ -129,7 +158,13 @@ class LanguageModel(LightningModule):
     def on_validation_epoch_end(self) -> None:
         split = "test" if self.trainer.testing else "val"
         metrics = {f"{split}/{name}": value for name, value in self._metric.compute().items()}
-        self.log_dict({**metrics, **self._axis()}, rank_zero_only=True)
+        self.log_dict({**metrics, "step": float(self.trainer.global_step)}, rank_zero_only=True)
+
+    def predict_step(self, batch: tuple[Tensor, Tensor] | Tensor, batch_idx: int) -> Tensor:
+        """The probabilities (n, len(characters)) of the next character, for contexts (n, T) with or without targets."""
+        contexts = batch if isinstance(batch, Tensor) else batch[0]
+        probabilities: Tensor = self(contexts).softmax(dim=1)
+        return probabilities
 
     test_step = validation_step
     on_test_epoch_start = on_validation_epoch_start
@@ -141,16 +176,7 @@ class LanguageModel(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         parts = parts_of(checkpoint)
-        self._engine_before = parts["engine"]
+        self.engine_name = self._engine_before = parts["engine"]
         self.losses = Losses(parts["losses"], parts["logged"])
-        lightning.restore_counters(self.trainer, checkpoint)
-
-    def _choose_engine(self, chunk: tuple[Tensor, Tensor]) -> Engine:
-        optimizer: Any = self.optimizers(use_pl_optimizer=False)
-        scheduler: Any = self.lr_schedulers()
-        left, before = self.trainer.max_steps - self.trainer.global_step, self._engine_before
-        return choose_engine(self._wanted_engine, self.network, optimizer, scheduler, chunk, left, before)
-
-    def _axis(self) -> dict[str, float]:
-        """The place on the axis of what is logged, updates done: Lightning takes it from a metric named `step`."""
-        return {"step": float(self.trainer.global_step)}
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            restore_counters(self.trainer, checkpoint)

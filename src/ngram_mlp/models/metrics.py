@@ -26,6 +26,10 @@ class Losses:
         """A copy, shape (updates,)."""
         return self._room[: self._count].clone()
 
+    def between(self, first: int, end: int) -> Tensor:
+        """Those of the updates from `first` to before `end`, shape (end - first,), of what there is."""
+        return self._room[first : min(end, self._count)]
+
     def append(self, losses: Tensor) -> None:
         """Adds the losses of a chunk, shape (K,)."""
         count = self._count + len(losses)

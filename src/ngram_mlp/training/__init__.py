@@ -3,8 +3,8 @@
 Machinery that knows no model, so that only a new engine needs a change here; it goes beside `fused.py`.
 """
 
+from ngram_mlp.training.calls import Calls
 from ngram_mlp.training.engines import EagerEngine, Engine, EngineName, choose_engine
 from ngram_mlp.training.optimizers import CannotFuseError
-from ngram_mlp.training.trainer import Calls
 
 __all__ = ["Calls", "CannotFuseError", "EagerEngine", "Engine", "EngineName", "choose_engine"]

@@ -12,34 +12,40 @@ from torch._higher_order_ops.while_loop import while_loop
 from torch.func import functional_call, grad_and_value
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils._pytree import tree_map
 
 from ngram_mlp.training.compiler import compile_loop
 from ngram_mlp.training.optimizers import CannotFuseError, State, create_state, formula_of
 from ngram_mlp.training.processes import processes
 from ngram_mlp.training.schedules import changes_more_than_the_learning_rate, upcoming_rates
 from ngram_mlp.training.trainer import longest_chunk
+from ngram_mlp.training.updates import PLAIN, UpdateRule
 
 log = logging.getLogger(__name__)
 
 Tensors = dict[str, Tensor]
 Groups = list[Tensor]  # named, since the compiler cannot trace subscripted types inside compiled code
 States = list[State]
-Carry = tuple[Tensor, Tensor, Groups, States, Tensors]
+Averages = list[tuple[Groups, Tensors, Tensor]]  # parameters, buffers, and how often each average has moved
+Carry = tuple[Tensor, Tensor, Groups, States, Tensors, Groups, Averages]
 
 
 class FusedEngine:
     """Performs the same updates as `EagerEngine`, up to float32 rounding, and several times as fast.
 
     A whole chunk is one call of a compiled `while_loop`: its carry holds parameters, buffers (running statistics) and
-    optimizer state, its body is `torch.func.grad_and_value` of the network and the optimizer's formula. The number of
-    updates is data, so a shorter chunk needs no further compilation, and a run has the same bits however it is cut.
-    Each chunk reads and writes parameters, buffers and optimizer state where they always live. What cannot be fused
-    raises a CannotFuseError.
+    optimizer state, its body is `torch.func.grad_and_value` of the network and the optimizer's formula, for one
+    minibatch. The number of minibatches is data, so a shorter chunk needs no further compilation, and a run has the
+    same bits however it is cut. Each chunk reads and writes parameters, buffers, optimizer state and averages where
+    they always live. What cannot be fused raises a CannotFuseError.
     """
 
     name = "fused"
+    lr = 0.0
 
-    def __init__(self, network: nn.Module, optimizer: Optimizer, scheduler: LRScheduler) -> None:
+    def __init__(
+        self, network: nn.Module, optimizer: Optimizer, scheduler: LRScheduler, rule: UpdateRule = PLAIN
+    ) -> None:
         if processes() > 1:
             raise CannotFuseError("several processes have to exchange their gradients at every update")
         if changes_more_than_the_learning_rate(scheduler):
@@ -47,6 +53,7 @@ class FusedEngine:
         self._network = network
         self._optimizer = optimizer
         self._scheduler = scheduler
+        self._rule = rule
         self._formula = formula_of(optimizer)
         name_of = {id(parameter): name for name, parameter in network.named_parameters() if parameter.requires_grad}
         groups = optimizer.param_groups
@@ -63,50 +70,91 @@ class FusedEngine:
         create_state(self._optimizer)
         self._options = self._read_options()
         rates = torch.zeros(len(contexts), len(self._names))
-        self._loop = compile_loop(self._train, self._arguments(contexts, targets, rates, 0))
+        self._loop = compile_loop(self._train, self._arguments(contexts, targets, rates, 0, 0))
         log.info("engine  fused: compiled in %.1f s", time.perf_counter() - started)
 
-    def run(self, contexts: Tensor, targets: Tensor) -> Tensor:
+    def run(self, contexts: Tensor, targets: Tensor, first: int) -> Tensor:
         assert self._loop is not None
         losses = []
-        capacity = longest_chunk(contexts.shape[1])
         self._options = self._read_options()
-        for first in range(0, len(contexts), capacity):
-            part, target = contexts[first : first + capacity], targets[first : first + capacity]
-            rates = upcoming_rates(self._optimizer, self._scheduler, len(part))
-            carry = self._loop(*self._arguments(part, target, rates, len(part)))
+        capacity, each = self._capacity(contexts), self._rule.minibatches
+        for part, target in zip(contexts.split(capacity), targets.split(capacity), strict=True):  # type: ignore[no-untyped-call]
+            updates = len(part) // each
+            rates = upcoming_rates(self._optimizer, self._scheduler, updates)
+            carry = self._loop(*self._arguments(part, target, rates.repeat_interleave(each, 0), first, len(part)))
             self._write_back(*carry[2:])
             losses.append(carry[1][: len(part)])
-        return torch.cat(losses)
+            self._tell_averages(first, updates)
+            first += updates
+        self.lr = float(rates[-1, 0])
+        stacked = torch.cat(losses)
+        return stacked if each == 1 else stacked.view(-1, each).mean(1)
 
-    def _train(self, groups: Groups, states: States, buffers: Tensors, *chunk: Tensor) -> Carry:
-        """The loop that is compiled: trains on the first `updates` minibatches of the chunk."""
-        contexts, targets, rates, updates = chunk
-        capacity = len(contexts)
+    def _train(
+        self, groups: Groups, states: States, buffers: Tensors, sums: Groups, averages: Averages, *chunk: Tensor
+    ) -> Carry:
+        """The loop that is compiled: trains on the first `count` minibatches of the chunk."""
+        contexts, targets, rates, due, count = chunk
+        capacity, each = len(contexts), self._rule.minibatches
 
-        def unfinished(update: Tensor, *_: Any) -> Tensor:
-            return update < updates
+        def unfinished(number: Tensor, *_: Any) -> Tensor:
+            return number < count
 
-        def body(update: Tensor, losses: Tensor, groups: Groups, states: States, buffers: Tensors) -> Carry:
-            index: Any = update.item()
+        def body(
+            number: Tensor,
+            losses: Tensor,
+            groups: Groups,
+            states: States,
+            buffers: Tensors,
+            sums: Groups,
+            averages: Averages,
+        ) -> Carry:
+            index: Any = number.item()
             torch._check(index >= 0)  # type: ignore[no-untyped-call]
             torch._check(index < capacity)  # type: ignore[no-untyped-call]
             minibatch, target = contexts.select(0, index), targets.select(0, index)
             differentiate = grad_and_value(self._loss, has_aux=True)
-            gradients, (loss, buffers) = differentiate(self._views(groups), buffers, minibatch, target)
+            by_name, (loss, buffers) = differentiate(self._views(groups), buffers, minibatch, target)
             losses = losses.clone()
             losses.select(0, index).copy_(loss)
-            inputs = zip(groups, self._names, states, rates.select(0, index), self._options, strict=True)
-            stepped = [
-                self._formula(values, _flat(gradients, names), state, lr, group)
-                for values, names, state, lr, group in inputs
-            ]
-            return update + 1, losses, [values for values, _ in stepped], [state for _, state in stepped], buffers
+            gradients = [_flat(by_name, names) for names in self._names]
+            if each > 1:
+                gradients = [before + gradient / each for before, gradient in zip(sums, gradients, strict=True)]
+            before, ends_update = (groups, states), (number + 1) % each == 0
+            groups, states = self._step(groups, states, self._rule.clipped(gradients), rates.select(0, index))
+            if each > 1:  # the minibatches before an update's last one change nothing but the sums
+                groups, states = _where(ends_update, (groups, states), before)
+                sums = [gradient * ~ends_update for gradient in gradients]
+            if averages:
+                averages = self._averaged(averages, groups, buffers, due.select(0, index))
+            return number + 1, losses, groups, states, buffers, sums, averages
 
         losses = torch.zeros(capacity, device=contexts.device)
         start = torch.zeros((), dtype=torch.int64, device=contexts.device)
-        carry: Carry = (start, losses, groups, states, buffers)
+        carry: Carry = (start, losses, groups, states, buffers, sums, averages)
         return while_loop(unfinished, body, carry)  # type: ignore[no-any-return, no-untyped-call]
+
+    def _step(self, groups: Groups, states: States, gradients: Groups, rates: Tensor) -> tuple[Groups, States]:
+        """Parameters and optimizer state after a step."""
+        inputs = zip(groups, gradients, states, rates, self._options, strict=True)
+        stepped = [self._formula(*values) for values in inputs]
+        return [values for values, _ in stepped], [state for _, state in stepped]
+
+    def _averaged(self, averages: Averages, groups: Groups, buffers: Tensors, due: Tensor) -> Averages:
+        """The averages, those that are due moved towards parameters and buffers, as `AveragedModel` does it."""
+        moved: Averages = []
+        for (old, old_buffers, count), average, now in zip(averages, self._rule.averages, due.unbind(0), strict=True):
+
+            def move(value: Tensor, towards: Tensor, function: Any) -> Tensor:
+                next_value = torch.where(count == 0, towards, function(value, towards, count))  # noqa: B023
+                return torch.where(now, next_value.to(value.dtype), value)  # noqa: B023
+
+            function = average.model.avg_fn
+            of_buffers = function if average.model.use_buffers else _latest
+            new = [move(value, towards, function) for value, towards in zip(old, groups, strict=True)]
+            new_buffers = {name: move(value, buffers[name], of_buffers) for name, value in old_buffers.items()}
+            moved.append((new, new_buffers, count + now))
+        return moved
 
     def _loss(self, parameters: Tensors, buffers: Tensors, minibatch: Tensor, target: Tensor) -> tuple[Tensor, Tensors]:
         # The forward pass changes buffers in place: here, copies that it hands on to the next update.
@@ -129,7 +177,7 @@ class FusedEngine:
                 views[name] = part.view(self._parameters[name].shape)
         return views
 
-    def _arguments(self, contexts: Tensor, targets: Tensor, rates: Tensor, updates: int) -> tuple[Any, ...]:
+    def _arguments(self, contexts: Tensor, targets: Tensor, rates: Tensor, first: int, count: int) -> tuple[Any, ...]:
         """The arguments of `_train`: parameters and optimizer state, a flat tensor per group; buffers; the chunk."""
         # A step on a flat tensor is one operation for all parameters of a group: faster to run and to compile.
         groups = [_flat(self._parameters, names).detach() for names in self._names]
@@ -141,24 +189,60 @@ class FusedEngine:
                 if value.dim():  # a scalar, Adam's count of steps, is the same for all
                     state[key] = torch.cat([part[key].flatten() for part in parts])
             states.append(state)
-        chunk = [contexts, targets, rates.to(contexts.device, torch.float64)]
-        if missing := longest_chunk(contexts.shape[1]) - len(contexts):  # the loop is compiled for one shape
+        each = self._rule.minibatches
+        sums = [torch.zeros_like(values) for values in groups] if each > 1 else []
+        averages = []
+        due = torch.zeros(len(contexts), len(self._rule.averages), dtype=torch.bool)
+        for place, average in enumerate(self._rule.averages):
+            of_average = {name: average.network.get_parameter(name) for name in self._parameters}
+            flat = [_flat(of_average, names).detach() for names in self._names]
+            averages.append((flat, dict(average.network.named_buffers()), average.model.n_averaged))
+            for update in range(count // each):
+                due[(update + 1) * each - 1, place] = average.due(first + update)
+        chunk = [contexts, targets, rates.to(contexts.device, torch.float64), due.to(contexts.device)]
+        if missing := self._capacity(contexts) - len(contexts):  # the loop is compiled for one shape
             chunk = [torch.cat([tensor, tensor.new_zeros(missing, *tensor.shape[1:])]) for tensor in chunk]
-        return groups, states, dict(self._network.named_buffers()), *chunk, torch.tensor(updates)
+        return groups, states, dict(self._network.named_buffers()), sums, averages, *chunk, torch.tensor(count)
+
+    def _capacity(self, contexts: Tensor) -> int:
+        """The minibatches for which the loop is compiled: so many whole updates."""
+        each = self._rule.minibatches
+        return max(1, longest_chunk(contexts.shape[1]) // each) * each
 
     @torch.no_grad()
-    def _write_back(self, groups: Groups, states: States, buffers: Tensors) -> None:
-        for name, value in self._views(groups).items():
-            self._parameters[name].copy_(value)
+    def _write_back(self, groups: Groups, states: States, buffers: Tensors, _: Groups, averages: Averages) -> None:
+        self._write(self._network, groups, buffers)
         for names, state in zip(self._names, states, strict=True):
             for key, values in state.items():
                 own_values = [self._optimizer.state[self._parameters[name]][key] for name in names]
                 parts = values.split([own.numel() for own in own_values]) if values.dim() else [values] * len(names)  # type: ignore[no-untyped-call]
                 for own_value, part in zip(own_values, parts, strict=True):
                     own_value.copy_(part.view(own_value.shape))
+        for average, (of_groups, of_buffers, count) in zip(self._rule.averages, averages, strict=True):
+            self._write(average.network, of_groups, of_buffers)
+            average.model.n_averaged.copy_(count)
+
+    def _write(self, network: nn.Module, groups: Groups, buffers: Tensors) -> None:
+        for name, value in self._views(groups).items():
+            network.get_parameter(name).copy_(value)
         for name, value in buffers.items():
-            self._network.get_buffer(name).copy_(value)
+            network.get_buffer(name).copy_(value)
+
+    def _tell_averages(self, first: int, updates: int) -> None:
+        for average in self._rule.averages:
+            if (last := next(filter(average.due, reversed(range(first, first + updates))), None)) is not None:
+                average.moved(last)
 
 
 def _flat(tensors: Mapping[str, Tensor], names: list[str]) -> Tensor:
     return torch.cat([tensors[name].flatten() for name in names])
+
+
+def _where(condition: Tensor, new: Any, old: Any) -> Any:
+    """Nested tensors, all new or all old."""
+    return tree_map(lambda one, other: torch.where(condition, one, other), new, old)
+
+
+def _latest(_value: Tensor, towards: Tensor, _count: Tensor) -> Tensor:
+    """What an average does with buffers that it does not average."""
+    return towards
