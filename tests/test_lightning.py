@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ngram_mlp import MLP, BatchNormMLP, NGramDataModule
+from ngram_mlp.training.calls import BATCH_HOOKS
 
 QUIET = {
     "accelerator": "cpu",
@@ -92,7 +93,7 @@ class OrdinaryData(NGramDataModule):
 
 OPTIONS = [
     {"max_steps": 50},
-    {"max_steps": 50, "val_check_interval": 20, "check_val_every_n_epoch": None},
+    {"max_steps": 50, "val_check_interval": 25, "check_val_every_n_epoch": None},
     {"max_steps": 12, "accumulate_grad_batches": 3, "gradient_clip_val": 0.5, "num_sanity_val_steps": 0},
 ]
 
@@ -100,7 +101,7 @@ OPTIONS = [
 @pytest.fixture(autouse=True)
 def _without_lightnings_advice():
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*(num_workers|shuffled dataloaders|logging interval).*")
+        warnings.filterwarnings("ignore", message=".*(num_workers|logging interval|You have overridden).*")
         yield
 
 
@@ -108,9 +109,56 @@ def _without_lightnings_advice():
 def test_a_callback_is_called_as_in_an_ordinary_run(options, corpus_file):
     ours, ordinary = NGramDataModule(str(corpus_file)), OrdinaryData(str(corpus_file))
     expected = trace_of_callback(Ordinary(MLP(ours.characters, 3).network), ordinary, options)
-    assert trace_of_callback(MLP(ours.characters, 3), ours, options) == ending_with_validation(expected, options)
+    assert trace_of_callback(MLP(ours.characters, 3), ours, options) == expected
 
 
-def ending_with_validation(trace, options):
-    """The trace of a run that is told to stop at its last update, as ours are, so that it validates there."""
-    return trace
+class Forgetful(BatchNormMLP):
+    """A variant that overrides a module hook and calls no `super()`."""
+
+    def on_train_batch_start(self, batch, batch_idx):
+        self.seen = [*getattr(self, "seen", []), (batch[0].shape, self.trainer.global_step)]
+
+
+def test_a_variant_that_overrides_a_hook_is_called_at_every_update(corpus_file):
+    data = NGramDataModule(str(corpus_file))
+    model = Forgetful(data.characters, 3)
+    Trainer(**QUIET, max_steps=20).fit(model, data)
+    assert model.engine_name == "lightning"
+    assert model.seen == [((32, 3), update) for update in range(20)]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=["plain", "validating", "accumulating"])
+def test_a_variants_hooks_are_called_as_an_ordinary_modules(options, corpus_file):
+    ours, ordinary = NGramDataModule(str(corpus_file)), OrdinaryData(str(corpus_file))
+    variant = recording(MLP, MODULE_HOOKS)(ours.characters, 3)
+    Trainer(**QUIET, **options).fit(variant, ours)
+    module = recording(Ordinary, MODULE_HOOKS)(MLP(ours.characters, 3).network)
+    Trainer(**QUIET, **options).fit(module, ordinary)
+    assert ("on_before_optimizer_step", 3) in module.trace
+    assert variant.trace == module.trace
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=["plain", "validating", "accumulating"])
+def test_a_callback_without_batch_hooks_cannot_tell_chunks_from_an_ordinary_run(options, corpus_file):
+    ours, ordinary = NGramDataModule(str(corpus_file)), OrdinaryData(str(corpus_file))
+    others = [hook for hook in CALLBACK_HOOKS if hook not in BATCH_HOOKS]
+    model = MLP(ours.characters, 3)
+    traces = []
+    for module, data in ((model, ours), (Ordinary(MLP(ours.characters, 3).network), ordinary)):
+        callback = recording(Callback, others)()
+        Trainer(**QUIET, **options, callbacks=[callback]).fit(module, data)
+        traces.append(callback.trace)
+    assert model.engine_name == "eager"
+    assert traces[0] == traces[1]
+    assert len(traces[0]) > 12
+
+
+def test_the_last_update_is_followed_by_a_validation_where_no_interval_divides_the_updates(corpus_file):
+    data = NGramDataModule(str(corpus_file))
+    for engine in ("eager", "lightning"):
+        seen = []
+        callback = recording(Callback, ["on_validation_end"])()
+        callback.trace = seen
+        trainer = Trainer(**QUIET, max_steps=50, val_check_interval=20, num_sanity_val_steps=0, callbacks=[callback])
+        trainer.fit(MLP(data.characters, 3, engine=engine), data)
+        assert seen == [("on_validation_end", 20), ("on_validation_end", 40), ("on_validation_end", 50)]

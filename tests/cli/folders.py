@@ -6,9 +6,13 @@ import torch
 from pytorch_lightning import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ngram_mlp.training import Calls
+
 
 class Witness(Callback):
-    """Looks at every block before it is trained on, and remembers how often."""
+    """Looks at every chunk before it is trained on, and remembers how often."""
+
+    update_calls = Calls()
 
     def __init__(self):
         self.looks = 0

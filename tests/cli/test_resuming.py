@@ -35,24 +35,24 @@ class SabotageError(Exception):
 
 
 def sabotage(patch, moment, update):
-    """Has the code raise at a moment of the first block that reaches `update`."""
+    """Has the code raise at a moment of the first chunk that reaches `update`."""
     owner = EagerEngine if moment == "run" else LanguageModel
     original = getattr(owner, moment)
 
-    def in_the_block(self, contexts, targets):
+    def in_the_chunk(self, contexts, targets, first):
         self.updates_before_sabotage = getattr(self, "updates_before_sabotage", 0) + len(contexts)
         if self.updates_before_sabotage > update:
             half = -(-len(contexts) // 2)
-            original(self, contexts[:half], targets[:half])
+            original(self, contexts[:half], targets[:half], first)
             raise SabotageError
-        return original(self, contexts, targets)
+        return original(self, contexts, targets, first)
 
     def in_a_hook(self, *args):
         if self.trainer.global_step >= update:
             raise SabotageError
         return original(self, *args)
 
-    patch.setattr(owner, moment, in_the_block if moment == "run" else in_a_hook)
+    patch.setattr(owner, moment, in_the_chunk if moment == "run" else in_a_hook)
 
 
 WITNESSED = (*OPTIONS, "--trainer.callbacks+=tests.cli.folders.Witness")

@@ -44,8 +44,10 @@ BATCH_HOOKS = (
     "on_after_backward",
     "on_before_optimizer_step",
 )
+DATA_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 MODULE_HOOKS = (
     *BATCH_HOOKS,
+    *DATA_HOOKS,
     "forward",
     "training_step",
     "backward",
@@ -55,7 +57,6 @@ MODULE_HOOKS = (
     "clip_gradients",
     "lr_scheduler_step",
 )
-DATA_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 EPOCHS = "counts epochs, and there is one"
 
 
