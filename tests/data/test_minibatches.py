@@ -30,7 +30,7 @@ def test_minibatches_are_those_of_one_randint_call_each(sample_words):
     generator = torch.Generator().manual_seed(7)
     update = 0
     for contexts, targets in stream(sample_words, intervals=[100, 77]):
-        for minibatch, target in zip(contexts, targets, strict=True):
+        for minibatch, target in zip(contexts.view(-1, 8, 3), targets.view(-1, 8), strict=True):
             ix = torch.randint(0, len(data), (8,), generator=generator)
             assert minibatch.equal(data.contexts[ix].long())
             assert target.equal(data.targets[ix].long())

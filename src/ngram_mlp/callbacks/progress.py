@@ -41,6 +41,10 @@ class UpdateProgress(ProgressBar):
         """Lightning calls this on every rank but the first."""
         self._console.quiet = True
 
+    def enable(self) -> None:
+        """Lightning calls this when a callback that trained before the first update has had the bar disabled."""
+        self._console.quiet = False
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._progress = progress = Progress(
             TextColumn("{task.completed:,.0f}/{task.total:,.0f} updates"),

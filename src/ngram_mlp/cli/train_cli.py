@@ -3,9 +3,11 @@
 import sys
 import warnings
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 
@@ -89,7 +91,7 @@ class TrainCLI(LightningCLI):
         groups.sort(key=lambda group: "training via flags" in str(group.title))  # the long one last
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        self.config = parser.parse_args(args)  # type: ignore[arg-type]
+        self.config = _plain(parser.parse_args(args))  # type: ignore[arg-type]
 
     def _set_seed(self) -> None:
         try:
@@ -113,3 +115,13 @@ class TrainCLI(LightningCLI):
     def configuration(self, form: str = "yaml") -> str:
         """All options with their values, which alone repeat the run."""
         return str(self.parser.dump(self.config, skip_unset=False, format=form))
+
+
+def _plain(value: Any) -> Any:
+    """The values of a configuration, with Lightning's enumerations of words as the words that a dump can hold."""
+    if isinstance(value, Namespace):
+        for key, inner in vars(value).items():
+            vars(value)[key] = _plain(inner)
+    elif isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value.value if isinstance(value, Enum) and isinstance(value, str) else value

@@ -57,83 +57,102 @@ MODULE_HOOKS = (
     "clip_gradients",
     "lr_scheduler_step",
 )
-EPOCHS = "counts epochs, and there is one"
+# What a callback needs, from the callback, its trainer and the model; None for every update.
+Wish = Callable[[Any, Any, Any], Calls | None]
+NOTHING = Calls()
+SHOWS_EVERY = 1_000
 
 
-def _of_checkpoints(callback: Any, _trainer: Any) -> Calls | None:
+def _checkpoints(callback: Any, _trainer: Any, _model: Any) -> Calls | None:
     every = callback._every_n_train_steps
     return None if callback.save_on_exception else Calls(after=(every,) if every > 0 else ())
 
 
-def _of_learning_rates(callback: Any, trainer: Any) -> Calls:
-    return NOTHING if callback.logging_interval == "epoch" else _when_logging(callback, trainer)
+def _learning_rates(callback: Any, trainer: Any, model: Any) -> Calls:
+    return NOTHING if callback.logging_interval == "epoch" else _logging(callback, trainer, model)
 
 
-def _of_moving_average(callback: Any, trainer: Any) -> Calls | None:
-    here = callback._device is None or callback._device == trainer.strategy.root_device
-    return NOTHING if here else None  # an engine averages only where it trains
-
-
-def _when_logging(_callback: Any, trainer: Any) -> Calls:
+def _logging(_callback: Any, trainer: Any, _model: Any) -> Calls:
     every: int = trainer.log_every_n_steps
     return Calls(before=(every,), after=(every,)) if every else NOTHING
 
 
-NOTHING = Calls()
-# What Lightning's own callbacks need: their calls, None for every update, or why they are refused and what would do.
-Wish = Calls | None | str | Callable[[Any, Any], Calls | None]
-LIGHTNINGS: dict[type[Callback], Wish] = {
-    callbacks.BackboneFinetuning: NOTHING,  # it acts before the first update
-    callbacks.BaseFinetuning: NOTHING,
+def _progress(callback: Any, _trainer: Any, _model: Any) -> Calls:
+    # It shows the number of a minibatch, where that is a multiple of its rate. Every update would be too often.
+    rate = getattr(callback, "refresh_rate", 0) or SHOWS_EVERY
+    every = rate * -(-SHOWS_EVERY // rate)
+    return Calls(before=(every,), after=(every,), around=())
+
+
+def _moving_average(callback: Any, trainer: Any, _model: Any) -> Calls | None:
+    here = callback._device is None or callback._device == trainer.strategy.root_device
+    return NOTHING if here else None  # an engine averages only where it trains
+
+
+def _counts_epochs(remedy: str) -> Wish:
+    def refuse(callback: Any, _trainer: Any, _model: Any) -> Calls:
+        raise UserError(f"{type(callback).__name__} counts epochs, and there is one; {remedy}", callbacks=None)
+
+    return refuse
+
+
+def _needs(attributes: tuple[str, ...], remedy: str) -> Wish:
+    def refuse_without(callback: Any, _trainer: Any, model: Any) -> Calls:
+        if not any(hasattr(model, name) for name in attributes):
+            what = f"{type(callback).__name__} needs a model with an attribute {' or '.join(attributes)}"
+            raise UserError(f"{what}; {remedy}", callbacks=None)
+        return NOTHING  # it acts before the first update
+
+    return refuse_without
+
+
+LIGHTNINGS: dict[type[Callback], Calls | Wish | None] = {
+    callbacks.BackboneFinetuning: _needs(("backbone",), "write a BaseFinetuning for the network's layers"),
+    callbacks.BaseFinetuning: NOTHING,  # it acts before the first update
     callbacks.BasePredictionWriter: NOTHING,
     callbacks.BatchSizeFinder: NOTHING,  # it trains by itself, before the first update
     callbacks.Callback: NOTHING,  # its hooks do nothing
     callbacks.Checkpoint: NOTHING,
-    callbacks.DeviceStatsMonitor: _when_logging,
+    callbacks.DeviceStatsMonitor: _logging,
     callbacks.EarlyStopping: NOTHING,
-    callbacks.GradientAccumulationScheduler: f"{EPOCHS}; use the trainer's accumulate_grad_batches",
+    callbacks.GradientAccumulationScheduler: _counts_epochs("use the trainer's accumulate_grad_batches"),
     callbacks.LambdaCallback: NOTHING,  # but for the hooks that it was given
-    callbacks.LearningRateFinder: NOTHING,  # it trains by itself, before the first update
-    callbacks.LearningRateMonitor: _of_learning_rates,
-    callbacks.ModelCheckpoint: _of_checkpoints,
+    callbacks.LearningRateFinder: _needs(("lr", "learning_rate"), "compare rates with scripts/compare.py --grid"),
+    callbacks.LearningRateMonitor: _learning_rates,
+    callbacks.ModelCheckpoint: _checkpoints,
     callbacks.ModelPruning: None,  # it replaces parameters
     callbacks.ModelSummary: NOTHING,
     callbacks.OnExceptionCheckpoint: None,
     callbacks.ProgressBar: NOTHING,
     callbacks.RichModelSummary: NOTHING,
-    callbacks.RichProgressBar: NOTHING,  # it shows progress as often as it is called
+    callbacks.RichProgressBar: _progress,
     callbacks.SpikeDetection: None,
-    callbacks.StochasticWeightAveraging: f"{EPOCHS}; use EMAWeightAveraging",
-    callbacks.TQDMProgressBar: NOTHING,  # as the other
+    callbacks.StochasticWeightAveraging: _counts_epochs("use EMAWeightAveraging"),
+    callbacks.TQDMProgressBar: _progress,
     callbacks.ThroughputMonitor: None,
     callbacks.Timer: NOTHING,  # it stops the training at the end of a chunk
     callbacks.WeightAveraging: None,
-    callbacks.EMAWeightAveraging: _of_moving_average,
+    callbacks.EMAWeightAveraging: _moving_average,
 }
 
 
-def calls_of(callback: Callback, trainer: Any) -> Calls | None:
+def calls_of(callback: Callback, trainer: Any, model: Any) -> Calls | None:
     """When a callback has to be called; None for every update. Raises a UserError where it cannot work here."""
     declared: Calls | None = getattr(callback, "update_calls", None)
     if declared is not None:
         return declared
     kind = next(kind for kind in type(callback).__mro__ if kind in LIGHTNINGS)
     wish = LIGHTNINGS[kind]
-    if isinstance(wish, str):
-        reason, remedy = wish.split("; ")
-        raise UserError(f"{kind.__name__} {reason}; {remedy}", callbacks=None)
-    if _overridden(BATCH_HOOKS, callback, kind):
-        return None
-    return wish(callback, trainer) if callable(wish) else wish
+    wish = wish(callback, trainer, model) if callable(wish) else wish
+    return None if _overridden(BATCH_HOOKS, callback, kind) else wish
 
 
 def calls_of_all(trainer: Any) -> Calls:
     """When the trainer and those of its callbacks that do not want every update have to be called."""
-    validates = trainer.val_check_interval
-    every = validates // trainer.accumulate_grad_batches if isinstance(validates, int) else 0
+    every = _validation_interval(trainer) // trainer.accumulate_grad_batches
     calls = Calls(tuple(interval for interval in (trainer.log_every_n_steps, every) if interval))
     for callback in trainer.callbacks:
-        calls |= calls_of(callback, trainer) or NOTHING
+        calls |= calls_of(callback, trainer, trainer.lightning_module) or NOTHING
     return calls
 
 
@@ -143,9 +162,11 @@ def why_not_chunks(trainer: Any, module_class: type, data_class: type) -> str | 
     Hooks count where a model or data overrides those of these two classes. Called when the optimizers are there.
     """
     for callback in trainer.callbacks:
-        if calls_of(callback, trainer) is None:
-            hooks = _overridden(BATCH_HOOKS, callback, Callback) or ["training as it is"]
-            return f"{type(callback).__name__} wants {hooks[0]} at every update"
+        if calls_of(callback, trainer, trainer.lightning_module) is None:
+            hooks = _overridden(BATCH_HOOKS, callback, Callback)
+            what = f"its {hooks[0]} called" if hooks else "its part"
+            unless = " unless it declares update_calls (CONTRIBUTING.md)" if type(callback) not in LIGHTNINGS else ""
+            return f"{type(callback).__name__} wants {what} at every update{unless}"
     if hooks := _overridden(MODULE_HOOKS, trainer.lightning_module, module_class):
         return f"{type(trainer.lightning_module).__name__} has a {hooks[0]} of its own"
     data = trainer.datamodule
@@ -166,7 +187,7 @@ def _why_not_by_itself(trainer: Any) -> str | None:
         return f"{type(strategy).__name__} exchanges gradients by itself"
     if getattr(precision, "scaler", None) is not None:
         return f"precision {trainer.precision} rescales the gradients"
-    if isinstance(trainer.val_check_interval, int) and trainer.val_check_interval % trainer.accumulate_grad_batches:
+    if _validation_interval(trainer) % trainer.accumulate_grad_batches:
         return "val_check_interval is no multiple of accumulate_grad_batches"
     optimizers, schedules = trainer.optimizers, trainer.lr_scheduler_configs
     if len(optimizers) != 1 or inspect.signature(optimizers[0].step).parameters["closure"].default is not None:
@@ -174,6 +195,12 @@ def _why_not_by_itself(trainer: Any) -> str | None:
     if len(schedules) != 1 or (schedules[0].interval, schedules[0].frequency) != ("step", 1):
         return "there is not one learning-rate schedule, stepped after every update"
     return None
+
+
+def _validation_interval(trainer: Any) -> int:
+    """In minibatches, as Lightning counts it; 0 where validation comes at the end alone, or after a time."""
+    interval = getattr(trainer, "val_check_interval", None)
+    return interval if isinstance(interval, int) else 0
 
 
 def _overridden(hooks: tuple[str, ...], instance: object, parent: type) -> list[str]:

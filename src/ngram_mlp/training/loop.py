@@ -90,10 +90,8 @@ def choose_loop(trainer: Any, wanted: EngineName, before: str | None, module_cla
         raise UserError(f"{against}; use auto or lightning", engine=wanted)
     else:
         loop.automatic_optimization = _AutomaticOptimization(trainer)
-        if wanted == "auto":
-            advice = "a callback that declares `update_calls` is called less often (CONTRIBUTING.md)"
-            against += f", which takes about 15 times as long as without; {advice}"
-        log.info("engine  lightning: %s", against)
+        slower = "; that takes about 15 times as long" if wanted == "auto" else ""
+        log.info("engine  lightning: %s%s", against, slower)
     loop.automatic_optimization.optim_progress = progress
 
 

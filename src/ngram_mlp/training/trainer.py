@@ -7,7 +7,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
 from ngram_mlp.errors import UserError
-from ngram_mlp.training.calls import Calls
+from ngram_mlp.training.calls import Calls, calls_of
 
 
 @dataclass(frozen=True)
@@ -77,22 +77,24 @@ def leave_gradients_to_the_engine(trainer: Any) -> None:
         trainer.strategy.model.require_backward_grad_sync = False
 
 
-def refuse_options_without_meaning(trainer: Any) -> None:
-    """Raises a UserError where an option counts epochs: there is one, which has no end."""
+def refuse_options_without_meaning(trainer: Any, model: Any) -> None:
+    """Raises a UserError where an option or a callback counts epochs (there is one, without an end) or cannot work."""
+    for callback in trainer.callbacks:
+        calls_of(callback, trainer, model)
     strategy = trainer.strategy
     if trainer.world_size > 1 and not (isinstance(strategy, DDPStrategy) and strategy._start_method == "popen"):
         raise UserError("several processes train only with ddp; use it, or 1 device", strategy=type(strategy).__name__)
     if trainer.fast_dev_run:  # Lightning derives the options below from it
         return
-    validates_each = trainer.val_check_interval
+    validates_every = getattr(trainer, "val_check_interval", None)  # absent where it is a time
     refusals = {
         "max_steps": (trainer.max_steps < 0, "give the number of updates, 0 or more"),
         "max_epochs": (trainer.max_epochs not in (None, -1), "there are no epochs; use max_steps"),
         "min_epochs": (trainer.min_epochs not in (None, 0, 1), "there are no epochs; use min_steps"),
-        "limit_train_batches": (trainer.limit_train_batches != 1.0, "there are no epochs; use max_steps"),
         "overfit_batches": (trainer.overfit_batches != 0, "there are no epochs; use a small corpus"),
+        "limit_train_batches": (trainer.limit_train_batches != 1.0, "there are no epochs; use max_steps"),
         "val_check_interval": (
-            isinstance(validates_each, float) and validates_each != 1.0,
+            isinstance(validates_every, float) and validates_every != 1.0,
             "there are no epochs; give a whole number of updates",
         ),
     }
