@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from ngram_mlp.models.layers import BatchNorm
+from ngram_mlp.models.layers import BatchNorm, examples_of
+from ngram_mlp.models.layers.batch_norm import UnitsLastBatchNorm1d
 
 
 def activations(seed=0, shape=(32, 7)):
@@ -85,3 +86,43 @@ def test_gradients_are_right(statistic):
     x = activations(shape=(6, 7)).requires_grad_()
     norm = layer(statistic=statistic)
     assert torch.autograd.gradcheck(lambda x, gain, bias: norm(x), (x, norm.gain, norm.bias))
+
+
+@pytest.mark.parametrize(("statistic", "unbiased"), [("std", True), ("std", False), ("var", True), ("var", False)])
+def test_positions_are_as_good_as_examples(statistic, unbiased):
+    x = activations(shape=(8, 2, 3, 7)).requires_grad_()
+    norm, flat = (layer(statistic=statistic, unbiased=unbiased) for _ in range(2))
+    y, expected = norm(x), flat(x.view(48, 7))
+    assert y.shape == x.shape
+    torch.testing.assert_close(y.view(48, 7), expected, rtol=0, atol=0)
+    for name, buffer in norm.named_buffers():
+        assert buffer.shape == (7,)
+        assert buffer.equal(flat.get_buffer(name))
+    weights = activations(5, x.shape)
+    gradients = [torch.autograd.grad((out.view(x.shape) * weights).sum(), x)[0] for out in (y, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
+    norm.eval(), flat.eval()
+    assert norm(x).view(48, 7).equal(flat(x.view(48, 7)))
+
+
+@pytest.mark.parametrize("statistic", ["std", "var"])
+def test_several_processes_share_the_statistics_of_all_their_positions(statistic, monkeypatch):
+    whole, mine = activations(shape=(8, 3, 7)), activations(shape=(8, 3, 7))[:4]
+    norm, alone = layer(statistic=statistic), layer(statistic=statistic)
+    expected = alone(whole)
+    sums = iter([whole.sum((0, 1)), ((whole - whole.mean((0, 1))) ** 2).sum((0, 1))])  # what the others would add up to
+    monkeypatch.setattr("ngram_mlp.models.layers.batch_norm.processes", lambda: 2)
+    monkeypatch.setattr("ngram_mlp.models.layers.batch_norm.total", lambda part: next(sums))
+    torch.testing.assert_close(norm(mine), expected[:4], rtol=1e-10, atol=1e-10)
+    for name, buffer in norm.named_buffers():
+        torch.testing.assert_close(buffer, alone.get_buffer(name), rtol=1e-12, atol=1e-12)
+
+
+def test_torchs_layer_is_had_with_the_units_last():
+    norm, theirs = UnitsLastBatchNorm1d(7).double(), torch.nn.BatchNorm1d(7).double()
+    x = activations(shape=(8, 3, 7))
+    torch.testing.assert_close(norm(x), theirs(x.transpose(1, 2)).transpose(1, 2), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(norm.running_var, theirs.running_var, rtol=1e-12, atol=1e-12)
+    assert examples_of(x, norm).equal(x.reshape(24, 7))
+    assert examples_of(x.transpose(1, 2), theirs).equal(x.reshape(24, 7))
+    assert norm(x[0]).equal(torch.nn.functional.batch_norm(x[0], None, None, norm.weight, norm.bias, training=True))

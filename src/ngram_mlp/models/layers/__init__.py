@@ -3,7 +3,7 @@
 For research: a new norm goes into `normalization.py`, a new layer into a file of its own.
 """
 
-from ngram_mlp.models.layers.batch_norm import BatchNorm, batch_norms
+from ngram_mlp.models.layers.batch_norm import BatchNorm, batch_norms, examples_of
 from ngram_mlp.models.layers.initialization import NO_BIAS, Initialization, Initializer, embedding, gain_of, linear
 from ngram_mlp.models.layers.normalization import BatchNormalization, Norm, Normalization
 
@@ -17,6 +17,7 @@ __all__ = [
     "Normalization",
     "batch_norms",
     "embedding",
+    "examples_of",
     "gain_of",
     "linear",
 ]

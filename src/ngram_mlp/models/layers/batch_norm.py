@@ -11,8 +11,8 @@ from ngram_mlp.training.processes import processes, total
 class BatchNorm(nn.Module):
     r"""Batch normalization by the standard deviation, as cell 11 of notebook 002 writes it, or by the variance.
 
-    For a minibatch x of shape (B, n), with the mean m and the standard deviation s of each unit over the minibatch,
-    training computes
+    For a minibatch x of shape (B, ..., n), with the mean m and the standard deviation s of each of the n units over all
+    other dimensions, training computes
 
     .. math:: y = gain \cdot (x - m) / (s + eps) + bias \quad or \quad y = gain \cdot (x - m) / \sqrt{s^2 + eps} + bias
 
@@ -36,7 +36,7 @@ class BatchNorm(nn.Module):
         momentum: float = 0.001,  # the weight of a minibatch in the running estimates
         eps: float = 1e-5,
         statistic: Literal["std", "var"] = "std",  # x is divided by std + eps, or by the root of var + eps
-        unbiased: bool = True,  # whether s squared divides by B - 1, as in the notebooks, or by B, as in torch
+        unbiased: bool = True,  # whether s squared divides by one less than the examples, as in the notebooks
         gain: float = 1.0,  # the initial one
     ) -> None:
         super().__init__()
@@ -53,8 +53,9 @@ class BatchNorm(nn.Module):
         running = self.running_std if self.statistic == "std" else self.running_var
         if not self.training:
             return self._normalize(x, self.running_mean, running)
-        size = len(x) * processes()
-        mean, spread = self._measure(x, size)
+        examples = examples_of(x, self)
+        size = len(examples) * processes()
+        mean, spread = self._measure(examples, size)
         with torch.no_grad():
             # The estimates stay in float32 where the activations have fewer bits.
             self.running_mean.lerp_(mean.to(running.dtype), self.momentum)
@@ -65,7 +66,7 @@ class BatchNorm(nn.Module):
         return self._normalize(x, mean, spread)
 
     def _measure(self, x: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Mean and unbiased spread (n,) over the `size` examples of all processes."""
+        """Mean and unbiased spread (n,) of this process's examples and all others', together `size`."""
         if size == len(x):
             measure = torch.std_mean if self.statistic == "std" else torch.var_mean
             spread, mean = measure(x, dim=0)
@@ -83,6 +84,23 @@ class BatchNorm(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{len(self.gain)}, {self.statistic}, momentum={self.momentum}, eps={self.eps}"
+
+
+class UnitsLastBatchNorm1d(nn.BatchNorm1d):
+    """`torch.nn.BatchNorm1d` with the units in the last dimension, (B, ..., n), as all other layers have them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(examples_of(x, self)).view_as(x)
+
+
+def examples_of(x: Tensor, layer: nn.Module) -> Tensor:
+    """What a batch norm takes its statistics over: its input, one example a row, (examples, n).
+
+    Torch's own layer has its units in the second dimension, (B, n) or (B, n, L); all others in the last, (B, ..., n).
+    """
+    if isinstance(layer, nn.BatchNorm1d) and not isinstance(layer, UnitsLastBatchNorm1d):
+        x = x.movedim(1, -1)
+    return x.flatten(0, -2)
 
 
 def batch_norms(network: nn.Module) -> dict[str, BatchNorm | nn.BatchNorm1d]:

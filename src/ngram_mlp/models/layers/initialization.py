@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +86,11 @@ class Initialization:
     hidden_bias: str = "auto"
     output_weight: str = "normal * xavier"
     output_bias: str = "uniform / sqrt(fan_out)"
+
+    @classmethod
+    def of(cls, given: "Initialization | dict[str, Any]") -> "Initialization":
+        """The forms given as such, or as a dictionary, which a checkpoint has."""
+        return cls(**given) if isinstance(given, dict) else given
 
     def __post_init__(self) -> None:
         words = {"output_bias": (NO_BIAS,), "hidden_bias": (NO_BIAS, "auto")}

@@ -5,12 +5,14 @@ another sort: a subclass of `Norm`, and a model that takes it, as `BatchNormMLP`
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from torch import nn
 
 from ngram_mlp.errors import UserError
-from ngram_mlp.models.layers.batch_norm import BatchNorm
+from ngram_mlp.models.layers.batch_norm import BatchNorm, UnitsLastBatchNorm1d
+
+N = TypeVar("N", bound="Norm")
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,12 @@ class Norm:
             raise UserError("needs a kind of normalization", on_logits=True)
         if not 0 <= self.eps < float("inf"):
             raise UserError("give a small number, 0 or more, such as 1e-5", eps=self.eps)
+
+    @classmethod
+    def of(cls: type[N], given: N | dict[str, Any] | str) -> N:
+        """The options given as such, as a dictionary, which a checkpoint has, or as a kind alone."""
+        given = {"kind": given} if isinstance(given, str) else given
+        return cls(**given) if isinstance(given, dict) else given
 
     def hidden(self, n_features: int) -> nn.Module | None:
         return None if self.kind == "none" else self.layer(n_features, self.gain)
@@ -118,6 +126,6 @@ class BatchNormalization(Norm):
     def layer(self, n_features: int, gain: float) -> nn.Module:
         if self.kind == "batch":
             return BatchNorm(n_features, self.momentum, self.eps, self.statistic, self.unbiased, gain)
-        layer = nn.BatchNorm1d(n_features, self.eps, self.momentum)
+        layer = UnitsLastBatchNorm1d(n_features, self.eps, self.momentum)
         nn.init.constant_(layer.weight, gain)
         return layer
