@@ -10,7 +10,7 @@ from ngram_mlp.data import NGramDataModule, SplitBatches
 from ngram_mlp.diagnostics import batch_norm_statistics as measuring
 from ngram_mlp.diagnostics.snapshot import Snapshot
 from ngram_mlp.models import LanguageModel
-from ngram_mlp.models.layers import batch_norms
+from ngram_mlp.models.layers import batch_norms, examples_of
 
 
 class BatchNormStatistics(Observer):
@@ -18,21 +18,27 @@ class BatchNormStatistics(Observer):
 
     `drift_mean` is abs(running mean - minibatch mean) in standard deviations of the minibatch, `drift_std` is
     abs(running std / minibatch std - 1). For a minibatch of 32 the whole corpus' statistics give 0.14 and 0.10.
+    What a layer lacks, running estimates or gain and bias, is left out.
     """
 
     def observe(self, snapshot: Snapshot, model: LanguageModel, recorder: Recorder) -> None:
         layers = self.selected(batch_norms(model.network))
-        inputs = {name: snapshot.layers[name].input for name in layers if name in snapshot.layers}
-        moments = {name: (x.mean(0), x.std(0)) for name, x in inputs.items()}
+        passed = {name: snapshot.layers[name].input for name in layers if name in snapshot.layers}
+        examples = {name: examples_of(x, layers[name]) for name, x in passed.items()}
+        moments = {name: (x.mean(0), x.std(0)) for name, x in examples.items()}
+        drifts = measuring.drifts(model.network, moments)
         numbers: dict[str, float] = {}
-        for name, drift in measuring.drifts(model.network, moments).items():
-            keys = ("batch_mean", "batch_std", "running_mean", "running_std", "gain", "bias")
-            running = measuring.running_mean_and_std(layers[name])
-            trained = (snapshot.parameters[f"{name}.{key}"].value for key, _ in layers[name].named_parameters())
-            values = dict(zip(keys, (*moments[name], *running, *trained), strict=True))
+        for name, (mean, std) in moments.items():
+            values = {"batch_mean": mean, "batch_std": std}
+            if name in drifts:
+                values["running_mean"], values["running_std"] = measuring.running_mean_and_std(layers[name])
+            for key, parameter in layers[name].named_parameters():
+                trained = snapshot.parameters.get(f"{name}.{key}")
+                values["bias" if key == "bias" else "gain"] = trained.value if trained else parameter.detach()
             if recorder.due.numbers:
                 numbers |= {f"batch_norm_{key}/{name}": value.mean().item() for key, value in values.items()}
-                numbers |= {f"batch_norm_drift_mean/{name}": drift.mean, f"batch_norm_drift_std/{name}": drift.std}
+                if drift := drifts.get(name):
+                    numbers |= {f"batch_norm_drift_mean/{name}": drift.mean, f"batch_norm_drift_std/{name}": drift.std}
             if recorder.due.histograms:
                 for key, value in values.items():
                     recorder.histogram(f"batch_norm_{key}/{name}", value)

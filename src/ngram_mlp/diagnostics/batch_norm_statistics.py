@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ngram_mlp.data import NGrams, SplitBatches
 from ngram_mlp.errors import UserError
-from ngram_mlp.models.layers import BatchNorm, batch_norms
+from ngram_mlp.models.layers import BatchNorm, batch_norms, examples_of
 from ngram_mlp.models.metrics import evaluate, evaluation_mode
 
 StatisticsName = Literal["running", "batch", "calibrated"]
@@ -25,10 +25,11 @@ Measured = dict[str, tuple[Tensor, Tensor]]
 def measure(network: nn.Module, batches: Batches, device: torch.device) -> Measured:
     """The mean and the unbiased standard deviation (n,) of each batch-norm layer's input over all examples, by layer.
 
-    One pass over the examples a layer, since the input of each depends on the statistics of those before it.
+    One pass over the examples a layer, since the input of each depends on the statistics of those before it. A layer
+    that keeps no running estimates is left out: it always takes the statistics of the batch.
     """
     measured: Measured = {}
-    for name, layer in batch_norms(network).items():
+    for name, layer in _with_estimates(network).items():
         with evaluation_mode(network), evaluating_with(network, measured):
             measured[name] = _moments_of_input(network, layer, batches, device)
     return measured
@@ -37,7 +38,7 @@ def measure(network: nn.Module, batches: Batches, device: torch.device) -> Measu
 @contextmanager
 def evaluating_with(network: nn.Module, measured: Measured) -> Iterator[None]:
     """Inside the block, the named layers evaluate with these statistics instead of their running estimates."""
-    running = {name: _running(layer) for name, layer in batch_norms(network).items() if name in measured}
+    running = {name: _running(layer) for name, layer in _with_estimates(network).items() if name in measured}
     saved = [(buffer, buffer.clone()) for mean, spread, _ in running.values() for buffer in (mean, spread)]
     try:
         for name, (running_mean, spread, is_variance) in running.items():
@@ -77,10 +78,12 @@ class Drift:
 
 
 def drifts(network: nn.Module, measured: Measured) -> dict[str, Drift]:
-    """The drift of each measured layer, by name."""
-    found, layers = {}, batch_norms(network)
-    for name, (mean, std) in measured.items():
-        running_mean, running_std = running_mean_and_std(layers[name])
+    """The drift of each measured layer that keeps running estimates, by name."""
+    found = {}
+    for name, layer in _with_estimates(network).items():
+        if name not in measured:
+            continue
+        (mean, std), (running_mean, running_std) = measured[name], running_mean_and_std(layer)
         std = std.clamp(min=torch.finfo(std.dtype).tiny)
         off_mean, off_std = (running_mean - mean).abs() / std, (running_std / std - 1).abs()
         found[name] = Drift(float(off_mean.mean()), float(off_std.mean()))
@@ -95,8 +98,13 @@ def running_mean_and_std(layer: BatchNorm | nn.BatchNorm1d) -> tuple[Tensor, Ten
 
 def require_batch_norm(network: nn.Module, statistics: str) -> None:
     """Raises a UserError where a network has no statistics to choose."""
-    if statistics != "running" and not batch_norms(network):
+    if statistics != "running" and not _with_estimates(network):
         raise UserError("the network has no batch norm; leave it out", statistics=statistics)
+
+
+def _with_estimates(network: nn.Module) -> dict[str, BatchNorm | nn.BatchNorm1d]:
+    """The batch-norm layers that keep running estimates: torch's own need not."""
+    return {name: layer for name, layer in batch_norms(network).items() if layer.running_mean is not None}
 
 
 def _running(layer: BatchNorm | nn.BatchNorm1d) -> tuple[Tensor, Tensor, bool]:
@@ -116,7 +124,7 @@ def _moments_of_input(
     try:
         for contexts, _ in batches:
             network(contexts.to(device))
-            x = inputs.pop()
+            x = examples_of(inputs.pop(), layer)
             new_mean = x.mean(0)
             change, share = new_mean - mean, len(x) / (count + len(x))
             squares = squares + ((x - new_mean) ** 2).sum(0) + change**2 * (count * share)

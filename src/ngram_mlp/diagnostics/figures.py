@@ -22,6 +22,7 @@ STYLE: dict[Any, Any] = {
     **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 8),
 }
 BINS = 60
+ROWS = 64  # as many of a mask are told apart in its panel
 DPI = 80
 
 
@@ -72,12 +73,16 @@ def distributions_figure(title: str, unit: str, panels: Mapping[str, Mapping[str
 
 @matplotlib.rc_context(STYLE)
 def saturation_figure(panels: Mapping[str, Tensor]) -> Figure:
-    """Which cells are saturated (white), by heading a mask (B, n); a white column is a dead unit."""
+    """Which cells are saturated (white), by heading a mask (B, ..., n), of which each row of units is an example.
+
+    A white column is a dead unit. Of many examples the first are drawn; the numbers are those of all.
+    """
     figure, axes = _panels(len(panels), "saturated cells (white)", width=10, height=1.8, columns=1)
     for axis, (heading, mask) in zip(axes, panels.items(), strict=True):
-        cells = mask.cpu().numpy()
-        axis.imshow(cells, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+        cells = mask.reshape(-1, mask.shape[-1]).cpu().numpy()
+        axis.imshow(cells[:ROWS], cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
         title = f"{heading}: {cells.mean():.1%} saturated, {cells.all(0).sum()} dead units"
+        title += f"; {ROWS} of {len(cells):,} examples" if len(cells) > ROWS else ""
         axis.set(title=title, xlabel="unit", ylabel="example")
         axis.grid(visible=False)
     return figure

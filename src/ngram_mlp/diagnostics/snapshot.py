@@ -1,6 +1,7 @@
 """A snapshot of one update: everything that goes through the network, forward and backward, without side effects."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -8,11 +9,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ngram_mlp.diagnostics.statistics import is_nonlinearity, log10_ratio
+from ngram_mlp.models.layers import batch_norms
 
 
 @dataclass(frozen=True)
 class LayerSnapshot:
-    """What went through a layer: its input and output, (B, n), and the gradient of the loss at its output."""
+    """What went through a layer: its input and output, (B, ..., n), and the gradient of the loss at its output."""
 
     module: nn.Module
     input: Tensor
@@ -35,7 +37,8 @@ class Snapshot:
     update: int
     loss: float  # cross-entropy in nats, as in `losses.npy`
     logits: Tensor  # (B, vocabulary size)
-    layers: dict[str, LayerSnapshot]  # all that have parameters or are non-linearities, as the forward pass calls them
+    # All that have parameters, are batch norms or non-linearities, and map a tensor to a tensor, in the order of calls.
+    layers: dict[str, LayerSnapshot]
     parameters: dict[str, ParameterSnapshot]  # all that are trained
 
     @property
@@ -45,9 +48,14 @@ class Snapshot:
 
     @property
     def nonlinearities(self) -> dict[str, LayerSnapshot]:
-        """The non-linearities by the hidden layer they belong to: `hidden1` for `hidden1.activation`."""
+        """The non-linearities by the hidden layer they belong to: `hidden1` for `hidden1.activation`.
+
+        Where a module holds several, each has its own name.
+        """
         layers = {name: layer for name, layer in self.layers.items() if is_nonlinearity(layer.module)}
-        return {name.rpartition(".")[0] or name: layer for name, layer in layers.items()}
+        owners = [name.rpartition(".")[0] or name for name in layers]
+        names = [owner if owners.count(owner) == 1 else name for owner, name in zip(owners, layers, strict=True)]
+        return dict(zip(names, layers.values(), strict=True))
 
 
 def update_ratios(snapshot: Snapshot, network: nn.Module) -> dict[str, float]:
@@ -62,11 +70,13 @@ def take_snapshot(network: nn.Module, contexts: Tensor, targets: Tensor, update:
 
     Parameters, their `.grad`, buffers and the random state are afterwards what they were before; no hook stays.
     """
-    names = {module: name for name, module in network.named_modules() if _is_layer(module)}
+    norms = batch_norms(network)
+    names = {module: name for name, module in network.named_modules() if name in norms or _is_layer(module)}
     passed: dict[str, tuple[nn.Module, Tensor, Tensor]] = {}
 
-    def note(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        passed[names[module]] = module, args[0], output
+    def note(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
+            passed[names[module]] = module, args[0], output
 
     handles = [module.register_forward_hook(note) for module in names]
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}

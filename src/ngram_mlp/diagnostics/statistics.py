@@ -29,7 +29,7 @@ def saturated(nonlinearity: nn.Module, x: Tensor, threshold: float = SATURATION)
     the threshold, as in notebook 004.
     """
     x = x.detach().requires_grad_()
-    (slope,) = torch.autograd.grad(nonlinearity(x).sum(), x)
+    (slope,) = torch.autograd.grad(nonlinearity(x.clone()).sum(), x)  # a clone, since it may work in place
     return slope.abs() < 1 - threshold**2
 
 
@@ -43,8 +43,8 @@ def saturated_by_nature(nonlinearity: nn.Module, threshold: float = SATURATION) 
 
 
 def dead(flat: Tensor) -> Tensor:
-    """The units that are saturated for every example of a minibatch: (B, n) -> (n,), bool."""
-    return flat.all(dim=0)
+    """The units that are saturated for every example of a minibatch: (B, ..., n) -> (n,), bool."""
+    return flat.reshape(-1, flat.shape[-1]).all(dim=0)
 
 
 def log10_ratio(change: Tensor, value: Tensor) -> float:
