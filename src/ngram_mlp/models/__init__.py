@@ -6,5 +6,6 @@ For research: a variant of your own is one class in one file, as CONTRIBUTING.md
 from ngram_mlp.models.batch_norm_mlp import BatchNormMLP
 from ngram_mlp.models.language_model import LanguageModel
 from ngram_mlp.models.mlp import MLP
+from ngram_mlp.models.wavenet import WaveNet
 
-__all__ = ["MLP", "BatchNormMLP", "LanguageModel"]
+__all__ = ["MLP", "BatchNormMLP", "LanguageModel", "WaveNet"]

@@ -20,7 +20,7 @@ class BatchNormMLP(LanguageModel):
         n_layers: the hidden layers.
         activation: a non-linearity of torch.nn by name: Tanh, ReLU, GELU, ...
         residual: whether an identity shortcut leads around each hidden layer whose input is as wide as its output.
-        batch_norm: by hand or torch's own, and its options.
+        batch_norm: by hand or torch's own, and its options, or its kind alone.
         initialization: how each parameter is drawn.
         **training: optimizer, lr_scheduler and engine, as `LanguageModel` has them.
     """
@@ -39,7 +39,6 @@ class BatchNormMLP(LanguageModel):
         **training: Any,
     ) -> None:
         super().__init__(characters, block_size, **training)
-        norm = BatchNormalization(**batch_norm) if isinstance(batch_norm, dict) else batch_norm
-        init = Initialization(**initialization) if isinstance(initialization, dict) else initialization
         sizes = (len(characters), block_size, n_embd, n_hidden, n_layers)
-        self.network = mlp_network(*sizes, activation, residual, norm, init)
+        options = (activation, residual, BatchNormalization.of(batch_norm), Initialization.of(initialization))
+        self.network = mlp_network(*sizes, *options)

@@ -11,15 +11,19 @@ from ngram_mlp.errors import shortened
 from ngram_mlp.models.batch_norm_mlp import BatchNormMLP
 from ngram_mlp.models.language_model import LanguageModel
 from ngram_mlp.models.mlp import MLP
+from ngram_mlp.models.wavenet import WaveNet
 from ngram_mlp.runs.checkpoint import Checkpoint
 
-KNOWN_MODELS: dict[str, type[LanguageModel]] = {kind.__name__: kind for kind in (MLP, BatchNormMLP)}
+KNOWN_MODELS: dict[str, type[LanguageModel]] = {kind.__name__: kind for kind in (MLP, BatchNormMLP, WaveNet)}
 
 
-def load_model(checkpoint: Checkpoint, model_class: type[LanguageModel] | None = None) -> LanguageModel:
+def load_model(
+    checkpoint: Checkpoint, model_class: type[LanguageModel] | None = None, strict: bool = True, **arguments: Any
+) -> LanguageModel:
     """The model of a checkpoint, in evaluation mode; a UserError where its class or its weights do not fit.
 
     By default the class is the one of this package that the checkpoint names; `model_class` is for the user's own.
+    Further arguments of its constructor replace those in the checkpoint. Only if `strict` are all weights required.
     """
     name = checkpoint.model
     model_class = model_class or KNOWN_MODELS.get(name)
@@ -29,20 +33,20 @@ def load_model(checkpoint: Checkpoint, model_class: type[LanguageModel] | None =
         stored = sum(weight.numel() for weight in checkpoint.weights.values())
         _refuse_impossible(checkpoint.hyperparameters, stored)
         with _Allowance(stored):
-            model = model_class(**checkpoint.hyperparameters)
-        load_weights(model, checkpoint.weights)
+            model = model_class(**checkpoint.hyperparameters | arguments)
+        load_weights(model, checkpoint.weights, strict)
     except (TypeError, ValueError, ArithmeticError, RuntimeError, AttributeError) as error:
         reason = shortened(" ".join(str(error).split()), 300)
         raise checkpoint.error(f"does not fit {name}: {reason}") from error
     return model.eval()
 
 
-def load_weights(model: LanguageModel, weights: dict[str, Any]) -> None:
+def load_weights(model: LanguageModel, weights: dict[str, Any], strict: bool = True) -> None:
     """Puts the weights of a checkpoint into a model; raises a built-in error of any kind if they do not fit."""
     for key, own in model.state_dict().items():
         if key in weights and weights[key].is_floating_point() != own.is_floating_point():
             raise TypeError(f"{key} is of {weights[key].dtype}, not {own.dtype}")
-    model.load_state_dict(weights)
+    model.load_state_dict(weights, strict)
 
 
 def _refuse_impossible(hyperparameters: dict[str, Any], stored: int) -> None:

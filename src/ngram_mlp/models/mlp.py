@@ -27,7 +27,8 @@ class MLP(LanguageModel):
         n_layers: the hidden layers.
         activation: a non-linearity of torch.nn by name: Tanh, ReLU, GELU, ...
         residual: whether an identity shortcut leads around each hidden layer whose input is as wide as its output.
-        norm: the normalization between a linear layer and its non-linearity; for batch norm take `BatchNormMLP`.
+        norm: the normalization between a linear layer and its non-linearity, or its kind alone; for batch norm take
+            `BatchNormMLP`.
         initialization: how each parameter is drawn.
         **training: optimizer, lr_scheduler and engine, as `LanguageModel` has them.
     """
@@ -46,10 +47,9 @@ class MLP(LanguageModel):
         **training: Any,
     ) -> None:
         super().__init__(characters, block_size, **training)
-        norm = Normalization(**norm) if isinstance(norm, dict) else norm  # as a checkpoint has it
-        init = Initialization(**initialization) if isinstance(initialization, dict) else initialization
         sizes = (len(characters), block_size, n_embd, n_hidden, n_layers)
-        self.network = mlp_network(*sizes, activation, residual, norm, init)
+        options = (activation, residual, Normalization.of(norm), Initialization.of(initialization))
+        self.network = mlp_network(*sizes, *options)
 
 
 def mlp_network(
@@ -70,26 +70,38 @@ def mlp_network(
     """
     require_at_least(1, n_embd=n_embd, n_hidden=n_hidden, n_layers=n_layers)
     gain = gain_of(activation_layer(activation_name))
-    auto_bias = NO_BIAS if norm.subtracts_bias else Initialization.output_bias
-    bias = auto_bias if init.hidden_bias == "auto" else init.hidden_bias
-
     layers = OrderedDict[str, nn.Module](
         embedding=embedding(vocab_size, n_embd, init.embedding),  # (B, T, n_embd)
         flatten=nn.Flatten(),  # (B, T * n_embd)
     )
     fan_in = block_size * n_embd
     for number in range(1, n_layers + 1):
-        hidden = OrderedDict[str, nn.Module](linear=linear(fan_in, n_hidden, init.hidden_weight, bias, gain))
-        if (layer := norm.hidden(n_hidden)) is not None:
-            hidden["norm"] = layer
-        hidden["activation"] = activation_layer(activation_name)
+        hidden = hidden_layers(fan_in, n_hidden, activation_name, norm, init, gain)
         container = Residual if residual and fan_in == n_hidden else nn.Sequential
         layers[f"hidden{number}"] = container(hidden)  # (B, n_hidden)
         fan_in = n_hidden
-    output = OrderedDict[str, nn.Module](linear=linear(fan_in, vocab_size, init.output_weight, init.output_bias, gain))
+    layers["output"] = output_layer(fan_in, vocab_size, norm, init, gain)  # (B, vocab_size)
+    return nn.Sequential(layers)
+
+
+def hidden_layers(
+    fan_in: int, n_hidden: int, activation_name: str, norm: Norm, init: Initialization, gain: float
+) -> OrderedDict[str, nn.Module]:
+    """The parts of a hidden layer from (..., fan_in) to (..., n_hidden): `linear`, perhaps `norm`, `activation`."""
+    auto_bias = NO_BIAS if norm.subtracts_bias else Initialization.output_bias
+    bias = auto_bias if init.hidden_bias == "auto" else init.hidden_bias
+    layers = OrderedDict[str, nn.Module](linear=linear(fan_in, n_hidden, init.hidden_weight, bias, gain))
+    if (layer := norm.hidden(n_hidden)) is not None:
+        layers["norm"] = layer
+    layers["activation"] = activation_layer(activation_name)
+    return layers
+
+
+def output_layer(fan_in: int, vocab_size: int, norm: Norm, init: Initialization, gain: float) -> nn.Sequential:
+    """The output layer from (B, fan_in) to logits (B, vocab_size): `linear`, perhaps `norm`."""
+    layers = OrderedDict[str, nn.Module](linear=linear(fan_in, vocab_size, init.output_weight, init.output_bias, gain))
     if (layer := norm.logits(vocab_size)) is not None:
-        output["norm"] = layer
-    layers["output"] = nn.Sequential(output)  # (B, vocab_size)
+        layers["norm"] = layer
     return nn.Sequential(layers)
 
 

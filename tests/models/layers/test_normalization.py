@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from ngram_mlp.errors import UserError
-from ngram_mlp.models.layers import BatchNorm, BatchNormalization, Normalization
+from ngram_mlp.models import MLP, BatchNormMLP, WaveNet
+from ngram_mlp.models.layers import BatchNorm, BatchNormalization, Initialization, Normalization
 from ngram_mlp.models.mlp import Residual
 
 
@@ -62,3 +63,29 @@ def test_a_shortcut_adds_the_input_and_passes_the_gradient_on():
     torch.testing.assert_close(y(x), x + torch.tanh(y[0].bias))
     y(x).sum().backward()
     assert x.grad.tolist() == torch.ones(32, 20).tolist()
+
+
+@pytest.mark.parametrize(
+    ("model", "argument", "options"),
+    [
+        (MLP, "norm", Normalization("layer")),
+        *((m, "batch_norm", BatchNormalization("BatchNorm1d")) for m in (BatchNormMLP, WaveNet)),
+    ],
+    ids=["MLP", "BatchNormMLP", "WaveNet"],
+)
+def test_a_norm_is_given_as_options_as_a_dictionary_or_as_its_kind(model, argument, options):
+    expected = None
+    for given in (options, {"kind": options.kind}, options.kind):
+        torch.manual_seed(0)
+        made = model(".abc", 4, **{argument: given}, initialization={"hidden_bias": "none"})
+        rebuilt = model(**made.hparams)  # as from a checkpoint
+        expected = expected or str(made.network)
+        assert str(made.network) == str(rebuilt.network) == expected
+        assert made.network.hidden1.linear.bias is None
+        rebuilt.load_state_dict(made.state_dict())
+
+
+def test_options_that_are_none_are_refused():
+    with pytest.raises(UserError, match="kind layers: choose one of none, layer, group"):
+        MLP(".abc", 3, norm="layers")
+    assert Initialization.of(Initialization()) == Initialization.of({})
