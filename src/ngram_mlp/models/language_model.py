@@ -1,6 +1,7 @@
 """The LightningModule that all variants share."""
 
 from dataclasses import asdict, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,14 +10,15 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
+from torch.optim import SparseAdam
 from torch.optim.lr_scheduler import MultiStepLR, ReduceLROnPlateau
 
 from ngram_mlp.data import NGramDataModule
 from ngram_mlp.errors import UserError
 from ngram_mlp.models.metrics import Losses, PredictionMetric
-from ngram_mlp.runs.checkpoint import Parts, add_parts, parts_of
+from ngram_mlp.runs.checkpoint import Parts, add_parts, parts_of, read_checkpoint
 from ngram_mlp.training.engines import EngineName, limit_threads, multiplications_in
-from ngram_mlp.training.loop import choose_loop
+from ngram_mlp.training.loop import choose_loop, trains_chunks
 from ngram_mlp.training.processes import average, processes
 from ngram_mlp.training.trainer import begin_counters, refuse_options_without_meaning, restore_counters
 
@@ -55,7 +57,7 @@ class LanguageModel(LightningModule):
         # Optimizer and schedule are functions here, whose classes config.yaml names. The engine may change.
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "engine"])
         # Plain dictionaries, so that a checkpoint names no class (promise 6).
-        self.hparams.update({k: asdict(v) for k, v in self.hparams.items() if is_dataclass(type(v))})
+        self.save_hyperparameters({k: asdict(v) if is_dataclass(type(v)) else v for k, v in self.hparams.items()})
         self.characters = characters
         self.block_size = block_size
         self.losses = Losses()
@@ -67,6 +69,7 @@ class LanguageModel(LightningModule):
         self._engine_before: str | None = None  # an interruption
         self._parts: list[Tensor] = []  # losses of the minibatches that the present update accumulates
         self._last_batch_idx = -1
+        self._ends = False  # whether it told the trainer to stop, as all updates are done
 
     def forward(self, contexts: Tensor) -> Tensor:
         """The logits (B, len(characters)) for contexts (B, block_size)."""
@@ -76,9 +79,15 @@ class LanguageModel(LightningModule):
     def configure_optimizers(self) -> Any:
         try:
             optimizer = self._make_optimizer(self.parameters())
-        except ValueError as error:  # torch's own words name the argument and the value
-            raise UserError(str(error), optimizer=None) from error
-        scheduler = self._make_lr_scheduler(optimizer)
+        except (ValueError, NotImplementedError) as error:  # torch's own words name the argument and the value
+            raise UserError(str(error) or "is abstract; choose another class", optimizer=None) from error
+        if isinstance(optimizer, SparseAdam):
+            raise UserError("needs sparse gradients, and these are dense; use Adam", optimizer="SparseAdam")
+        try:
+            scheduler = self._make_lr_scheduler(optimizer)
+        except (ValueError, TypeError, NotImplementedError) as error:
+            reason = str(error) or "it is abstract"
+            raise UserError(f"cannot be made for an optimizer ({reason}); choose another", lr_scheduler=None) from error
         if isinstance(scheduler, ReduceLROnPlateau):
             remedy = "waits for a metric; choose a schedule of the update alone, like MultiStepLR or CosineAnnealingLR"
             raise UserError(remedy, lr_scheduler="ReduceLROnPlateau")
@@ -87,13 +96,15 @@ class LanguageModel(LightningModule):
     def setup(self, stage: str) -> None:
         self._threads = torch.get_num_threads()
         if stage == "fit":
-            refuse_options_without_meaning(self.trainer)
+            refuse_options_without_meaning(self.trainer, self)
 
     def teardown(self, stage: str) -> None:
         torch.set_num_threads(self._threads)
 
     def on_fit_start(self) -> None:
-        self._last_batch_idx = -1
+        if self._ends:  # a callback such as BatchSizeFinder has trained before the first update
+            self.trainer.should_stop = False
+        self._last_batch_idx, self._ends = -1, False
         choose_loop(self.trainer, self._wanted_engine, self._engine_before, LanguageModel, NGramDataModule)
 
     def on_train_start(self) -> None:
@@ -134,12 +145,18 @@ class LanguageModel(LightningModule):
             raise UserError(f"the training loss is {what}; lower the optimizer's lr, or scale the initial weights down")
         done, interval = trainer.global_step + len(losses), trainer.log_every_n_steps
         self.losses.append(losses)
-        self.log_dict({"train/loss": self.losses.mean_since_logged(), "lr": lr, "step": float(done)})
-        if interval and done % interval == 0:
-            self.losses.logged = len(self.losses)
+        self.log("train/loss", self.losses.mean_since_logged())
         if done >= trainer.max_steps >= 0:
             # Told to stop, the trainer validates and logs, even where no interval divides max_steps.
-            trainer.should_stop = True
+            trainer.should_stop = self._ends = True
+        if due := interval > 0 and done % interval == 0:
+            self.losses.logged = len(self.losses)
+        if due or self._ends:  # each call costs a tenth of an update
+            self.log_dict({"lr": lr, "step": float(done)})
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        if not trains_chunks(self.trainer):  # an engine steps the schedule itself, after each of its updates
+            super().lr_scheduler_step(scheduler, metric)
 
     def on_validation_start(self) -> None:
         # The threads of the engine suit small minibatches; the batches of a split are large.
@@ -169,6 +186,37 @@ class LanguageModel(LightningModule):
     test_step = validation_step
     on_test_epoch_start = on_validation_epoch_start
     on_test_epoch_end = on_validation_epoch_end
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = None,
+        hparams_file: None = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> "LanguageModel":
+        """The model of a checkpoint, saved by `train.py` or by `trainer.save_checkpoint`; nothing in the file is run.
+
+        Called on `LanguageModel`, it takes the class of this package that the checkpoint names.
+
+        Args:
+            checkpoint_path: the file.
+            map_location: the device that it goes to, by default the CPU.
+            hparams_file: not taken, as the checkpoint has its hyperparameters.
+            strict: whether the weights in the file have to be those of the model, by default they have.
+            weights_only: without effect; a checkpoint is always read as data.
+            **kwargs: constructor arguments that replace those in the checkpoint, or that it does not hold: optimizer,
+                lr_scheduler, engine.
+        """
+        from ngram_mlp.models.loading import load_model  # here, as it knows the variants
+
+        if hparams_file is not None:
+            raise UserError("is not taken, as a checkpoint has its hyperparameters; leave it out", hparams_file=None)
+        checkpoint = read_checkpoint(checkpoint_path)
+        model = load_model(checkpoint, None if cls is LanguageModel else cls, strict is not False, **kwargs)
+        return model.to(map_location or "cpu").train()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         name, losses = type(self).__name__, self.losses
