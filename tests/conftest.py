@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from ngram_mlp.callbacks import diagnosis
 from ngram_mlp.cli import train
 
 # Each deprecated call of jsonargparse tells its own message, so that pyproject.toml can name Lightning's.
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "all"
 # The tests compare with loops on the CPU, in processes of their own, too.
 os.environ |= {"CUDA_VISIBLE_DEVICES": "", "DISABLE_MPS": "1"}
+# A diagnosis that fails is to fail the test, too, instead of being switched off.
+diagnosis.strict = True
 
 PROJECT = Path(__file__).resolve().parents[1]
 NAMES = PROJECT / "data" / "names.txt"

@@ -5,6 +5,7 @@ For research: a callback of your own is one class, an `Observer` if it examines 
 
 from ngram_mlp.callbacks.batch_norm_statistics import BatchNormStatistics, EvaluationStatistics
 from ngram_mlp.callbacks.checkpoints import RunCheckpoints
+from ngram_mlp.callbacks.diagnosis import Diagnosis
 from ngram_mlp.callbacks.layer_statistics import ActivationStatistics, GradientStatistics
 from ngram_mlp.callbacks.observer import Intervals, Observer
 from ngram_mlp.callbacks.progress import LossHistory, UpdateProgress
@@ -16,6 +17,7 @@ __all__ = [
     "ActivationStatistics",
     "BatchNormStatistics",
     "CustomScalars",
+    "Diagnosis",
     "EmbeddingView",
     "EvaluationStatistics",
     "GradientStatistics",

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any, TypeVar
 
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
+from ngram_mlp.callbacks.diagnosis import Diagnosis
 from ngram_mlp.callbacks.recorder import NOTHING, Due, Recorder
 from ngram_mlp.diagnostics.snapshot import Snapshot, take_snapshot
 from ngram_mlp.errors import UserError
@@ -57,11 +58,12 @@ class Intervals:
         return Due(*(update == last or (interval > 0 and update % interval == 0) for interval in each))
 
 
-class Observer(Callback):
+class Observer(Diagnosis):
     """A callback that examines the network at some updates; a subclass says what it finds in `observe`.
 
     It is handed a snapshot of update n: the forward and backward pass of minibatch n with the parameters before that
-    update. The snapshot is taken once for all observers and has no side effects (promise 4).
+    update. The snapshot is taken once for all observers and has no side effects (promise 4). Where it raises, it is
+    switched off and the run goes on, as `Diagnosis` has it.
 
     Args:
         every_n_updates: as `Intervals.parse` reads it.
@@ -89,18 +91,22 @@ class Observer(Callback):
         return {name: item for name, item in items.items() if any(fnmatch(name, pattern) for pattern in patterns)}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         callbacks: Any = trainer
         if not any(isinstance(callback, Snapshots) for callback in callbacks.callbacks):
-            callbacks.callbacks = [Snapshots(), *callbacks.callbacks]
+            snapshots = Snapshots()
+            snapshots.setup(trainer, pl_module, stage)
+            callbacks.callbacks = [snapshots, *callbacks.callbacks]
 
 
-class Snapshots(Callback):
+class Snapshots(Diagnosis):
     """Takes the snapshots and hands them to the observers; the first observer of a trainer adds it.
 
     So an observer may override any hook of Lightning's but `setup`, and `observe` is called nevertheless.
     """
 
     update_calls = Calls()  # the observers declare what they need
+    _label = "The snapshot, without which no observer is called,"
 
     def __init__(self) -> None:
         self._due: dict[Observer, Due] = {}
@@ -111,9 +117,8 @@ class Snapshots(Callback):
         if not between_updates(trainer):
             return
         update, last = trainer.global_step, trainer.max_steps - 1
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        due = {callback: callback.due(update, last) for callback in callbacks if isinstance(callback, Observer)}
-        self._due = {observer: kinds for observer, kinds in due.items() if kinds != NOTHING}
+        due = {observer: observer.due(update, last) for observer in self._observers()}
+        self._due = {observer: kinds for observer, kinds in due.items() if kinds not in (NOTHING, None)}
         if not self._due:
             return
         with trainer.precision_plugin.train_step_context():
@@ -132,6 +137,14 @@ class Snapshots(Callback):
             self._snapshot = None
             for observer, kinds in self._due.items():
                 observer.observe(snapshot, pl_module, Recorder(trainer, snapshot.update, kinds))
+
+    def switch_off(self) -> None:
+        super().switch_off()
+        for observer in self._observers():
+            observer.switch_off()
+
+    def _observers(self) -> list[Observer]:
+        return [callback for callback in self._trainer.callbacks if isinstance(callback, Observer)]
 
 
 def _first_minibatch(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from ngram_mlp.callbacks.diagnosis import Diagnosis
 from ngram_mlp.callbacks.recorder import Recorder
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.training import Calls
@@ -85,7 +86,7 @@ class UpdateProgress(ProgressBar):
         self.on_train_end(trainer, pl_module)
 
 
-class LossHistory(Callback):
+class LossHistory(Diagnosis):
     """Draws the loss of every update at the end; the model keeps them, and they travel in its checkpoints."""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,0 +1,223 @@
+"""A diagnosis never costs a run: what fails is reported in one line and switched off, and training goes on."""
+
+import errno
+import os
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from pytorch_lightning import Callback
+from torch import nn
+
+from ngram_mlp.callbacks import LossHistory, Observer, TrainingVerdicts, diagnosis
+from ngram_mlp.cli import train
+from ngram_mlp.diagnostics import figures
+from ngram_mlp.errors import UserError
+from ngram_mlp.models import MLP
+from tests.cli.folders import scalars, weights
+from tests.conftest import PROJECT
+
+STRICT = diagnosis.strict
+OPTIONS = (
+    *("--model", "MLP", "--model.n_hidden", "20", "--trainer.max_steps", "61", "--trainer.val_check_interval", "30"),
+)
+HOOKS = (
+    *("before_update", "observe", "due", "on_train_start", "on_train_batch_start", "on_train_batch_end"),
+    *("on_validation_end", "on_train_end", "on_save_checkpoint", "state_dict", "teardown"),
+)
+CALLBACKS = (
+    "--trainer.callbacks+=tests.callbacks.test_diagnosis.Fragile",
+    *("--trainer.callbacks.every_n_updates", "20/0/0"),
+    "--trainer.callbacks+=tests.callbacks.test_diagnosis.Witness",
+    *("--trainer.callbacks.every_n_updates", "20/0/0"),
+)
+
+
+def raising(name):
+    """A hook of `Fragile`."""
+
+    def hook(self, *_, **__):
+        self.calls.append(name)
+        if name == self.hook and self._trainer.global_step >= self.first:
+            raise self.error
+
+    return hook
+
+
+class Fragile(Observer):
+    """Raises in the hook that a test names, from an update on."""
+
+    hook: ClassVar[str] = ""
+    error: ClassVar[BaseException] = ValueError("no such\nlayer")
+    first: ClassVar[int] = 0
+    calls: ClassVar[list[str]] = []
+
+    def due(self, update, last):
+        raising("due")(self)
+        return super().due(update, last)
+
+    def observe(self, snapshot, model, recorder):
+        raising("observe")(self)
+        recorder.numbers({"fragile": snapshot.loss})
+
+    locals().update({name: raising(name) for name in HOOKS if name not in ("due", "observe")})
+
+
+class Witness(Observer):
+    """Comes after it, and records."""
+
+    def observe(self, snapshot, model, recorder):
+        recorder.numbers({"witness": snapshot.loss})
+
+
+class OddModel(MLP):
+    """Its forward pass fails where a snapshot is taken."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.network = Odd(self.network)
+
+
+class Odd(nn.Module):
+    """Stands no hooks."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, contexts):
+        if any(module._forward_hooks for module in self.modules()):
+            raise TypeError("hooks are not for me")
+        return self.network(contexts)
+
+
+@pytest.fixture(autouse=True)
+def lenient(monkeypatch):
+    """As it is outside of tests; nothing of `Fragile` is left over from another one."""
+    monkeypatch.setattr(diagnosis, "strict", False)
+    for name in ("hook", "error", "first"):
+        monkeypatch.setattr(Fragile, name, getattr(Fragile, name))
+    Fragile.calls.clear()
+
+
+def failures(out):
+    return [line for line in out.splitlines() if "switched off" in line]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, sample_words):
+    """The weights of a run that nothing observes."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "words.txt").write_text("\n".join(sample_words[::63][:300]))
+    options = [
+        "--data.corpus",
+        str(folder / "words.txt"),
+        "--runs_dir",
+        str(folder),
+        "--observe.every_n_updates",
+        "off",
+    ]
+    train.main(PROJECT / "configs" / "default.yaml", [*OPTIONS, *options])
+    return weights(folder / "default" / "version_0" / "checkpoints" / "last.ckpt")
+
+
+def assert_trained_as(expected, folder):
+    found = weights(folder / "checkpoints" / "last.ckpt")
+    assert all(value.equal(found[name]) for name, value in expected.items())
+    assert len(np.load(folder / "losses.npy")) == 61
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_a_hook_that_raises_costs_one_line_and_its_observer(hook, run_train, undisturbed):
+    Fragile.hook, Fragile.first = hook, 20 if hook in ("before_update", "observe") else 0
+    folder, out = run_train(*OPTIONS, *CALLBACKS)
+    (line,) = failures(out)
+    assert line.startswith("Fragile failed at update ")
+    assert "ValueError: no such layer" in line
+    if Fragile.first:
+        assert "at update 20 and" in line
+    assert_trained_as(undisturbed, folder)
+    assert [step for step, _ in scalars(folder)["witness"]] == [0, 20, 40, 60]
+    after = Fragile.calls[Fragile.calls.index(hook) + 1 :] if not Fragile.first else []
+    assert {*after} <= diagnosis.ALWAYS
+    if hook == "observe":
+        assert "fragile" in scalars(folder)
+        assert [step for step, _ in scalars(folder)["fragile"]] == [0]
+
+
+def test_a_resumed_run_asks_again(run_train):
+    Fragile.hook = "observe"
+    run_train(*OPTIONS, *CALLBACKS)
+    _, out = run_train("--ckpt_path", "last", "--trainer.max_steps", "81")
+    assert len(failures(out)) == 1
+
+
+def test_a_snapshot_that_fails_costs_one_line_and_all_observers(run_train):
+    model = ("--model", "tests.callbacks.test_diagnosis.OddModel")
+    plain, _ = run_train(*OPTIONS, *model)
+    folder, out = run_train(*OPTIONS, *model, *CALLBACKS, "--observe.every_n_updates", "10/20/30")
+    (line,) = failures(out)
+    assert "snapshot" in line
+    assert "update 0 and" in line
+    assert "TypeError: hooks are not for me" in line
+    assert_trained_as(weights(plain / "checkpoints" / "last.ckpt"), folder)
+    assert (folder / "figures" / "loss.png").exists()  # it needs no snapshot
+
+
+def test_figures_and_reports_that_fail_cost_one_line_each(run_train, monkeypatch, undisturbed):
+    def fail(*_):
+        raise np.linalg.LinAlgError("SVD did not converge" + 100 * " again")
+
+    for name in ("saturation_figure", "loss_figure"):
+        monkeypatch.setattr(figures, name, fail)
+    monkeypatch.setattr(TrainingVerdicts, "on_train_end", diagnosis._guarded(fail))
+    folder, out = run_train(*OPTIONS, "--observe.every_n_updates", "default")
+    assert [line.split()[0] for line in failures(out)] == ["ActivationStatistics", "TrainingVerdicts", "LossHistory"]
+    assert all(len(line) < 500 for line in failures(out))
+    assert_trained_as(undisturbed, folder)
+    assert (folder / "figures" / "update_to_data.png").exists()
+
+
+@pytest.mark.parametrize("hook", ["observe", "on_train_end"])
+def test_it_raises_with_detect_anomaly(hook, run_train):
+    Fragile.hook = hook
+    with pytest.raises(ValueError, match="no such"):
+        run_train(*OPTIONS, *CALLBACKS, "--trainer.detect_anomaly", "true")
+
+
+def test_it_raises_in_all_other_tests(run_train, monkeypatch):
+    monkeypatch.setattr(diagnosis, "strict", STRICT)
+    Fragile.hook = "observe"
+    with pytest.raises(ValueError, match="no such"):
+        run_train(*OPTIONS, *CALLBACKS)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (UserError("give at least 1", every_n_updates=0), "every_n_updates 0: give at least 1"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "cannot be written (No space left on device); make room"),
+    ],
+)
+def test_a_mistake_and_a_full_disk_end_the_run_in_one_line(error, line, run_train, fails):
+    Fragile.hook, Fragile.error = "observe", error
+    assert line in fails(run_train, *OPTIONS, *CALLBACKS)
+
+
+def test_a_pattern_that_no_layer_matches_ends_the_run(run_train, fails):
+    line = fails(run_train, *OPTIONS, "--observe.every_n_updates", "default", "--observe.layers", "xyz")
+    assert "--observe.layers xyz: no layer has such a name" in line
+
+
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), 130), (SystemExit(7), 7)])
+def test_what_ends_a_process_ends_it(error, status, run_train):
+    Fragile.hook, Fragile.error = "observe", error
+    with pytest.raises(SystemExit) as stop:
+        run_train(*OPTIONS, *CALLBACKS)
+    assert stop.value.code == status
+
+
+def test_every_hook_of_lightning_is_guarded_and_inherited_ones_remain_lightnings():
+    assert {name for name in HOOKS if name not in ("observe", "before_update", "due")} <= {*dir(Callback)}
+    assert LossHistory.on_train_end.__wrapped__
+    assert LossHistory.on_train_batch_start is Callback.on_train_batch_start  # as whoever looks for overrides expects
