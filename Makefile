@@ -23,7 +23,11 @@ train: .venv/.installed ## train the default experiment; installs on first use
 test: .venv/.installed-test ## run the tests; installs the test extras on first use
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
-test-all: .venv/.installed-test ## run the tests, the long ones too
+.venv/.installed-loggers: .venv/.installed-test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[loggers]'
+	touch $@
+
+test-all: .venv/.installed-loggers ## run the tests, the long ones too; installs Weights & Biases and MLflow on first use
 	$(BIN)/python -m pytest -n 2 -m "" $(ARGS)
 
 replay: .venv/.installed-test ## replay 200,000 updates of the notebooks' loop number for number, with both engines

@@ -28,7 +28,7 @@ PAGES = {
     "histograms": (("activation", "activation/hidden1", "weight_gradient"), "svg"),
     "custom_scalars": (("losses", "layers", "weights", "train and validation"), "svg"),
     "text": (("samples", "verdicts", "first loss", "expected 3.30"), "table"),
-    "hparams": (("model/n_hidden", "hp_metric", "200"), None),
+    "hparams": (("model/class", "optimizer/init_args/lr", "model/n_hidden", "val/loss", "200"), None),
     "projector": (("Points: 27", "Dimension: 10"), "canvas"),
 }
 

@@ -43,9 +43,8 @@ def test_everything_that_is_logged_counts_updates(run_train):
     assert [step for step, _ in logged["train/loss"]] == [*range(100, 1201, 100), 1234]
     for (step, value), first in zip(logged["train/loss"], range(0, 1234, 100), strict=True):
         assert value == pytest.approx(losses[first:step].mean(), rel=1e-5)
-    for tag in ("val/loss", "val/perplexity", "val/accuracy", "hp_metric"):
+    for tag in ("val/loss", "val/perplexity", "val/accuracy"):
         assert [step for step, _ in logged[tag]] == [500, 1000, 1234]
-    assert logged["hp_metric"] == logged["val/loss"]
     assert logged["val/loss"][-1][1] == pytest.approx(json.loads((folder / "metrics.json").read_text())["val"]["loss"])
     checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 1234

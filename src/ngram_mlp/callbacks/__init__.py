@@ -5,11 +5,13 @@ For research: a callback of your own is one class, an `Observer` if it examines 
 
 from ngram_mlp.callbacks.batch_norm_statistics import BatchNormStatistics, EvaluationStatistics
 from ngram_mlp.callbacks.checkpoints import RunCheckpoints
+from ngram_mlp.callbacks.custom_scalars import CustomScalars
 from ngram_mlp.callbacks.diagnosis import Diagnosis
+from ngram_mlp.callbacks.hyperparameters import Hyperparameters
 from ngram_mlp.callbacks.layer_statistics import ActivationStatistics, GradientStatistics
 from ngram_mlp.callbacks.observer import Intervals, Observer
 from ngram_mlp.callbacks.progress import LossHistory, UpdateProgress
-from ngram_mlp.callbacks.recorder import CustomScalars, Hyperparameters, Recorder
+from ngram_mlp.callbacks.recorder import Recorder
 from ngram_mlp.callbacks.samples import EmbeddingView, SampledNames
 from ngram_mlp.callbacks.verdicts import InitializationCheck, TrainingVerdicts
 

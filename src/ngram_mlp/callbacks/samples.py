@@ -16,7 +16,7 @@ from ngram_mlp.models.sampling import sample_batched
 
 
 class SampledNames(Observer):
-    """Samples names, as text in TensorBoard, when histograms are due.
+    """Samples names, as text in the loggers, when histograms are due.
 
     At the end it logs `samples/novel`, the fraction of many names that is not among the training words.
 

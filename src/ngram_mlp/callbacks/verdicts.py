@@ -21,7 +21,7 @@ LAST_UPDATES = 10_000
 
 
 class InitializationCheck(Observer):
-    """Judges the initial network by the minibatch of update 0: on the console, in TensorBoard, in `preflight.json`.
+    """Judges the initial network by the minibatch of update 0: on the console, in the loggers, in `preflight.json`.
 
     Args:
         console: where the table is printed; by default standard output.
@@ -44,7 +44,7 @@ class InitializationCheck(Observer):
 class TrainingVerdicts(Observer):
     """Judges update:data ratios, gradients over depth, dead units and overfitting, from all snapshots of the training.
 
-    The verdicts come at the end: on the console, in TensorBoard, in `verdicts.json`.
+    The verdicts come at the end: on the console, in the loggers, in `verdicts.json`.
 
     Args:
         every_n_updates: as `Intervals.parse` reads it.

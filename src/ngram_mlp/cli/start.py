@@ -73,7 +73,7 @@ def start_run(cli: TrainCLI, console: Console, resources: ExitStack) -> Run:
 
 
 def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, saved: str, console: Console) -> Any:
-    given: dict[str, Any] = {}
+    given: dict[str, Any] = {"enable_autolog_hparams": False}  # `Hyperparameters` logs more, and once
     if cli.config.trainer.logger in (None, True):
         given["logger"] = TensorBoardLogger(folder.parent, "", folder.name, default_hp_metric=False)
     if cli.config.trainer.default_root_dir is None:
@@ -91,7 +91,8 @@ def _callbacks(cli: TrainCLI, folder: Path, saved: str, console: Console) -> lis
     """What is present in every run, unless it was asked not to be."""
     config, observe = cli.config, cli.config.observe
     every, layers, saturation = observe.every_n_updates, observe.layers, observe.saturation
-    chosen: list[Callback] = [callbacks.Hyperparameters(_hyperparameters(cli))]
+    autolog = config.trainer.enable_autolog_hparams
+    chosen: list[Callback] = [callbacks.Hyperparameters(_hyperparameters(cli))] if autolog else []
     if every != "off":
         if not 0 < saturation < 1:
             raise UserError("give a number between 0 and 1, such as 0.97", saturation=saturation)
@@ -116,12 +117,12 @@ def _callbacks(cli: TrainCLI, folder: Path, saved: str, console: Console) -> lis
 
 
 def _hyperparameters(cli: TrainCLI) -> dict[str, Any]:
-    """What TensorBoard shows: everything about model and data, nothing about the trainer."""
+    """What the loggers get: everything about model and data, nothing about the trainer."""
     init_args = cli.config.model.init_args.as_dict()
     return {
-        "seed": cli.config.seed_everything,
         "model": {"class": type(cli.model).__name__, **dict(cli.model.hparams)},
         "optimizer": init_args.get("optimizer"),
         "lr_scheduler": init_args.get("lr_scheduler"),
         "data": dict(cli.datamodule.hparams) | cli.datamodule.corpus.summary(),
+        "seed": cli.config.seed_everything,
     }

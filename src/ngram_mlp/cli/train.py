@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pytorch_lightning.loggers import CSVLogger, LitLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from rich.console import Console
 from rich.panel import Panel
 
@@ -26,6 +27,8 @@ from ngram_mlp.errors import UserError, printable
 from ngram_mlp.models.sampling import sample_one_by_one
 from ngram_mlp.runs.files import LAST, write_atomically
 from ngram_mlp.training.processes import rank
+
+Logger.register(LitLogger)  # it derives from Fabric's Logger alone, so that the parser would refuse it
 
 
 @command
@@ -87,8 +90,30 @@ def _report(cli: TrainCLI, run: Run, console: Console, seconds: float) -> None:
     print_metrics(console, {cli.config.statistics: metrics})
     console.print(printable("sampled " + ", ".join(names)))
     console.print(f"trained to update {updates:,} in {seconds:.1f} s, {speed:,.0f} updates a second")
-    beside = _from_here(Path(sys.executable).with_name("tensorboard"))
-    console.print(f"look    {'tensorboard' if shutil.which('tensorboard') else beside} --logdir {run.folder}")
+    for where in [where for logger in run.trainer.loggers if (where := _where_to_look(logger))] or [str(run.folder)]:
+        console.print(printable(f"look    {where}"))
+
+
+def _where_to_look(logger: Any) -> str:
+    """What shows the curves of a run that logged to this logger: a command, an address, a file, or what it tells."""
+    if isinstance(logger, TensorBoardLogger):
+        return f"{_program('tensorboard')} --logdir {logger.log_dir}"
+    if isinstance(logger, CSVLogger):
+        return str(Path(logger.log_dir, "metrics.csv"))
+    if isinstance(logger, MLFlowLogger):
+        uri = str(logger._tracking_uri)
+        return uri if uri.startswith("http") else f"{_program('mlflow')} ui --backend-store-uri {uri}"
+    if isinstance(logger, WandbLogger):
+        wandb_run: Any = logger.experiment
+        folder = _from_here(Path(wandb_run.dir).parent)
+        return f"{_program('wandb')} sync {folder}" if wandb_run.offline else str(wandb_run.url)
+    place = logger.log_dir or logger.save_dir or logger.name
+    return f"{type(logger).__name__} {place}" if place else ""
+
+
+def _program(name: str) -> Path | str:
+    """A program of this environment, as it is typed here."""
+    return name if shutil.which(name) else _from_here(Path(sys.executable).with_name(name))
 
 
 def _save_losses(cli: TrainCLI, run: Run) -> None:

@@ -1,0 +1,113 @@
+"""The loggers that show more than numbers, each with what it has for figures, histograms and texts.
+
+wandb and mlflow are no dependencies of this package: only a run that logs to them imports them.
+"""
+
+import html
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+
+HISTOGRAM_BINS = 50
+Array = np.ndarray[Any, Any]
+
+
+class Board(ABC):
+    """A logger that shows more than numbers.
+
+    Args:
+        logger: Lightning's.
+    """
+
+    def __init__(self, logger: Any) -> None:
+        self.logger = logger
+
+    @abstractmethod
+    def figure(self, name: str, png: bytes, size: tuple[int, int], update: int) -> None:
+        """Shows a figure of this size, height and width."""
+
+    @abstractmethod
+    def histogram(self, tag: str, x: Array, update: int) -> None:
+        """Shows the distribution of finite numbers, at least one."""
+
+    @abstractmethod
+    def text(self, tag: str, markdown: str, update: int) -> None:
+        """Shows a text."""
+
+
+class TensorBoard(Board):
+    """Images, histograms and texts, each with a page of its own."""
+
+    def figure(self, name: str, png: bytes, size: tuple[int, int], update: int) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        # `add_image` takes pixels, and would compress them once more.
+        image = Summary.Image(height=size[0], width=size[1], colorspace=3, encoded_image_string=png)
+        summary = Summary(value=[Summary.Value(tag=f"figures/{name}", image=image)])
+        self.logger.experiment._get_file_writer().add_summary(summary, update)
+
+    def histogram(self, tag: str, x: Array, update: int) -> None:
+        counts, edges = np.histogram(x, HISTOGRAM_BINS)
+        sums = float(x.sum()), float((x**2).sum())
+        self.logger.experiment.add_histogram_raw(tag, x.min(), x.max(), len(x), *sums, edges[1:], counts, update)
+
+    def text(self, tag: str, markdown: str, update: int) -> None:
+        self.logger.experiment.add_text(tag, markdown, update)
+
+
+class WeightsAndBiases(Board):
+    """Images, histograms and texts over `trainer/global_step`, the axis on which Lightning's logger puts numbers.
+
+    W&B's own step counts calls.
+    """
+
+    def figure(self, name: str, png: bytes, size: tuple[int, int], update: int) -> None:
+        import wandb
+
+        self.logger.log_metrics({f"figures/{name}": wandb.Image(_pixels(png))}, step=update)
+
+    def histogram(self, tag: str, x: Array, update: int) -> None:
+        import wandb
+
+        self.logger.log_metrics({tag: wandb.Histogram(np_histogram=np.histogram(x, HISTOGRAM_BINS))}, step=update)
+
+    def text(self, tag: str, markdown: str, update: int) -> None:
+        import wandb
+
+        self.logger.log_metrics({tag: wandb.Html(f"<pre>{html.escape(markdown)}</pre>")}, step=update)
+
+
+class MLflow(Board):
+    """Images over steps; MLflow has neither histograms nor texts, which become files among the run's artifacts."""
+
+    def figure(self, name: str, png: bytes, size: tuple[int, int], update: int) -> None:
+        self.logger.experiment.log_image(self.logger.run_id, _pixels(png), key=f"figures/{name}", step=update)
+
+    def histogram(self, tag: str, x: Array, update: int) -> None:
+        counts, edges = np.histogram(x, HISTOGRAM_BINS)
+        content = {"counts": counts.tolist(), "edges": edges.tolist()}
+        self.logger.experiment.log_dict(self.logger.run_id, content, f"histograms/{tag}/{update}.json")
+
+    def text(self, tag: str, markdown: str, update: int) -> None:
+        self.logger.experiment.log_text(self.logger.run_id, markdown, f"texts/{tag}/{update}.md")
+
+
+def boards(loggers: Iterable[Logger]) -> list[Board]:
+    """The boards among the loggers; a user's subclass of one is as good."""
+    kinds: dict[type[Logger], type[Board]] = {
+        TensorBoardLogger: TensorBoard,
+        WandbLogger: WeightsAndBiases,
+        MLFlowLogger: MLflow,
+    }
+    return [board(logger) for logger in loggers for kind, board in kinds.items() if isinstance(logger, kind)]
+
+
+def _pixels(png: bytes) -> Any:
+    """The image as wandb and mlflow take it."""
+    from PIL import Image
+
+    return Image.open(io.BytesIO(png))

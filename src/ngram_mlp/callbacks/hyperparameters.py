@@ -1,0 +1,61 @@
+"""A run's hyperparameters, in every logger, and on TensorBoard's page that compares runs by them."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric.utilities.logger import _flatten_dict
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.core.saving import save_hparams_to_yaml
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from ngram_mlp.callbacks.diagnosis import Diagnosis
+
+# TensorBoard's page shows the first five: what differs between runs most often, then the rest in its own order ...
+FIRST = ("model/class", "optimizer/init_args/lr")
+# ... without what is the same for all runs on a corpus, or is there already, as its name is and `data/block_size`.
+OMITTED = {"model/characters", "model/block_size", "data/corpus", "data/data_dir", "data/sha256", "data/words"}
+METRIC = "val/loss"  # a curve that is there already
+
+
+class Hyperparameters(Diagnosis):
+    """Logs the run's hyperparameters to every logger when training starts, in place of Lightning's own logging of them.
+
+    TensorBoard gets them all as `hparams.yaml`, and on its HParams page those that can differ between runs.
+
+    Args:
+        values: what the run was started with, nested as in its configuration.
+    """
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._values = values
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                self._show(logger, trainer)
+            else:
+                logger.log_hyperparams(self._values)
+            logger.log_graph(pl_module)  # Lightning does so on the same occasion
+            logger.save()
+
+    def _show(self, logger: TensorBoardLogger, trainer: Trainer) -> None:
+        logger.log_hyperparams(self._values, metrics={})  # without metrics it might log an `hp_metric` of -1
+        if not trainer.is_global_zero:
+            return
+        folder, resumed = Path(logger.log_dir), trainer.ckpt_path
+        writer = logger.experiment._get_file_writer()
+        if resumed is None or folder.resolve() not in Path(resumed).resolve().parents:  # else they are there
+            for summary in _page(self._values):
+                writer.add_summary(summary, trainer.global_step)
+        # The logger itself would leave a file alone that is there.
+        save_hparams_to_yaml(folder / logger.NAME_HPARAMS_FILE, logger.hparams)
+
+
+def _page(values: dict[str, Any]) -> Any:
+    """The summaries from which TensorBoard's HParams page is made."""
+    from torch.utils.tensorboard.summary import hparams
+
+    given = {key: value for key, value in _flatten_dict(values).items() if value is not None and key not in OMITTED}
+    ordered = {key: given[key] for key in (*FIRST, *given) if key in given}
+    shown = {key: value if isinstance(value, int | float | str) else str(value) for key, value in ordered.items()}
+    return hparams(shown, {METRIC: None})  # type: ignore[no-untyped-call]
