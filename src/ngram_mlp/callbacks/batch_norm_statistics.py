@@ -1,6 +1,7 @@
 """Batch norm's statistics: recorded beside the minibatch's, and chosen for validation."""
 
 from contextlib import ExitStack
+from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
@@ -58,15 +59,30 @@ class EvaluationStatistics(Callback):
         self._statistics = statistics
         self._in_place = ExitStack()
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, LanguageModel)
-        data: NGramDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        split = data.splits["val" if self._statistics == "batch" else "train"]
-        measured = measuring.measure(pl_module.network, SplitBatches(split), pl_module.device)
-        self._in_place.enter_context(measuring.evaluating_with(pl_module.network, measured))
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        # Not at the start and the end of validation, where averaged weights may be put in place and taken away.
+        if batch_idx == 0:
+            assert isinstance(pl_module, LanguageModel)
+            data: NGramDataModule = trainer.datamodule  # type: ignore[attr-defined]
+            split = data.splits["val" if self._statistics == "batch" else "train"]
+            measured = measuring.measure(pl_module.network, SplitBatches(split), pl_module.device)
+            self._in_place.enter_context(measuring.evaluating_with(pl_module.network, measured))
+            batches: Any = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
+            self._batches = batches[dataloader_idx]
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._in_place.close()
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if batch_idx + 1 == self._batches:
+            self._in_place.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._in_place.close()

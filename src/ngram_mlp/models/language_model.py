@@ -20,7 +20,13 @@ from ngram_mlp.runs.checkpoint import Parts, add_parts, parts_of, read_checkpoin
 from ngram_mlp.training.engines import EngineName, limit_threads, multiplications_in
 from ngram_mlp.training.loop import choose_loop, trains_chunks
 from ngram_mlp.training.processes import average, processes
-from ngram_mlp.training.trainer import begin_counters, refuse_options_without_meaning, restore_counters
+from ngram_mlp.training.trainer import (
+    begin_counters,
+    log_at,
+    refuse_options_without_meaning,
+    restore_counters,
+    validates_at,
+)
 
 
 class LanguageModel(LightningModule):
@@ -143,16 +149,20 @@ class LanguageModel(LightningModule):
         if bad := (~losses.isfinite()).nonzero().flatten().tolist():
             what = f"{losses[bad[0]].item()} at update {trainer.global_step + bad[0]}"
             raise UserError(f"the training loss is {what}; lower the optimizer's lr, or scale the initial weights down")
-        done, interval = trainer.global_step + len(losses), trainer.log_every_n_steps
         self.losses.append(losses)
-        self.log("train/loss", self.losses.mean_since_logged())
-        if done >= trainer.max_steps >= 0:
-            # Told to stop, the trainer validates and logs, even where no interval divides max_steps.
-            trainer.should_stop = self._ends = True
-        if due := interval > 0 and done % interval == 0:
+        loss, done, every = (
+            self.losses.mean_since_logged(),
+            trainer.global_step + len(losses),
+            trainer.log_every_n_steps,
+        )
+        self.log("train/loss", loss, prog_bar=True, logger=False)
+        last = done == trainer.max_steps
+        if last and not validates_at(trainer, done):
+            trainer.should_stop = self._ends = True  # told to stop, it validates
+        if last or (every and done % every == 0):
+            log_at(trainer, done, {"train/loss": loss, "lr": torch.tensor(lr)})
+        if every and done % every == 0:
             self.losses.logged = len(self.losses)
-        if due or self._ends:  # each call costs a tenth of an update
-            self.log_dict({"lr": lr, "step": float(done)})
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         if not trains_chunks(self.trainer):  # an engine steps the schedule itself, after each of its updates
@@ -175,7 +185,8 @@ class LanguageModel(LightningModule):
     def on_validation_epoch_end(self) -> None:
         split = "test" if self.trainer.testing else "val"
         metrics = {f"{split}/{name}": value for name, value in self._metric.compute().items()}
-        self.log_dict({**metrics, "step": float(self.trainer.global_step)}, rank_zero_only=True)
+        self.log_dict(metrics, rank_zero_only=True, logger=False)
+        log_at(self.trainer, self.trainer.global_step, metrics)
 
     def predict_step(self, batch: tuple[Tensor, Tensor] | Tensor, batch_idx: int) -> Tensor:
         """The probabilities (n, len(characters)) of the next character, for contexts (n, T) with or without targets."""

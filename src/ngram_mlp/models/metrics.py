@@ -14,7 +14,7 @@ class Losses:
     """The losses of all updates so far, float32 on the CPU (updates,); the first `logged` are in a logged mean."""
 
     def __init__(self, losses: Tensor | None = None, logged: int = 0) -> None:
-        self._room = torch.empty(0) if losses is None else losses
+        self._room = torch.empty(0, dtype=torch.float32) if losses is None else losses
         self._count = len(self._room)
         self.logged = logged
 
@@ -34,7 +34,7 @@ class Losses:
         """Adds the losses of a chunk, shape (K,)."""
         count = self._count + len(losses)
         if count > len(self._room):
-            self._room = torch.cat([self._room, torch.empty(count)])  # at least twice the room
+            self._room = torch.cat([self._room, self._room.new_empty(count)])  # at least twice the room
         self._room[self._count : count] = losses
         self._count = count
 

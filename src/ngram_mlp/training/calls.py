@@ -147,9 +147,15 @@ def calls_of(callback: Callback, trainer: Any, model: Any) -> Calls | None:
     return None if _overridden(BATCH_HOOKS, callback, kind) else wish
 
 
+def validation_interval(trainer: Any) -> int:
+    """In minibatches, as Lightning counts it; 0 where validation comes at the end alone, or after a time."""
+    interval = getattr(trainer, "val_check_interval", None)
+    return interval if isinstance(interval, int) else 0
+
+
 def calls_of_all(trainer: Any) -> Calls:
     """When the trainer and those of its callbacks that do not want every update have to be called."""
-    every = _validation_interval(trainer) // trainer.accumulate_grad_batches
+    every = validation_interval(trainer) // trainer.accumulate_grad_batches
     calls = Calls(tuple(interval for interval in (trainer.log_every_n_steps, every) if interval))
     for callback in trainer.callbacks:
         calls |= calls_of(callback, trainer, trainer.lightning_module) or NOTHING
@@ -187,7 +193,7 @@ def _why_not_by_itself(trainer: Any) -> str | None:
         return f"{type(strategy).__name__} exchanges gradients by itself"
     if getattr(precision, "scaler", None) is not None:
         return f"precision {trainer.precision} rescales the gradients"
-    if _validation_interval(trainer) % trainer.accumulate_grad_batches:
+    if validation_interval(trainer) % trainer.accumulate_grad_batches:
         return "val_check_interval is no multiple of accumulate_grad_batches"
     optimizers, schedules = trainer.optimizers, trainer.lr_scheduler_configs
     if len(optimizers) != 1 or inspect.signature(optimizers[0].step).parameters["closure"].default is not None:
@@ -195,12 +201,6 @@ def _why_not_by_itself(trainer: Any) -> str | None:
     if len(schedules) != 1 or (schedules[0].interval, schedules[0].frequency) != ("step", 1):
         return "there is not one learning-rate schedule, stepped after every update"
     return None
-
-
-def _validation_interval(trainer: Any) -> int:
-    """In minibatches, as Lightning counts it; 0 where validation comes at the end alone, or after a time."""
-    interval = getattr(trainer, "val_check_interval", None)
-    return interval if isinstance(interval, int) else 0
 
 
 def _overridden(hooks: tuple[str, ...], instance: object, parent: type) -> list[str]:

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytorch_lightning.strategies import DDPStrategy
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from ngram_mlp.errors import UserError
-from ngram_mlp.training.calls import Calls, calls_of
+from ngram_mlp.training.calls import Calls, calls_of, validation_interval
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,20 @@ def advance_counters(trainer: Any, updates: int) -> None:
         batches.processed += more
         batches.completed += more
     loop._batches_that_stepped += updates - 1  # and the logging interval
+
+
+def validates_at(trainer: Any, update: int) -> bool:
+    """Whether an interval has the trainer validate when so many updates are done, or its last minibatch does."""
+    if trainer._val_check_time_interval is not None:
+        return False
+    interval = validation_interval(trainer)
+    return interval == 0 or update * int(trainer.accumulate_grad_batches) % interval == 0
+
+
+def log_at(trainer: Any, update: int, metrics: dict[str, Tensor]) -> None:
+    """Logs metrics at a number of updates done; Lightning's own axis is one behind, and `self.log` has no other."""
+    if not trainer.sanity_checking:
+        trainer._logger_connector.log_metrics(metrics, step=update)
 
 
 def between_updates(trainer: Any) -> bool:
