@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 from typing import ClassVar
 
 import numpy as np
@@ -68,6 +70,16 @@ class Witness(Observer):
 
     def observe(self, snapshot, model, recorder):
         recorder.numbers({"witness": snapshot.loss})
+
+
+FRAGILE_IN_ONE_PROCESS = """
+from ngram_mlp.callbacks import Observer
+
+class Fragile(Observer):
+    def observe(self, snapshot, model, recorder):
+        if recorder.is_first_process and snapshot.update:
+            raise ValueError("only here")
+"""
 
 
 class OddModel(MLP):
@@ -176,6 +188,22 @@ def test_figures_and_reports_that_fail_cost_one_line_each(run_train, monkeypatch
     assert all(len(line) < 500 for line in failures(out))
     assert_trained_as(undisturbed, folder)
     assert (folder / "figures" / "update_to_data.png").exists()
+
+
+@pytest.mark.slow
+def test_a_failure_in_one_process_leaves_the_others_in_step(tmp_path, corpus_file):
+    """A snapshot of batch norm exchanges statistics, so that all processes have to take it, or none."""
+    (tmp_path / "fragile.py").write_text(FRAGILE_IN_ONE_PROCESS)
+    command = [sys.executable, str(PROJECT / "scripts" / "train.py"), "--data.corpus", str(corpus_file)]
+    command += ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.max_steps", "100"]
+    command += ["--observe.every_n_updates", "off"]
+    command += ["--trainer.callbacks+=fragile.Fragile", "--trainer.callbacks.every_n_updates", "10/0/0"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    process = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert [line.split()[0] for line in failures(process.stdout)] == ["Fragile"]
+    assert len(np.load(tmp_path / "runs/default/version_0/losses.npy")) == 100
 
 
 @pytest.mark.parametrize("hook", ["observe", "on_train_end"])
