@@ -2,16 +2,20 @@ import logging
 
 import pytest
 import torch
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import EMAWeightAveraging
 from torch import nn
 
+from ngram_mlp.data import NGramDataModule
 from ngram_mlp.errors import UserError
-from ngram_mlp.models import MLP
+from ngram_mlp.models import MLP, BatchNormMLP
 from ngram_mlp.models.layers import BatchNorm
 from ngram_mlp.models.mlp import Residual
 from ngram_mlp.training import CannotFuseError, choose_engine
 from ngram_mlp.training.compiler import fast_tanh
 from ngram_mlp.training.engines import PAYS_FROM
-from tests.training.runs import EagerEngine, FusedEngine, Run, agree
+from tests.lightning_table import QUIET, at_peace
+from tests.training.runs import EagerEngine, FusedEngine, Run, agree, sgd
 
 
 def deep():
@@ -157,3 +161,32 @@ def test_auto_weighs_the_updates_to_come_and_stays_with_an_engine_that_began(cap
 def test_an_unknown_optimizer_is_told_before_anything_is_compiled():
     with pytest.raises(CannotFuseError, match="Adagrad"):
         Run(FusedEngine, optimizer=torch.optim.Adagrad)
+
+
+@pytest.mark.parametrize(
+    ("options", "averaging"),
+    [
+        ({"gradient_clip_val": 0.3, "accumulate_grad_batches": 3}, {"decay": 0.9, "update_starting_at_step": 5}),
+        (
+            {"gradient_clip_val": 0.02, "gradient_clip_algorithm": "value"},
+            {"use_buffers": False, "update_every_n_steps": 3},
+        ),
+    ],
+    ids=["by norm, accumulated, averaged with its buffers", "by value, averaged at times"],
+)
+def test_clipping_accumulation_and_averages_agree_with_the_eager_engine(options, averaging, corpus_file):
+    models = []
+    for engine in ("eager", "fused"):
+        torch.manual_seed(3)
+        data = NGramDataModule(str(corpus_file))
+        model = BatchNormMLP(data.characters, 3, n_hidden=20, engine=engine, optimizer=sgd)
+        average = EMAWeightAveraging(**averaging)
+        with at_peace():
+            Trainer(**QUIET, **options, max_steps=50, val_check_interval=24, callbacks=[average]).fit(model, data)
+        assert model.engine_name == engine
+        models.append((model, average))
+    (eager, expected), (fused, found) = models
+    torch.testing.assert_close(fused.losses.all, eager.losses.all, rtol=1e-4, atol=0)
+    torch.testing.assert_close(fused.state_dict(), eager.state_dict(), rtol=1e-3, atol=1e-5)
+    assert found.state_dict() == expected.state_dict()
+    assert found._average_model.n_averaged == expected._average_model.n_averaged > 10

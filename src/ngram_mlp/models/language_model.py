@@ -110,8 +110,8 @@ class LanguageModel(LightningModule):
     def on_fit_start(self) -> None:
         if self._ends:  # a callback such as BatchSizeFinder has trained before the first update
             self.trainer.should_stop = False
-        self._last_batch_idx, self._ends = -1, False
         choose_loop(self.trainer, self._wanted_engine, self._engine_before, LanguageModel, NGramDataModule)
+        self._last_batch_idx, self._ends, self._engine_before = -1, False, None
 
     def on_train_start(self) -> None:
         # A model handed over in evaluation mode would keep its batch-norm statistics frozen.
@@ -134,7 +134,7 @@ class LanguageModel(LightningModule):
         """Records the loss of an update, once all of its minibatches have theirs."""
         self._parts.append(loss)
         if len(self._parts) == self.trainer.accumulate_grad_batches:
-            mean = torch.stack(self._parts).mean() if len(self._parts) > 1 else loss
+            mean = torch.stack(self._parts).mean()
             self._parts.clear()
             if processes() > 1:
                 average([mean])
@@ -150,12 +150,9 @@ class LanguageModel(LightningModule):
             what = f"{losses[bad[0]].item()} at update {trainer.global_step + bad[0]}"
             raise UserError(f"the training loss is {what}; lower the optimizer's lr, or scale the initial weights down")
         self.losses.append(losses)
-        loss, done, every = (
-            self.losses.mean_since_logged(),
-            trainer.global_step + len(losses),
-            trainer.log_every_n_steps,
-        )
+        loss = self.losses.mean_since_logged()
         self.log("train/loss", loss, prog_bar=True, logger=False)
+        done, every = trainer.global_step + len(losses), trainer.log_every_n_steps
         last = done == trainer.max_steps
         if last and not validates_at(trainer, done):
             trainer.should_stop = self._ends = True  # told to stop, it validates
@@ -185,8 +182,10 @@ class LanguageModel(LightningModule):
     def on_validation_epoch_end(self) -> None:
         split = "test" if self.trainer.testing else "val"
         metrics = {f"{split}/{name}": value for name, value in self._metric.compute().items()}
-        self.log_dict(metrics, rank_zero_only=True, logger=False)
-        log_at(self.trainer, self.trainer.global_step, metrics)
+        fits = self.trainer.state.fn == TrainerFn.FITTING
+        self.log_dict(metrics, rank_zero_only=True, logger=not fits)
+        if fits:
+            log_at(self.trainer, self.trainer.global_step, metrics)
 
     def predict_step(self, batch: tuple[Tensor, Tensor] | Tensor, batch_idx: int) -> Tensor:
         """The probabilities (n, len(characters)) of the next character, for contexts (n, T) with or without targets."""

@@ -1,0 +1,193 @@
+"""Models and data used from Python as any LightningModule and LightningDataModule are."""
+
+import pickle
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from pytorch_lightning import LightningModule, Trainer, seed_everything
+from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
+from torch.utils.data import DataLoader, TensorDataset
+
+from ngram_mlp import MLP, BatchNormMLP, LanguageModel, NGramDataModule, WaveNet
+from ngram_mlp.errors import UserError
+from ngram_mlp.models.metrics import evaluate
+from tests.lightning_table import QUIET, at_peace
+
+
+@pytest.fixture
+def data(corpus_file):
+    return NGramDataModule(str(corpus_file))
+
+
+def fitted(model, data, **options):
+    with at_peace():
+        trainer = Trainer(**QUIET | {"max_steps": 40} | options)
+        trainer.fit(model, data)
+    return trainer
+
+
+def test_the_default_arguments_of_the_trainer_will_do(data, tmp_path, monkeypatch):
+    """Logger, progress bar, summary and checkpoints are Lightning's own."""
+    monkeypatch.chdir(tmp_path)
+    model = MLP(data.characters, data.block_size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = Trainer(max_steps=60, accelerator="cpu")
+        trainer.fit(model, data)
+        (validated,) = trainer.validate(model, data)
+        (tested,) = trainer.test(model, data)
+        predicted = torch.cat(trainer.predict(model, data))
+    assert trainer.global_step == len(model.losses) == 60
+    expected = evaluate(model.network, data.val_dataloader(), torch.device("cpu"))
+    assert validated == pytest.approx({f"val/{name}": value for name, value in expected.items()})
+    assert set(tested) == {"test/loss", "test/perplexity", "test/accuracy"}
+    targets = data.splits["test"].targets.long()
+    assert predicted.shape == (len(targets), len(data.characters))
+    likelihood = -predicted.gather(1, targets[:, None]).log().mean().item()
+    assert likelihood == pytest.approx(tested["test/loss"], rel=1e-5)
+    assert [path.name for path in tmp_path.rglob("*.ckpt")] == ["epoch=0-step=60.ckpt"]
+    hyperparameters = (tmp_path / "lightning_logs" / "version_0" / "hparams.yaml").read_text()
+    assert "n_hidden: 200" in hyperparameters
+    assert "batch_size: 32" in hyperparameters
+    assert "python/object" not in hyperparameters
+
+
+@pytest.mark.parametrize(("kind", "block_size"), [(MLP, 3), (BatchNormMLP, 3), (WaveNet, 8)])
+def test_a_checkpoint_saved_by_a_trainer_or_a_callback_is_a_model_again(kind, block_size, corpus_file, tmp_path):
+    data = NGramDataModule(str(corpus_file), block_size)
+    model = kind(data.characters, block_size, n_hidden=20)
+    saver = ModelCheckpoint(tmp_path, filename="saved", monitor="val/loss")
+    trainer = fitted(model, data, callbacks=[saver], enable_checkpointing=True)
+    trainer.save_checkpoint(tmp_path / "by_hand.ckpt")
+    for path in (saver.best_model_path, tmp_path / "by_hand.ckpt"):
+        for loader in (kind, LanguageModel):
+            again = loader.load_from_checkpoint(path)
+            assert type(again) is kind
+            assert again.training
+            assert again.hparams == model.hparams
+            assert all(a.equal(b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+            assert again.losses.all.numel() == 0
+
+
+def test_arguments_that_a_checkpoint_does_not_hold_can_be_given(data, tmp_path):
+    fitted(MLP(data.characters, 3), data).save_checkpoint(tmp_path / "a.ckpt")
+    model = MLP.load_from_checkpoint(tmp_path / "a.ckpt", optimizer=torch.optim.Adam, engine="lightning")
+    assert isinstance(model.configure_optimizers()["optimizer"], torch.optim.Adam)
+    fitted(model, data)
+    assert model.engine_name == "lightning"
+
+
+def test_a_checkpoint_is_refused_in_a_line_where_it_is_another_models_or_runs_code(data, tmp_path):
+    path = tmp_path / "a.ckpt"
+    fitted(MLP(data.characters, 3), data).save_checkpoint(path)
+    with pytest.raises(UserError, match="holds a model 'MLP'"):
+        BatchNormMLP.load_from_checkpoint(path)
+    with pytest.raises(UserError, match="hparams_file"):
+        MLP.load_from_checkpoint(path, hparams_file="hparams.yaml")
+
+    class Evil:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "was_here",)
+
+    content = torch.load(path, weights_only=True) | {"evil": Evil()}
+    torch.save(content, path, pickle_module=pickle)
+    with pytest.raises(UserError, match="cannot be read"):
+        MLP.load_from_checkpoint(path)
+    assert not (tmp_path / "was_here").exists()
+
+
+def test_data_without_a_trainer_gives_minibatches(data):
+    torch.manual_seed(5)
+    data.setup("fit")
+    contexts, targets = next(iter(data.train_dataloader()))
+    torch.manual_seed(5)
+    examples = torch.randint(0, len(data.splits["train"]), (32,))
+    assert contexts.equal(data.splits["train"].contexts[examples].long())
+    assert targets.equal(data.splits["train"].targets[examples].long())
+
+
+def test_the_data_train_any_other_module(data):
+    class Other(LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.network = MLP(data.characters, 3).network
+
+        def training_step(self, batch, batch_idx):
+            assert batch[0].shape == (32, 3)
+            return torch.nn.functional.cross_entropy(self.network(batch[0]), batch[1])
+
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.parameters())
+
+    assert fitted(Other(), data).global_step == 40
+
+
+def test_a_model_trains_on_any_other_data(data):
+    ngrams = data.splits["train"]
+    loader = DataLoader(TensorDataset(ngrams.contexts.long(), ngrams.targets.long()), batch_size=16)
+    model = MLP(data.characters, 3)
+    trainer = fitted(model, loader, limit_val_batches=0)
+    assert (trainer.global_step, model.engine_name) == (40, "lightning")
+
+
+@pytest.mark.parametrize("engine", ["eager", pytest.param("fused", marks=pytest.mark.slow), "lightning"])
+def test_a_run_in_python_resumes_bitwise(engine, corpus_file, tmp_path):
+    def run(updates, **arguments):
+        seed_everything(3)
+        data = NGramDataModule(str(corpus_file))
+        model = BatchNormMLP(data.characters, 3, n_hidden=20, engine=engine)
+        with at_peace():
+            options = {**QUIET, "max_steps": updates, "accumulate_grad_batches": 2, "gradient_clip_val": 0.4}
+            trainer = Trainer(**options, log_every_n_steps=7, val_check_interval=20, num_sanity_val_steps=0)
+            trainer.fit(model, data, **arguments)
+            return model, trainer
+
+    whole, _ = run(60)
+    _, interrupted = run(25)
+    interrupted.save_checkpoint(tmp_path / "last.ckpt")
+    resumed, trainer = run(60, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert trainer.global_step == 60
+    assert resumed.engine_name == engine
+    assert resumed.losses.all.equal(whole.losses.all)
+    assert all(a.equal(b) for a, b in zip(resumed.state_dict().values(), whole.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize(("before", "after"), [("eager", "lightning"), ("lightning", "eager")])
+def test_the_engine_may_change_between_eager_and_lightning_without_a_change_of_bits(
+    before, after, corpus_file, tmp_path
+):
+    def run(engine, updates, **arguments):
+        seed_everything(3)
+        data = NGramDataModule(str(corpus_file))
+        model = BatchNormMLP(data.characters, 3, n_hidden=20, engine=engine)
+        with at_peace():
+            averaging = EMAWeightAveraging(decay=0.9)
+            trainer = Trainer(**QUIET, max_steps=updates, num_sanity_val_steps=0, callbacks=[averaging])
+            trainer.fit(model, data, **arguments)
+            return model, averaging, trainer
+
+    whole, whole_average, _ = run(before, 60)
+    _, _, interrupted = run(before, 25)
+    interrupted.save_checkpoint(tmp_path / "last.ckpt")
+    resumed, average, _ = run(after, 60, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert resumed.engine_name == after
+    assert resumed.losses.all[:25].equal(whole.losses.all[:25])
+
+
+def test_messages_name_arguments(data):
+    with pytest.raises(UserError, match=r"^n_hidden 0: give a whole number of at least 1$"):
+        MLP(data.characters, 3, n_hidden=0)
+    with pytest.raises(UserError, match=r"^max_steps -1: give the number of updates"):
+        fitted(MLP(data.characters, 3), data, max_steps=-1, max_epochs=-1)
+    with pytest.raises(UserError, match=r"^kind batch: batch norm is the model BatchNormMLP"):
+        MLP(data.characters, 3, norm="batch")
+    with pytest.raises(UserError, match=r"^engine fused: .*LBFGS"):
+        model = MLP(data.characters, 3, optimizer=torch.optim.LBFGS, engine="fused")
+        fitted(model, data)
+
+
+def test_a_norm_is_given_by_its_name(data):
+    norms = [type(module).__name__ for module in MLP(data.characters, 3, norm="layer").network.modules()]
+    assert "LayerNorm" in norms
