@@ -28,7 +28,7 @@ PAGES = {
     "histograms": (("activation", "activation/hidden1", "weight_gradient"), "svg"),
     "custom_scalars": (("losses", "layers", "weights", "train and validation"), "svg"),
     "text": (("samples", "verdicts", "first loss", "expected 3.30"), "table"),
-    "hparams": (("model/class", "optimizer/init_args/lr", "model/n_hidden", "val/loss", "200"), None),
+    "hparams": (("model/class", "optimizer/init_args/lr", "model/n_hidden", "val/loss", "BatchNormMLP"), None),
     "projector": (("Points: 27", "Dimension: 10"), "canvas"),
 }
 

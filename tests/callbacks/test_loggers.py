@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams import metadata
+from tensorboard.plugins.hparams import backend_context, metadata
 
 from ngram_mlp.callbacks.boards import boards
 from tests.cli.folders import scalars
@@ -43,6 +43,7 @@ def page(folder):
     """What TensorBoard's HParams page shows of a run: the values by column, in order, and the metrics."""
     content = hparams(folder)
     experiment = metadata.parse_experiment_plugin_data(content[metadata.EXPERIMENT_TAG])
+    backend_context._sort_and_reduce_to_hparams_limit(experiment)  # as the page's server does
     values = metadata.parse_session_start_info_plugin_data(content[metadata.SESSION_START_INFO_TAG]).hparams
     columns = {
         info.name: values[info.name].string_value or values[info.name].number_value for info in experiment.hparam_infos
@@ -54,9 +55,10 @@ def test_tensorboards_page_shows_first_what_differs_and_the_file_holds_all(run_t
     folder, out = run_train(*OPTIONS, "--model.optimizer.lr", "0.3")
     assert hint(out).endswith("tensorboard --logdir runs/default/version_0")
     columns, metrics = page(folder)
-    first = ["model/class", "optimizer/init_args/lr", "model/n_embd", "model/n_hidden", "model/n_layers"]
-    assert list(columns)[:5] == first
-    assert [columns[name] for name in first] == ["BatchNormMLP", 0.3, 10, 20, 1]
+    first = ["model/class", "optimizer/init_args/lr", "data/batch_size", "data/block_size"]
+    assert list(columns)[:4] == first
+    assert [columns[name] for name in first] == ["BatchNormMLP", 0.3, 32, 3]
+    assert columns["model/n_hidden"] == 20
     assert not [name for name in columns if "sha256" in name or "data_dir" in name or "characters" in name]
     assert metrics == ["val/loss"]
     assert [step for step, _ in scalars(folder)["val/loss"]] == [10, 20, 21]

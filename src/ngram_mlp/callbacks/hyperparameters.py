@@ -10,8 +10,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from ngram_mlp.callbacks.diagnosis import Diagnosis
 
-# TensorBoard's page shows the first five: what differs between runs most often, then the rest in its own order ...
-FIRST = ("model/class", "optimizer/init_args/lr")
+# TensorBoard's page has five columns at first: it begins with what is declared to differ and goes on by name ...
+FIRST = {"model/class", "optimizer/init_args/lr"}
 # ... without what is the same for all runs on a corpus, or is there already, as its name is and `data/block_size`.
 OMITTED = {"model/characters", "model/block_size", "data/corpus", "data/data_dir", "data/sha256", "data/words"}
 METRIC = "val/loss"  # a curve that is there already
@@ -52,10 +52,16 @@ class Hyperparameters(Diagnosis):
 
 
 def _page(values: dict[str, Any]) -> Any:
-    """The summaries from which TensorBoard's HParams page is made."""
+    """The summaries from which TensorBoard's HParams page is made: of all runs, of this one, and of its end."""
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
     from torch.utils.tensorboard.summary import hparams
 
     given = {key: value for key, value in _flatten_dict(values).items() if value is not None and key not in OMITTED}
-    ordered = {key: given[key] for key in (*FIRST, *given) if key in given}
-    shown = {key: value if isinstance(value, int | float | str) else str(value) for key, value in ordered.items()}
-    return hparams(shown, {METRIC: None})  # type: ignore[no-untyped-call]
+    shown = {key: value if isinstance(value, int | float | str) else str(value) for key, value in given.items()}
+    experiment, *run = hparams(shown, {METRIC: None})  # type: ignore[no-untyped-call]
+    plugin = experiment.value[0].metadata.plugin_data
+    content = HParamsPluginData.FromString(plugin.content)
+    for info in content.experiment.hparam_infos:
+        info.differs = info.name in FIRST
+    plugin.content = content.SerializeToString()
+    return experiment, *run
