@@ -212,6 +212,8 @@ def way(corpus: str, options: dict[str, Any], **arguments: Any) -> str:
         model = trained(corpus, options, **arguments)
     except UserError as error:
         return f"refused: {error}"
+    if not len(model.losses):
+        return "trains nothing"
     return "update by update" if model.engine_name == "lightning" else "in chunks"
 
 

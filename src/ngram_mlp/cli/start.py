@@ -80,7 +80,7 @@ def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, s
         given["default_root_dir"] = str(folder)  # where callbacks write if there is no logger
     cli.trainer_defaults["callbacks"] = _callbacks(cli, folder, saved, console)
     trainer: Any = cli.build_trainer(**given)
-    refuse_options_without_meaning(trainer)  # before Lightning starts further processes
+    refuse_options_without_meaning(trainer, cli.model)  # before Lightning starts further processes
     cli.datamodule.refuse_unequal_parts(trainer.world_size)
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = CheckpointFiles(checkpoint)
