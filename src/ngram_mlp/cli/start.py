@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import Callback
+from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 from rich.console import Console
 
@@ -109,7 +110,9 @@ def _callbacks(cli: TrainCLI, folder: Path, saved: str, console: Console) -> lis
         ]
     if config.statistics != "running":
         chosen.append(callbacks.EvaluationStatistics(config.statistics))
-    if config.trainer.enable_progress_bar is not False:
+    given = cli.config_init.trainer.callbacks or []
+    bars = [one for one in (given if isinstance(given, list) else [given]) if isinstance(one, ProgressBar)]
+    if config.trainer.enable_progress_bar is not False and not bars:
         chosen.append(callbacks.UpdateProgress(console))
     if config.trainer.enable_checkpointing is not False:
         chosen.append(callbacks.RunCheckpoints(folder / "checkpoints", config.checkpoint_every, saved))

@@ -96,6 +96,12 @@ def _counts_epochs(remedy: str) -> Wish:
     return refuse
 
 
+def _finetuning(callback: Any, _trainer: Any, _model: Any) -> Calls:
+    if type(callback) is callbacks.BaseFinetuning:
+        raise UserError("BaseFinetuning is abstract; write a subclass for the network's layers", callbacks=None)
+    return NOTHING  # it acts before the first update
+
+
 def _needs(attributes: tuple[str, ...], remedy: str) -> Wish:
     def refuse_without(callback: Any, _trainer: Any, model: Any) -> Calls:
         if not any(hasattr(model, name) for name in attributes):
@@ -108,7 +114,7 @@ def _needs(attributes: tuple[str, ...], remedy: str) -> Wish:
 
 LIGHTNINGS: dict[type[Callback], Calls | Wish | None] = {
     callbacks.BackboneFinetuning: _needs(("backbone",), "write a BaseFinetuning for the network's layers"),
-    callbacks.BaseFinetuning: NOTHING,  # it acts before the first update
+    callbacks.BaseFinetuning: _finetuning,
     callbacks.BasePredictionWriter: NOTHING,
     callbacks.BatchSizeFinder: NOTHING,  # it trains by itself, before the first update
     callbacks.Callback: NOTHING,  # its hooks do nothing
