@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ngram_mlp.cli import check, compare, evaluate, sample, train
 from tests.conftest import PROJECT
+from tests.lightning_table import at_peace, trained
 
 DOCUMENTS = [*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md"), PROJECT / "data" / "README.md"]
 
@@ -41,6 +42,33 @@ def test_the_callback_of_the_readme_logs(run_train, tmp_path, monkeypatch):
     folder, _ = run_train(*shlex.split(line), "--trainer.max_steps", "101")
     events = EventAccumulator(str(folder)).Reload()
     assert [event.step for event in events.Scalars("logit_norm")] == [0, 100]
+
+
+def test_the_python_of_the_readme_works():
+    (code,) = re.findall(r"```python\n(from pytorch_lightning import Trainer\n.*?)```", README, flags=re.DOTALL)
+    names = {}
+    with at_peace():
+        exec(code.replace("max_steps=1000", "max_steps=20, accelerator='cpu'"), names)
+    assert names["trainer"].global_step == 20
+    assert names["model"].network.hidden1.norm is not None
+
+
+def test_the_callback_of_docs_lightning_is_called_as_it_says(corpus_file):
+    document = (PROJECT / "docs" / "lightning.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", document, flags=re.DOTALL)
+    names = {}
+    exec(code.replace("100", "10"), names)
+    seen = []
+
+    class Noted(names["Norms"]):
+        def on_train_batch_end(self, trainer, *args):
+            seen.append(trainer.global_step)
+            super().on_train_batch_end(trainer, *args)
+
+    model = trained(str(corpus_file), {"max_steps": 25, "callbacks": [Noted()]})
+    assert model.engine_name == "eager"
+    assert {10, 20} <= {*seen}
+    assert len(seen) < 6
 
 
 def test_the_commands_of_the_readme_work(run_train, corpus_file, tmp_path):
