@@ -55,15 +55,17 @@ TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", *RENDEZVOUS,
 
 
 @pytest.mark.parametrize(
-    ("command", "statistic", "updates"),
+    ("command", "statistic", "updates", "engine"),
     [
-        pytest.param((SCRIPT,), "std", "200", id="lightning"),
-        pytest.param((SCRIPT,), "var", "500", id="by the variance", marks=pytest.mark.slow),
-        pytest.param(TORCHRUN, "std", "500", id="torchrun", marks=pytest.mark.slow),
+        pytest.param((SCRIPT,), "std", "200", "auto", id="started by the first"),
+        pytest.param((SCRIPT,), "std", "200", "lightning", id="by ordinary Lightning"),
+        pytest.param((SCRIPT,), "var", "500", "auto", id="by the variance", marks=pytest.mark.slow),
+        pytest.param(TORCHRUN, "std", "500", "auto", id="torchrun", marks=pytest.mark.slow),
     ],
 )
-def test_two_processes_do_what_one_does(command, statistic, updates, run_train, corpus_file, tmp_path):
+def test_two_processes_do_what_one_does(command, statistic, updates, engine, run_train, corpus_file, tmp_path):
     options = (*OPTIONS, "--model.batch_norm.statistic", statistic, "--trainer.max_steps", updates)
+    options += ("--model.engine", engine)
     alone, _ = run_train(*options, "--name", "alone")
     more = ("--data.corpus", str(corpus_file), "--name", "together")
     process = start(*command, *options, *DDP, *more, cwd=tmp_path)
