@@ -146,6 +146,22 @@ def interrupt_and_go_on(whole, run_train, tmp_path, moment, update, seconds, tim
             assert update <= 60  # the first checkpoint comes at 30, or with the end of the block in training then
 
 
+@pytest.mark.parametrize("engine", ["eager", "lightning"])
+def test_clipped_accumulated_and_averaged_updates_go_on_as_well(engine, run_train, tmp_path):
+    averaging = ("--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay", "0.95")
+    options = (*OPTIONS, "--trainer.accumulate_grad_batches", "2", "--trainer.gradient_clip_val", "0.5", *averaging)
+    options += ("--model.engine", engine)
+    whole, _ = run_train(*options, "--name", "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        sabotage(patch, "on_train_batch_end", 210)
+        with pytest.raises(SabotageError):
+            run_train(*options, "--name", "cut")
+    folder, _ = run_train("--name", "cut", "--ckpt_path", "last")
+    assert_same_run(whole, folder)
+    assert read_checkpoint(folder / "checkpoints" / "last.ckpt").content["averaging_state"]["n_averaged"] == 330
+    assert json.loads((folder / "metrics.json").read_text())["engine"] == engine
+
+
 @pytest.fixture
 def cut(trained, tmp_path):
     """The folder of a run that an exception ended at update 210, having saved 180."""
