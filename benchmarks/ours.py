@@ -16,7 +16,7 @@ from measure import Clock
 from ngram_mlp.cli.train import main
 from ngram_mlp.models import LanguageModel
 
-ENGINE, UPDATES = sys.argv[1], sys.argv[2]
+ENGINE, *OPTIONS, UPDATES = sys.argv[1:]
 PROJECT = Path(__file__).resolve().parents[1]
 
 clock = Clock()
@@ -55,6 +55,7 @@ with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.Stri
             UPDATES,
             "--trainer.accelerator",
             "cpu",
+            *OPTIONS,
         ],
     )
 clock.report()

@@ -24,8 +24,10 @@ FOLDER = Path(__file__).resolve().parent
 PEERS = {
     "notebook loop": (["notebook_loop.py"], 6_000),
     "idiomatic Lightning": (["idiomatic_lightning.py"], 2_500),
+    "ours, lightning": (["ours.py", "lightning"], 2_500),
     "ours, eager": (["ours.py", "eager"], 8_000),
     "ours, fused": (["ours.py", "fused"], 60_000),
+    "ours, fused, averaged": (["ours.py", "fused", "--trainer.callbacks+=EMAWeightAveraging"], 60_000),
     "jax.lax.scan": (["jax_scan.py"], 60_000),
 }
 

@@ -16,15 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import Trainer, callbacks
+from pytorch_lightning import Trainer, callbacks, loggers
 from torch.optim import Optimizer, lr_scheduler
 
 from ngram_mlp import MLP, NGramDataModule
+from ngram_mlp.callbacks import boards
 from ngram_mlp.errors import UserError
 from ngram_mlp.training import CannotFuseError
 from ngram_mlp.training.fused import FusedEngine
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "lightning.md"
+KINDS = ("callbacks", "loggers", "options", "optimizers", "schedules")
 UPDATES = 12
 QUIET = {
     "accelerator": "cpu",
@@ -162,6 +164,17 @@ NOTES_OF_SCHEDULES = {
 }
 
 
+LOGGERS = {
+    "CSVLogger": "`--trainer.logger CSVLogger --trainer.logger.save_dir logs`",
+    "CometLogger": "",
+    "LitLogger": "`--trainer.logger pytorch_lightning.loggers.LitLogger`",
+    "Logger": "one of your own",
+    "MLFlowLogger": "histograms and texts are artifacts there",
+    "TensorBoardLogger": "the default",
+    "WandbLogger": "`--trainer.logger WandbLogger --trainer.logger.offline true`",
+}
+
+
 def _step(optimizer: Optimizer) -> Any:
     return lr_scheduler.StepLR(optimizer, step_size=5)
 
@@ -170,6 +183,8 @@ def names_of(kind: str) -> set[str]:
     """What the libraries have."""
     if kind == "callbacks":
         return set(callbacks.__all__)
+    if kind == "loggers":
+        return set(loggers.__all__)
     if kind == "options":
         return set(inspect.signature(Trainer.__init__).parameters) - {"self"}
     module, base = (torch.optim, Optimizer) if kind == "optimizers" else (lr_scheduler, lr_scheduler.LRScheduler)
@@ -246,6 +261,12 @@ def engines_of(optimizer: Callable[[Any], Optimizer], schedule: Callable[[Optimi
         return "eager, lightning" if chunks else "lightning"
 
 
+def shown_by(name: str) -> str:
+    """What reaches a logger."""
+    shows = any(issubclass(getattr(loggers, name), kind) for kind in boards.KINDS)
+    return "numbers, hyperparameters" + (", histograms, figures, texts" if shows else "")
+
+
 def optimizer_of(name: str) -> Callable[[Any], Optimizer]:
     return partial(getattr(torch.optim, name), **OPTIMIZERS.get(name, {"lr": 0.01}))
 
@@ -262,6 +283,8 @@ def rows(kind: str, corpus: str) -> list[str]:
             cells[name] = way_of_callback(name, corpus), CALLBACKS[name][1]
         elif kind == "options":
             cells[name] = way_of_option(name, corpus), OPTIONS[name][1]
+        elif kind == "loggers":
+            cells[name] = shown_by(name), LOGGERS[name]
         elif kind == "optimizers":
             cells[name] = engines_of(optimizer_of(name), _step, corpus), NOTES_OF_OPTIMIZERS.get(name, "")
         else:
@@ -278,7 +301,7 @@ def rows_in_document(kind: str) -> list[str]:
 
 def main() -> None:
     text, corpus = DOCUMENT.read_text(), str(DOCUMENT.parents[1] / "data" / "sample_names.txt")
-    for kind in ("callbacks", "options", "optimizers", "schedules"):
+    for kind in KINDS:
         pattern = f"(<!-- {kind} -->\n[^\n]*\n[^\n]*\n).*?(<!-- end -->)"
         table = "".join(f"{row}\n" for row in rows(kind, corpus))
         text = re.sub(pattern, lambda found, table=table: found[1] + table + found[2], text, flags=re.DOTALL)

@@ -161,7 +161,7 @@ def test_the_last_update_is_followed_by_a_validation_where_no_interval_divides_t
         assert seen == [("on_validation_end", 20), ("on_validation_end", 40), ("on_validation_end", 50)]
 
 
-@pytest.mark.parametrize("kind", ["callbacks", "options", "optimizers", "schedules"])
+@pytest.mark.parametrize("kind", lightning_table.KINDS)
 def test_the_tables_of_the_document_are_true_and_complete(kind, corpus_file):
     assert lightning_table.rows_in_document(kind) == lightning_table.rows(kind, str(corpus_file))
 

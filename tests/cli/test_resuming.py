@@ -147,7 +147,7 @@ def interrupt_and_go_on(whole, run_train, tmp_path, moment, update, seconds, tim
 
 
 @pytest.mark.parametrize("engine", ["eager", "lightning"])
-def test_clipped_accumulated_and_averaged_updates_go_on_as_well(engine, run_train, tmp_path):
+def test_clipped_accumulated_and_averaged_updates_go_on_as_well(engine, run_train):
     averaging = ("--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay", "0.95")
     options = (*OPTIONS, "--trainer.accumulate_grad_batches", "2", "--trainer.gradient_clip_val", "0.5", *averaging)
     options += ("--model.engine", engine)

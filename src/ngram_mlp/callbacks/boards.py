@@ -96,14 +96,16 @@ class MLflow(Board):
         self.logger.experiment.log_text(self.logger.run_id, markdown, f"texts/{tag}/{update}.md")
 
 
+KINDS: dict[type[Logger], type[Board]] = {
+    TensorBoardLogger: TensorBoard,
+    WandbLogger: WeightsAndBiases,
+    MLFlowLogger: MLflow,
+}
+
+
 def boards(loggers: Iterable[Logger]) -> list[Board]:
     """The boards among the loggers; a user's subclass of one is as good."""
-    kinds: dict[type[Logger], type[Board]] = {
-        TensorBoardLogger: TensorBoard,
-        WandbLogger: WeightsAndBiases,
-        MLFlowLogger: MLflow,
-    }
-    return [board(logger) for logger in loggers for kind, board in kinds.items() if isinstance(logger, kind)]
+    return [board(logger) for logger in loggers for kind, board in KINDS.items() if isinstance(logger, kind)]
 
 
 def _pixels(png: bytes) -> Any:

@@ -1,5 +1,6 @@
 """The LightningCLI of this package: from arguments to a model and its data. A trainer is built when a run starts."""
 
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -104,6 +105,14 @@ class TrainCLI(LightningCLI):
         for key in ("block_size", "characters"):
             if (value := self.config.model.init_args.get(key)) is not None:
                 raise UserError(f"--model.{key} {value}: comes from the data; set --data.block_size or --data.corpus")
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except ValueError as error:  # in the parser's words about all that it has tried
+            if missing := re.search(r"class_path '[\w.]*?(\w+)':\s*Requirement '([^']*)' not met", str(error)):
+                raise UserError(f"{missing[1]} needs {missing[2]}; install it, or choose another") from error
+            raise
 
     def instantiate_trainer(self, **_: Any) -> None:  # type: ignore[override]
         """None yet: `build_trainer` makes it, when a run starts."""

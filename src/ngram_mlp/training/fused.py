@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 Tensors = dict[str, Tensor]
 Groups = list[Tensor]  # named, since the compiler cannot trace subscripted types inside compiled code
 States = list[State]
-Averages = list[tuple[Groups, Tensors, Tensor]]  # parameters, buffers, and how often each average has moved
+Averages = list[tuple[Groups, Tensors]]  # parameters and buffers of each moving average
 Carry = tuple[Tensor, Tensor, Groups, States, Tensors, Groups, Averages]
 
 
@@ -70,7 +70,8 @@ class FusedEngine:
         create_state(self._optimizer)
         self._options = self._read_options()
         rates = torch.zeros(len(contexts), len(self._names))
-        self._loop = compile_loop(self._train, self._arguments(contexts, targets, rates, 0, 0))
+        shares = torch.zeros(len(contexts), len(self._rule.averages))
+        self._loop = compile_loop(self._train, self._arguments(contexts, targets, rates, shares, 0))
         log.info("engine  fused: compiled in %.1f s", time.perf_counter() - started)
 
     def run(self, contexts: Tensor, targets: Tensor, first: int) -> Tensor:
@@ -81,10 +82,16 @@ class FusedEngine:
         for part, target in zip(contexts.split(capacity), targets.split(capacity), strict=True):  # type: ignore[no-untyped-call]
             updates = len(part) // each
             rates = upcoming_rates(self._optimizer, self._scheduler, updates)
-            carry = self._loop(*self._arguments(part, target, rates.repeat_interleave(each, 0), first, len(part)))
+            shares = [average.shares(first, updates) for average in self._rule.averages]
+            at_minibatches = torch.zeros(len(part), len(shares))
+            if shares:
+                at_minibatches[each - 1 :: each] = torch.stack(shares, dim=1)
+            arguments = self._arguments(part, target, rates.repeat_interleave(each, 0), at_minibatches, len(part))
+            carry = self._loop(*arguments)
             self._write_back(*carry[2:])
             losses.append(carry[1][: len(part)])
-            self._tell_averages(first, updates)
+            for average, moved in zip(self._rule.averages, shares, strict=True):
+                average.moved(first, moved)
             first += updates
         self.lr = float(rates[-1, 0])
         stacked = torch.cat(losses)
@@ -94,7 +101,7 @@ class FusedEngine:
         self, groups: Groups, states: States, buffers: Tensors, sums: Groups, averages: Averages, *chunk: Tensor
     ) -> Carry:
         """The loop that is compiled: trains on the first `count` minibatches of the chunk."""
-        contexts, targets, rates, due, count = chunk
+        contexts, targets, rates, shares, count = chunk
         capacity, each = len(contexts), self._rule.minibatches
 
         def unfinished(number: Tensor, *_: Any) -> Tensor:
@@ -126,7 +133,7 @@ class FusedEngine:
                 groups, states = _where(ends_update, (groups, states), before)
                 sums = [gradient * ~ends_update for gradient in gradients]
             if averages:
-                averages = self._averaged(averages, groups, buffers, due.select(0, index))
+                averages = self._averaged(averages, groups, buffers, shares.select(0, index))
             return number + 1, losses, groups, states, buffers, sums, averages
 
         losses = torch.zeros(capacity, device=contexts.device)
@@ -140,20 +147,13 @@ class FusedEngine:
         stepped = [self._formula(*values) for values in inputs]
         return [values for values, _ in stepped], [state for _, state in stepped]
 
-    def _averaged(self, averages: Averages, groups: Groups, buffers: Tensors, due: Tensor) -> Averages:
-        """The averages, those that are due moved towards parameters and buffers, as `AveragedModel` does it."""
+    def _averaged(self, averages: Averages, groups: Groups, buffers: Tensors, shares: Tensor) -> Averages:
+        """The averages, moved towards parameters and buffers by their shares; a share of 0 leaves one as it is."""
         moved: Averages = []
-        for (old, old_buffers, count), average, now in zip(averages, self._rule.averages, due.unbind(0), strict=True):
-
-            def move(value: Tensor, towards: Tensor, function: Any) -> Tensor:
-                next_value = torch.where(count == 0, towards, function(value, towards, count))  # noqa: B023
-                return torch.where(now, next_value.to(value.dtype), value)  # noqa: B023
-
-            function = average.model.avg_fn
-            of_buffers = function if average.model.use_buffers else _latest
-            new = [move(value, towards, function) for value, towards in zip(old, groups, strict=True)]
-            new_buffers = {name: move(value, buffers[name], of_buffers) for name, value in old_buffers.items()}
-            moved.append((new, new_buffers, count + now))
+        for (old, old_buffers), average, share in zip(averages, self._rule.averages, shares.unbind(0), strict=True):
+            of_buffers = share if average.of_buffers else share.sign()
+            new = [_mixed(value, towards, share) for value, towards in zip(old, groups, strict=True)]
+            moved.append((new, {name: _mixed(value, buffers[name], of_buffers) for name, value in old_buffers.items()}))
         return moved
 
     def _loss(self, parameters: Tensors, buffers: Tensors, minibatch: Tensor, target: Tensor) -> tuple[Tensor, Tensors]:
@@ -177,7 +177,9 @@ class FusedEngine:
                 views[name] = part.view(self._parameters[name].shape)
         return views
 
-    def _arguments(self, contexts: Tensor, targets: Tensor, rates: Tensor, first: int, count: int) -> tuple[Any, ...]:
+    def _arguments(
+        self, contexts: Tensor, targets: Tensor, rates: Tensor, shares: Tensor, count: int
+    ) -> tuple[Any, ...]:
         """The arguments of `_train`: parameters and optimizer state, a flat tensor per group; buffers; the chunk."""
         # A step on a flat tensor is one operation for all parameters of a group: faster to run and to compile.
         groups = [_flat(self._parameters, names).detach() for names in self._names]
@@ -192,14 +194,11 @@ class FusedEngine:
         each = self._rule.minibatches
         sums = [torch.zeros_like(values) for values in groups] if each > 1 else []
         averages = []
-        due = torch.zeros(len(contexts), len(self._rule.averages), dtype=torch.bool)
-        for place, average in enumerate(self._rule.averages):
+        for average in self._rule.averages:
             of_average = {name: average.network.get_parameter(name) for name in self._parameters}
             flat = [_flat(of_average, names).detach() for names in self._names]
-            averages.append((flat, dict(average.network.named_buffers()), average.model.n_averaged))
-            for update in range(count // each):
-                due[(update + 1) * each - 1, place] = average.due(first + update)
-        chunk = [contexts, targets, rates.to(contexts.device, torch.float64), due.to(contexts.device)]
+            averages.append((flat, dict(average.network.named_buffers())))
+        chunk = [contexts, targets, rates.to(contexts.device, torch.float64), shares.to(contexts.device)]
         if missing := self._capacity(contexts) - len(contexts):  # the loop is compiled for one shape
             chunk = [torch.cat([tensor, tensor.new_zeros(missing, *tensor.shape[1:])]) for tensor in chunk]
         return groups, states, dict(self._network.named_buffers()), sums, averages, *chunk, torch.tensor(count)
@@ -218,20 +217,14 @@ class FusedEngine:
                 parts = values.split([own.numel() for own in own_values]) if values.dim() else [values] * len(names)  # type: ignore[no-untyped-call]
                 for own_value, part in zip(own_values, parts, strict=True):
                     own_value.copy_(part.view(own_value.shape))
-        for average, (of_groups, of_buffers, count) in zip(self._rule.averages, averages, strict=True):
-            self._write(average.network, of_groups, of_buffers)
-            average.model.n_averaged.copy_(count)
+        for average, of_average in zip(self._rule.averages, averages, strict=True):
+            self._write(average.network, *of_average)
 
     def _write(self, network: nn.Module, groups: Groups, buffers: Tensors) -> None:
         for name, value in self._views(groups).items():
             network.get_parameter(name).copy_(value)
         for name, value in buffers.items():
             network.get_buffer(name).copy_(value)
-
-    def _tell_averages(self, first: int, updates: int) -> None:
-        for average in self._rule.averages:
-            if (last := next(filter(average.due, reversed(range(first, first + updates))), None)) is not None:
-                average.moved(last)
 
 
 def _flat(tensors: Mapping[str, Tensor], names: list[str]) -> Tensor:
@@ -243,6 +236,5 @@ def _where(condition: Tensor, new: Any, old: Any) -> Any:
     return tree_map(lambda one, other: torch.where(condition, one, other), new, old)
 
 
-def _latest(_value: Tensor, towards: Tensor, _count: Tensor) -> Tensor:
-    """What an average does with buffers that it does not average."""
-    return towards
+def _mixed(value: Tensor, towards: Tensor, share: Tensor) -> Tensor:
+    return ((1 - share) * value + share * towards).to(value.dtype)

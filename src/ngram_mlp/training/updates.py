@@ -18,25 +18,36 @@ class MovingAverage:
     """
 
     def __init__(self, callback: EMAWeightAveraging, module: nn.Module) -> None:
-        assert callback._average_model is not None
+        model = callback._average_model
+        assert model is not None
+        assert model.avg_fn is not None
         self._callback = callback
+        self._model = model
         self._module = module
-        self.model = callback._average_model
-        self.network = self.model.module.get_submodule("network")
-
-    def due(self, update: int) -> bool:
-        """Whether the average moves after this update."""
-        return self._callback.should_update(step_idx=update)
+        self._decay = float(model.avg_fn(torch.ones(()), torch.zeros(()), 1))
+        self.network = model.module.get_submodule("network")  # whose parameters and buffers are the average
+        self.of_buffers = model.use_buffers  # else they are those of the last averaged update
 
     def move(self, update: int) -> None:
-        """Moves the average towards the weights as they are after this update."""
-        if self.due(update):
-            self.model.update_parameters(self._module)
-            self.moved(update)
+        """Moves the average towards the weights as they are after this update, if that is due."""
+        if self._callback.should_update(step_idx=update):
+            self._model.update_parameters(self._module)
+            self._callback._latest_update_step = update + 1
 
-    def moved(self, update: int) -> None:
-        """Tells the callback that the average has moved after this update."""
-        self._callback._latest_update_step = update + 1
+    def shares(self, first: int, updates: int) -> Tensor:
+        """The share of the weights in the average that each of these updates makes of both, float32 (updates,)."""
+        due = [self._callback.should_update(step_idx=update) for update in range(first, first + updates)]
+        shares = torch.tensor(due) * (1 - self._decay)
+        if self._model.n_averaged == 0 and any(due):
+            shares[due.index(True)] = 1.0  # the average begins as a copy
+        return shares
+
+    def moved(self, first: int, shares: Tensor) -> None:
+        """Tells the callback that these shares have moved the average."""
+        due = shares.nonzero().flatten().tolist()
+        self._model.n_averaged += len(due)
+        if due:
+            self._callback._latest_update_step = first + due[-1] + 1
 
 
 @dataclass(frozen=True)
