@@ -26,6 +26,7 @@ PARAMETERS = {
     "002_batch_norm": 12_297,
     "002_running_batch_norm": 12_097,
     "000_batch_norm": 12_097,
+    "wavenet": 76_579,
     "deep_batch_norm": 270 + 3_000 + 4 * 10_000 + 2_700 + 2 * 527,
 }
 
