@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from ngram_mlp.callbacks import diagnosis
 from ngram_mlp.cli import train
@@ -14,6 +15,8 @@ from ngram_mlp.cli import train
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "all"
 # The tests compare with loops on the CPU, in processes of their own, too.
 os.environ |= {"CUDA_VISIBLE_DEVICES": "", "DISABLE_MPS": "1"}
+# Several workers share the cores: with more threads than cores, each waits for the others.
+torch.set_num_threads(1)
 # A diagnosis that fails is to fail the test, too, instead of being switched off.
 diagnosis.strict = True
 

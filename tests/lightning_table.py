@@ -5,11 +5,12 @@ The names come from the libraries; a name without a case here makes the tests fa
 
 import inspect
 import logging
+import os
 import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -194,17 +195,22 @@ def names_of(kind: str) -> set[str]:
 
 @contextmanager
 def at_peace() -> Iterator[None]:
-    """A folder of its own, without Lightning's words."""
+    """A folder of its own, without Lightning's words; what options change in the process is changed back."""
     log = logging.getLogger("pytorch_lightning")
-    level = log.level
-    with tempfile.TemporaryDirectory() as folder, chdir(folder), warnings.catch_warnings():
+    level, threads, environment, place = log.level, torch.get_num_threads(), dict(os.environ), Path.cwd()
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        os.chdir(folder)
         log.setLevel(logging.ERROR)
         try:
             yield
         finally:
+            os.chdir(place)
             log.setLevel(level)
-            torch.use_deterministic_algorithms(False)  # what some options leave behind
+            torch.use_deterministic_algorithms(False)
+            torch.set_num_threads(threads)
+            os.environ.clear()
+            os.environ.update(environment)
             if torch.distributed.is_initialized():
                 torch.distributed.destroy_process_group()
 
