@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ngram_mlp import MLP, BatchNormMLP, NGramDataModule
 from ngram_mlp.errors import UserError
-from ngram_mlp.training.calls import BATCH_HOOKS
+from ngram_mlp.training.calls import BATCH_HOOKS, Calls
 from tests import lightning_table
 from tests.lightning_table import CALLBACKS, OPTIONS, QUIET, SCHEDULES, at_peace, optimizer_of, sgd, trained
 
@@ -122,6 +122,24 @@ def test_a_variant_that_overrides_a_hook_is_called_at_every_update(corpus_file):
     Trainer(**QUIET, max_steps=20).fit(model, data)
     assert model.engine_name == "lightning"
     assert model.seen == [((32, 3), update) for update in range(20)]
+
+
+class Gradients(Callback):
+    """Declares when it needs its batch hooks, and has one that is called within an update."""
+
+    update_calls = Calls(after=(10,))
+
+    def on_after_backward(self, trainer, pl_module):
+        self.norms = [*getattr(self, "norms", []), pl_module.network.output.linear.weight.grad.norm()]
+
+
+def test_a_hook_within_an_update_is_called_at_every_update_whatever_is_declared(corpus_file, caplog):
+    caplog.set_level("INFO", "ngram_mlp")
+    callback = Gradients()
+    model = trained(str(corpus_file), {"max_steps": 20, "callbacks": [callback]})
+    assert model.engine_name == "lightning"
+    assert len(callback.norms) == 20
+    assert "Gradients wants its on_after_backward called at every update; that takes 3 times as long" in caplog.text
 
 
 @pytest.mark.parametrize("options", TRAINERS, ids=["plain", "validating", "accumulating"])

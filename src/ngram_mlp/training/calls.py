@@ -36,14 +36,8 @@ class Calls:
         return Calls((*self.after, *other.after), (*self.before, *other.before), around)
 
 
-BATCH_HOOKS = (
-    "on_train_batch_start",
-    "on_train_batch_end",
-    "on_before_zero_grad",
-    "on_before_backward",
-    "on_after_backward",
-    "on_before_optimizer_step",
-)
+HOOKS_WITHIN = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
+BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end", *HOOKS_WITHIN)
 DATA_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 MODULE_HOOKS = (
     *BATCH_HOOKS,
@@ -146,7 +140,7 @@ def calls_of(callback: Callback, trainer: Any, model: Any) -> Calls | None:
     """When a callback has to be called; None for every update. Raises a UserError where it cannot work here."""
     declared: Calls | None = getattr(callback, "update_calls", None)
     if declared is not None:
-        return declared
+        return None if _overridden(HOOKS_WITHIN, callback, Callback) else declared
     kind = next(kind for kind in type(callback).__mro__ if kind in LIGHTNINGS)
     wish = LIGHTNINGS[kind]
     wish = wish(callback, trainer, model) if callable(wish) else wish
@@ -175,9 +169,10 @@ def why_not_chunks(trainer: Any, module_class: type, data_class: type) -> str | 
     """
     for callback in trainer.callbacks:
         if calls_of(callback, trainer, trainer.lightning_module) is None:
-            hooks = _overridden(BATCH_HOOKS, callback, Callback)
+            hooks = _overridden((*HOOKS_WITHIN, *BATCH_HOOKS), callback, Callback)
             what = f"its {hooks[0]} called" if hooks else "its part"
-            unless = " unless it declares update_calls (CONTRIBUTING.md)" if type(callback) not in LIGHTNINGS else ""
+            may_declare = type(callback) not in LIGHTNINGS and hooks[0] not in HOOKS_WITHIN
+            unless = " unless it declares update_calls (CONTRIBUTING.md)" if may_declare else ""
             return f"{type(callback).__name__} wants {what} at every update{unless}"
     if hooks := _overridden(MODULE_HOOKS, trainer.lightning_module, module_class):
         return f"{type(trainer.lightning_module).__name__} has a {hooks[0]} of its own"
@@ -202,7 +197,10 @@ def _why_not_by_itself(trainer: Any) -> str | None:
     if validation_interval(trainer) % trainer.accumulate_grad_batches:
         return "val_check_interval is no multiple of accumulate_grad_batches"
     optimizers, schedules = trainer.optimizers, trainer.lr_scheduler_configs
-    if len(optimizers) != 1 or inspect.signature(optimizers[0].step).parameters["closure"].default is not None:
+    if len(optimizers) != 1:
+        return f"there are {len(optimizers)} optimizers"
+    closure = inspect.signature(optimizers[0].step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
         return f"the optimizer {type(optimizers[0]).__name__} evaluates the loss by itself"
     if len(schedules) != 1 or (schedules[0].interval, schedules[0].frequency) != ("step", 1):
         return "there is not one learning-rate schedule, stepped after every update"
