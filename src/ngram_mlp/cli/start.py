@@ -74,6 +74,8 @@ def start_run(cli: TrainCLI, console: Console, resources: ExitStack) -> Run:
 
 
 def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, saved: str, console: Console) -> Any:
+    if cli.config.trainer.barebones:
+        raise UserError("a run is logged, shown and saved; leave it out, or train in Python", barebones=True)
     given: dict[str, Any] = {"enable_autolog_hparams": False}  # `Hyperparameters` logs more, and once
     if cli.config.trainer.logger in (None, True):
         given["logger"] = TensorBoardLogger(folder.parent, "", folder.name, default_hp_metric=False)

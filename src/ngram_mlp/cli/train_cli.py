@@ -109,10 +109,10 @@ class TrainCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         try:
             super().instantiate_classes()
-        except ValueError as error:  # in the parser's words about all that it has tried
-            if missing := re.search(r"class_path '[\w.]*?(\w+)':\s*Requirement '([^']*)' not met", str(error)):
-                raise UserError(f"{missing[1]} needs {missing[2]}; install it, or choose another") from error
-            raise
+        except ValueError as error:
+            if (line := _cause(str(error))) is None:
+                raise
+            raise UserError(line) from error
 
     def instantiate_trainer(self, **_: Any) -> None:  # type: ignore[override]
         """None yet: `build_trainer` makes it, when a run starts."""
@@ -124,6 +124,19 @@ class TrainCLI(LightningCLI):
     def configuration(self, form: str = "yaml") -> str:
         """All options with their values, which alone repeat the run."""
         return str(self.parser.dump(self.config, skip_unset=False, format=form))
+
+
+def _cause(message: str) -> str | None:
+    """Why a class refused its arguments: the first of the parser's words about all that it has tried, or None.
+
+    What a user's own class raises keeps its traceback, unless it is a ValueError, which is about a value.
+    """
+    found = re.search(r"Errors:\n\s*- (?:Problem with given class_path '([\w.]*?)(\w+)':\s*)?(.*)", message)
+    if found is None or not (found[1] or "torch").startswith(("torch", "pytorch_lightning")):
+        return None
+    missing = re.match(r"Requirement '([^']*)' not met", found[3])
+    reason = f"needs {missing[1]}; install it, or choose another" if missing else found[3]
+    return f"{found[2]}: {reason}" if found[2] else reason
 
 
 def _plain(value: Any) -> Any:

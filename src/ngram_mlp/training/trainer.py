@@ -103,6 +103,7 @@ def refuse_options_without_meaning(trainer: Any, model: Any) -> None:
         return
     validates_every = getattr(trainer, "val_check_interval", None)  # absent where it is a time
     refusals = {
+        "accumulate_grad_batches": (trainer.accumulate_grad_batches < 1, "give a number of minibatches, at least 1"),
         "max_steps": (trainer.max_steps < 0, "give the number of updates, 0 or more"),
         "max_epochs": (trainer.max_epochs not in (None, -1), "there are no epochs; use max_steps"),
         "min_epochs": (trainer.min_epochs not in (None, 0, 1), "there are no epochs; use min_steps"),
