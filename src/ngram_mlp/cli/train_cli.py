@@ -12,7 +12,7 @@ from jsonargparse import Namespace
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from ngram_mlp.cli.command import Parser
+from ngram_mlp.cli.command import Parser, mistake_in
 from ngram_mlp.cli.resuming import split_arguments
 from ngram_mlp.data import NGramDataModule
 from ngram_mlp.data.corpus import SampleCorpusWarning
@@ -110,7 +110,7 @@ class TrainCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except ValueError as error:
-            if (line := _cause(str(error))) is None:
+            if mistake_in(error) or (line := _cause(str(error))) is None:
                 raise
             raise UserError(line) from error
 
