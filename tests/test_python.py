@@ -132,6 +132,23 @@ def test_a_model_trains_on_any_other_data(data):
     assert (trainer.global_step, model.engine_name) == (40, "lightning")
 
 
+def test_a_model_can_be_trained_again_by_another_trainer_or_go_on_with_its_own(data, tmp_path):
+    model = MLP(data.characters, 3)
+    first = fitted(model, data)
+    first.fit_loop.epoch_loop.max_steps = 70
+    with at_peace():
+        first.fit(model, data)
+        first.save_checkpoint(tmp_path / "a.ckpt")
+    assert (first.global_step, len(model.losses)) == (70, 70)
+    again = fitted(model, data)
+    assert (again.global_step, len(model.losses)) == (40, 40)
+    with at_peace():
+        resumed = Trainer(**QUIET, max_steps=90)
+        resumed.fit(model, data, ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    assert (resumed.global_step, len(model.losses)) == (90, 90)
+    assert (fitted(model, data).global_step, len(model.losses)) == (40, 40)
+
+
 @pytest.mark.parametrize("engine", ["eager", pytest.param("fused", marks=pytest.mark.slow), "lightning"])
 def test_a_run_in_python_resumes_bitwise(engine, corpus_file, tmp_path):
     def run(updates, **arguments):

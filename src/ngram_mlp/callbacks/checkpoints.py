@@ -62,17 +62,18 @@ class RunCheckpoints(Checkpoint):
         self._state: tuple[int, bytes] | None = None
         self._state_due = 0.0
         self._signal: int | None = None
+        # Another callback, which comes before all others, as none of them may see the next update yet.
+        gate: Any = LambdaCallback(on_train_batch_start=lambda trainer, *_: self._between_updates(trainer))
+        gate.update_calls = self.update_calls
+        self._gate = gate
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._folder.mkdir(exist_ok=True)
         callbacks: Any = trainer
-        # Another callback, which comes before all others, as none of them may see the next update yet.
-        first: Any = LambdaCallback(on_train_batch_start=lambda trainer, *_: self._between_updates(trainer))
-        first.update_calls = self.update_calls
         # At the end, averages take the place of the weights: a run that is to go on is saved before.
         averages = [callback for callback in callbacks.callbacks if isinstance(callback, WeightAveraging)]
-        others = [callback for callback in callbacks.callbacks if callback not in averages]
-        callbacks.callbacks = [first, *others, *averages]
+        others = [callback for callback in callbacks.callbacks if callback not in (self._gate, *averages)]
+        callbacks.callbacks = [self._gate, *others, *averages]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if threading.current_thread() is threading.main_thread():  # no other can set handlers

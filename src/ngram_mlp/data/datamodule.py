@@ -86,6 +86,7 @@ class NGramDataModule(LightningDataModule):
             if not self._stream_begun:
                 self.begin_stream()
             self._stream_begun = False
+            self.first_update = self.trainer.global_step if self.trainer else 0
             # Whatever else draws during training (dropout, a user's callback) gets its own numbers.
             torch.manual_seed(int(torch.randint(2**62, ())) + self._part[0])
 

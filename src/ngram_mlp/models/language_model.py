@@ -110,6 +110,8 @@ class LanguageModel(LightningModule):
     def on_fit_start(self) -> None:
         if self._ends:  # a callback such as BatchSizeFinder has trained before the first update
             self.trainer.should_stop = False
+        if self.trainer.global_step == 0:  # else they are those of the updates before it
+            self.losses = Losses()
         choose_loop(self.trainer, self._wanted_engine, self._engine_before, LanguageModel, NGramDataModule)
         self._last_batch_idx, self._ends, self._engine_before = -1, False, None
 

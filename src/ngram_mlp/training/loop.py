@@ -93,6 +93,9 @@ def choose_loop(trainer: Any, wanted: EngineName, before: str | None, module_cla
         slower = "; that takes 3 times as long as eager, 25 times as long as fused" if wanted == "auto" else ""
         log.info("engine  lightning: %s%s", against, slower)
     loop.automatic_optimization.optim_progress = progress
+    # An earlier fit by this trainer has ended its stream, and the one epoch that there is.
+    trainer.fit_loop._combined_loader = None
+    trainer.fit_loop.epoch_progress.reset()
 
 
 def trains_chunks(trainer: Any) -> bool:
