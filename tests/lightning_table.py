@@ -127,7 +127,7 @@ OPTIONS: dict[str, tuple[Any, str]] = {
     "use_distributed_sampler": (False, "processes share each minibatch, without a sampler"),
     "profiler": ("simple", "times what the engine does, in chunks; `--model.engine lightning` has every hook"),
     "detect_anomaly": (True, "not by `fused`"),
-    "barebones": (True, ""),
+    "barebones": (True, "in Python; `train.py` refuses it, since it logs, shows and saves"),
     "plugins": ([], ""),
     "sync_batchnorm": (True, "the manual batch norm has the statistics of all processes in any case"),
     "reload_dataloaders_every_n_epochs": (1, "makes no difference, as there is one epoch"),

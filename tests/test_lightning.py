@@ -12,6 +12,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.core.hooks import ModelHooks
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins import MixedPrecision
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -296,6 +297,11 @@ def test_eager_has_the_bits_of_lightning_with_clipping_accumulation_and_precisio
     assert all(a.equal(b) for a, b in zip(lightning, eager, strict=True))
     (_, plain) = weights_and_losses(corpus_file, {}, engine="eager")
     assert not all(a.equal(b) for a, b in zip(plain, eager, strict=True))
+
+
+def test_a_precision_that_rescales_gradients_trains_by_lightning(corpus_file):
+    plugin = MixedPrecision("16-mixed", "cpu")
+    assert weights_and_losses(corpus_file, {"plugins": [plugin]})[0] == "lightning"
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

@@ -1,9 +1,11 @@
 """The exception for a user's mistakes, and text from strangers made safe to print in it."""
 
+import errno
 import unicodedata
 
 # Controls, format characters (bidirectional marks), surrogates, private and unassigned codes, line separators.
 UNPRINTABLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # of the device, of the user's quota, of one file
 JOINERS = "\u200c\u200d"  # format characters without which Persian and Indian words are misspelt
 
 
@@ -20,6 +22,13 @@ class UserError(ValueError):
         self.argument = next(iter(argument), None)
         named = [f"{name}: " if value is None else f"{name} {value}: " for name, value in argument.items()]
         super().__init__("".join(named) + message)
+
+
+def full_disk(error: BaseException | None) -> OSError | None:
+    """What a full disk raised and led to an error, which loggers wrap and raise once more; None for other errors."""
+    while error is not None and not (isinstance(error, OSError) and error.errno in DISK_IS_FULL):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def require_at_least(least: int, **arguments: int) -> None:

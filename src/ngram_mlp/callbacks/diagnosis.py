@@ -1,6 +1,5 @@
 """A diagnosis never costs a run: where a callback that only observes fails, one line says so and the run goes on."""
 
-import errno
 import logging
 import textwrap
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from ngram_mlp.diagnostics.snapshot import Snapshot
-from ngram_mlp.errors import UserError, printable
+from ngram_mlp.errors import UserError, full_disk, printable
 
 log = logging.getLogger(__name__)
 strict = False  # whether failures raise: tests set it, so that a diagnosis cannot fail in one unnoticed
@@ -57,7 +56,7 @@ def _guarded(hook: Callable[..., Any], always: bool = False) -> Callable[..., An
         try:
             return hook(self, *args, **kwargs)
         except Exception as error:
-            if strict or self._trainer._detect_anomaly or isinstance(error, UserError) or _is_full_disk(error):
+            if strict or self._trainer._detect_anomaly or isinstance(error, UserError) or full_disk(error):
                 raise
             if not self.is_off:
                 self.switch_off()
@@ -68,10 +67,3 @@ def _guarded(hook: Callable[..., Any], always: bool = False) -> Callable[..., An
             return None
 
     return guarded
-
-
-def _is_full_disk(error: BaseException | None) -> bool:
-    """Whether a full disk led to the error: loggers wrap it."""
-    while error is not None and getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        error = error.__cause__ or error.__context__
-    return error is not None

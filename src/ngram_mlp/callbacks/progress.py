@@ -31,9 +31,10 @@ class UpdateProgress(ProgressBar):
         print_every: the updates between two printed losses.
     """
 
+    update_calls = Calls()  # it shows what there is, as often as it is called
+
     def __init__(self, console: Console, print_every: int = 10_000) -> None:
         super().__init__()
-        self.update_calls = Calls()  # as often as it is called
         self._console = console
         self._print_every = print_every
         self._progress: Progress | None = None

@@ -72,11 +72,11 @@ class Recorder:
         if self.is_first_process:
             from ngram_mlp.diagnostics.figures import draw
 
-            png, *size = draw(figure)
+            png, height, width = draw(figure)
             self._folder.joinpath("figures").mkdir(parents=True, exist_ok=True)
             self._folder.joinpath("figures", f"{name}.png").write_bytes(png)
             for board in self._boards:
-                board.figure(name, png, (size[0], size[1]), self.update)
+                board.figure(name, png, (height, width), self.update)
 
     def file(self, name: str, content: str) -> None:
         """Writes a text file into the run's folder."""

@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import errno
 import inspect
 import logging
 import re
@@ -20,12 +19,11 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.cli import LightningArgumentParser
 from rich.console import Console
 
-from ngram_mlp.errors import UserError, printable
+from ngram_mlp.errors import UserError, full_disk, printable
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.training.processes import rank
 
 P = ParamSpec("P")
-DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # of the device, of the user's quota, of one file
 set_parsing_settings(add_print_completion_argument=True)
 
 
@@ -40,7 +38,7 @@ def command(main: Callable[P, None]) -> Callable[P, None]:
             print("interrupted", file=sys.stderr)
             raise SystemExit(130) from None
         except Exception as error:
-            if (line := mistake_in(error) or _full_disk(error)) is None:
+            if (line := mistake_in(error) or _about_full_disk(error)) is None:
                 raise
             exit_with(line)
 
@@ -79,7 +77,7 @@ def quiet_threads() -> Iterator[None]:
     before = threading.excepthook
 
     def hook(args: threading.ExceptHookArgs) -> None:
-        if _full_disk(args.exc_value) is None:
+        if full_disk(args.exc_value) is None:
             before(args)
 
     threading.excepthook = hook
@@ -157,11 +155,10 @@ def mistake_in(error: BaseException | None) -> str | None:
     return line if argument is None else line.replace(argument, _as_typed(argument), 1)
 
 
-def _full_disk(error: BaseException | None) -> str | None:
-    """The line about a full disk that led to an error: loggers wrap it, and fail once more when they are closed."""
-    while error is not None and not (isinstance(error, OSError) and error.errno in DISK_IS_FULL):
-        error = error.__cause__ or error.__context__
-    return f"{error.filename or 'a file of the run'} cannot be written ({error.strerror}); make room" if error else None
+def _about_full_disk(error: BaseException | None) -> str | None:
+    """The line about a full disk that led to an error, if one did."""
+    cause = full_disk(error)
+    return f"{cause.filename or 'a file of the run'} cannot be written ({cause.strerror}); make room" if cause else None
 
 
 def exit_with(line: str) -> NoReturn:

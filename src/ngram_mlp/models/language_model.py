@@ -72,7 +72,7 @@ class LanguageModel(LightningModule):
         self._metric = PredictionMetric(sync_on_compute=False)  # every process evaluates the whole split
         self._wanted_engine = engine
         self.engine_name: str | None = None  # of the engine that trains or trained this model
-        self._engine_before: str | None = None  # an interruption
+        self._engine_before: str | None = None  # which trained before an interruption
         self._parts: list[Tensor] = []  # losses of the minibatches that the present update accumulates
         self._last_batch_idx = -1
         self._ends = False  # whether it told the trainer to stop, as all updates are done
@@ -113,6 +113,7 @@ class LanguageModel(LightningModule):
         if self.trainer.global_step == 0:  # else they are those of the updates before it
             self.losses = Losses()
         choose_loop(self.trainer, self._wanted_engine, self._engine_before, LanguageModel, NGramDataModule)
+        self._parts.clear()
         self._last_batch_idx, self._ends, self._engine_before = -1, False, None
 
     def on_train_start(self) -> None:

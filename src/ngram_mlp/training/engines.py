@@ -85,7 +85,7 @@ class EagerEngine:
         losses = []
         for contexts, targets in islice(minibatches, self._rule.minibatches):
             loss = F.cross_entropy(self._network(contexts), targets)
-            torch.autograd.backward(loss / self._rule.minibatches)
+            torch.autograd.backward(loss if self._rule.minibatches == 1 else loss / self._rule.minibatches)
             losses.append(loss.detach())
         if processes() > 1:
             average([parameter.grad for parameter in self._parameters if parameter.grad is not None])

@@ -102,44 +102,53 @@ class FusedEngine:
     ) -> Carry:
         """The loop that is compiled: trains on the first `count` minibatches of the chunk."""
         contexts, targets, rates, shares, count = chunk
-        capacity, each = len(contexts), self._rule.minibatches
 
         def unfinished(number: Tensor, *_: Any) -> Tensor:
             return number < count
 
-        def body(
-            number: Tensor,
-            losses: Tensor,
-            groups: Groups,
-            states: States,
-            buffers: Tensors,
-            sums: Groups,
-            averages: Averages,
-        ) -> Carry:
+        def body(number: Tensor, losses: Tensor, *carried: Any) -> Carry:
             index: Any = number.item()
             torch._check(index >= 0)  # type: ignore[no-untyped-call]
-            torch._check(index < capacity)  # type: ignore[no-untyped-call]
-            minibatch, target = contexts.select(0, index), targets.select(0, index)
-            differentiate = grad_and_value(self._loss, has_aux=True)
-            by_name, (loss, buffers) = differentiate(self._views(groups), buffers, minibatch, target)
+            torch._check(index < len(contexts))  # type: ignore[no-untyped-call]
+            at_index = [tensor.select(0, index) for tensor in (contexts, targets, rates, shares)]
+            loss, after = self._train_on(number, *carried, *at_index)
             losses = losses.clone()
             losses.select(0, index).copy_(loss)
-            gradients = [_flat(by_name, names) for names in self._names]
-            if each > 1:
-                gradients = [before + gradient / each for before, gradient in zip(sums, gradients, strict=True)]
-            before, ends_update = (groups, states), (number + 1) % each == 0
-            groups, states = self._step(groups, states, self._rule.clipped(gradients), rates.select(0, index))
-            if each > 1:  # the minibatches before an update's last one change nothing but the sums
-                groups, states = _where(ends_update, (groups, states), before)
-                sums = [gradient * ~ends_update for gradient in gradients]
-            if averages:
-                averages = self._averaged(averages, groups, buffers, shares.select(0, index))
-            return number + 1, losses, groups, states, buffers, sums, averages
+            return number + 1, losses, *after
 
-        losses = torch.zeros(capacity, device=contexts.device)
+        losses = torch.zeros(len(contexts), device=contexts.device)
         start = torch.zeros((), dtype=torch.int64, device=contexts.device)
         carry: Carry = (start, losses, groups, states, buffers, sums, averages)
         return while_loop(unfinished, body, carry)  # type: ignore[no-any-return, no-untyped-call]
+
+    def _train_on(
+        self,
+        number: Tensor,
+        groups: Groups,
+        states: States,
+        buffers: Tensors,
+        sums: Groups,
+        averages: Averages,
+        contexts: Tensor,
+        targets: Tensor,
+        rates: Tensor,
+        shares: Tensor,
+    ) -> tuple[Tensor, tuple[Groups, States, Tensors, Groups, Averages]]:
+        """The loss of minibatch `number` of a chunk, and all that is carried on to the next one."""
+        differentiate = grad_and_value(self._loss, has_aux=True)
+        by_name, (loss, buffers) = differentiate(self._views(groups), buffers, contexts, targets)
+        gradients, each = [_flat(by_name, names) for names in self._names], self._rule.minibatches
+        if each == 1:
+            groups, states = self._step(groups, states, self._rule.clipped(gradients), rates)
+        else:  # the minibatches before an update's last one change nothing but the sums
+            sums = [before + gradient / each for before, gradient in zip(sums, gradients, strict=True)]
+            ends_update = (number + 1) % each == 0
+            stepped = self._step(groups, states, self._rule.clipped(sums), rates)
+            groups, states = _where(ends_update, stepped, (groups, states))
+            sums = [gradient * ~ends_update for gradient in sums]
+        if averages:
+            averages = self._averaged(averages, groups, buffers, shares)
+        return loss, (groups, states, buffers, sums, averages)
 
     def _step(self, groups: Groups, states: States, gradients: Groups, rates: Tensor) -> tuple[Groups, States]:
         """Parameters and optimizer state after a step."""
