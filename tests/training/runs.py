@@ -44,7 +44,7 @@ class Run:
         losses = []
         for contexts, targets in stream:
             chunk = (contexts, targets) if contexts.dim() == 3 else (contexts[None], targets[None])
-            if isinstance(self.engine, FusedEngine) and self.engine._loop is None:
+            if isinstance(self.engine, FusedEngine) and self.engine._program is None:
                 self.engine.compile(*chunk)
             losses.append(self.engine.run(*chunk, self.updates))
             self.updates += len(losses[-1])

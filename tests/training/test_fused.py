@@ -11,9 +11,8 @@ from ngram_mlp.errors import UserError
 from ngram_mlp.models import MLP, BatchNormMLP
 from ngram_mlp.models.layers import BatchNorm
 from ngram_mlp.models.mlp import Residual
-from ngram_mlp.training import CannotFuseError, choose_engine
+from ngram_mlp.training import Before, CannotFuseError, choose_engine
 from ngram_mlp.training.compiler import fast_tanh
-from ngram_mlp.training.engines import PAYS_FROM
 from tests.lightning_table import QUIET, at_peace
 from tests.training.runs import EagerEngine, FusedEngine, Run, agree, sgd
 
@@ -114,8 +113,8 @@ def one_cycle(optimizer):
     return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=10)
 
 
-def choose(run, wanted, updates=PAYS_FROM, before=None):
-    chunk = torch.zeros(5, 32, 3, dtype=torch.long), torch.zeros(5, 32, dtype=torch.long)
+def choose(run, wanted, updates=10**9, before=None):
+    chunk = torch.randint(27, (5, 32, 3)), torch.randint(27, (5, 32))
     engine = run.engine
     return choose_engine(wanted, run.model.network, run.optimizer, engine._scheduler, chunk, updates, before)
 
@@ -140,22 +139,37 @@ def test_what_cannot_be_fused_falls_back_with_a_reason_or_is_refused(options, re
         choose(run, "fused")
 
 
-def test_without_a_compiler_the_eager_engine_takes_over(caplog, monkeypatch, tmp_path):
+@pytest.fixture
+def nothing_compiled(monkeypatch, tmp_path):
+    """A machine on which nothing was compiled before."""
+    monkeypatch.setenv("NGRAM_MLP_CACHE_DIR", str(tmp_path / "cache"))
+
+
+@pytest.mark.usefixtures("nothing_compiled")
+def test_without_a_compiler_the_eager_engine_takes_over(caplog):
     caplog.set_level(logging.INFO, "ngram_mlp")
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing compiled earlier may help out
     with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}):
         assert choose(Run(EagerEngine), "auto").name == "eager"
     assert "cannot be compiled here" in caplog.text
 
 
-def test_auto_weighs_the_updates_to_come_and_stays_with_an_engine_that_began(caplog):
+@pytest.mark.usefixtures("nothing_compiled")
+def test_auto_weighs_what_compiling_costs_against_the_updates_to_come(caplog):
     caplog.set_level(logging.INFO, "ngram_mlp")
-    assert choose(Run(EagerEngine), "auto", updates=PAYS_FROM - 1).name == "eager"
-    assert f"{PAYS_FROM - 1:,} are to come" in caplog.text
-    assert choose(Run(EagerEngine), "auto", before="eager").name == "eager"
-    assert choose(Run(EagerEngine), "eager").name == "eager"
-    assert choose(Run(EagerEngine), "auto", updates=1, before="fused").name == "fused"
+    assert choose(Run(EagerEngine), "auto", updates=20).name == "eager"
+    assert "updates on, 20 are to come" in caplog.text
+    assert choose(Run(EagerEngine), "auto", updates=10**6).name == "fused"
     assert "compiled in" in caplog.text
+    assert choose(Run(EagerEngine), "auto", updates=20).name == "fused"  # as loading costs nothing
+    assert "compiled before, loaded" in caplog.text
+
+
+def test_a_resumed_run_stays_with_its_engine(caplog):
+    caplog.set_level(logging.INFO, "ngram_mlp")
+    assert choose(Run(EagerEngine), "auto", before=Before("eager", 1)).name == "eager"
+    assert "as before the interruption" in caplog.text
+    assert choose(Run(EagerEngine), "eager").name == "eager"
+    assert choose(Run(EagerEngine), "auto", updates=1, before=Before("fused", 1)).name == "fused"
 
 
 def test_an_unknown_optimizer_is_told_before_anything_is_compiled():

@@ -17,7 +17,7 @@ from ngram_mlp.data import NGramDataModule
 from ngram_mlp.errors import UserError
 from ngram_mlp.models.metrics import Losses, PredictionMetric
 from ngram_mlp.runs.checkpoint import Parts, add_parts, parts_of, read_checkpoint
-from ngram_mlp.training.engines import EngineName, limit_threads, multiplications_in
+from ngram_mlp.training.engines import Before, EngineName, use_fastest_threads
 from ngram_mlp.training.loop import choose_loop, trains_chunks
 from ngram_mlp.training.processes import average, processes
 from ngram_mlp.training.trainer import (
@@ -72,7 +72,9 @@ class LanguageModel(LightningModule):
         self._metric = PredictionMetric(sync_on_compute=False)  # every process evaluates the whole split
         self._wanted_engine = engine
         self.engine_name: str | None = None  # of the engine that trains or trained this model
-        self._engine_before: str | None = None  # which trained before an interruption
+        self.threads: int | None = None  # with which it trains or trained
+        self._before: Before | None = None  # how it was trained before an interruption
+        self._threads_before: int | None = None
         self._parts: list[Tensor] = []  # losses of the minibatches that the present update accumulates
         self._last_batch_idx = -1
         self._ends = False  # whether it told the trainer to stop, as all updates are done
@@ -112,9 +114,10 @@ class LanguageModel(LightningModule):
             self.trainer.should_stop = False
         if self.trainer.global_step == 0:  # else they are those of the updates before it
             self.losses = Losses()
-        choose_loop(self.trainer, self._wanted_engine, self._engine_before, LanguageModel, NGramDataModule)
+        choose_loop(self.trainer, self._wanted_engine, self._before, LanguageModel, NGramDataModule)
+        self._threads_before = self._before.threads if self._before else None
         self._parts.clear()
-        self._last_batch_idx, self._ends, self._engine_before = -1, False, None
+        self._last_batch_idx, self._ends, self._before = -1, False, None
 
     def on_train_start(self) -> None:
         # A model handed over in evaluation mode would keep its batch-norm statistics frozen.
@@ -125,7 +128,7 @@ class LanguageModel(LightningModule):
         contexts, targets = batch
         if self._last_batch_idx < 0:
             self.engine_name = "lightning"
-            limit_threads(multiplications_in(self.network, len(targets)))
+            self.threads = use_fastest_threads(self.network, contexts, targets, self._threads_before)
             begin_counters(self.trainer)
         loss = F.cross_entropy(self(contexts), targets)
         if batch_idx != self._last_batch_idx:  # optimizers such as LBFGS evaluate a minibatch several times
@@ -232,12 +235,19 @@ class LanguageModel(LightningModule):
         return model.to(map_location or "cpu").train()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        name, losses = type(self).__name__, self.losses
-        add_parts(checkpoint, Parts(model=name, engine=self.engine_name, losses=losses.all, logged=losses.logged))
+        parts = Parts(
+            model=type(self).__name__,
+            engine=self.engine_name,
+            threads=self.threads,
+            losses=self.losses.all,
+            logged=self.losses.logged,
+        )
+        add_parts(checkpoint, parts)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         parts = parts_of(checkpoint)
-        self.engine_name = self._engine_before = parts["engine"]
+        self.engine_name, self.threads = parts["engine"], parts.get("threads")  # which 0.1 did not save
+        self._before = Before(self.engine_name, self.threads) if self.engine_name else None
         self.losses = Losses(parts["losses"], parts["logged"])
         if self.trainer.state.fn == TrainerFn.FITTING:
             restore_counters(self.trainer, checkpoint)

@@ -23,10 +23,11 @@ KEY = "ngram_mlp"
 
 
 class Parts(TypedDict, total=False):
-    """What the model adds to a checkpoint (the first four) and `RunCheckpoints`, in runs of `train.py` (the rest)."""
+    """What the model adds to a checkpoint (the first five) and `RunCheckpoints`, in runs of `train.py` (the rest)."""
 
     model: str  # the name of its class
     engine: str | None  # which trained it; None before the first update
+    threads: int | None  # with which it trained
     losses: Tensor  # of every update so far, float32 (updates,)
     logged: int  # how many of them are in a mean that was logged
     configuration: str  # of the run, as JSON

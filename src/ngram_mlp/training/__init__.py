@@ -4,7 +4,7 @@ Machinery that knows no model, so that only a new engine needs a change here; it
 """
 
 from ngram_mlp.training.calls import Calls
-from ngram_mlp.training.engines import EagerEngine, Engine, EngineName, choose_engine
+from ngram_mlp.training.engines import Before, EagerEngine, Engine, EngineName, choose_engine
 from ngram_mlp.training.optimizers import CannotFuseError
 
-__all__ = ["Calls", "CannotFuseError", "EagerEngine", "Engine", "EngineName", "choose_engine"]
+__all__ = ["Before", "Calls", "CannotFuseError", "EagerEngine", "Engine", "EngineName", "choose_engine"]

@@ -1,26 +1,32 @@
-"""Compiling a training loop with torch.compile: the settings that were measured to pay off, and why they do."""
+"""Compiling an update: traced to a graph, its kernels written by inductor, its loop written here, all built by g++."""
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+import torch._inductor.config
 from torch import Tensor
-from torch._inductor.compile_fx import compile_fx
+from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._inductor.decomposition import select_decomp_table
+from torch.fx.experimental.proxy_tensor import make_fx
 
+from ngram_mlp.training.native import build, scratch_for, source_of
 from ngram_mlp.training.optimizers import CannotFuseError
+from ngram_mlp.training.program import Call, Plan
+from ngram_mlp.training.recording import Recording, record, recorded_kernels
 
 OPTIONS: dict[str, Any] = {
-    "cpp_wrapper": True,  # the whole loop in C++: Python is called once a chunk
     # Multiplies and adds in one instruction, which rounds once and so more accurately.
     "cpp.enable_floating_point_contract_flag": "fast",
     # Values of a unit (batch norm's divisions and roots) are computed once, not again for each example.
     "realize_opcount_threshold": 4,
-    "cpp_cache_precompile_headers": False,  # costs more than it saves for the one file that is compiled
+    "fallback_random": True,  # dropout draws the random numbers that it draws without compiling
+    "fx_graph_cache": False,  # it would keep code that records nothing
+    "graph_partition": False,
+    # The compiler tests each instruction set that the processor reports by building a program, which takes 6 s.
+    "cpp.vec_isa_ok": True,
 }
-# The compiler tests each instruction set that the processor reports by building a program, which takes 6 s.
-TRUSTING: dict[str, Any] = {"cpp.vec_isa_ok": True}
 
 # Rational approximation of tanh (Eigen's and XLA's coefficients), of odd and even powers, highest first.
 TANH_LIMIT = 7.90531110763549805
@@ -53,25 +59,56 @@ def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
     return value
 
 
-def compile_loop(loop: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[..., Any]:
-    """`loop`, compiled by a call with these arguments for their shapes; raises a CannotFuseError where that fails."""
+def compile_update(
+    update: Callable[..., None], still: Sequence[Tensor], moving: Sequence[Tensor], folder: Path
+) -> tuple[Path, Plan]:
+    """Compiles an update for tensors of these shapes.
+
+    Args:
+        update: called with lists of tensors, `still` and one minibatch of each of `moving`; writes into them in place.
+        still: what stays from one minibatch to the next: parameters, buffers, optimizer state.
+        moving: tensors whose first dimension counts minibatches.
+        folder: where the library goes.
+
+    Returns:
+        The library and its plan, from which a `Program` is made.
+
+    Raises:
+        CannotFuseError: the update cannot be compiled here.
+    """
+    # Storages of their own, so that an address tells which tensor it belongs to.
+    inputs = [torch.empty_like(tensor) for tensor in (*still, *(tensor[0] for tensor in moving))]
     try:
-        with suppress(torch._inductor.exc.CppCompileError):  # an old compiler, perhaps, for a new processor
-            return _compile(loop, arguments, OPTIONS | TRUSTING)
-        return _compile(loop, arguments, OPTIONS)
+        with torch.random.fork_rng(devices=[]):  # the compiler draws random numbers, too
+            recording = _record(lambda *all: update(list(all[: len(still)]), list(all[len(still) :])), inputs)
+        advance = [0] * len(still) + [tensor[0].numel() * tensor.itemsize for tensor in moving]
+        advance += [0] * len(recording.constants)
+        calls = tuple(step for step in recording.steps if isinstance(step, Call))
+        scratch = max(map(scratch_for, recording.steps), default=0)
+        plan = Plan(recording.arena + scratch, tuple(advance), tuple(recording.constants), calls)
+        with torch._inductor.config.patch(OPTIONS):
+            return build(source_of(recording, plan), folder), plan
+    except CannotFuseError:
+        raise
     except Exception as error:  # the compiler's exceptions are of many kinds
         reason = next(iter(str(error).strip().splitlines()), "")
         raise CannotFuseError(f"the network cannot be compiled here ({type(error).__name__}: {reason})") from error
 
 
-def _compile(loop: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Callable[..., Any]:
-    def backend(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
-        table = {**select_decomp_table(), torch.ops.aten.tanh.default: fast_tanh}
-        return compile_fx(graph, inputs, config_patches=options, decompositions=table)
+def _record(update: Callable[..., None], inputs: list[Tensor]) -> Recording:
+    compiled: Any = None
 
-    compiled: Callable[..., Any] = torch.compile(loop, fullgraph=True, dynamic=False, backend=backend)
-    # Several engines in a process share the code of `loop`, and each of them is compiled.
-    limits = torch._dynamo.config.patch(recompile_limit=1_000, accumulated_recompile_limit=1_000)
-    with limits, torch.random.fork_rng(devices=[]):  # the compiler draws random numbers, too
-        compiled(*arguments)
-    return compiled
+    def note(graph: Any, examples: Any, **options: Any) -> Any:
+        nonlocal compiled
+        compiled = compile_fx_inner(graph, examples, **options)
+        return compiled
+
+    def returning_nothing(*tensors: Tensor) -> tuple[()]:
+        update(*tensors)
+        return ()
+
+    table = {**select_decomp_table(), torch.ops.aten.tanh.default: fast_tanh}
+    with torch.no_grad(), recorded_kernels():
+        graph = make_fx(returning_nothing, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
+        compile_fx(graph, inputs, inner_compile=note, config_patches=OPTIONS, decompositions=table)
+        return record(compiled.current_callable, inputs, list((compiled.constants or {}).values()))

@@ -1,8 +1,11 @@
 """Engines perform the updates of a chunk: here are the one in plain PyTorch, and the choice of an engine."""
 
+import copy
 import logging
-import os
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Literal, Protocol
@@ -11,21 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler
 
 from ngram_mlp.errors import UserError
 from ngram_mlp.training.optimizers import CannotFuseError, has_step_hooks
 from ngram_mlp.training.processes import average, processes
+from ngram_mlp.training.threads import candidates, use_fastest
 from ngram_mlp.training.updates import PLAIN, UpdateRule
 
 log = logging.getLogger(__name__)
 
 EngineName = Literal["auto", "fused", "eager", "lightning"]
-# Compiling takes about 10 s the first time, 4 s from the compiler's cache, and saves about 0.3 ms per update.
-PAYS_FROM = 20_000
-# The multiplications in a forward pass from which two threads were faster than one.
-EAGER_SHARES_FROM = 3_000_000
-FUSED_SHARES_FROM = 50_000_000
+# The updates of a trial.
+TRIAL_UPDATES = 3
 
 
 class Engine(Protocol):
@@ -92,6 +93,51 @@ class EagerEngine:
         return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
 
 
+@dataclass(frozen=True)
+class Before:
+    """How a run was trained before an interruption; it goes on so, as engines and threads differ in the last bits."""
+
+    engine: str
+    threads: int | None
+
+
+class Trial:
+    """A few updates by the eager engine, on copies: what compiled code is compared with, and how long they take."""
+
+    def __init__(
+        self, network: nn.Module, optimizer: Optimizer, rule: UpdateRule, contexts: Tensor, targets: Tensor
+    ) -> None:
+        network, optimizer = copy.deepcopy((network, optimizer))
+        minibatches = TRIAL_UPDATES * rule.minibatches
+        self.contexts, self.targets = contexts[:minibatches], targets[:minibatches]
+        self.count = len(self.contexts)
+        alone = UpdateRule(rule.minibatches, rule.clip, rule.clip_by)  # averages are not copied
+        self._engine = EagerEngine(network, optimizer, ConstantLR(optimizer, factor=1.0), alone)
+        with self.same_random_numbers():
+            self.losses = self.run()
+
+    def run(self) -> Tensor:
+        """The losses of the updates; the copies go on from where they are."""
+        return self._engine.run(self.contexts, self.targets, 0)
+
+    def seconds(self) -> float:
+        """How long an update takes: the shortest of a few, so that nothing else is counted."""
+        times = []
+        for _ in range(TRIAL_UPDATES):
+            started = time.perf_counter()
+            updates = len(self.run())
+            times.append((time.perf_counter() - started) / updates)
+        return min(times)
+
+    @staticmethod
+    @contextmanager
+    def same_random_numbers() -> Iterator[None]:
+        """Within, dropout draws what it drew for `losses`, and nothing from the stream of the training."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            yield
+
+
 def choose_engine(
     wanted: EngineName,
     network: nn.Module,
@@ -99,54 +145,54 @@ def choose_engine(
     scheduler: LRScheduler,
     chunk: tuple[Tensor, Tensor],
     updates_left: int,
-    before: str | None = None,
+    before: Before | None = None,
     rule: UpdateRule = PLAIN,
 ) -> Engine:
     """The wanted engine; `auto` is fused where that works and pays off, else eager, and one line is logged about it.
 
-    It also sets torch's number of threads to the one that the engine is fastest with. The minibatches of all chunks
-    have the shapes of those in `chunk`. A resumed run stays with the engine that trained `before`, as the engines
-    differ in the last bits. Raises a UserError where `fused` is wanted and does not work.
+    It also has torch use the number of threads that the engine is fastest with. The minibatches of all chunks have the
+    shapes of those in `chunk`. Raises a UserError where `fused` is wanted and does not work.
     """
-    multiplications = multiplications_in(network, chunk[0].shape[1])
-    against = None if wanted == "fused" else _reason_against_fused(wanted, chunk[0].device.type, updates_left, before)
+    threads = before.threads if before else None
+    against = "as asked" if wanted == "eager" else None
+    if wanted == "auto" and before is not None and before.engine != "fused":
+        against = "as before the interruption"
     if against is None:
-        from ngram_mlp.training.fused import FusedEngine  # here, since the compiler takes seconds to import
+        from ngram_mlp.training.fused import FusedEngine  # here, since it imports this module
 
-        threads = torch.get_num_threads()
-        limit_threads(multiplications, FUSED_SHARES_FROM)  # now, since the compiled code depends on it
+        present = torch.get_num_threads()
         try:
             fused = FusedEngine(network, optimizer, scheduler, rule)
-            fused.compile(*chunk)
-            return fused
+            pays_from = fused.pays_from(*chunk) if wanted == "auto" and before is None else 0
+            if updates_left < pays_from:
+                against = f"compiling pays from {pays_from:,} updates on, {updates_left:,} are to come"
+            if against is None:
+                fused.compile(*chunk, candidates(network, chunk[0].shape[1], threads))
+                return fused
         except CannotFuseError as error:
             if wanted == "fused":
                 raise UserError(f"{error}; use auto or eager", engine="fused") from error
             against = str(error)
-            torch.set_num_threads(threads)
+            torch.set_num_threads(present)
     log.info("engine  eager: %s", against)
-    limit_threads(multiplications)
+    use_fastest_threads(network, chunk[0][0], chunk[1][0], threads)
     return EagerEngine(network, optimizer, scheduler, rule)
 
 
-def _reason_against_fused(wanted: EngineName, device: str, updates_left: int, before: str | None) -> str | None:
-    if wanted == "eager":
-        return "as asked"
-    if device != "cpu":
-        return f"compiling was only tested on the CPU, this is {device}; engine fused tries it here"
-    if before is not None:
-        return None if before == "fused" else "as before the interruption"
-    if updates_left < PAYS_FROM:
-        return f"compiling pays from {PAYS_FROM:,} updates on, {updates_left:,} are to come"
-    return None
+def use_fastest_threads(network: nn.Module, contexts: Tensor, targets: Tensor, before: int | None) -> int:
+    """Has torch use the number of threads with which a minibatch's gradient takes the shortest time; returns it.
 
+    Args:
+        network: which is to be trained.
+        contexts: of a minibatch, (B, T).
+        targets: of a minibatch, (B,).
+        before: the number of a run that goes on.
+    """
+    numbers = candidates(network, len(targets), before)
+    network = copy.deepcopy(network) if len(numbers) > 1 else network
 
-def multiplications_in(network: nn.Module, batch_size: int) -> int:
-    """About how many multiplications a forward pass on a minibatch takes."""
-    return batch_size * sum(parameter.numel() for parameter in network.parameters())
+    def trial(_: int) -> None:
+        torch.autograd.backward(F.cross_entropy(network(contexts), targets))
 
-
-def limit_threads(multiplications: int, shares_from: int = EAGER_SHARES_FROM) -> None:
-    """Lets torch use one thread where an update is too small for several; a number set in the environment stays."""
-    if multiplications < shares_from and not os.environ.keys() & {"OMP_NUM_THREADS", "MKL_NUM_THREADS"}:
-        torch.set_num_threads(1)
+    with torch.random.fork_rng(devices=[]):
+        return use_fastest(numbers, trial)

@@ -1,43 +1,40 @@
-"""The fused engine: the updates of a chunk, compiled into one loop in C++."""
+"""The fused engine: an update compiled to native code, which performs all updates of a chunk in one call."""
 
 import logging
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._higher_order_ops.while_loop import while_loop
-from torch.func import functional_call, grad_and_value
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils._pytree import tree_map
 
-from ngram_mlp.training.compiler import compile_loop
-from ngram_mlp.training.optimizers import CannotFuseError, State, create_state, formula_of
+from ngram_mlp.training import library
+from ngram_mlp.training.engines import Trial
+from ngram_mlp.training.optimizers import CannotFuseError
 from ngram_mlp.training.processes import processes
+from ngram_mlp.training.program import Program
 from ngram_mlp.training.schedules import changes_more_than_the_learning_rate, upcoming_rates
-from ngram_mlp.training.trainer import longest_chunk
+from ngram_mlp.training.structure import is_known, sources_of
+from ngram_mlp.training.threads import use_fastest
+from ngram_mlp.training.traced import TracedUpdate
 from ngram_mlp.training.updates import PLAIN, UpdateRule
 
 log = logging.getLogger(__name__)
 
-Tensors = dict[str, Tensor]
-Groups = list[Tensor]  # named, since the compiler cannot trace subscripted types inside compiled code
-States = list[State]
-Averages = list[tuple[Groups, Tensors]]  # parameters and buffers of each moving average
-Carry = tuple[Tensor, Tensor, Groups, States, Tensors, Groups, Averages]
+TOLERANCE = 1e-3  # of the losses of a trial, relative
 
 
 class FusedEngine:
-    """Performs the same updates as `EagerEngine`, up to float32 rounding, and several times as fast.
+    """Performs the same updates as `EagerEngine`, up to float32 rounding, and many times as fast.
 
-    A whole chunk is one call of a compiled `while_loop`: its carry holds parameters, buffers (running statistics) and
-    optimizer state, its body is `torch.func.grad_and_value` of the network and the optimizer's formula, for one
-    minibatch. The number of minibatches is data, so a shorter chunk needs no further compilation, and a run has the
-    same bits however it is cut. Each chunk reads and writes parameters, buffers, optimizer state and averages where
-    they always live. What cannot be fused raises a CannotFuseError.
+    One update (the gradient of the loss, clipping, the optimizer's formula, running statistics, averages) is compiled
+    for one minibatch. It works in place, on parameters, buffers, optimizer state and averages where they always live,
+    and native code repeats it for each minibatch of a chunk; so a run has the same bits however it is cut. What cannot
+    be fused raises a CannotFuseError.
     """
 
     name = "fused"
@@ -54,196 +51,115 @@ class FusedEngine:
         self._optimizer = optimizer
         self._scheduler = scheduler
         self._rule = rule
-        self._formula = formula_of(optimizer)
-        name_of = {id(parameter): name for name, parameter in network.named_parameters() if parameter.requires_grad}
-        groups = optimizer.param_groups
-        self._names = [[name_of[id(p)] for p in group["params"] if id(p) in name_of] for group in groups]
-        if not all(self._names):
-            raise CannotFuseError("a parameter group holds nothing of the network that can be trained")
-        self._parameters = {name: network.get_parameter(name) for names in self._names for name in names}
-        self._loop: Callable[..., Carry] | None = None
+        self._update = TracedUpdate(network, optimizer, rule)
+        self._program: Program | None = None
+        self._description: list[Any] = []  # of what the program was compiled for
 
-    def compile(self, contexts: Tensor, targets: Tensor) -> None:
-        """Compiles the loop for minibatches of these shapes, by a call that performs no update."""
-        log.info("engine  fused: compiling ...")
-        started = time.perf_counter()
-        create_state(self._optimizer)
-        self._options = self._read_options()
-        rates = torch.zeros(len(contexts), len(self._names))
-        shares = torch.zeros(len(contexts), len(self._rule.averages))
-        self._loop = compile_loop(self._train, self._arguments(contexts, targets, rates, shares, 0))
-        log.info("engine  fused: compiled in %.1f s", time.perf_counter() - started)
+    def pays_from(self, contexts: Tensor, targets: Tensor) -> int:
+        """The number of updates from which on compiling saves time on this machine; 0 if it was done before."""
+        key = self._key(self._update.description(), contexts, targets, threads=1)
+        if key is not None and library.has(key):
+            return 0
+        trial = Trial(self._network, self._optimizer, self._rule, contexts, targets)
+        return int(library.seconds_to_compile() / trial.seconds())  # beside an eager update, a fused one is short
+
+    def compile(self, contexts: Tensor, targets: Tensor, threads: Sequence[int] = ()) -> None:
+        """Compiles an update for minibatches of these shapes, or loads it; tries it on copies, and performs none.
+
+        Args:
+            contexts: of a chunk, (K, B, T).
+            targets: of a chunk, (K, B).
+            threads: the numbers of threads to choose from; by default torch's present one.
+        """
+        if contexts.device.type != "cpu":
+            raise CannotFuseError(f"it compiles for the CPU only, this is {contexts.device.type}")
+        self._description = self._update.description()
+        trial = Trial(self._network, self._optimizer, self._rule, contexts, targets)
+        minibatches = self._minibatches_of(trial)
+        programs = {}
+        for number in threads or [torch.get_num_threads()]:
+            torch.set_num_threads(number)
+            programs[number] = self._program_for(
+                trial, minibatches, self._key(self._description, contexts, targets, number)
+            )
+        copies = [*self._copies(), *minibatches]
+        self._program = programs[use_fastest(list(programs), lambda number: programs[number].run(copies, trial.count))]
 
     def run(self, contexts: Tensor, targets: Tensor, first: int) -> Tensor:
-        assert self._loop is not None
-        losses = []
-        self._options = self._read_options()
-        capacity, each = self._capacity(contexts), self._rule.minibatches
-        for part, target in zip(contexts.split(capacity), targets.split(capacity), strict=True):  # type: ignore[no-untyped-call]
-            updates = len(part) // each
-            rates = upcoming_rates(self._optimizer, self._scheduler, updates)
-            shares = [average.shares(first, updates) for average in self._rule.averages]
-            at_minibatches = torch.zeros(len(part), len(shares))
-            if shares:
-                at_minibatches[each - 1 :: each] = torch.stack(shares, dim=1)
-            arguments = self._arguments(part, target, rates.repeat_interleave(each, 0), at_minibatches, len(part))
-            carry = self._loop(*arguments)
-            self._write_back(*carry[2:])
-            losses.append(carry[1][: len(part)])
-            for average, moved in zip(self._rule.averages, shares, strict=True):
-                average.moved(first, moved)
-            first += updates
+        if self._program is None or self._update.description() != self._description:
+            self.compile(contexts, targets)
+        assert self._program is not None
+        updates = len(contexts) // self._rule.minibatches
+        rates = upcoming_rates(self._optimizer, self._scheduler, updates)
+        shares = [average.shares(first, updates) for average in self._rule.averages]
+        minibatches = self._minibatches(contexts, targets, rates, shares)
+        self._program.run([*self._update.still(), *minibatches], len(contexts))
+        for average, moved in zip(self._rule.averages, shares, strict=True):
+            average.moved(first, moved)
         self.lr = float(rates[-1, 0])
-        stacked = torch.cat(losses)
-        return stacked if each == 1 else stacked.view(-1, each).mean(1)
+        return self._by_update(minibatches[-1])
 
-    def _train(
-        self, groups: Groups, states: States, buffers: Tensors, sums: Groups, averages: Averages, *chunk: Tensor
-    ) -> Carry:
-        """The loop that is compiled: trains on the first `count` minibatches of the chunk."""
-        contexts, targets, rates, shares, count = chunk
+    def _minibatches(self, contexts: Tensor, targets: Tensor, rates: Tensor, shares: Sequence[Tensor]) -> list[Tensor]:
+        """What a chunk gives the update for each of its minibatches; the last tensor is for their losses."""
+        each, count = self._rule.minibatches, len(contexts)
+        ends = torch.arange(1, count + 1) % each == 0
+        of_averages = torch.zeros(count, len(shares))
+        if shares:
+            of_averages[ends] = torch.stack(list(shares), dim=1)
+        losses = torch.zeros(count, dtype=torch.get_default_dtype())
+        rates = rates.repeat_interleave(each, 0)
+        return [contexts.contiguous(), targets.contiguous(), rates.contiguous(), of_averages, ends, losses]
 
-        def unfinished(number: Tensor, *_: Any) -> Tensor:
-            return number < count
-
-        def body(number: Tensor, losses: Tensor, *carried: Any) -> Carry:
-            index: Any = number.item()
-            torch._check(index >= 0)  # type: ignore[no-untyped-call]
-            torch._check(index < len(contexts))  # type: ignore[no-untyped-call]
-            at_index = [tensor.select(0, index) for tensor in (contexts, targets, rates, shares)]
-            loss, after = self._train_on(number, *carried, *at_index)
-            losses = losses.clone()
-            losses.select(0, index).copy_(loss)
-            return number + 1, losses, *after
-
-        losses = torch.zeros(len(contexts), device=contexts.device)
-        start = torch.zeros((), dtype=torch.int64, device=contexts.device)
-        carry: Carry = (start, losses, groups, states, buffers, sums, averages)
-        return while_loop(unfinished, body, carry)  # type: ignore[no-any-return, no-untyped-call]
-
-    def _train_on(
-        self,
-        number: Tensor,
-        groups: Groups,
-        states: States,
-        buffers: Tensors,
-        sums: Groups,
-        averages: Averages,
-        contexts: Tensor,
-        targets: Tensor,
-        rates: Tensor,
-        shares: Tensor,
-    ) -> tuple[Tensor, tuple[Groups, States, Tensors, Groups, Averages]]:
-        """The loss of minibatch `number` of a chunk, and all that is carried on to the next one."""
-        differentiate = grad_and_value(self._loss, has_aux=True)
-        by_name, (loss, buffers) = differentiate(self._views(groups), buffers, contexts, targets)
-        gradients, each = [_flat(by_name, names) for names in self._names], self._rule.minibatches
-        if each == 1:
-            groups, states = self._step(groups, states, self._rule.clipped(gradients), rates)
-        else:  # the minibatches before an update's last one change nothing but the sums
-            sums = [before + gradient / each for before, gradient in zip(sums, gradients, strict=True)]
-            ends_update = (number + 1) % each == 0
-            stepped = self._step(groups, states, self._rule.clipped(sums), rates)
-            groups, states = _where(ends_update, stepped, (groups, states))
-            sums = [gradient * ~ends_update for gradient in sums]
-        if averages:
-            averages = self._averaged(averages, groups, buffers, shares)
-        return loss, (groups, states, buffers, sums, averages)
-
-    def _step(self, groups: Groups, states: States, gradients: Groups, rates: Tensor) -> tuple[Groups, States]:
-        """Parameters and optimizer state after a step."""
-        inputs = zip(groups, gradients, states, rates, self._options, strict=True)
-        stepped = [self._formula(*values) for values in inputs]
-        return [values for values, _ in stepped], [state for _, state in stepped]
-
-    def _averaged(self, averages: Averages, groups: Groups, buffers: Tensors, shares: Tensor) -> Averages:
-        """The averages, moved towards parameters and buffers by their shares; a share of 0 leaves one as it is."""
-        moved: Averages = []
-        for (old, old_buffers), average, share in zip(averages, self._rule.averages, shares.unbind(0), strict=True):
-            of_buffers = share if average.of_buffers else share.sign()
-            new = [_mixed(value, towards, share) for value, towards in zip(old, groups, strict=True)]
-            moved.append((new, {name: _mixed(value, buffers[name], of_buffers) for name, value in old_buffers.items()}))
-        return moved
-
-    def _loss(self, parameters: Tensors, buffers: Tensors, minibatch: Tensor, target: Tensor) -> tuple[Tensor, Tensors]:
-        # The forward pass changes buffers in place: here, copies that it hands on to the next update.
-        buffers = {name: buffer.clone() for name, buffer in buffers.items()}
-        logits = functional_call(self._network, (parameters, buffers), (minibatch,))
-        return F.cross_entropy(logits, target), buffers
-
-    def _read_options(self) -> list[dict[str, Any]]:
-        """The options of the parameter groups that are compiled in: changing one means compiling again."""
-        own = {"params", "lr", "initial_lr"}
-        groups = self._optimizer.param_groups
-        return [{key: value for key, value in group.items() if key not in own} for group in groups]
-
-    def _views(self, groups: Groups) -> Tensors:
-        """The parameters by name, as views of the flat tensors of their groups."""
-        views = {}
-        for values, names in zip(groups, self._names, strict=True):
-            sizes = [self._parameters[name].numel() for name in names]
-            for name, part in zip(names, values.split(sizes), strict=True):  # type: ignore[no-untyped-call]
-                views[name] = part.view(self._parameters[name].shape)
-        return views
-
-    def _arguments(
-        self, contexts: Tensor, targets: Tensor, rates: Tensor, shares: Tensor, count: int
-    ) -> tuple[Any, ...]:
-        """The arguments of `_train`: parameters and optimizer state, a flat tensor per group; buffers; the chunk."""
-        # A step on a flat tensor is one operation for all parameters of a group: faster to run and to compile.
-        groups = [_flat(self._parameters, names).detach() for names in self._names]
-        states = []
-        for names in self._names:
-            parts = [self._optimizer.state[self._parameters[name]] for name in names]
-            state = {key: value for key, value in parts[0].items() if isinstance(value, Tensor)}
-            for key, value in state.items():
-                if value.dim():  # a scalar, Adam's count of steps, is the same for all
-                    state[key] = torch.cat([part[key].flatten() for part in parts])
-            states.append(state)
+    def _by_update(self, losses: Tensor) -> Tensor:
         each = self._rule.minibatches
-        sums = [torch.zeros_like(values) for values in groups] if each > 1 else []
-        averages = []
-        for average in self._rule.averages:
-            of_average = {name: average.network.get_parameter(name) for name in self._parameters}
-            flat = [_flat(of_average, names).detach() for names in self._names]
-            averages.append((flat, dict(average.network.named_buffers())))
-        chunk = [contexts, targets, rates.to(contexts.device, torch.float64), shares.to(contexts.device)]
-        if missing := self._capacity(contexts) - len(contexts):  # the loop is compiled for one shape
-            chunk = [torch.cat([tensor, tensor.new_zeros(missing, *tensor.shape[1:])]) for tensor in chunk]
-        return groups, states, dict(self._network.named_buffers()), sums, averages, *chunk, torch.tensor(count)
+        return losses if each == 1 else losses.view(-1, each).mean(1)
 
-    def _capacity(self, contexts: Tensor) -> int:
-        """The minibatches for which the loop is compiled: so many whole updates."""
-        each = self._rule.minibatches
-        return max(1, longest_chunk(contexts.shape[1]) // each) * each
+    def _key(self, description: list[Any], contexts: Tensor, targets: Tensor, threads: int) -> str | None:
+        """Under which the compiled code is kept; None if it depends on what cannot be told to the next process."""
+        sources = sources_of(self._network)
+        if sources is None or not is_known(description):
+            return None
+        shapes = [(str(tensor.dtype), list(tensor.shape[1:])) for tensor in (contexts, targets)]
+        return library.key_of([description, shapes, sources, threads])
 
-    @torch.no_grad()
-    def _write_back(self, groups: Groups, states: States, buffers: Tensors, _: Groups, averages: Averages) -> None:
-        self._write(self._network, groups, buffers)
-        for names, state in zip(self._names, states, strict=True):
-            for key, values in state.items():
-                own_values = [self._optimizer.state[self._parameters[name]][key] for name in names]
-                parts = values.split([own.numel() for own in own_values]) if values.dim() else [values] * len(names)  # type: ignore[no-untyped-call]
-                for own_value, part in zip(own_values, parts, strict=True):
-                    own_value.copy_(part.view(own_value.shape))
-        for average, of_average in zip(self._rule.averages, averages, strict=True):
-            self._write(average.network, *of_average)
+    def _program_for(self, trial: Trial, minibatches: list[Tensor], key: str | None) -> Program:
+        """A program for torch's present number of threads, kept or newly compiled."""
+        started = time.perf_counter()
+        program = None if key is None else library.load(key)
+        if program is not None and self._difference(program, trial, minibatches) is None:
+            log.info("engine  fused: compiled before, loaded in %.1f s", time.perf_counter() - started)
+            return program
+        log.info("engine  fused: compiling ...")
+        from ngram_mlp.training.compiler import compile_update  # here, since the compiler takes seconds to import
 
-    def _write(self, network: nn.Module, groups: Groups, buffers: Tensors) -> None:
-        for name, value in self._views(groups).items():
-            network.get_parameter(name).copy_(value)
-        for name, value in buffers.items():
-            network.get_buffer(name).copy_(value)
+        with tempfile.TemporaryDirectory() as folder:
+            code, plan = compile_update(self._update, self._update.still(), minibatches, Path(folder))
+            program = Program(code, plan)
+            if self._update.description() != self._description:
+                raise CannotFuseError("the forward pass changes an attribute of the network")
+            if difference := self._difference(program, trial, minibatches):
+                raise CannotFuseError(difference)
+            seconds = time.perf_counter() - started
+            if key is not None:
+                library.save(key, code, plan, seconds)
+        log.info("engine  fused: compiled in %.1f s", seconds)
+        return program
 
+    def _difference(self, program: Program, trial: Trial, minibatches: list[Tensor]) -> str | None:
+        """What is wrong where compiled updates, of copies, have other losses than a trial, else None."""
+        with trial.same_random_numbers():
+            program.run([*self._copies(), *minibatches], trial.count)
+        found, expected = self._by_update(minibatches[-1]), trial.losses
+        if torch.allclose(found, expected.to(found.dtype), rtol=TOLERANCE, atol=0.0, equal_nan=True):
+            return None
+        return f"compiled, the first updates have the losses {found.tolist()}, not {expected.tolist()}"
 
-def _flat(tensors: Mapping[str, Tensor], names: list[str]) -> Tensor:
-    return torch.cat([tensors[name].flatten() for name in names])
+    def _minibatches_of(self, trial: Trial) -> list[Tensor]:
+        """The minibatches of a trial, with the present learning rates, and averages that stay as they are."""
+        updates = trial.count // self._rule.minibatches
+        rates = torch.tensor([group["lr"] for group in self._optimizer.param_groups], dtype=torch.float64)
+        shares = [torch.zeros(updates) for _ in self._rule.averages]
+        return self._minibatches(trial.contexts, trial.targets, rates.expand(updates, -1), shares)
 
-
-def _where(condition: Tensor, new: Any, old: Any) -> Any:
-    """Nested tensors, all new or all old."""
-    return tree_map(lambda one, other: torch.where(condition, one, other), new, old)
-
-
-def _mixed(value: Tensor, towards: Tensor, share: Tensor) -> Tensor:
-    return ((1 - share) * value + share * towards).to(value.dtype)
+    def _copies(self) -> list[Tensor]:
+        return [tensor.clone() for tensor in self._update.still()]

@@ -5,12 +5,13 @@ import sys
 from collections import OrderedDict
 from typing import Any
 
+import torch
 from pytorch_lightning.loops.optimization.automatic import _AutomaticOptimization
 from torch.optim import Optimizer
 
 from ngram_mlp.errors import UserError
 from ngram_mlp.training.calls import Calls, calls_of_all, why_not_chunks
-from ngram_mlp.training.engines import Engine, EngineName, choose_engine
+from ngram_mlp.training.engines import Before, Engine, EngineName, choose_engine
 from ngram_mlp.training.trainer import (
     Chunking,
     advance_counters,
@@ -32,10 +33,10 @@ class ChunkLoop(_AutomaticOptimization):
     Args:
         trainer: which trains.
         wanted: the engine that was asked for; the first chunk decides.
-        before: the engine that trained before an interruption.
+        before: how the run was trained before an interruption.
     """
 
-    def __init__(self, trainer: Any, wanted: EngineName, before: str | None) -> None:
+    def __init__(self, trainer: Any, wanted: EngineName, before: Before | None) -> None:
         super().__init__(trainer)
         self._wanted = wanted
         self._before = before
@@ -47,11 +48,11 @@ class ChunkLoop(_AutomaticOptimization):
         contexts, targets = kwargs["batch"]
         if contexts.dim() == 2:  # a chunk of one minibatch
             contexts, targets = contexts[None], targets[None]
-        if self._engine is None:
-            self._engine = self._choose_engine((contexts, targets), optimizer)
-            model.engine_name = self._engine.name
-            begin_counters(trainer)
         with trainer.profiler.profile("run_chunk"), trainer.precision_plugin.train_step_context():
+            if self._engine is None:
+                self._engine = self._choose_engine((contexts, targets), optimizer)
+                model.engine_name, model.threads = self._engine.name, torch.get_num_threads()
+                begin_counters(trainer)
             losses = self._engine.run(contexts, targets, trainer.global_step)
         model._current_fx_name = "training_step"  # in which Lightning lets a model log
         model.record(losses, self._engine.lr)
@@ -68,13 +69,13 @@ class ChunkLoop(_AutomaticOptimization):
         return choose_engine(self._wanted, network, optimizer, scheduler, chunk, left, self._before, rule)
 
 
-def choose_loop(trainer: Any, wanted: EngineName, before: str | None, module_class: type, data_class: type) -> None:
+def choose_loop(trainer: Any, wanted: EngineName, before: Before | None, module_class: type, data_class: type) -> None:
     """Installs the loop with which a trainer trains: of chunks where nobody wants a call at every update.
 
     Args:
         trainer: whose optimizers and callbacks are set up.
         wanted: the engine that was asked for.
-        before: the engine that trained before an interruption.
+        before: how the run was trained before an interruption.
         module_class: whose hooks a model may override.
         data_class: whose hooks data may override.
 

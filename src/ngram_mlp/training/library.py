@@ -1,0 +1,113 @@
+"""Compiled updates on disk, so that the next run with the same update starts at once."""
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import shutil
+import stat
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ngram_mlp.training.program import Call, Place, Plan, Program
+
+log = logging.getLogger(__name__)
+
+CODE, PLAN, SECONDS = "update.so", "plan.pt", "seconds_to_compile"
+
+
+def folder() -> Path:
+    """Where compiled updates are kept: `NGRAM_MLP_CACHE_DIR`, or a folder among the user's caches."""
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("NGRAM_MLP_CACHE_DIR") or Path(caches) / "ngram_mlp")
+
+
+def key_of(described: Any) -> str:
+    """The name under which the code of an update is kept.
+
+    It depends on the description, on this package's sources, and on what else decides about compiled code: torch's
+    build, the processor and the precision.
+    """
+    surroundings = {
+        "torch": (torch.__version__, torch.version.git_version),
+        "processor": (platform.machine(), torch.backends.cpu.get_cpu_capability(), _instructions()),
+        "precision": (
+            str(torch.get_default_dtype()),
+            torch.is_autocast_enabled("cpu") and str(torch.get_autocast_dtype("cpu")),
+            torch.get_float32_matmul_precision(),
+            torch.are_deterministic_algorithms_enabled(),
+        ),
+        "sources": [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))],
+    }
+    return hashlib.sha256(json.dumps([described, surroundings], default=str).encode()).hexdigest()[:32]
+
+
+def has(key: str) -> bool:
+    """Whether there is a program under a key."""
+    return (folder() / key / PLAN).exists()
+
+
+def seconds_to_compile() -> float:
+    """How long compiling took here the last time, or where it never did, about how long it takes."""
+    with suppress(OSError, ValueError):
+        return float((folder() / SECONDS).read_text(encoding="utf-8"))
+    return 8.0
+
+
+def load(key: str) -> Program | None:
+    """The program kept under a key, or None where there is none that can be trusted."""
+    place = folder() / key
+    if not (is_private(place.parent) and is_private(place)):
+        return None
+    try:
+        with torch.serialization.safe_globals([Plan, Place, Call]):
+            content = torch.load(place / PLAN, weights_only=True)
+        intact = content["sha256"] == _digest(place / CODE)
+        return Program(place / CODE, content["plan"]) if intact else None
+    except Exception:  # cut short, or written by another version: as good as none
+        return None
+
+
+def save(key: str, code: Path, plan: Plan, seconds: float) -> None:
+    """Keeps a library that took so long to compile and its plan; where that is impossible, a line is logged."""
+    try:
+        folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not is_private(folder()):
+            raise PermissionError(f"{folder()} can be read or written by others")
+        with tempfile.TemporaryDirectory(dir=folder()) as temporary:
+            new = Path(temporary) / key
+            new.mkdir(mode=0o700)
+            shutil.copy(code, new / CODE)
+            torch.save({"plan": plan, "sha256": _digest(code)}, new / PLAN)
+            shutil.rmtree(folder() / key, ignore_errors=True)
+            new.rename(folder() / key)
+        (folder() / SECONDS).write_text(f"{seconds:.1f}", encoding="utf-8")
+    except Exception as error:  # of the file system, or of an argument that torch.save does not know
+        log.info("engine  fused: the compiled code is not kept for the next run: %s", error)
+
+
+def is_private(path: Path) -> bool:
+    """Whether a path is a folder of the user's own, which nobody else can read or write: a library is a program."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    if not hasattr(os, "getuid"):  # no owners and modes of this kind
+        return stat.S_ISDIR(found.st_mode)
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _instructions() -> str:
+    """The instruction sets of the processor, as the operating system lists them."""
+    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
+        return next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+    return platform.processor()

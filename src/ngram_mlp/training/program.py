@@ -1,0 +1,117 @@
+"""A compiled update, ready to run: native code, and the plan of the memory that it works on."""
+
+import ctypes
+import functools
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ARENA = -1  # the memory of everything that an update computes on the way
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor lies: in the arena or in an input, from a byte on."""
+
+    memory: int  # the number of the input, or ARENA
+    offset: int
+    dtype: torch.dtype
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Call:
+    """An operator of torch that native code has torch call: its name, its arguments, and where its results go."""
+
+    operator: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    results: tuple[Place, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What native code needs beside itself.
+
+    Args:
+        arena: bytes.
+        advance: bytes by which each input moves from one minibatch to the next, 0 for what stays.
+        constants: the last inputs, which come with the code.
+        calls: the operators that the code has torch call.
+    """
+
+    arena: int
+    advance: tuple[int, ...]
+    constants: tuple[Tensor, ...] = ()
+    calls: tuple[Call, ...] = field(default=())
+
+
+class Program:
+    """Performs updates: reads and writes the tensors that it is given, in place, for one minibatch after the other."""
+
+    def __init__(self, library: Path, plan: Plan) -> None:
+        self._plan = plan
+        self._arena = torch.empty(plan.arena, dtype=torch.uint8)
+        self._code = ctypes.CDLL(str(library)).run_updates
+        self._code.restype = ctypes.c_char_p
+        self._callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int64, ctypes.c_int64)(self._call)
+        self._operators = [_operator(call.operator) for call in plan.calls]
+        self._error: BaseException | None = None
+
+    def run(self, inputs: Sequence[Tensor], count: int) -> None:
+        """Performs `count` updates on inputs of the shapes and dtypes for which the code was compiled."""
+        self._inputs = [*inputs, *self._plan.constants]
+        pointers = (ctypes.c_void_p * len(self._inputs))(*(tensor.data_ptr() for tensor in self._inputs))
+        message = self._code(pointers, ctypes.c_void_p(self._arena.data_ptr()), ctypes.c_int64(count), self._callback)
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        if message is not None:
+            raise RuntimeError(message.decode())
+
+    def _call(self, number: int, minibatch: int) -> int:
+        """Called by native code: an operator of torch, on the present minibatch; 0 if that went well."""
+        call = self._plan.calls[number]
+        at = functools.partial(self._tensor_at, minibatch)
+        try:
+            with torch.no_grad():
+                found = self._operators[number](*_mapped(call.args, at), **_mapped(call.kwargs, at))
+                fresh = [value for value in _listed(found) if isinstance(value, Tensor)] if call.results else []
+                for place, value in zip(call.results, fresh, strict=True):
+                    at(place).copy_(value)
+        except BaseException as error:  # an exception cannot pass through native code
+            self._error = error
+            return 1
+        return 0
+
+    def _tensor_at(self, minibatch: int, place: Place) -> Tensor:
+        tensor, offset = self._arena, place.offset
+        if place.memory != ARENA:
+            tensor = self._inputs[place.memory]
+            offset += int(tensor.storage_offset()) * tensor.itemsize + minibatch * self._plan.advance[place.memory]
+        typed, storage = torch.empty(0, dtype=place.dtype), tensor.untyped_storage()
+        return typed.set_(storage, offset // typed.itemsize, place.size, place.stride)
+
+
+def _operator(name: str) -> Any:
+    return operator.attrgetter(name)(torch.ops)
+
+
+def _mapped(value: Any, at: Any) -> Any:
+    if isinstance(value, Place):
+        return at(value)
+    if isinstance(value, dict):
+        return {key: _mapped(item, at) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_mapped(item, at) for item in value]
+    return value
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]

@@ -1,0 +1,75 @@
+"""How many threads an update is computed with: measured where several might pay, and kept by a resumed run."""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+log = logging.getLogger(__name__)
+
+# The multiplications in a forward pass below which several threads were slower than one wherever this was measured.
+MIGHT_PAY_FROM = 1_000_000
+# How much faster several threads have to be: for less, two cores are not worth keeping busy.
+GAIN = 1.1
+# Seconds for which each number of threads is tried at a time, and how often. A scheduler's turns last some
+# milliseconds: what is tried for less may be lucky on a busy machine.
+TURN = 0.02
+TURNS = 3
+
+
+def multiplications_in(network: nn.Module, batch_size: int) -> int:
+    """About how many multiplications a forward pass on a minibatch takes."""
+    return batch_size * sum(parameter.numel() for parameter in network.parameters())
+
+
+def candidates(network: nn.Module, batch_size: int, before: int | None) -> list[int]:
+    """The numbers of threads that may be fastest; one alone where nothing is to be measured.
+
+    Args:
+        network: which is to be trained.
+        batch_size: the examples in a minibatch.
+        before: the number of a run that goes on, which would have other bits with another one.
+    """
+    present = torch.get_num_threads()
+    if os.environ.keys() & {"OMP_NUM_THREADS", "MKL_NUM_THREADS"}:  # the user's own
+        return [present]
+    if before is not None:
+        return [before]
+    return [1, present] if present > 1 and multiplications_in(network, batch_size) >= MIGHT_PAY_FROM else [1]
+
+
+def use_fastest(numbers: Sequence[int], trial: Callable[[int], Any]) -> int:
+    """Lets torch use one of these numbers of threads, the first unless another is clearly faster, and returns it.
+
+    Args:
+        numbers: the candidates.
+        trial: does a little of the work with a number of threads.
+    """
+    best = numbers[0]
+    if len(numbers) > 1:
+        seconds = _measured(numbers, trial)
+        best = min(numbers, key=lambda number: seconds[number] * (GAIN if number != numbers[0] else 1.0))
+        times = ", ".join(f"{number}: {seconds[number] * 1e3:.2f} ms" for number in numbers)
+        log.info("threads %d, as measured (an update with %s)", best, times)
+    torch.set_num_threads(best)
+    return best
+
+
+def _measured(numbers: Sequence[int], trial: Callable[[int], Any]) -> dict[int, float]:
+    """Seconds of a trial with each number of threads, from interleaved turns."""
+    seconds, trials = dict.fromkeys(numbers, 0.0), dict.fromkeys(numbers, 0)
+    for turn in range(TURNS + 1):
+        for number in numbers:
+            torch.set_num_threads(number)
+            started = time.perf_counter()
+            while time.perf_counter() - started < TURN:
+                trial(number)
+                trials[number] += 1
+            seconds[number] += time.perf_counter() - started
+        if turn == 0:  # warmed up
+            seconds, trials = dict.fromkeys(numbers, 0.0), dict.fromkeys(numbers, 0)
+    return {number: seconds[number] / trials[number] for number in numbers}
