@@ -8,20 +8,24 @@ import jax.numpy as jnp
 import numpy as np
 from measure import Clock, words
 
-from ngram_mlp.data import Vocabulary, build_ngrams
-
 UPDATES = int(sys.argv[1])
 BLOCK = 500
 
 names = words()
-vocabulary = Vocabulary.of_words(names)
+stoi = {character: i + 1 for i, character in enumerate(sorted(set("".join(names))))} | {".": 0}
 random.seed(42)
 random.shuffle(names)
-ngrams = build_ngrams(names[: int(0.8 * len(names))], vocabulary, 3)
-X, Y = ngrams.contexts.numpy().astype(np.int32), ngrams.targets.numpy().astype(np.int32)
+X, Y = [], []
+for word in names[: int(0.8 * len(names))]:
+    context = [0] * 3
+    for character in word + ".":
+        X.append(context)
+        Y.append(stoi[character])
+        context = [*context[1:], stoi[character]]
+X, Y = np.array(X, np.int32), np.array(Y, np.int32)
 
 rng = np.random.default_rng(2147483647)
-V = len(vocabulary)
+V = len(stoi)
 parameters = {
     "C": rng.normal(size=(V, 10)),
     "W1": rng.normal(size=(30, 200)) * (5 / 3) / 30**0.5,

@@ -6,7 +6,11 @@ are the machinery behind. docs/architecture.md has the map, and the promises tha
 
 __version__ = "0.2.0"
 
-from ngram_mlp.data import NGramDataModule
-from ngram_mlp.models import MLP, BatchNormMLP, LanguageModel, WaveNet
+from ngram_mlp.imports import postpone_dynamo, without_collections
+
+with without_collections():
+    postpone_dynamo()
+    from ngram_mlp.data import NGramDataModule
+    from ngram_mlp.models import MLP, BatchNormMLP, LanguageModel, WaveNet
 
 __all__ = ["MLP", "BatchNormMLP", "LanguageModel", "NGramDataModule", "WaveNet"]

@@ -21,7 +21,7 @@ OPTIONS: dict[str, Any] = {
     "cpp.enable_floating_point_contract_flag": "fast",
     # Values of a unit (batch norm's divisions and roots) are computed once, not again for each example.
     "realize_opcount_threshold": 4,
-    "fallback_random": True,  # dropout draws the random numbers that it draws without compiling
+    "fallback_random": True,  # see `_record`
     "fx_graph_cache": False,  # it would keep code that records nothing
     "graph_partition": False,
     # The compiler tests each instruction set that the processor reports by building a program, which takes 6 s.
@@ -97,6 +97,7 @@ def compile_update(
 
 def _record(update: Callable[..., None], inputs: list[Tensor]) -> Recording:
     compiled: Any = None
+    count = len(inputs)
 
     def note(graph: Any, examples: Any, **options: Any) -> Any:
         nonlocal compiled
@@ -108,7 +109,28 @@ def _record(update: Callable[..., None], inputs: list[Tensor]) -> Recording:
         return ()
 
     table = {**select_decomp_table(), torch.ops.aten.tanh.default: fast_tanh}
+    # What draws random numbers is called as it is, so that it draws those that it draws without compiling.
+    random = torch.Tag.nondeterministic_seeded
+    table = {function: formula for function, formula in table.items() if random not in getattr(function, "tags", ())}
     with torch.no_grad(), recorded_kernels():
         graph = make_fx(returning_nothing, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
+        inputs = inputs + _lifted_constants(graph)
         compile_fx(graph, inputs, inner_compile=note, config_patches=OPTIONS, decompositions=table)
-        return record(compiled.current_callable, inputs, list((compiled.constants or {}).values()))
+        return record(compiled.current_callable, inputs, list((compiled.constants or {}).values()), count)
+
+
+def _lifted_constants(graph: torch.fx.GraphModule) -> list[Tensor]:
+    """Turns the tensors that a graph holds, which are neither parameters nor buffers, into its last inputs."""
+    last = [node for node in graph.graph.nodes if node.op == "placeholder"][-1]
+    lifted: dict[str, torch.fx.Node] = {}
+    for node in [node for node in graph.graph.nodes if node.op == "get_attr"]:
+        if node.target not in lifted:
+            with graph.graph.inserting_after(last):
+                last = lifted[node.target] = graph.graph.placeholder(node.target)
+        node.replace_all_uses_with(lifted[node.target])
+        graph.graph.erase_node(node)
+    constants = [getattr(graph, name).detach().clone() for name in lifted]
+    for name in lifted:
+        delattr(graph, name)
+    graph.recompile()
+    return constants

@@ -67,28 +67,31 @@ def recorded_kernels() -> Iterator[None]:
         yield
 
 
-def record(function: Callable[[list[Tensor]], Any], inputs: Sequence[Tensor], constants: Sequence[Tensor]) -> Recording:
+def record(
+    function: Callable[[list[Tensor]], Any], inputs: Sequence[Tensor], constants: Sequence[Tensor], varying: int
+) -> Recording:
     """Calls a function that inductor compiled, and records what it does.
 
     Args:
         function: compiled within `recorded_kernels()`; called once, with a list.
         inputs: tensors, each in a storage of its own.
         constants: the tensors that the compiled code reads beside them.
+        varying: how many of the inputs are not constant.
     """
-    recorder = _Recorder(inputs, constants)
+    recorder = _Recorder([*inputs, *constants])
     with torch.no_grad(), recorder:
         function(list(inputs))
-    return Recording(*recorder.planned(), list(constants))
+    return Recording(*recorder.planned(), [*inputs[varying:], *constants])
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     active: "_Recorder"
 
-    def __init__(self, inputs: Sequence[Tensor], constants: Sequence[Tensor]) -> None:
+    def __init__(self, inputs: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         type(self).active = self
         self._steps: list[Step] = []
-        self._known = {tensor.untyped_storage().data_ptr(): i for i, tensor in enumerate([*inputs, *constants])}
+        self._known = {tensor.untyped_storage().data_ptr(): i for i, tensor in enumerate(inputs)}
         self._kept: list[Tensor] = []  # so that no two allocations have the same address
         self._bytes: list[int] = []  # of each allocation
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)

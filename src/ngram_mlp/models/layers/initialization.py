@@ -104,9 +104,8 @@ class Initialization:
 
 def linear(fan_in: int, fan_out: int, weight: str, bias: str, gain: float = 1.0) -> nn.Linear:
     """A linear layer whose weight is drawn in the orientation (fan_in, fan_out), then its bias (promise 2)."""
-    with torch.device("meta"):  # torch's own initialization draws nothing there
+    with torch.random.fork_rng(devices=[]):  # torch's own initialization draws, too
         layer = nn.Linear(fan_in, fan_out, bias=bias != NO_BIAS)
-    layer.to_empty(device="cpu")
     with torch.no_grad():
         layer.weight.copy_(Initializer.parse(weight).draw((fan_in, fan_out), fan_in, fan_out, gain).T)
         if bias != NO_BIAS:
