@@ -1,7 +1,13 @@
 #!/usr/bin/env python3
 """Compares recipes over several seeds: `python scripts/compare.py --help`."""
 
+import multiprocessing
+from multiprocessing import forkserver
 from pathlib import Path
+
+if __name__ == "__main__" and "forkserver" in multiprocessing.get_all_start_methods():
+    multiprocessing.set_forkserver_preload(["ngram_mlp.cli.train"])
+    forkserver.ensure_running()  # imports what the runs need while this process imports what it needs itself
 
 from ngram_mlp.cli.compare import main
 

@@ -10,7 +10,7 @@ import gc
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator, MutableSequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -36,7 +36,7 @@ def without_collections() -> Iterator[None]:
 def postpone_dynamo() -> None:
     """Has `torch._dynamo` imported when something of it is asked for that only the compiler can do."""
     if DYNAMO not in sys.modules:
-        sys.modules[DYNAMO] = _Postponed(DYNAMO)
+        sys.modules[DYNAMO] = _Postponed()
         sys.meta_path.insert(0, _Submodules())
 
 
@@ -54,7 +54,10 @@ class _OptimizedModule(metaclass=_Kind):
 
 class _Postponed(ModuleType):
     OptimizedModule = _OptimizedModule
-    __path__: MutableSequence[str] = []  # a package, whose modules `_Submodules` finds
+
+    def __init__(self) -> None:
+        super().__init__(DYNAMO)
+        self.__path__ = []  # a package, whose modules `_Submodules` finds
 
     @staticmethod
     def graph_break(*_: Any, **__: Any) -> None:

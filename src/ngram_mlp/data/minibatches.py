@@ -55,7 +55,7 @@ class MinibatchStream:
 class SplitBatches:
     """The examples of a split in order, as (contexts (n, T), targets (n,)) in int64, n at most `size`."""
 
-    def __init__(self, ngrams: NGrams, size: int = 8192) -> None:
+    def __init__(self, ngrams: NGrams, size: int = 1024) -> None:
         self._ngrams = ngrams
         self._size = size
 

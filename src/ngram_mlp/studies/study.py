@@ -36,7 +36,9 @@ class Run:
     def arguments(self) -> tuple[str, ...]:
         """The arguments of `train.py`."""
         where = ("--runs_dir", str(self.folder.parent), "--name", self.folder.name)
-        return ("--config", str(self.path), *self.overrides, "--seed_everything", str(self.seed), *where)
+        # Without observing, which is for a look at one run, unless the recipe or the overrides ask for it.
+        unobserved = ("--observe.every_n_updates", "off")
+        return (*unobserved, "--config", str(self.path), *self.overrides, "--seed_everything", str(self.seed), *where)
 
     @property
     def folder(self) -> Path:
