@@ -38,16 +38,17 @@ lint: .venv/.installed-test ## check format, rules and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-.venv/.installed-bench: .venv/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+.venv-jax/.installed: benchmarks/requirements-jax.txt
+	$(PYTHON) -m venv .venv-jax
+	.venv-jax/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements-jax.txt
 	touch $@
 
-bench: .venv/.installed-bench ## compare the speed with a notebook's loop, idiomatic Lightning and jax
+bench: .venv/.installed .venv-jax/.installed ## compare the speed with a notebook's loop, idiomatic Lightning and jax
 	$(BIN)/python scripts/benchmark.py $(ARGS)
 
 tensorboard: .venv/.installed ## open TensorBoard on all runs
 	$(BIN)/tensorboard --logdir runs $(ARGS)
 
 clean: ## remove the environment and all caches, but no run and no data
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist src/*.egg-info
+	rm -rf .venv .venv-jax .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist src/*.egg-info
 	find src scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""How the cost of an update grows: the notebook loop and the fused engine, one network after the other."""
+"""What an update costs in a notebook's loop and by an engine: `growth.py PEER SECONDS hidden,minibatch,layers ...`."""
 
 import itertools
 import json
@@ -8,6 +8,7 @@ import warnings
 
 import torch
 import torch.nn.functional as F
+from sizes import named
 from torch import nn
 
 from ngram_mlp.data import MinibatchStream, NGrams
@@ -16,6 +17,7 @@ from ngram_mlp.training import Calls, choose_engine
 from ngram_mlp.training.trainer import Chunking, longest_chunk
 
 V, T, E = 27, 3, 10
+EXAMPLES = 180_000
 
 
 def network(n_hidden, n_layers):
@@ -26,13 +28,6 @@ def network(n_hidden, n_layers):
         for layer in (nn.Linear(fan_in, fan_out, bias=False), BatchNorm(fan_out), nn.Tanh())
     ]
     return nn.Sequential(nn.Embedding(V, E), nn.Flatten(), *hidden, nn.Linear(n_hidden, V))
-
-
-def ngrams(words):
-    """As many examples as so many words have, drawn at random: the cost does not depend on what they say."""
-    examples = int(words * 0.8 * 7.1)
-    contexts = torch.randint(0, V, (examples, T), dtype=torch.uint8)
-    return NGrams(contexts, torch.randint(0, V, (examples,), dtype=torch.uint8))
 
 
 def notebook_loop(model, data, batch_size, seconds):
@@ -83,25 +78,16 @@ def engine(name, model, data, batch_size, seconds):
     return elapsed / updates * 1e6
 
 
-def main(repetitions, seconds):
+def main(peer, seconds, *networks):
     warnings.simplefilter("ignore")
-    sizes = [dict(n_hidden=n) for n in (50, 200, 500, 1000, 2000)]
-    sizes += [dict(batch_size=n) for n in (8, 128, 1024)]
-    sizes += [dict(n_layers=n) for n in (2, 5, 10)]
-    sizes += [dict(words=n) for n in (10_000, 1_000_000, 3_000_000)]
-    sizes += [dict(n_hidden=2000, batch_size=1024)]
-    for size in sizes:
-        chosen = {"n_hidden": 200, "batch_size": 32, "n_layers": 1, "words": 32_033} | size
-        data = ngrams(chosen["words"])
-        rows = []
-        for _ in range(repetitions):
-            model = network(chosen["n_hidden"], chosen["n_layers"])
-            row = {"notebook": notebook_loop(model, data, chosen["batch_size"], seconds)}
-            for name in ("eager", "fused"):
-                row[name] = engine(name, model, data, chosen["batch_size"], seconds)
-            rows.append(row)
-        print(json.dumps(chosen | {name: [row[name] for row in rows] for name in rows[0]}), flush=True)
+    contexts = torch.randint(0, V, (EXAMPLES, T), dtype=torch.uint8)  # what they say does not change the cost
+    data = NGrams(contexts, torch.randint(0, V, (EXAMPLES,), dtype=torch.uint8))
+    for text in networks:
+        size = named(text)
+        arguments = network(size["n_hidden"], size["n_layers"]), data, size["batch_size"], float(seconds)
+        found = notebook_loop(*arguments) if peer == "notebook" else engine(peer, *arguments)
+        print(json.dumps(size | {"microseconds": found}), flush=True)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), float(sys.argv[2]))
+    main(*sys.argv[1:])

@@ -43,8 +43,10 @@ def test_the_benchmark_measures_every_peer(tmp_path, monkeypatch, capsys):
     short = {name: (script, 2_000) for name, (script, _) in peers.PEERS.items()}
     monkeypatch.setattr(peers, "PEERS", short)
     output = tmp_path / "benchmark.json"
-    peers.main(
-        ["--repetitions", "1", "--growth", "false", "--observing", "1", "--whole", "0", "--output", str(output)],
-    )
+    monkeypatch.setattr(peers, "SIZES", peers.SIZES[:1])
+    monkeypatch.setattr(peers, "WHOLE", (100,))
+    monkeypatch.setattr(peers, "STUDIES", ((2, 100),))
+    rounds = ("--repetitions", "--whole", "--studies", "--loaded", "--growth", "--observing")
+    peers.main([*(word for option in rounds for word in (option, "1")), "--output", str(output)])
     assert "ours, fused" in capsys.readouterr().out
     assert '"notebook loop"' in output.read_text()

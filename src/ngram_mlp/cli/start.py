@@ -21,6 +21,7 @@ from ngram_mlp.errors import UserError
 from ngram_mlp.models.layers import batch_norms
 from ngram_mlp.runs.checkpoint import Checkpoint, CheckpointFiles
 from ngram_mlp.runs.files import alone_in, claim_run_folder, rewind, write_atomically
+from ngram_mlp.training.accelerators import resolve_accelerator
 from ngram_mlp.training.processes import rank
 from ngram_mlp.training.trainer import refuse_options_without_meaning
 
@@ -81,6 +82,10 @@ def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, s
         given["logger"] = TensorBoardLogger(folder.parent, "", folder.name, default_hp_metric=False)
     if cli.config.trainer.default_root_dir is None:
         given["default_root_dir"] = str(folder)  # where callbacks write if there is no logger
+    wanted = cli.config.trainer
+    given["accelerator"] = resolve_accelerator(
+        wanted.accelerator, wanted.devices, cli.model.network, cli.datamodule.batch_size
+    )
     cli.trainer_defaults["callbacks"] = _callbacks(cli, folder, saved, console)
     trainer: Any = cli.build_trainer(**given)
     refuse_options_without_meaning(trainer, cli.model)  # before Lightning starts further processes

@@ -1,0 +1,74 @@
+"""Running a peer: a Python script in a process and an environment of its own."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).resolve().parent
+SCRIPTS = FOLDER.parent / "scripts"
+JAX = Path(".venv-jax", "bin", "python")  # made by `make bench`
+
+
+def jax_python() -> str | None:
+    """The interpreter of the environment that has jax; None where there is none."""
+    return str(FOLDER.parent / JAX) if (FOLDER.parent / JAX).exists() else None
+
+
+def run(script: Path, *arguments: object, cache: str, python: str | None = sys.executable) -> tuple[str, float]:
+    """What a script printed, and the seconds from the start of its process to the end.
+
+    Args:
+        script: the file.
+        arguments: its arguments.
+        cache: the folder in which compiled updates are kept.
+        python: the interpreter.
+    """
+    started = time.time()
+    environment = os.environ | {
+        "NGRAM_MLP_CACHE_DIR": cache,
+        "BENCHMARK_STARTED": str(started),
+        "PYTHONWARNINGS": "ignore",
+    }
+    command = [str(python), str(script), *map(str, arguments)]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if process.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{process.stderr}")
+    return process.stdout, time.time() - started
+
+
+def figures(*arguments: Any, **options: Any) -> dict[str, Any]:
+    """What a script printed in its last line, as JSON."""
+    found: dict[str, Any] = json.loads(run(*arguments, **options)[0].splitlines()[-1])
+    return found
+
+
+def rows(*arguments: Any, **options: Any) -> list[dict[str, Any]]:
+    """What a script printed in every line, as JSON."""
+    return [json.loads(line) for line in run(*arguments, **options)[0].splitlines() if line.startswith("{")]
+
+
+def train(folder: str, updates: int, cache: str, *options: str) -> float:
+    """Seconds of `scripts/train.py`, from the start of the process to the end."""
+    where = ("--runs_dir", folder, "--trainer.max_steps", updates, "--trainer.accelerator", "cpu")
+    return run(SCRIPTS / "train.py", *where, *options, cache=cache)[1]
+
+
+def study(seeds: int, updates: int, cache: str) -> float:
+    """Seconds of `scripts/compare.py` with the default recipe, report included."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = (
+            "--seeds",
+            seeds,
+            "--runs_dir",
+            folder,
+            "--trainer.max_steps",
+            updates,
+            "--trainer.accelerator",
+            "cpu",
+        )
+        return run(SCRIPTS / "compare.py", SCRIPTS.parent / "configs" / "default.yaml", *options, cache=cache)[1]

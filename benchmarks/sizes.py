@@ -1,0 +1,22 @@
+"""The networks with which the cost of an update is measured as it grows, one after the other."""
+
+DEFAULT = {"n_hidden": 200, "batch_size": 32, "n_layers": 1}
+SIZES = [DEFAULT | {"n_hidden": n} for n in (50, 200, 500, 1000, 2000)]
+SIZES += [DEFAULT | {"batch_size": n} for n in (8, 128, 1024)]
+SIZES += [DEFAULT | {"n_layers": n} for n in (2, 5, 10)]
+SIZES += [{"n_hidden": 512, "batch_size": 256, "n_layers": 3}, {"n_hidden": 2000, "batch_size": 1024, "n_layers": 1}]
+
+
+def named(text: str) -> dict[str, int]:
+    """A network's size as it is written on a command line: hidden units, minibatch, layers."""
+    n_hidden, batch_size, n_layers = map(int, text.split(","))
+    return {"n_hidden": n_hidden, "batch_size": batch_size, "n_layers": n_layers}
+
+
+def written(size: dict[str, int]) -> str:
+    return f"{size['n_hidden']},{size['batch_size']},{size['n_layers']}"
+
+
+def block_of(batch_size: int) -> int:
+    """The minibatches between two looks at the clock, fewer where they are large."""
+    return max(10, min(500, 2**15 // batch_size))

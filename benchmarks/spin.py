@@ -1,0 +1,4 @@
+"""Keeps a core busy until it is killed."""
+
+while True:
+    pass

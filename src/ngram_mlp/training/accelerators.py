@@ -1,0 +1,37 @@
+"""Which accelerator trains where the choice is left to this package."""
+
+import logging
+
+import torch
+from torch import nn
+
+from ngram_mlp.training.threads import multiplications_in
+
+log = logging.getLogger(__name__)
+
+# The multiplications in a forward pass from which a GPU may pay. Below, its eager update takes as long as launching its
+# hundred kernels does, about half a millisecond, and the fused engine on one core of a CPU is faster.
+GPU_PAYS_FROM = 10_000_000
+
+
+def resolve_accelerator(accelerator: str, devices: int | str | list[int], network: nn.Module, batch_size: int) -> str:
+    """The accelerator for `auto`: the CPU for networks that are too small to pay on a GPU, else Lightning's choice.
+
+    Args:
+        accelerator: as Lightning's trainer takes it; whatever else it names, is taken.
+        devices: as Lightning's trainer takes them; where their number is given, Lightning chooses.
+        network: which is to be trained.
+        batch_size: the examples in a minibatch.
+    """
+    if accelerator != "auto" or devices != "auto" or not (torch.cuda.is_available() or torch.mps.is_available()):
+        return accelerator
+    multiplications = multiplications_in(network, batch_size)
+    if multiplications >= GPU_PAYS_FROM:
+        return accelerator
+    log.info(
+        "accelerator  cpu: a GPU pays from about %s million multiplications in a forward pass on, this network has "
+        "%.1f million; --trainer.accelerator gpu takes it",
+        GPU_PAYS_FROM // 1_000_000,
+        multiplications / 1e6,
+    )
+    return "cpu"
