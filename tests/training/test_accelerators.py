@@ -19,7 +19,7 @@ def gpu(monkeypatch):
 def test_a_small_network_is_trained_on_the_cpu_and_that_is_told(caplog):
     caplog.set_level(logging.INFO, "ngram_mlp")
     assert resolve_accelerator("auto", "auto", SMALL, 32) == "cpu"
-    assert "this network has 0.2 million; --trainer.accelerator gpu takes it" in caplog.text
+    assert "this network has 0.2 million; accelerator gpu takes it" in caplog.text
     caplog.clear()
     assert resolve_accelerator("auto", "auto", LARGE, 32) == "auto"
     assert not caplog.text

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import stat
 
 import pytest
@@ -14,11 +15,34 @@ from ngram_mlp.training.structure import is_known, sources_of, structure_of
 from tests.training.runs import FusedEngine, Run
 
 
+def run(lr=0.1, **options):
+    return Run(FusedEngine, model_class=MLP, optimizer=lambda p: torch.optim.SGD(p, lr=lr, **options))
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """A folder with the code of one update, and the losses of that update's run."""
+    folder = tmp_path_factory.mktemp("compiled") / "cache"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NGRAM_MLP_CACHE_DIR", str(folder))
+        losses = run().train(30)
+    return folder, losses
+
+
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
+    """An empty folder."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("NGRAM_MLP_CACHE_DIR", str(folder))
     return folder
+
+
+@pytest.fixture
+def entry(cache, compiled):
+    """The folder of the one update that was compiled before."""
+    shutil.copytree(compiled[0], cache)
+    (path,) = cache.glob("*/plan.pt")
+    return path.parent
 
 
 @pytest.fixture
@@ -28,33 +52,28 @@ def trained(caplog):
 
     def train(lr=0.1):
         caplog.clear()
-        run = Run(FusedEngine, model_class=MLP, optimizer=lambda p: torch.optim.SGD(p, lr=lr))
-        return run.train(30), caplog.text
+        return run(lr).train(30), caplog.text
 
     return train
 
 
-def test_what_was_compiled_is_loaded_and_gives_the_same_bits(cache, trained):
+def test_what_was_compiled_is_loaded_and_gives_the_same_bits(entry, compiled, trained):
     losses, said = trained()
-    assert "compiled in" in said
-    again, said = trained()
     assert "compiled before" in said
     assert "compiling" not in said
-    assert again.equal(losses)
-    trained(lr=0.05)  # the learning rate is data
-    assert len([*cache.glob("*/plan.pt")]) == 1
+    assert losses.equal(compiled[1])
+    assert "compiled before" in trained(lr=0.05)[1]  # the learning rate is data
+    assert [path.parent for path in entry.parent.glob("*/plan.pt")] == [entry]
 
 
-def test_it_is_kept_in_folders_that_only_the_user_can_read(cache, trained):
-    trained()
-    (entry,) = (path.parent for path in cache.glob("*/plan.pt"))
-    assert all(stat.S_IMODE(folder.stat().st_mode) == 0o700 for folder in (cache, entry))
+def test_it_is_kept_in_folders_that_only_the_user_can_read(entry):
+    assert all(stat.S_IMODE(folder.stat().st_mode) == 0o700 for folder in (entry.parent, entry))
 
 
 @pytest.mark.parametrize("damage", ["open to others", "cut short", "another library", "no plan"])
-def test_what_cannot_be_trusted_is_compiled_again(cache, trained, damage):
-    losses, _ = trained()
-    (entry,) = (path.parent for path in cache.glob("*/plan.pt"))
+def test_what_cannot_be_trusted_is_not_loaded(entry, damage):
+    key = entry.name
+    assert library.load(key) is not None
     if damage == "open to others":
         entry.chmod(0o750)
     elif damage == "cut short":
@@ -63,9 +82,14 @@ def test_what_cannot_be_trusted_is_compiled_again(cache, trained, damage):
         (entry / "update.so").write_bytes(b"no library")
     else:
         (entry / "plan.pt").unlink()
-    again, said = trained()
+    assert library.load(key) is None
+
+
+def test_what_cannot_be_loaded_is_compiled_again_and_replaced(entry, compiled, trained):
+    os.truncate(entry / "update.so", 1_000)
+    losses, said = trained()
     assert "compiled in" in said
-    assert again.equal(losses)
+    assert losses.equal(compiled[1])
     assert "compiled before" in trained()[1]
 
 
@@ -77,16 +101,12 @@ def test_a_folder_that_others_can_write_is_not_used(cache, trained):
     assert not [*cache.iterdir()]
 
 
-def test_code_of_another_update_is_found_out_by_a_trial(cache, trained):
-    trained()
-    (of_mlp,) = (path.parent for path in cache.glob("*/plan.pt"))
-    run = Run(FusedEngine, model_class=MLP, optimizer=lambda p: torch.optim.SGD(p, lr=0.1, maximize=True))
-    expected = run.train(30)
-    (of_other,) = (path.parent for path in cache.glob("*/plan.pt") if path.parent != of_mlp)
+def test_code_of_another_update_is_found_out_by_a_trial(entry):
+    expected = run(maximize=True).train(30)
+    (of_other,) = (path.parent for path in entry.parent.glob("*/plan.pt") if path.parent != entry)
     for name in ("update.so", "plan.pt"):  # a stale library, as if its key had missed something
-        (of_other / name).write_bytes((of_mlp / name).read_bytes())
-    run = Run(FusedEngine, model_class=MLP, optimizer=lambda p: torch.optim.SGD(p, lr=0.1, maximize=True))
-    assert run.train(30).equal(expected)
+        (of_other / name).write_bytes((entry / name).read_bytes())
+    assert run(maximize=True).train(30).equal(expected)
 
 
 def network(**changes):

@@ -30,7 +30,7 @@ def resolve_accelerator(accelerator: str, devices: int | str | list[int], networ
         return accelerator
     log.info(
         "accelerator  cpu: a GPU pays from about %s million multiplications in a forward pass on, this network has "
-        "%.1f million; --trainer.accelerator gpu takes it",
+        "%.1f million; accelerator gpu takes it",
         GPU_PAYS_FROM // 1_000_000,
         multiplications / 1e6,
     )

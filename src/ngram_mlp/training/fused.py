@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from ngram_mlp.errors import UserError
 from ngram_mlp.training import library
 from ngram_mlp.training.engines import Trial
 from ngram_mlp.training.optimizers import CannotFuseError
@@ -59,7 +60,7 @@ class FusedEngine:
 
     def pays_from(self, contexts: Tensor, targets: Tensor) -> int:
         """The number of updates from which on compiling saves time on this machine; 0 if it was done before."""
-        key = self._key(self._update.description(), contexts, targets, threads=1)
+        key = self._key(self._describe(contexts, targets), threads=1)
         if key is not None and library.has(key):
             return 0
         trial = Trial(self._network, self._optimizer, self._rule, contexts, targets)
@@ -73,34 +74,38 @@ class FusedEngine:
             targets: of a chunk, (K, B).
             threads: the numbers of threads to choose from; by default torch's present one.
         """
-        if contexts.device.type != "cpu":
-            raise CannotFuseError(f"it compiles for the CPU only, this is {contexts.device.type}")
-        self._description = self._update.description()
+        self._description = self._describe(contexts, targets)
         trial = Trial(self._network, self._optimizer, self._rule, contexts, targets)
         self._dtype = trial.losses.dtype
         minibatches = self._minibatches_of(trial)
         programs = {}
         for number in threads or [torch.get_num_threads()]:
             torch.set_num_threads(number)
-            programs[number] = self._program_for(
-                trial, minibatches, self._key(self._description, contexts, targets, number)
-            )
+            programs[number] = self._program_for(trial, minibatches, self._key(self._description, number))
         copies = [*self._copies(), *minibatches]
         self._program = programs[use_fastest(list(programs), lambda number: programs[number].run(copies, trial.count))]
 
     def run(self, contexts: Tensor, targets: Tensor, first: int) -> Tensor:
-        if self._program is None or self._update.description() != self._description:
-            self.compile(contexts, targets)
-        assert self._program is not None
+        program = self._program_of_now(contexts, targets)
         updates = len(contexts) // self._rule.minibatches
         rates = upcoming_rates(self._optimizer, self._scheduler, updates)
         shares = [average.shares(first, updates) for average in self._rule.averages]
         minibatches = self._minibatches(contexts, targets, rates, shares)
-        self._program.run([*self._update.still(), *minibatches], len(contexts))
+        program.run([*self._update.still(), *minibatches], len(contexts))
         for average, moved in zip(self._rule.averages, shares, strict=True):
             average.moved(first, moved)
         self.lr = float(rates[-1, 0])
         return self._by_update(minibatches[-1])
+
+    def _program_of_now(self, contexts: Tensor, targets: Tensor) -> Program:
+        """The program, compiled again if somebody has changed what it depends on, such as an option or a layer."""
+        try:
+            if self._program is None or self._describe(contexts, targets) != self._description:
+                self.compile(contexts, targets)
+        except CannotFuseError as error:
+            raise UserError(f"was changed during the training: {error}; use engine eager", network=None) from error
+        assert self._program is not None
+        return self._program
 
     def _minibatches(self, contexts: Tensor, targets: Tensor, rates: Tensor, shares: Sequence[Tensor]) -> list[Tensor]:
         """What a chunk gives the update for each of its minibatches; the last tensor is for their losses."""
@@ -117,13 +122,19 @@ class FusedEngine:
         each = self._rule.minibatches
         return losses if each == 1 else losses.view(-1, each).mean(1)
 
-    def _key(self, description: list[Any], contexts: Tensor, targets: Tensor, threads: int) -> str | None:
+    def _describe(self, contexts: Tensor, targets: Tensor) -> list[Any]:
+        """All that the compiled code depends on in this process: the update, and the shapes of a minibatch."""
+        if contexts.device.type != "cpu":
+            raise CannotFuseError(f"it compiles for the CPU only, this is {contexts.device.type}")
+        shapes = [(str(tensor.dtype), list(tensor.shape[1:])) for tensor in (contexts, targets)]
+        return [self._update.description(), shapes]
+
+    def _key(self, description: list[Any], threads: int) -> str | None:
         """Under which the compiled code is kept; None if it depends on what cannot be told to the next process."""
         sources = sources_of(self._network)
         if sources is None or not is_known(description):
             return None
-        shapes = [(str(tensor.dtype), list(tensor.shape[1:])) for tensor in (contexts, targets)]
-        return library.key_of([description, shapes, sources, threads])
+        return library.key_of([description, sources, threads])
 
     def _program_for(self, trial: Trial, minibatches: list[Tensor], key: str | None) -> Program:
         """A program for torch's present number of threads, kept or newly compiled."""
@@ -138,7 +149,7 @@ class FusedEngine:
         with tempfile.TemporaryDirectory() as folder:
             code, plan = compile_update(self._update, self._update.still(), minibatches, Path(folder))
             program = Program(code, plan)
-            if self._update.description() != self._description:
+            if self._describe(trial.contexts, trial.targets) != self._description:
                 raise CannotFuseError("the forward pass changes an attribute of the network")
             if difference := self._difference(program, trial, minibatches):
                 raise CannotFuseError(difference)
