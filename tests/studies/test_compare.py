@@ -109,6 +109,34 @@ def test_a_run_that_fails_is_reported_and_the_others_are_not_lost(study, tmp_pat
     assert " -0.2500 " in report  # against the first recipe at the same point of the grid
 
 
+KILLER = """
+import os
+import signal
+
+from pytorch_lightning import Callback
+
+
+class Killer(Callback):
+    def on_train_start(self, trainer, pl_module):
+        if trainer.global_step == 0 and "seed_1" in trainer.log_dir and not os.path.exists("spared"):
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_run_that_is_killed_kills_nothing_else_and_is_trained_by_the_next_call(study, tmp_path, monkeypatch):
+    (tmp_path / "killer_of_runs.py").write_text(KILLER)
+    monkeypatch.syspath_prepend(tmp_path)
+    args = ("--seeds", "2", "--trainer.callbacks+=killer_of_runs.Killer")
+    with pytest.raises(SystemExit, match="1"):
+        study(*args)
+    folder = tmp_path / "runs" / "compare" / "study"
+    finished = {path.parents[1].name for path in folder.rglob("metrics.json")}
+    assert finished == {"seed_2"}
+    (tmp_path / "spared").touch()
+    study(*args)
+    assert len([*folder.rglob("metrics.json")]) == 4
+
+
 @pytest.mark.parametrize(
     ("args", "told"),
     [

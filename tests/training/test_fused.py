@@ -5,6 +5,7 @@ import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import EMAWeightAveraging
 from torch import nn
+from torch._inductor.exc import CppCompileError
 
 from ngram_mlp.data import NGramDataModule
 from ngram_mlp.errors import UserError
@@ -12,7 +13,7 @@ from ngram_mlp.models import MLP, BatchNormMLP
 from ngram_mlp.models.layers import BatchNorm
 from ngram_mlp.models.mlp import Residual
 from ngram_mlp.training import Before, CannotFuseError, choose_engine
-from ngram_mlp.training.compiler import fast_tanh
+from ngram_mlp.training.compiling.compiler import fast_tanh
 from tests.lightning_table import QUIET, at_peace
 from tests.training.runs import EagerEngine, FusedEngine, Run, agree, sgd
 
@@ -146,11 +147,39 @@ def nothing_compiled(monkeypatch, tmp_path):
 
 
 @pytest.mark.usefixtures("nothing_compiled")
+def test_without_onednns_kernels_blas_computes_the_products(monkeypatch):
+    from ngram_mlp.training.compiling import native
+
+    without = native.PRODUCTS.replace("return c == 1;", "return false;")
+    assert without != native.PRODUCTS
+    monkeypatch.setattr(native, "PRODUCTS", without)
+    eager, fused = Run(EagerEngine), Run(FusedEngine)
+    torch.testing.assert_close(fused.train(300), eager.train(300), rtol=1e-4, atol=0)
+
+
+@pytest.mark.usefixtures("nothing_compiled")
 def test_without_a_compiler_the_eager_engine_takes_over(caplog):
     caplog.set_level(logging.INFO, "ngram_mlp")
     with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}):
         assert choose(Run(EagerEngine), "auto").name == "eager"
     assert "cannot be compiled here" in caplog.text
+
+
+@pytest.mark.usefixtures("nothing_compiled")
+def test_where_the_compiler_refuses_the_processors_instructions_it_is_asked_which_it_knows(monkeypatch):
+    from ngram_mlp.training.compiling import compiler
+
+    build, trusted = compiler.build, []
+
+    def old_compiler(*args):
+        trusted.append(torch._inductor.config.cpp.vec_isa_ok)
+        if trusted[-1]:
+            raise CppCompileError(["g++"], "unrecognized option -mnew")
+        return build(*args)
+
+    monkeypatch.setattr(compiler, "build", old_compiler)
+    assert Run(FusedEngine, model_class=MLP).train(5).isfinite().all()
+    assert trusted == [True, None]
 
 
 @pytest.mark.usefixtures("nothing_compiled")

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from ngram_mlp.models import MLP
-from ngram_mlp.training import library
-from ngram_mlp.training.structure import is_known, sources_of, structure_of
+from ngram_mlp.training.compiling import library
+from ngram_mlp.training.compiling.structure import is_known, sources_of, structure_of
 from tests.training.runs import FusedEngine, Run
 
 

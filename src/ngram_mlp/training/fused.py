@@ -13,15 +13,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ngram_mlp.errors import UserError
-from ngram_mlp.training import library
+from ngram_mlp.training.compiling import library
+from ngram_mlp.training.compiling.program import Program
+from ngram_mlp.training.compiling.structure import is_known, sources_of
+from ngram_mlp.training.compiling.traced import TracedUpdate
 from ngram_mlp.training.engines import Trial
 from ngram_mlp.training.optimizers import CannotFuseError
 from ngram_mlp.training.processes import processes
-from ngram_mlp.training.program import Program
 from ngram_mlp.training.schedules import changes_more_than_the_learning_rate, upcoming_rates
-from ngram_mlp.training.structure import is_known, sources_of
 from ngram_mlp.training.threads import use_fastest
-from ngram_mlp.training.traced import TracedUpdate
 from ngram_mlp.training.updates import PLAIN, UpdateRule
 
 log = logging.getLogger(__name__)
@@ -144,7 +144,9 @@ class FusedEngine:
             log.info("engine  fused: compiled before, loaded in %.1f s", time.perf_counter() - started)
             return program
         log.info("engine  fused: compiling ...")
-        from ngram_mlp.training.compiler import compile_update  # here, since the compiler takes seconds to import
+        from ngram_mlp.training.compiling.compiler import (
+            compile_update,  # here, since the compiler takes seconds to import
+        )
 
         with tempfile.TemporaryDirectory() as folder:
             code, plan = compile_update(self._update, self._update.still(), minibatches, Path(folder))

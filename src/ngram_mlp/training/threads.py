@@ -13,8 +13,11 @@ log = logging.getLogger(__name__)
 
 # The multiplications in a forward pass below which several threads were slower than one wherever this was measured.
 MIGHT_PAY_FROM = 1_000_000
-# How much faster several threads have to be: for less, two cores are not worth keeping busy.
-GAIN = 1.1
+# How much faster several threads have to be. They wait for each other at every kernel, so that whatever else runs on
+# one of their cores holds all of them up, at times for many times as long as they save.
+GAIN = 1.3
+# How much longer than its processor time one thread may take, until the machine counts as busy.
+BUSY = 1.2
 # Seconds for which each number of threads is tried at a time, and how often. A scheduler's turns last some
 # milliseconds: what is tried for less may be lucky on a busy machine.
 TURN = 0.02
@@ -46,30 +49,35 @@ def use_fastest(numbers: Sequence[int], trial: Callable[[int], Any]) -> int:
     """Lets torch use one of these numbers of threads, the first unless another is clearly faster, and returns it.
 
     Args:
-        numbers: the candidates.
+        numbers: the candidates; the first is one thread.
         trial: does a little of the work with a number of threads.
     """
     best = numbers[0]
     if len(numbers) > 1:
-        seconds = _measured(numbers, trial)
-        best = min(numbers, key=lambda number: seconds[number] * (GAIN if number != numbers[0] else 1.0))
-        times = ", ".join(f"{number}: {seconds[number] * 1e3:.2f} ms" for number in numbers)
-        log.info("threads %d, as measured (an update with %s)", best, times)
+        seconds, waits = _measured(numbers, trial)
+        if waits > BUSY:
+            log.info("threads %d: other processes keep the machine busy", best)
+        else:
+            best = min(numbers, key=lambda number: seconds[number] * (GAIN if number != numbers[0] else 1.0))
+            times = ", ".join(f"{number}: {seconds[number] * 1e3:.2f} ms" for number in numbers)
+            log.info("threads %d, as measured (%s)", best, times)
     torch.set_num_threads(best)
     return best
 
 
-def _measured(numbers: Sequence[int], trial: Callable[[int], Any]) -> dict[int, float]:
-    """Seconds of a trial with each number of threads, from interleaved turns."""
-    seconds, trials = dict.fromkeys(numbers, 0.0), dict.fromkeys(numbers, 0)
+def _measured(numbers: Sequence[int], trial: Callable[[int], Any]) -> tuple[dict[int, float], float]:
+    """Seconds of a trial with each number of threads, from interleaved turns, and how many times its processor time
+    the first one took."""
+    seconds, trials, processor = dict.fromkeys(numbers, 0.0), dict.fromkeys(numbers, 0), 0.0
     for turn in range(TURNS + 1):
         for number in numbers:
             torch.set_num_threads(number)
-            started = time.perf_counter()
+            started, used, done = time.perf_counter(), time.process_time(), 0
             while time.perf_counter() - started < TURN:
                 trial(number)
-                trials[number] += 1
-            seconds[number] += time.perf_counter() - started
-        if turn == 0:  # warmed up
-            seconds, trials = dict.fromkeys(numbers, 0.0), dict.fromkeys(numbers, 0)
-    return {number: seconds[number] / trials[number] for number in numbers}
+                done += 1
+            if turn > 0:  # the first is for warming up
+                seconds[number] += time.perf_counter() - started
+                trials[number] += done
+                processor += (time.process_time() - used) if number == numbers[0] else 0.0
+    return {number: seconds[number] / trials[number] for number in numbers}, seconds[numbers[0]] / processor

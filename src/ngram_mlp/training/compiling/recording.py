@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ngram_mlp.training.program import ARENA, Call, Place
+from ngram_mlp.training.compiling.program import ARENA, Call, Place
 
 aten = torch.ops.aten
 ALIGNMENT = 64  # bytes, a cache line

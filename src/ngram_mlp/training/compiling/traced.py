@@ -10,8 +10,8 @@ from torch.func import functional_call
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves, tree_structure, tree_unflatten
 
+from ngram_mlp.training.compiling.structure import structure_of
 from ngram_mlp.training.optimizers import CannotFuseError, create_state, formula_of
-from ngram_mlp.training.structure import structure_of
 from ngram_mlp.training.updates import UpdateRule
 
 Tensors = dict[str, Tensor]

@@ -1,6 +1,7 @@
 """Compiling an update: traced to a graph, its kernels written by inductor, its loop written here, all built by g++."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ import torch._inductor.config
 from torch import Tensor
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._inductor.decomposition import select_decomp_table
+from torch._inductor.exc import CppCompileError
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from ngram_mlp.training.native import build, scratch_for, source_of
+from ngram_mlp.training.compiling.native import build, scratch_for, source_of
+from ngram_mlp.training.compiling.program import Call, Plan
+from ngram_mlp.training.compiling.recording import Recording, record, recorded_kernels
 from ngram_mlp.training.optimizers import CannotFuseError
-from ngram_mlp.training.program import Call, Plan
-from ngram_mlp.training.recording import Recording, record, recorded_kernels
 
 OPTIONS: dict[str, Any] = {
     # Multiplies and adds in one instruction, which rounds once and so more accurately.
@@ -24,9 +26,9 @@ OPTIONS: dict[str, Any] = {
     "fallback_random": True,  # see `_record`
     "fx_graph_cache": False,  # it would keep code that records nothing
     "graph_partition": False,
-    # The compiler tests each instruction set that the processor reports by building a program, which takes 6 s.
-    "cpp.vec_isa_ok": True,
 }
+# The compiler tests each instruction set that the processor reports by building a program, which takes 6 s.
+TRUSTING: dict[str, Any] = {"cpp.vec_isa_ok": True}
 
 # Rational approximation of tanh (Eigen's and XLA's coefficients), of odd and even powers, highest first.
 TANH_LIMIT = 7.90531110763549805
@@ -76,26 +78,36 @@ def compile_update(
     Raises:
         CannotFuseError: the update cannot be compiled here.
     """
-    # Storages of their own, so that an address tells which tensor it belongs to.
-    inputs = [torch.empty_like(tensor) for tensor in (*still, *(tensor[0] for tensor in moving))]
     try:
-        with torch.random.fork_rng(devices=[]):  # the compiler draws random numbers, too
-            recording = _record(lambda *all: update(list(all[: len(still)]), list(all[len(still) :])), inputs)
-        advance = [0] * len(still) + [tensor[0].numel() * tensor.itemsize for tensor in moving]
-        advance += [0] * len(recording.constants)
-        calls = tuple(step for step in recording.steps if isinstance(step, Call))
-        scratch = max(map(scratch_for, recording.steps), default=0)
-        plan = Plan(recording.arena + scratch, tuple(advance), tuple(recording.constants), calls)
-        with torch._inductor.config.patch(OPTIONS):
-            return build(source_of(recording, plan), folder), plan
-    except CannotFuseError:
-        raise
+        with suppress(CppCompileError):  # an old compiler, perhaps, for a new processor
+            return _compile(update, still, moving, folder, OPTIONS | TRUSTING)
+        return _compile(update, still, moving, folder, OPTIONS)
     except Exception as error:  # the compiler's exceptions are of many kinds
         reason = next(iter(str(error).strip().splitlines()), "")
         raise CannotFuseError(f"the network cannot be compiled here ({type(error).__name__}: {reason})") from error
 
 
+def _compile(
+    update: Callable[..., None],
+    still: Sequence[Tensor],
+    moving: Sequence[Tensor],
+    folder: Path,
+    options: dict[str, Any],
+) -> tuple[Path, Plan]:
+    # Storages of their own, so that an address tells which tensor it belongs to.
+    inputs = [torch.empty_like(tensor) for tensor in (*still, *(tensor[0] for tensor in moving))]
+    with torch.random.fork_rng(devices=[]), torch._inductor.config.patch(options):  # the compiler draws, too
+        recording = _record(lambda *all: update(list(all[: len(still)]), list(all[len(still) :])), inputs)
+        advance = [0] * len(still) + [tensor[0].numel() * tensor.itemsize for tensor in moving]
+        advance += [0] * len(recording.constants)
+        calls = tuple(step for step in recording.steps if isinstance(step, Call))
+        scratch = max(map(scratch_for, recording.steps), default=0)
+        plan = Plan(recording.arena + scratch, tuple(advance), tuple(recording.constants), calls)
+        return build(source_of(recording, plan), folder), plan
+
+
 def _record(update: Callable[..., None], inputs: list[Tensor]) -> Recording:
+    """What the compiled code of a function of tensors does; its inputs are followed by the constants that it holds."""
     compiled: Any = None
     count = len(inputs)
 
@@ -108,14 +120,14 @@ def _record(update: Callable[..., None], inputs: list[Tensor]) -> Recording:
         update(*tensors)
         return ()
 
-    table = {**select_decomp_table(), torch.ops.aten.tanh.default: fast_tanh}
     # What draws random numbers is called as it is, so that it draws those that it draws without compiling.
     random = torch.Tag.nondeterministic_seeded
-    table = {function: formula for function, formula in table.items() if random not in getattr(function, "tags", ())}
+    table = {op: formula for op, formula in select_decomp_table().items() if random not in getattr(op, "tags", ())}
+    table[torch.ops.aten.tanh.default] = fast_tanh
     with torch.no_grad(), recorded_kernels():
         graph = make_fx(returning_nothing, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
         inputs = inputs + _lifted_constants(graph)
-        compile_fx(graph, inputs, inner_compile=note, config_patches=OPTIONS, decompositions=table)
+        compile_fx(graph, inputs, inner_compile=note, decompositions=table)
         return record(compiled.current_callable, inputs, list((compiled.constants or {}).values()), count)
 
 

@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 
-from ngram_mlp.training.program import Call, Place, Plan, Program
+from ngram_mlp.training.compiling.program import Call, Place, Plan, Program
 
 log = logging.getLogger(__name__)
 
 CODE, PLAN, SECONDS = "update.so", "plan.pt", "seconds_to_compile"
+TRAINING = Path(__file__).resolve().parents[1]
 
 
 def folder() -> Path:
@@ -42,7 +43,7 @@ def key_of(described: Any) -> str:
             torch.get_float32_matmul_precision(),
             torch.are_deterministic_algorithms_enabled(),
         ),
-        "sources": [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))],
+        "sources": [path.read_text(encoding="utf-8") for path in sorted(TRAINING.rglob("*.py"))],
     }
     return hashlib.sha256(json.dumps([described, surroundings], default=str).encode()).hexdigest()[:32]
 

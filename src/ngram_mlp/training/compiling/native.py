@@ -7,8 +7,8 @@ import torch
 from torch._inductor.cpp_builder import CppBuilder, CppTorchDeviceOptions
 from torch._inductor.cpu_vec_isa import pick_vec_isa
 
-from ngram_mlp.training.program import ARENA, Place, Plan
-from ngram_mlp.training.recording import Kernel, Product, Recording, Step
+from ngram_mlp.training.compiling.program import ARENA, Place, Plan
+from ngram_mlp.training.compiling.recording import Kernel, Product, Recording, Step
 
 # The multiplications in a product from which sharing it pays.
 PARALLEL_FROM = 2**19
