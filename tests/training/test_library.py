@@ -101,6 +101,21 @@ def test_a_folder_that_others_can_write_is_not_used(cache, trained):
     assert not [*cache.iterdir()]
 
 
+def test_a_folder_that_cannot_be_made_is_told_and_nothing_is_lost(trained, compiled, monkeypatch):
+    monkeypatch.setenv("NGRAM_MLP_CACHE_DIR", "/dev/null/cache")
+    losses, said = trained()
+    assert "is not kept for the next run" in said
+    assert losses.equal(compiled[1])
+
+
+def test_a_user_without_a_home_has_a_folder(monkeypatch, tmp_path):
+    for variable in ("NGRAM_MLP_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(library.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    monkeypatch.setattr(library.tempfile, "gettempdir", lambda: str(tmp_path))
+    assert library.folder() == tmp_path / "ngram_mlp"
+
+
 def test_code_of_another_update_is_found_out_by_a_trial(entry):
     expected = run(maximize=True).train(30)
     (of_other,) = (path.parent for path in entry.parent.glob("*/plan.pt") if path.parent != entry)

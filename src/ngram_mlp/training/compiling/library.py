@@ -24,8 +24,13 @@ TRAINING = Path(__file__).resolve().parents[1]
 
 def folder() -> Path:
     """Where compiled updates are kept: `NGRAM_MLP_CACHE_DIR`, or a folder among the user's caches."""
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("NGRAM_MLP_CACHE_DIR") or Path(caches) / "ngram_mlp")
+    if own := os.environ.get("NGRAM_MLP_CACHE_DIR"):
+        return Path(own)
+    try:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # a user without a home, as in a container
+        caches = Path(tempfile.gettempdir())
+    return caches / "ngram_mlp"
 
 
 def key_of(described: Any) -> str:
