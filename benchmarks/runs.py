@@ -61,14 +61,6 @@ def train(folder: str, updates: int, cache: str, *options: str) -> float:
 def study(seeds: int, updates: int, cache: str) -> float:
     """Seconds of `scripts/compare.py` with the default recipe, report included."""
     with tempfile.TemporaryDirectory() as folder:
-        options = (
-            "--seeds",
-            seeds,
-            "--runs_dir",
-            folder,
-            "--trainer.max_steps",
-            updates,
-            "--trainer.accelerator",
-            "cpu",
-        )
-        return run(SCRIPTS / "compare.py", SCRIPTS.parent / "configs" / "default.yaml", *options, cache=cache)[1]
+        recipe, where = SCRIPTS.parent / "configs" / "default.yaml", ("--seeds", seeds, "--runs_dir", folder)
+        length = ("--trainer.max_steps", updates, "--trainer.accelerator", "cpu")
+        return run(SCRIPTS / "compare.py", recipe, *where, *length, cache=cache)[1]

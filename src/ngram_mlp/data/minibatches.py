@@ -53,7 +53,10 @@ class MinibatchStream:
 
 
 class SplitBatches:
-    """The examples of a split in order, as (contexts (n, T), targets (n,)) in int64, n at most `size`."""
+    """The examples of a split in order, as (contexts (n, T), targets (n,)) in int64, n at most `size`.
+
+    By default so many that the activations of the notebooks' network fit into a core's cache.
+    """
 
     def __init__(self, ngrams: NGrams, size: int = 1024) -> None:
         self._ngrams = ngrams

@@ -9,8 +9,8 @@ from ngram_mlp.training.threads import multiplications_in
 
 log = logging.getLogger(__name__)
 
-# The multiplications in a forward pass from which a GPU may pay. Below, its eager update takes as long as launching its
-# hundred kernels does, about half a millisecond, and the fused engine on one core of a CPU is faster.
+# The multiplications in a forward pass from which a GPU may pay: an estimate, as none was measured. Eager updates of a
+# smaller network are bound by launching a hundred kernels, and the fused engine takes less than a millisecond on a CPU.
 GPU_PAYS_FROM = 10_000_000
 
 

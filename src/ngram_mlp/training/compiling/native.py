@@ -125,15 +125,13 @@ def source_of(recording: Recording, plan: Plan) -> str:
         else:
             lines.append(f"if (torch({calls}, n)) return nullptr;")
             calls += 1
-    includes: list[str] = ["#include <string>", "#include <type_traits>"]
+    includes = ["#include <string>", "#include <type_traits>", "#include <torch/csrc/inductor/cpp_prefix.h>"]
     bodies = []
     for kernel, number in kernels.items():
         includes += [line for line in kernel.splitlines() if line.startswith("#include") and line not in includes]
         body = "\n".join(line for line in kernel.splitlines() if not line.startswith("#include"))
         body = re.sub(r'extern "C"\s+void', "static void", body)
         bodies.append(f"namespace kernel_{number} {{\n{body}\n}}")
-    if not any("cpp_prefix.h" in line for line in includes):
-        includes.append("#include <torch/csrc/inductor/cpp_prefix.h>")
     constants = (
         f"constexpr int THREADS = {torch.get_num_threads()};\nconstexpr int64_t PARALLEL_FROM = {PARALLEL_FROM};"
     )
