@@ -74,7 +74,6 @@ class LanguageModel(LightningModule):
         self.engine_name: str | None = None  # of the engine that trains or trained this model
         self.threads: int | None = None  # with which it trains or trained
         self._before: Before | None = None  # how it was trained before an interruption
-        self._threads_before: int | None = None
         self._parts: list[Tensor] = []  # losses of the minibatches that the present update accumulates
         self._last_batch_idx = -1
         self._ends = False  # whether it told the trainer to stop, as all updates are done
@@ -115,7 +114,7 @@ class LanguageModel(LightningModule):
         if self.trainer.global_step == 0:  # else they are those of the updates before it
             self.losses = Losses()
         choose_loop(self.trainer, self._wanted_engine, self._before, LanguageModel, NGramDataModule)
-        self._threads_before = self._before.threads if self._before else None
+        self.threads = self._before.threads if self._before else None
         self._parts.clear()
         self._last_batch_idx, self._ends, self._before = -1, False, None
 
@@ -128,7 +127,7 @@ class LanguageModel(LightningModule):
         contexts, targets = batch
         if self._last_batch_idx < 0:
             self.engine_name = "lightning"
-            self.threads = use_fastest_threads(self.network, contexts, targets, self._threads_before)
+            self.threads = use_fastest_threads(self.network, contexts, targets, self.threads)
             begin_counters(self.trainer)
         loss = F.cross_entropy(self(contexts), targets)
         if batch_idx != self._last_batch_idx:  # optimizers such as LBFGS evaluate a minibatch several times
