@@ -26,7 +26,7 @@ from ngram_mlp.diagnostics.batch_norm_statistics import evaluate_splits
 from ngram_mlp.errors import UserError, printable
 from ngram_mlp.models.sampling import sample_one_by_one
 from ngram_mlp.runs.files import LAST, write_atomically
-from ngram_mlp.training.processes import rank
+from ngram_mlp.training.processes import raise_if_another_has_ended, rank
 
 Logger.register(LitLogger)  # it derives from Fabric's Logger alone, so that the parser would refuse it
 
@@ -46,6 +46,7 @@ def main(default_config: Path, args: Sequence[str] | None = None) -> None:
                 _report(cli, run, console, time.perf_counter() - started)
         except BaseException as error:
             _leave(cli, run, console, error)
+            raise_if_another_has_ended(error)
             raise
 
 

@@ -1,5 +1,6 @@
 """Several processes that train one model, each on its part of every minibatch (torch.distributed)."""
 
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from ngram_mlp.errors import UserError
+
+ANOTHER_HAS_ENDED = "another process of this run has ended, so this one ends, too"
 
 
 def processes() -> int:
@@ -45,8 +48,17 @@ def _exchange(x: Tensor, operation: Any = dist.ReduceOp.SUM) -> Tensor:
     try:
         dist.all_reduce(x, operation)
     except RuntimeError as error:  # torch's backends have no error of their own for that
-        raise UserError("another process of this run has ended, so this one ends, too") from error
+        raise UserError(ANOTHER_HAS_ENDED) from error
     return x
+
+
+def raise_if_another_has_ended(error: BaseException) -> None:
+    """Raises a UserError where an error came from an exchange of Lightning's, such as its barrier at a checkpoint."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    if isinstance(error, RuntimeError) and frames:
+        module = frames[-1][0].f_globals.get("__name__", "")
+        if module.startswith("torch.distributed."):
+            raise UserError(ANOTHER_HAS_ENDED) from error
 
 
 class _Total(torch.autograd.Function):
