@@ -5,11 +5,11 @@ import multiprocessing
 from multiprocessing import forkserver
 from pathlib import Path
 
-if __name__ == "__main__" and "forkserver" in multiprocessing.get_all_start_methods():
-    multiprocessing.set_forkserver_preload(["ngram_mlp.cli.train"])
-    forkserver.ensure_running()  # imports what the runs need while this process imports what it needs itself
+if __name__ == "__main__":  # and not in the processes of its runs
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        multiprocessing.set_forkserver_preload(["ngram_mlp.cli.server"])
+        forkserver.ensure_running()  # imports what the runs need while this process imports what it needs itself
 
-from ngram_mlp.cli.compare import main
+    from ngram_mlp.cli.compare import main
 
-if __name__ == "__main__":
     main(train_script=Path(__file__).with_name("train.py"))

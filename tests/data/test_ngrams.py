@@ -58,3 +58,18 @@ def test_too_few_words_are_refused_and_enough_are_split(count):
             split_words(words)
     else:
         assert all(split_words(words))
+
+
+@pytest.mark.parametrize("block_size", [1, 3, 8])
+def test_each_example_has_one_of_the_distinct_contexts(block_size, sample_words):
+    ngrams = build_ngrams(sample_words, Vocabulary.of_words(sample_words), block_size)
+    contexts, which = ngrams.distinct()
+    assert len(contexts) == len(ngrams.contexts.unique(dim=0))
+    assert contexts[which].equal(ngrams.contexts)
+
+
+def test_contexts_of_more_than_64_bits_are_not_told_apart(sample_words):
+    vocabulary = Vocabulary.of_words(sample_words)
+    assert len(vocabulary) == 27
+    assert build_ngrams(sample_words, vocabulary, 13).distinct() is not None  # 27**13 < 2**63 < 27**14
+    assert build_ngrams(sample_words, vocabulary, 14).distinct() is None

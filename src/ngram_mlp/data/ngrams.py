@@ -70,6 +70,18 @@ class NGrams:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def distinct(self) -> tuple[Tensor, Tensor] | None:
+        """The distinct contexts (M, T), and which of them each example has (N,), int64.
+
+        None where a context is too long to be one number of 64 bits: such contexts hardly occur twice.
+        """
+        characters, length = int(self.contexts.max()) + 1, self.contexts.shape[1]
+        if characters**length > 2**63:
+            return None
+        numbers = (self.contexts.long() * characters ** torch.arange(length)).sum(1).numpy()
+        _, first, which = np.unique(numbers, return_index=True, return_inverse=True)
+        return self.contexts[torch.from_numpy(first)], torch.from_numpy(which)
+
 
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
     """The notebooks' split: shuffled by `random.Random(42)`, then 80 % training, 10 % validation, 10 % test."""

@@ -9,9 +9,9 @@ import os
 import runpy
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
@@ -54,7 +54,7 @@ def train_all(train_script: Path, runs: Sequence[Run], jobs: int) -> list[Run]:
                         trained.append(run)
                 training = ", ".join(f"{run.recipe} seed {run.seed}" for run in running)
                 progress.update(task, completed=len(runs) - len(waiting) - len(running), description=training)
-                time.sleep(0.02)
+                wait([process.sentinel for process, _ in running.values()], timeout=1)
                 for run in [run for run, (process, _) in running.items() if not process.is_alive()]:
                     running.pop(run)[1].close()
             progress.update(task, completed=len(runs), description="")
@@ -86,7 +86,7 @@ def _server() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["ngram_mlp.cli.train"])
+    server.set_forkserver_preload(["ngram_mlp.cli.server"])
     return server
 
 

@@ -1,0 +1,22 @@
+"""What the server that forks the runs of a study does before the first: all that every run would do again.
+
+It imports what a training needs, and parses a command line once, since the parser keeps what it finds out about
+classes. It may not start a thread, as none would live on in the runs.
+"""
+
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+import torch.utils.tensorboard  # which Lightning imports when it first logs
+
+from ngram_mlp.cli import train  # noqa: F401  # the command of a run
+from ngram_mlp.cli.command import open_console
+from ngram_mlp.cli.train_cli import TrainCLI
+from ngram_mlp.studies import pool  # noqa: F401  # which has the function that a run begins with
+from ngram_mlp.training import fused  # noqa: F401  # imported when a run chooses its engine
+
+torch.set_num_threads(1)
+open_console()  # Lightning says what it is doing otherwise
+with suppress(Exception, SystemExit):  # what is wrong is said by the runs
+    TrainCLI(["--model", "BatchNormMLP", "--data.corpus", "sample", "--seed_everything", "1"], default_config=Path())
