@@ -115,7 +115,7 @@ def tabulated(network: nn.Module, ngrams: NGrams, device: torch.device) -> tuple
         expected = network(first.to(device))
         if len(contexts) * expected.shape[1] > LARGEST_TABLE:
             return network, ngrams
-        logits = torch.cat([network(batch.to(device)) for batch in contexts.long().split(len(first))])
+        logits = torch.cat([network(batch.to(device)) for batch in torch.split(contexts.long(), len(first))])
     if not torch.allclose(logits[which[: len(first)].to(device)], expected, rtol=1e-3, atol=1e-4):
         return network, ngrams
-    return nn.Embedding.from_pretrained(logits), NGrams(which, ngrams.targets)
+    return nn.Embedding(len(logits), logits.shape[1], _weight=logits), NGrams(which, ngrams.targets)
