@@ -9,6 +9,7 @@ from torch import nn
 
 from ngram_mlp.callbacks.batch_norm_statistics import BatchNormStatistics
 from ngram_mlp.callbacks.recorder import EVERYTHING
+from ngram_mlp.data import NGrams
 from ngram_mlp.diagnostics.batch_norm_statistics import evaluate_splits, measure
 from ngram_mlp.diagnostics.figures import ROWS, saturation_figure
 from ngram_mlp.diagnostics.judging import judge_initialization
@@ -128,10 +129,7 @@ def test_of_a_batch_norm_that_lacks_something_the_rest_is_recorded(norm, expecte
     if "gain" in found:
         assert found["gain"] == (1.0 if norm.weight.requires_grad else 3.0)
     assert list(measure(net, [minibatch()], CPU)) == (["3"] if "running_mean" in found else [])
-    split = SimpleNamespace(contexts=minibatch(50)[0], targets=minibatch(50)[1])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ngram_mlp.diagnostics.batch_norm_statistics.SplitBatches", lambda s: [(s.contexts, s.targets)])
-        assert evaluate_splits(net, {"train": split}, "calibrated")["train"]["loss"] > 0
+    assert evaluate_splits(net, {"train": NGrams(*minibatch(50))}, "calibrated")["train"]["loss"] > 0
 
 
 def test_a_unit_is_dead_that_is_saturated_at_every_position_of_every_example():

@@ -79,7 +79,8 @@ class NGrams:
         if characters**length > 2**63:
             return None
         numbers = (self.contexts.long() * characters ** torch.arange(length)).sum(1).numpy()
-        _, first, which = np.unique(numbers, return_index=True, return_inverse=True)
+        small = numbers.astype(np.min_scalar_type(characters**length - 1))  # numbers of 16 bits are sorted at once
+        _, first, which = np.unique(small, return_index=True, return_inverse=True)
         return self.contexts[torch.from_numpy(first)], torch.from_numpy(which)
 
 

@@ -65,8 +65,7 @@ def evaluate_splits(
         if statistics == "batch" or (statistics == "calibrated" and name == "train"):
             measured = measure(network, SplitBatches(ngrams), device)
         with evaluating_with(network, measured):
-            faster, same = tabulated(network, ngrams, device)
-            metrics[name] = evaluate(faster, SplitBatches(same), device)
+            metrics[name] = evaluate(*tabulated(network, ngrams, device), device)
     return metrics
 
 

@@ -99,23 +99,24 @@ def evaluate(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], devic
 
 
 @torch.no_grad()
-def tabulated(network: nn.Module, ngrams: NGrams, device: torch.device) -> tuple[nn.Module, NGrams]:
-    """A network and n-grams that evaluate to the same metrics, in less time where contexts occur more than once.
+def tabulated(network: nn.Module, ngrams: NGrams, device: torch.device) -> tuple[nn.Module, SplitBatches]:
+    """A network and the batches of a split that evaluate to the same metrics, sooner where contexts occur repeatedly.
 
-    The network is a table of the logits of the distinct contexts, and the context of an example its place there. They
-    are what was given where a table would not pay, or where logits depend on more than their own context: then those
-    of the first batch are others than in the table.
+    The network is a table of the logits of the distinct contexts, and the context of an example its place there. It is
+    the network that was given where a table would not pay, or where logits depend on more than their own context: then
+    those of the first batch are others than in the table.
     """
-    found = ngrams.distinct()
-    if found is None or len(found[0]) > len(ngrams) / 2:
-        return network, ngrams
-    contexts, which = found
+    batches, distinct = SplitBatches(ngrams), ngrams.distinct()
+    if distinct is None or len(distinct[0]) > len(ngrams) / 2:
+        return network, batches
+    contexts, which = distinct
     with evaluation_mode(network):
-        first, _ = next(iter(SplitBatches(ngrams)))
+        first, _ = next(iter(batches))
         expected = network(first.to(device))
         if len(contexts) * expected.shape[1] > LARGEST_TABLE:
-            return network, ngrams
+            return network, batches
         logits = torch.cat([network(batch.to(device)) for batch in torch.split(contexts.long(), len(first))])
     if not torch.allclose(logits[which[: len(first)].to(device)], expected, rtol=1e-3, atol=1e-4):
-        return network, ngrams
-    return nn.Embedding(len(logits), logits.shape[1], _weight=logits), NGrams(which, ngrams.targets)
+        return network, batches
+    table = nn.Embedding(len(logits), logits.shape[1], _weight=logits)
+    return table, SplitBatches(NGrams(which, ngrams.targets), 4 * len(first))
