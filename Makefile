@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-all replay lint bench tensorboard clean
+.PHONY: help train search test test-all replay lint bench tensorboard clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -14,20 +14,27 @@ help: ## list the targets
 	touch $@
 
 .venv/.installed-test: .venv/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,search]'
 	touch $@
 
 train: .venv/.installed ## train the default experiment; installs on first use
 	$(BIN)/python scripts/train.py $(ARGS)
 
+.venv/.installed-search: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[search]'
+	touch $@
+
+search: .venv/.installed-search ## search a space of recipes, as ARGS say; installs Optuna on first use
+	$(BIN)/python scripts/search.py $(or $(ARGS),--help)
+
 test: .venv/.installed-test ## run the tests; installs the test extras on first use
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 .venv/.installed-loggers: .venv/.installed-test
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[loggers]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[loggers,databases]'
 	touch $@
 
-test-all: .venv/.installed-loggers ## run the tests, the long ones too; installs Weights & Biases and MLflow on first use
+test-all: .venv/.installed-loggers ## run the tests, the long ones too; installs loggers and a driver of PostgreSQL on first use
 	$(BIN)/python -m pytest -n 2 -m "" $(ARGS)
 
 replay: .venv/.installed-test ## replay 200,000 updates of the notebooks' loop number for number, with both engines

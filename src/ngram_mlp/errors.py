@@ -24,6 +24,10 @@ class UserError(ValueError):
         super().__init__("".join(named) + message)
 
 
+class Diverged(UserError):
+    """The training loss is not finite."""
+
+
 def full_disk(error: BaseException | None) -> OSError | None:
     """What a full disk raised and led to an error, which loggers wrap and raise once more; None for other errors."""
     while error is not None and not (isinstance(error, OSError) and error.errno in DISK_IS_FULL):

@@ -13,6 +13,7 @@ from ngram_mlp.callbacks.observer import Intervals, Observer
 from ngram_mlp.callbacks.progress import LossHistory, UpdateProgress
 from ngram_mlp.callbacks.recorder import Recorder
 from ngram_mlp.callbacks.samples import EmbeddingView, SampledNames
+from ngram_mlp.callbacks.supervised import Supervised
 from ngram_mlp.callbacks.verdicts import InitializationCheck, TrainingVerdicts
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Recorder",
     "RunCheckpoints",
     "SampledNames",
+    "Supervised",
     "TrainingVerdicts",
     "UpdateProgress",
 ]

@@ -14,6 +14,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from rich.console import Console
 
 from ngram_mlp import callbacks
+from ngram_mlp.callbacks import supervised
 from ngram_mlp.cli.resuming import check_checkpoint
 from ngram_mlp.cli.train_cli import TrainCLI
 from ngram_mlp.diagnostics.batch_norm_statistics import require_batch_norm
@@ -115,6 +116,8 @@ def _callbacks(cli: TrainCLI, folder: Path, saved: str, console: Console) -> lis
             callbacks.CustomScalars(),
             callbacks.LossHistory(),
         ]
+    if supervised.connection is not None:
+        chosen.append(callbacks.Supervised(supervised.connection))
     if config.statistics != "running":
         chosen.append(callbacks.EvaluationStatistics(config.statistics))
     given = cli.config_init.trainer.callbacks or []

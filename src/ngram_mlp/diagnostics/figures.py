@@ -1,7 +1,7 @@
 """The notebooks' plots in one style, drawn without a display."""
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -44,7 +44,7 @@ def draw(figure: Figure) -> tuple[bytes, int, int]:
 @matplotlib.rc_context(STYLE)
 def loss_figure(losses: npt.NDArray[np.float32]) -> Figure:
     """The loss of every update, and log10 of its mean over a two-hundredth part of the run, over updates."""
-    figure, (left, right) = _panels(2, "training loss", width=10)
+    figure, (left, right) = figure_with_panels(2, "training loss", width=10)
     part = max(1, len(losses) // 200)
     whole = losses[: len(losses) // part * part].reshape(-1, part)
     x, mean = np.arange(len(whole)) * part, whole.mean(1)
@@ -60,7 +60,7 @@ def loss_figure(losses: npt.NDArray[np.float32]) -> Figure:
 @matplotlib.rc_context(STYLE)
 def distributions_figure(title: str, unit: str, panels: Mapping[str, Mapping[str, Tensor]]) -> Figure:
     """By heading and name, the density of a tensor's finite values; `unit` is the name of the quantity."""
-    figure, axes = _panels(len(panels), title)
+    figure, axes = figure_with_panels(len(panels), title)
     for axis, (heading, tensors) in zip(axes, panels.items(), strict=True):
         for color, (name, tensor) in zip(_colors(len(tensors)), tensors.items(), strict=True):
             x = tensor.detach().float().cpu().flatten().numpy()
@@ -79,7 +79,7 @@ def saturation_figure(panels: Mapping[str, Tensor]) -> Figure:
 
     A white column is a dead unit. Of many examples the first are drawn; the numbers are those of all.
     """
-    figure, axes = _panels(len(panels), "saturated cells (white)", width=10, height=1.8, columns=1)
+    figure, axes = figure_with_panels(len(panels), "saturated cells (white)", width=10, height=1.8, columns=1)
     for axis, (heading, mask) in zip(axes, panels.items(), strict=True):
         cells = mask.reshape(-1, mask.shape[-1]).cpu().numpy()
         axis.imshow(cells[:ROWS], cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
@@ -93,7 +93,7 @@ def saturation_figure(panels: Mapping[str, Tensor]) -> Figure:
 @matplotlib.rc_context(STYLE)
 def update_ratio_figure(histories: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
     """By weight, a curve of (update, log10 of std(update) / std(weight)), with the line of 1e-3."""
-    figure, (axis,) = _panels(1, "update to data ratio", width=9)
+    figure, (axis,) = figure_with_panels(1, "update to data ratio", width=9)
     figure.subplots_adjust(right=0.75)
     for color, (name, points) in zip(_colors(len(histories)), histories.items(), strict=True):
         axis.plot([u for u, _ in points], [r for _, r in points], ".-", color=color, linewidth=1, label=name)
@@ -115,7 +115,7 @@ def embedding_figure(embedding: Tensor, labels: Sequence[str]) -> Figure:
         _, spread, axes = np.linalg.svd(centered, full_matrices=False)
         rows, names = centered @ axes[:2].T, ("first principal axis", "second principal axis")
         explained = f" ({(spread[:2] ** 2).sum() / max((spread**2).sum(), 1e-30):.0%} of the variance)"
-    figure, (axis,) = _panels(1, f"embedding of the characters{explained}", width=6, height=6)
+    figure, (axis,) = figure_with_panels(1, f"embedding of the characters{explained}", width=6, height=6)
     axis.scatter(rows[:, 0], rows[:, 1], s=220, alpha=0.35, linewidths=0)
     for (x, y), label in zip(rows, labels, strict=True):
         axis.text(x, y, label, ha="center", va="center", fontsize=9, parse_math=False)
@@ -123,57 +123,9 @@ def embedding_figure(embedding: Tensor, labels: Sequence[str]) -> Figure:
     return figure
 
 
-@matplotlib.rc_context(STYLE)
-def loss_bands_figure(panels: Mapping[str, Mapping[str, Sequence[npt.NDArray[np.float32]]]]) -> Figure:
-    """The training loss of several recipes over updates: mean over seeds, and a band from the least to the greatest.
-
-    By heading and recipe there are the losses of every update for each seed. Updates are on a logarithmic axis, and
-    losses are means over parts of equal length there. What is higher than every loss after a twentieth of the run is
-    cut off, so that a bad beginning does not hide the end.
-    """
-    figure, axes = _panels(len(panels), "training loss: mean and range over seeds", width=11, columns=2)
-    figure.subplots_adjust(right=0.76)
-    styles = _styles(recipe for recipes in panels.values() for recipe in recipes)
-    bottom, top, curves = np.inf, 0.0, {}
-    for axis, (heading, recipes) in zip(axes, panels.items(), strict=True):
-        for recipe, seeds in recipes.items():
-            updates = min(map(len, seeds))
-            edges = np.unique(np.geomspace(1, updates + 1, 60).astype(int)) - 1
-            counts = np.diff(edges)
-            parts = np.stack([np.add.reduceat(seed[:updates], edges[:-1], dtype=np.float64) for seed in seeds]) / counts
-            x, mean = edges[:-1] + (counts + 1) / 2, parts.mean(0)
-            axis.fill_between(x, parts.min(0), parts.max(0), color=styles[recipe]["color"], alpha=0.2, linewidth=0)
-            (curves[recipe],) = axis.plot(x, mean, **styles[recipe], linewidth=1)
-            late = mean[x >= updates / 20]
-            bottom, top = np.fmin(bottom, late.min()), np.fmax(top, late.max())
-        axis.set(title=heading, xlabel="update", ylabel="cross-entropy in nats", xscale="log")
-    if np.isfinite([bottom, top]).all() and bottom < top:
-        margin = 0.1 * (top - bottom)
-        for axis in axes:
-            axis.set_ylim(bottom - margin, top + margin)
-    figure.legend(curves.values(), curves.keys(), loc="upper left", bbox_to_anchor=(0.77, 0.9))
-    return figure
-
-
-@matplotlib.rc_context(STYLE)
-def points_figure(panels: Mapping[str, Mapping[str, Sequence[float]]], unit: str) -> Figure:
-    """By heading and recipe, a point for the value of each seed, and a line at their mean; `unit` is their name."""
-    rows = [(heading, recipe, seeds) for heading, recipes in panels.items() for recipe, seeds in recipes.items()]
-    figure, (axis,) = _panels(1, f"{unit}: each seed, and the mean", width=8, height=0.6 + 0.2 * len(rows))
-    figure.subplots_adjust(left=0.4)
-    styles = _styles(recipe for _, recipe, _ in rows)
-    for y, (heading, recipe, seeds) in enumerate(rows):
-        color = styles[recipe]["color"]
-        axis.plot(seeds, [y] * len(seeds), "o", color=color, alpha=0.6, markersize=5)
-        axis.plot([float(np.mean(seeds))] * 2, [y - 0.35, y + 0.35], color=color, linewidth=1.5)
-        if y and rows[y - 1][0] != heading:
-            axis.axhline(y - 0.5, color="black", linewidth=0.5)
-    axis.set_yticks(range(len(rows)), [f"{recipe}  {heading}".strip() for heading, recipe, _ in rows])
-    axis.set(xlabel=f"{unit} in nats", ylim=(len(rows) - 0.5, -0.5))
-    return figure
-
-
-def _panels(count: int, title: str, width: int = 0, height: float = 3.6, columns: int = 9) -> tuple[Figure, list[Any]]:
+def figure_with_panels(
+    count: int, title: str, width: int = 0, height: float = 3.6, columns: int = 9
+) -> tuple[Figure, list[Any]]:
     """A titled figure with so many axes in at most so many columns; its width and the height of a row in inches."""
     columns = min(count, columns)
     rows = -(-count // columns)
@@ -192,10 +144,3 @@ def _panels(count: int, title: str, width: int = 0, height: float = 3.6, columns
 def _colors(count: int) -> list[Any]:
     """So many colors, from dark to light with the depth."""
     return [matplotlib.colormaps["viridis"](0.85 * i / max(1, count - 1)) for i in range(count)]
-
-
-def _styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """A color for each name, and after ten names another kind of line, so that they are told apart."""
-    colors, lines = matplotlib.colormaps["tab10"], ("-", "--", ":")
-    numbered = enumerate(dict.fromkeys(names))
-    return {name: {"color": colors(i % 10), "linestyle": lines[i // 10 % 3]} for i, name in numbered}

@@ -14,7 +14,7 @@ from torch.optim import SparseAdam
 from torch.optim.lr_scheduler import MultiStepLR, ReduceLROnPlateau
 
 from ngram_mlp.data import NGramDataModule
-from ngram_mlp.errors import UserError
+from ngram_mlp.errors import Diverged, UserError
 from ngram_mlp.models.metrics import Losses, PredictionMetric
 from ngram_mlp.runs.checkpoint import Parts, add_parts, parts_of, read_checkpoint
 from ngram_mlp.training.engines import Before, EngineName, use_fastest_threads
@@ -148,12 +148,12 @@ class LanguageModel(LightningModule):
     def record(self, losses: Tensor, lr: float) -> None:
         """Keeps and logs the losses (K,) of the updates that end now, and the last one's learning rate.
 
-        The trainer has not counted them yet. Raises a UserError where a loss is not finite.
+        The trainer has not counted them yet. Raises Diverged where a loss is not finite.
         """
         trainer: Any = self.trainer
         if bad := (~losses.isfinite()).nonzero().flatten().tolist():
             what = f"{losses[bad[0]].item()} at update {trainer.global_step + bad[0]}"
-            raise UserError(f"the training loss is {what}; lower the optimizer's lr, or scale the initial weights down")
+            raise Diverged(f"the training loss is {what}; lower the optimizer's lr, or scale the initial weights down")
         self.losses.append(losses)
         loss = self.losses.mean_since_logged()
         self.log("train/loss", loss, prog_bar=True, logger=False)

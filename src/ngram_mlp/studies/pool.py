@@ -11,19 +11,21 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from multiprocessing.connection import wait
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 
-from ngram_mlp.errors import UserError
-from ngram_mlp.runs.files import LAST, alone_in
-from ngram_mlp.studies.study import Run
+from ngram_mlp.callbacks import supervised
+from ngram_mlp.studies.run import Run
+
+R = TypeVar("R", bound=Run)
 
 
 def cores() -> int:
@@ -31,54 +33,125 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def train_all(train_script: Path, runs: Sequence[Run], jobs: int) -> list[Run]:
-    """Trains the runs, `jobs` at a time; returns those that were trained, as other calls may have some of them.
+@dataclass(frozen=True)
+class Ended:
+    """A run's process has ended; the status is negative where a signal has ended it."""
 
-    Interrupted, also by SIGTERM or SIGHUP, it has the runs save their state, and the next call resumes them.
+    status: int
+
+
+@dataclass(frozen=True)
+class _Process:
+    process: BaseProcess
+    lock: ExitStack
+    connection: Connection | None
+
+
+class Pool:
+    """Trains runs, each in a process of its own; use it as a context.
+
+    Left early, also by SIGTERM or SIGHUP, it has the runs save their state, and whoever begins them next resumes them.
+
+    Args:
+        train_script: the script that trains.
+        jobs: how many runs it may train at a time.
+        threads: of each run.
     """
-    waiting, trained = list(runs), []
-    running: dict[Run, tuple[BaseProcess, ExitStack]] = {}
-    server, threads = _server(), max(1, cores() // max(1, min(jobs, len(runs))))
+
+    def __init__(self, train_script: Path, jobs: int, threads: int = 1) -> None:
+        self._train_script = train_script
+        self._jobs = jobs
+        self._threads = threads
+        self._server = _server()
+        self._running: dict[Run, _Process] = {}
+        self._handlers = ExitStack()
+
+    def __enter__(self) -> "Pool":
+        for number in (signal.SIGTERM, signal.SIGHUP):  # by which a cluster ends a job
+            self._handlers.callback(signal.signal, number, signal.signal(number, _stop))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._handlers:
+            for one in self._running.values():
+                one.process.terminate()
+            for one in self._running.values():
+                _close(one)
+
+    @property
+    def running(self) -> list[Run]:
+        return list(self._running)
+
+    @property
+    def has_room(self) -> bool:
+        return len(self._running) < self._jobs
+
+    def begin(self, run: Run, *, watched: bool = False) -> bool:
+        """Starts a run, or resumes it; False if another process trains it or has done so.
+
+        A watched run tells what becomes of it (`callbacks.supervised`), and waits for an answer each time.
+        """
+        if (lock := run.lock()) is None:
+            return False
+        if run.finished is not None:
+            lock.close()
+            return False
+        ours, its = self._server.Pipe() if watched else (None, None)
+        environment = {"OMP_NUM_THREADS": str(self._threads), **os.environ}
+        arguments = (self._train_script, run.arguments, run.log, environment, its)
+        process = self._server.Process(target=_train, args=arguments)
+        process.start()
+        if its is not None:
+            its.close()  # so that ours is at its end when the process is
+        self._running[run] = _Process(process, lock, ours)
+        return True
+
+    def wait(self, seconds: float) -> list[tuple[Run, Any]]:
+        """What happened, by run: Ended, or what a watched run told; empty where nothing did within the time."""
+        sources = [one.process.sentinel for one in self._running.values()]
+        wait([*sources, *(one.connection for one in self._running.values() if one.connection)], seconds)
+        news: list[tuple[Run, Any]] = []
+        for run, one in list(self._running.items()):
+            has_ended = not one.process.is_alive()
+            news += [(run, message) for message in _messages(one.connection)]
+            if has_ended:
+                news.append((run, Ended(_close(self._running.pop(run)))))
+        return news
+
+    def answer(self, run: Run, go_on: bool) -> None:
+        """Tells a watched run that waits for an answer whether it may go on."""
+        connection = self._running[run].connection if run in self._running else None
+        with suppress(OSError):  # where the run is gone
+            if connection is not None:
+                connection.send(go_on)
+
+
+def train_all(train_script: Path, runs: Sequence[R], jobs: int) -> list[R]:
+    """Trains the runs and shows how far it is; returns those that were trained, as other calls may have some of them.
+
+    Interrupted, it has the runs save their state, and the next call resumes them.
+    """
+    waiting, trained = list(runs), list[R]()
+    threads = max(1, cores() // max(1, min(jobs, len(runs))))
     names = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True))
     columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), names)
-    with ExitStack() as handlers, Progress(*columns, expand=True) as progress:
-        for number in (signal.SIGTERM, signal.SIGHUP):  # by which a cluster ends a job
-            handlers.callback(signal.signal, number, signal.signal(number, _stop))
+    with Pool(train_script, jobs, threads) as pool, Progress(*columns, expand=True) as progress:
         task = progress.add_task("", total=len(runs))
-        try:
-            while waiting or running:
-                while waiting and len(running) < jobs:
-                    run = waiting.pop(0)
-                    if (lock := _claim(run)) is not None:
-                        running[run] = _start(server, train_script, run, threads), lock
-                        trained.append(run)
-                training = ", ".join(f"{run.recipe} seed {run.seed}" for run in running)
-                progress.update(task, completed=len(runs) - len(waiting) - len(running), description=training)
-                wait([process.sentinel for process, _ in running.values()], timeout=1)
-                for run in [run for run, (process, _) in running.items() if not process.is_alive()]:
-                    running.pop(run)[1].close()
-            progress.update(task, completed=len(runs), description="")
-        finally:
-            for process, _ in running.values():
-                process.terminate()
-            for process, lock in running.values():
-                process.join()
-                lock.close()
+        while waiting or pool.running:
+            while waiting and pool.has_room:
+                run = waiting.pop(0)
+                if pool.begin(run):
+                    trained.append(run)
+            training = ", ".join(run.label for run in pool.running)
+            progress.update(task, completed=len(runs) - len(waiting) - len(pool.running), description=training)
+            if pool.running:
+                pool.wait(1)
+        progress.update(task, completed=len(runs), description="")
     return trained
 
 
 def _stop(number: int, _: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
-
-
-def _claim(run: Run) -> ExitStack | None:
-    """What keeps other calls from training a run until it is closed; None if one of them trains it or has done so."""
-    run.folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as lock, suppress(UserError):
-        lock.enter_context(alone_in(run.folder))
-        if run.finished is None:
-            return lock.pop_all()
-    return None
 
 
 def _server() -> Any:
@@ -90,17 +163,27 @@ def _server() -> Any:
     return server
 
 
-def _start(server: Any, train_script: Path, run: Run, threads: int) -> BaseProcess:
-    """A process that trains a run, or resumes it."""
-    begun = [path for path in run.versions if (path / LAST).exists()]
-    arguments = ("--resume", str(begun[-1])) if begun else run.arguments
-    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
-    process: BaseProcess = server.Process(target=_train, args=(train_script, arguments, run.log, environment))
-    process.start()
-    return process
+def _messages(connection: Connection | None) -> list[Any]:
+    """What has been sent and not been read yet."""
+    found = []
+    with suppress(EOFError, OSError):  # the process has ended
+        while connection is not None and connection.poll():
+            found.append(connection.recv())
+    return found
 
 
-def _train(train_script: Path, arguments: Sequence[str], log: Path, environment: dict[str, str]) -> None:
+def _close(one: _Process) -> int:
+    """Waits for the process to end, and lets go of its run; its status."""
+    one.process.join()
+    one.lock.close()
+    if one.connection is not None:
+        one.connection.close()
+    return one.process.exitcode or 0
+
+
+def _train(
+    train_script: Path, arguments: Sequence[str], log: Path, environment: dict[str, str], connection: Connection | None
+) -> None:
     """Runs the script as a command of its own would: with its arguments, its output in a file, nothing to read."""
     os.setsid()  # in a session of its own, so that Ctrl-C reaches the pool alone, which ends the others in order
     with log.open("wb") as output, open(os.devnull, "rb") as nothing:
@@ -110,4 +193,5 @@ def _train(train_script: Path, arguments: Sequence[str], log: Path, environment:
     os.environ.update(environment)
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"].split(",")[0]))  # the server had its own number
     sys.argv = [str(train_script), *arguments]
+    supervised.connection = connection
     runpy.run_path(str(train_script), run_name="__main__")

@@ -19,7 +19,7 @@ from rich.table import Column, Table
 
 from ngram_mlp.errors import UserError
 from ngram_mlp.studies.pool import cores
-from ngram_mlp.studies.study import Run
+from ngram_mlp.studies.study import SeedRun
 
 SPLITS = ("train", "val", "test")
 DIFFERENCE = "val against the first (95 %)"
@@ -33,9 +33,12 @@ Row = dict[str, Any]
 Panels = dict[str, dict[str, list[Row]]]  # the runs that have a result, by heading and name of the recipe
 
 
-def write_report(folder: Path, runs: list[Run], failures: list[Run], words: list[str], console: Console) -> None:
+def write_report(
+    folder: Path, runs: list[SeedRun], failures: list[SeedRun], words: list[str], console: Console
+) -> None:
     """Writes results.csv, results.json, two figures and report.md, which names the command `words`; prints a table."""
-    from ngram_mlp.diagnostics.figures import draw, loss_bands_figure, points_figure
+    from ngram_mlp.diagnostics.figures import draw
+    from ngram_mlp.studies.figures import loss_bands_figure, points_figure
 
     rows = [_row(run, run in failures) for run in runs]
     (folder / "results.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
@@ -43,7 +46,7 @@ def write_report(folder: Path, runs: list[Run], failures: list[Run], words: list
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    panels = _panels(runs, rows)
+    panels = _panels(folder, runs, rows)
     lines = _lines(panels)
     title = f"{folder.name}: mean ± standard deviation over seeds"
     shown = [HEADINGS.index(name) for name in ("recipe", "seeds", "first loss", "val", DIFFERENCE)]
@@ -86,7 +89,7 @@ def _t_quantile(freedom: int) -> float:
     return float(math.sqrt(freedom) * np.tan(angle[np.searchsorted(mass, 0.95 * mass[-1])]))
 
 
-def _row(run: Run, failed: bool) -> Row:
+def _row(run: SeedRun, failed: bool) -> Row:
     results = (*SPLITS, "first_loss", "updates", "updates_per_second", "folder", "corpus")
     row: Row = {"recipe": run.recipe, "seed": run.seed, **dict.fromkeys(results)}
     if (path := run.finished) is not None:
@@ -98,7 +101,7 @@ def _row(run: Run, failed: bool) -> Row:
     return row | {"error": run.last_line if failed else None}
 
 
-def _panels(runs: Sequence[Run], rows: Sequence[Row]) -> Panels:
+def _panels(folder: Path, runs: Sequence[SeedRun], rows: Sequence[Row]) -> Panels:
     """The rows by recipe; where several configurations are crossed with a grid, each of its points is a heading.
 
     Raises:
@@ -113,7 +116,7 @@ def _panels(runs: Sequence[Run], rows: Sequence[Row]) -> Panels:
             group.append(row)
         if group and group[-1]["corpus"] != (first := group[0])["corpus"]:
             raise UserError(
-                f"{run.study}: {run.recipe} was trained on another corpus with seed {run.seed} than with seed "
+                f"{folder}: {run.recipe} was trained on another corpus with seed {run.seed} than with seed "
                 f"{first['seed']}; remove {row['folder']} or {first['folder']}, and give one --data.corpus"
             )
     return panels

@@ -1,0 +1,72 @@
+"""A run that another process watches: it is told of every validation, and may end the run there."""
+
+import signal
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.trainer.states import TrainerFn
+
+from ngram_mlp.errors import Diverged
+
+connection: Connection | None = None  # of this process to the one that watches it
+
+
+@dataclass(frozen=True)
+class Begins:
+    """The run is ready for its first update; its folder is there."""
+
+    parameters: int  # of the model
+
+
+@dataclass(frozen=True)
+class Validated:
+    """The metrics of a validation, by name."""
+
+    update: int
+    metrics: dict[str, float]
+    is_last: bool  # whether the training ends here anyhow
+
+
+@dataclass(frozen=True)
+class HasDiverged:
+    """The training loss is not finite any more; the run ends by itself."""
+
+
+class Supervised(Callback):
+    """Tells a process what becomes of the run, and goes on when that process says so.
+
+    Where it says no, the run ends: before its first update without a trace, after a validation as if it were done.
+    Where the process is gone, the run saves its state and ends, as on SIGTERM. A run of several processes is told of,
+    but not ended.
+
+    Args:
+        connection: to the process.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._may_go_on(Begins(sum(parameter.numel() for parameter in pl_module.parameters()))):
+            raise SystemExit(0)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        is_last = trainer.should_stop or trainer.global_step == trainer.max_steps
+        if not self._may_go_on(Validated(trainer.global_step, metrics, is_last)) and trainer.world_size == 1:
+            trainer.should_stop = True
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, Diverged):
+            self._may_go_on(HasDiverged())
+
+    def _may_go_on(self, message: Begins | Validated | HasDiverged) -> bool:
+        try:
+            self._connection.send(message)
+            return bool(self._connection.recv())
+        except (EOFError, OSError):
+            signal.raise_signal(signal.SIGTERM)
+            return True

@@ -1,0 +1,70 @@
+"""The best trial of a search trained beside the recipe that the search began from, with seeds that it has not seen."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from optuna.trial import FrozenTrial
+from rich.console import Console
+
+from ngram_mlp.studies.pool import train_all
+from ngram_mlp.studies.report import paired_interval, write_report
+from ngram_mlp.studies.study import SeedRun, plan, record_recipes
+from ngram_mlp.studies.trials import Goal
+
+MEASURED = ("val/loss", "val/perplexity", "val/accuracy")
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """The best trial and the recipe that the search began from, trained with seeds that the search has not seen."""
+
+    seeds: int  # with which both were trained
+    metric: str
+    change: float  # of the metric: best trial minus recipe, mean of the differences seed by seed
+    half: float  # half the width of its 95 % interval
+    verdict: str  # better, not told apart, or worse
+
+
+def confirm_best(
+    train_script: Path,
+    recipe: Path,
+    found: Path,
+    best: FrozenTrial,
+    folder: Path,
+    seeds: Sequence[int],
+    overrides: Sequence[str],
+    goal: Goal,
+    jobs: int,
+    console: Console,
+) -> Confirmation | None:
+    """Trains the recipe and the best trial with each of the seeds; None where no pair of runs came to its end."""
+    study = folder / "confirmation" / f"trial_{best.number}"
+    study.mkdir(parents=True, exist_ok=True)
+    copy = study / f"trial_{best.number}.yaml"
+    copy.write_bytes(found.read_bytes())
+    runs = plan(study, [str(recipe), str(copy)], [], seeds, overrides)
+    record_recipes(study, runs)
+    trained = train_all(train_script, [run for run in runs if run.finished is None], jobs)
+    failures = [run for run in trained if run.finished is None]
+    write_report(study, runs, failures, ["python", "scripts/compare.py", str(recipe), str(copy), *overrides], console)
+    metric = goal.metric if goal.metric in MEASURED else "val/loss"  # one of the user's own is not in metrics.json
+    values = {(run.path == copy, run.seed): _final(run, metric) for run in runs}
+    pairs = [(values[True, seed], values[False, seed]) for seed in seeds]
+    differences = [new - old for new, old in pairs if math.isfinite(new) and math.isfinite(old)]
+    if not differences:
+        return None
+    change, half = paired_interval(differences)
+    gain = change if goal.maximize else -change
+    verdict = "better" if gain > half else "worse" if -gain > half else "not told apart"
+    return Confirmation(len(differences), metric, change, half, verdict)
+
+
+def _final(run: SeedRun, metric: str) -> float:
+    """The metric of a run's end, nan where it has none."""
+    if run.finished is None:
+        return math.nan
+    split, quantity = metric.split("/")
+    return float(json.loads((run.finished / "metrics.json").read_text(encoding="utf-8"))[split][quantity])

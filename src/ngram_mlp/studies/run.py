@@ -1,0 +1,53 @@
+"""A run that a study consists of: the options of `train.py`, and the folder in which its attempts lie."""
+
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ngram_mlp.errors import UserError
+from ngram_mlp.runs.files import LAST, alone_in, versions
+
+
+@dataclass(frozen=True)
+class Run:
+    """One call of `train.py`, and further ones that resume it where it was interrupted."""
+
+    folder: Path  # the parent of the folders `version_N` of its attempts
+    label: str  # what it is, for those who watch
+    options: tuple[str, ...]  # of `train.py`, without those that say where
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The arguments of the next call of `train.py`."""
+        if begun := [path for path in self.versions if (path / LAST).exists()]:
+            return ("--resume", str(begun[-1]))
+        # Without observing, which is for a look at one run, unless the options ask for it.
+        unobserved = ("--observe.every_n_updates", "off")
+        return (*unobserved, *self.options, "--runs_dir", str(self.folder.parent), "--name", self.folder.name)
+
+    @property
+    def versions(self) -> list[Path]:
+        """Its attempts, the newest last."""
+        return [self.folder / f"version_{number}" for number in sorted(versions(self.folder))]
+
+    @property
+    def finished(self) -> Path | None:
+        """The folder that holds its result, None before."""
+        return next((path for path in self.versions if (path / "metrics.json").exists()), None)
+
+    @property
+    def log(self) -> Path:
+        return self.folder.with_suffix(".log")
+
+    @property
+    def last_line(self) -> str:
+        lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n") if self.log.exists() else []
+        return next((line for line in reversed(lines) if line.strip()), "it printed nothing")
+
+    def lock(self) -> ExitStack | None:
+        """What keeps other processes from training the run until it is closed; None where one of them trains it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as lock, suppress(UserError):
+            lock.enter_context(alone_in(self.folder))
+            return lock.pop_all()
+        return None

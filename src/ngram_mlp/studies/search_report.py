@@ -1,0 +1,114 @@
+"""What a search shows: the ten best trials, figures, and whether the best is better than the recipe it began from."""
+
+import datetime
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+
+from ngram_mlp.diagnostics.figures import draw
+from ngram_mlp.studies.confirmation import Confirmation
+from ngram_mlp.studies.figures import history_figure, importances_figure, slices_figure
+from ngram_mlp.studies.pool import cores
+from ngram_mlp.studies.report import processor
+from ngram_mlp.studies.trials import Goal, Trials
+
+SHOWN = 10
+IN_WORDS = {"better": "is better than", "worse": "is worse than", "not told apart": "cannot be told apart from"}
+MANY = 10  # trials, below which importances mean nothing
+
+
+def write_search_report(
+    folder: Path,
+    trials: Trials,
+    goal: Goal,
+    confirmation: Confirmation | None,
+    words: Sequence[str],
+    console: Console,
+) -> None:
+    """Writes report.md, which names the command `words`, and its figures; prints the verdict and where it all is."""
+    ended = trials.ranked
+    figures = _draw(folder, trials, goal, ended)
+    machine = f"torch {torch.__version__}, {cores()} cores of {processor()}"
+    verdict = _verdict(ended[0], goal, confirmation)
+    text = [f"# {folder.name}", "", f"{datetime.date.today()}, {machine}, by", "", "```", shlex.join(words), "```", ""]
+    text += [verdict, "", f"{_counted(trials)} The ten best:", "", *_table(ended[:SHOWN], goal), ""]
+    if confirmation is not None:
+        study = f"confirmation/trial_{ended[0].number}"
+        text += [f"[The confirmation]({study}/report.md):", "", f"![each seed]({study}/final.png)", ""]
+    text += [f"![{name}]({name}.png)\n" for name in figures]
+    text += [f"- no result: trial {trial.number}: {trial.user_attrs.get('error')}" for trial in trials.failed]
+    (folder / "report.md").write_text("\n".join(text).rstrip("\n") + "\n", encoding="utf-8")
+    console.print(verdict)
+    console.print(f"best    {folder / 'best.yaml'}")
+    console.print(f"report  {folder / 'report.md'}")
+
+
+def _verdict(best: FrozenTrial, goal: Goal, confirmation: Confirmation | None) -> str:
+    found = f"Trial {best.number} had the best {goal.metric} of the search, {best.values[0]:.4f}"
+    if confirmation is None:
+        return f"{found}; it was not confirmed, so that more has to be expected of its recipe than luck gave it here."
+    return (
+        f"{found}. Trained again with {confirmation.seeds} fresh seeds, its recipe {IN_WORDS[confirmation.verdict]} "
+        f"the one that the search began from: the difference in {confirmation.metric} is {confirmation.change:+.4f} "
+        f"± {confirmation.half:.4f} (95 %)."
+    )
+
+
+def _counted(trials: Trials) -> str:
+    states = [trial.state for trial in trials.all]
+    return (
+        f"{len(states)} trials: {states.count(TrialState.COMPLETE)} trained to the end, "
+        f"{states.count(TrialState.PRUNED)} pruned, {states.count(TrialState.FAIL)} without a result."
+    )
+
+
+def _table(ended: Sequence[FrozenTrial], goal: Goal) -> list[str]:
+    """The trials as lines of Markdown."""
+    options = list(ended[0].params)
+    head = ["trial", goal.metric, "parameters", *(option.removeprefix("model.") for option in options)]
+    lines = [head, ["---"] * len(head)]
+    for trial in ended:
+        parameters = f"{trial.user_attrs.get('parameters', 0):,}"
+        values = [_written(trial.params[option]) for option in options]
+        lines.append([str(trial.number), f"{trial.values[0]:.4f}", parameters, *values])
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _written(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "\\|")
+
+
+def _draw(folder: Path, trials: Trials, goal: Goal, ended: Sequence[FrozenTrial]) -> list[str]:
+    """Draws what there is to draw; the names of the figures."""
+    pruned = [trial for trial in trials.all if trial.state == TrialState.PRUNED and trial.intermediate_values]
+    in_order = sorted(ended, key=lambda trial: trial.number)
+    figures = {
+        "history": history_figure(
+            goal.metric,
+            [(trial.number, trial.values[0]) for trial in in_order],
+            [(trial.number, list(trial.intermediate_values.values())[-1]) for trial in pruned],
+            max if goal.maximize else min,
+        ),
+        "slices": slices_figure(
+            goal.metric,
+            {option: [trial.params[option] for trial in ended] for option in ended[0].params},
+            {option for option, distribution in ended[0].distributions.items() if _is_logarithmic(distribution)},
+            [trial.values[0] for trial in ended],
+        ),
+    }
+    if len(ended) >= MANY and len(ended[0].params) > 1:
+        evaluator = PedAnovaImportanceEvaluator()
+        figures["importances"] = importances_figure(get_param_importances(trials.study, evaluator=evaluator))
+    for name, figure in figures.items():
+        (folder / f"{name}.png").write_bytes(draw(figure)[0])
+    return list(figures)
+
+
+def _is_logarithmic(distribution: object) -> bool:
+    return isinstance(distribution, (FloatDistribution, IntDistribution)) and distribution.log

@@ -1,0 +1,162 @@
+"""A search: from a space of recipes to the best, which is then trained again beside the recipe that it began from."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from optuna.pruners import BasePruner, MedianPruner
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.trial import FrozenTrial
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
+
+from ngram_mlp.errors import UserError
+from ngram_mlp.runs.files import write_atomically
+from ngram_mlp.studies.confirmation import Confirmation, confirm_best
+from ngram_mlp.studies.pool import Ended, Pool, cores
+from ngram_mlp.studies.rehearsal import check_space, difference, rehearse
+from ngram_mlp.studies.search_report import write_search_report
+from ngram_mlp.studies.space import read_space
+from ngram_mlp.studies.storage import open_storage, quiet_optuna
+from ngram_mlp.studies.trials import Goal, Trials
+
+TRAIN = Path(__file__).resolve().parents[3] / "scripts" / "train.py"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What has come of a search."""
+
+    trials: list[FrozenTrial]  # those that count
+    best: FrozenTrial | None  # whose value is better than can be expected of its recipe, as it was chosen for it
+    recipe: Path | None  # of the best, for `train.py --config`
+    confirmation: Confirmation | None
+
+
+@quiet_optuna()
+def search(
+    recipe: str | Path,
+    space: Mapping[str, Any],
+    trials: int,
+    *,
+    metric: str = "val/loss",
+    direction: Literal["minimize", "maximize"] = "minimize",
+    max_parameters: int | None = None,
+    budget_updates: int | None = None,
+    name: str = "search",
+    runs_dir: str | Path = "runs",
+    overrides: Sequence[str] = (),
+    sampler: Callable[[int], BaseSampler] = lambda seed: TPESampler(seed=seed),
+    pruner: BasePruner | None = None,
+    storage: str | None = None,
+    jobs: int | None = None,
+    confirm: int = 5,
+    train_script: Path = TRAIN,
+    command: Sequence[str] = (),
+    console: Console | None = None,
+) -> Result | None:
+    """Searches the space around a recipe, or goes on with a search; then confirms its best trial.
+
+    Args:
+        recipe: a YAML file, as for `train.py --config`.
+        space: options of `train.py`, each with its values, as `studies.space.read_values` takes them.
+        trials: how many there are in all, with those of earlier calls.
+        metric: its name among the metrics of a validation, each of which is a report.
+        direction: whether less or more is better.
+        max_parameters: larger networks are not trained, and do not count.
+        budget_updates: no trial is begun any more when all together have trained so many updates.
+        name: the search goes to `RUNS_DIR/search/NAME`.
+        runs_dir: the folder of all runs.
+        overrides: further arguments of `train.py` for every run.
+        sampler: Optuna's, from a seed.
+        pruner: Optuna's, by default its MedianPruner.
+        storage: the URL of a database or the path of a journal, for several machines; by default a file in the folder.
+        jobs: runs at a time, by default one for each core.
+        confirm: with how many fresh seeds the best trial is compared with the recipe; 0 leaves it out.
+        train_script: what trains.
+        command: the command line, for the report.
+        console: for what there is to say.
+
+    Returns:
+        The result; None where other calls of the same search still train, the last of which has it.
+
+    Raises:
+        UserError: the recipe or a value of the space is refused, or the search is there with another definition.
+    """
+    goal = Goal(trials, metric, direction, max_parameters, budget_updates)
+    axes, jobs, console = read_space(space), jobs or cores(), console or Console()
+    folder = Path(runs_dir, "search", name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror}); give another folder", runs_dir=None) from error
+    options = ("--config", str(recipe), *overrides)
+    for axis in axes:
+        if any(word.split("=")[0] == f"--{axis.option}" for word in overrides):
+            raise UserError("is searched; leave it out", **{axis.option: None})
+    opened = open_storage(storage, folder)
+    base = check_space(train_script, options, axes)
+    definition = {
+        "recipe": Path(recipe).read_text(encoding="utf-8"),
+        "overrides": list(overrides),
+        "space": {axis.option: repr(axis.distribution) for axis in axes},
+        "metric": goal.metric,
+        "direction": goal.direction,
+    }
+    pruner = pruner or MedianPruner()
+    searched = Trials(folder, opened, definition, options, axes, sampler, pruner, goal)
+    with Pool(train_script, jobs, max(1, cores() // min(jobs, goal.trials))) as pool:
+        _train(pool, searched, goal)
+    for trial in searched.failed:
+        console.print(f"failed: trial {trial.number}: {trial.user_attrs.get('error', 'its process was lost')}")
+    if any(not trial.state.is_finished() for trial in searched.all):
+        console.print("other calls of this search still train; the last of them confirms the best trial")
+        return None
+    if not searched.ranked:
+        console.print("no trial ended with a finite value")
+        return Result(searched.all, None, None, None)
+    best = searched.ranked[0]
+    found = _recipe(train_script, folder, searched, best)
+    confirmed = None
+    if confirm:
+        seeds = [seed for seed in range(1, confirm + 2) if seed != base["seed_everything"]][:confirm]
+        confirmed = confirm_best(train_script, Path(recipe), found, best, folder, seeds, overrides, goal, jobs, console)
+    write_search_report(folder, searched, goal, confirmed, command, console)
+    return Result(searched.all, best, found, confirmed)
+
+
+def _train(pool: Pool, trials: Trials, goal: Goal) -> None:
+    """Trains trials until there are enough."""
+    words = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True))
+    columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), words)
+    with Progress(*columns, expand=True) as progress:
+        task, may_begin = progress.add_task("", total=goal.trials), True
+        while may_begin or pool.running:
+            while may_begin and pool.has_room:
+                may_begin = trials.begin_one(lambda run: pool.begin(run, watched=True))
+            progress.update(task, completed=trials.done, description=trials.summary)
+            for run, news in pool.wait(1) if pool.running else ():
+                if isinstance(news, Ended):
+                    trials.ended(run, news.status)
+                    may_begin = True  # it may be this one again
+                else:
+                    pool.answer(run, trials.told(run, news))
+            trials.tend()
+        progress.update(task, completed=trials.done, description=trials.summary)
+
+
+def _recipe(train_script: Path, folder: Path, trials: Trials, best: FrozenTrial) -> Path:
+    """Writes `best.yaml`: what the best trial has that a run of `train.py` without arguments has not."""
+    default, configuration = rehearse(train_script, [(), trials.options_of(best)])
+    for refused in (default, configuration):
+        if isinstance(refused, UserError):
+            raise refused
+    assert isinstance(default, dict)
+    assert isinstance(configuration, dict)
+    about = f"# Trial {best.number} of the search {folder.name}; report.md there says whether it is better than luck.\n"
+    content = yaml.safe_dump({"name": "best", **difference(configuration, default)}, sort_keys=False)
+    write_atomically(folder / "best.yaml", (about + content).encode())
+    return folder / "best.yaml"

@@ -1,0 +1,242 @@
+"""The trials of a search: which are begun, what becomes of them, which is the best."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from filelock import FileLock
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage, RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from ngram_mlp.callbacks.supervised import Begins, HasDiverged, Validated
+from ngram_mlp.errors import UserError
+from ngram_mlp.studies.run import Run
+from ngram_mlp.studies.space import Axis
+from ngram_mlp.studies.storage import Heartbeat
+
+ATTEMPTS = 4  # at a trial whose process is killed
+INTERRUPTED = (130, 143)  # statuses of a run that Ctrl-C or SIGTERM has ended
+TOO_LARGE = "too large"  # the attribute of a trial that was not trained for its size
+HOPELESS = 20  # times as many trials that are too large as are wanted
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a search is after, and how much it may cost."""
+
+    trials: int
+    metric: str = "val/loss"
+    direction: Literal["minimize", "maximize"] = "minimize"
+    max_parameters: int | None = None  # of a network; larger ones are not trained, and do not count
+    budget_updates: int | None = None  # of all trials; when they are trained, no trial is begun any more
+
+    @property
+    def maximize(self) -> bool:
+        return self.direction == "maximize"
+
+    @property
+    def worst(self) -> float:
+        """The value of a trial that has diverged."""
+        return -math.inf if self.maximize else math.inf
+
+
+class Trials:
+    """Begins trials, hears what becomes of their runs, and decides which go on.
+
+    A trial is a run in `FOLDER/trials/NUMBER`, whose lock tells whether somebody trains it. One that nobody trains any
+    more is gone on with under its number, by whichever call of the search comes by.
+
+    Args:
+        folder: of the search.
+        storage: of Optuna.
+        definition: what makes trials comparable.
+        options: of every run.
+        axes: the space.
+        sampler: from a seed, which is another for each trial: what a trial tries depends on its number and the trials
+            before it, and not on how often the search was interrupted.
+        pruner: decides by the reports so far which trials end early.
+        goal: how many trials, by which metric.
+
+    Raises:
+        UserError: the search is there with another definition.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        storage: BaseStorage,
+        definition: Mapping[str, Any],
+        options: Sequence[str],
+        axes: Sequence[Axis],
+        sampler: Callable[[int], BaseSampler],
+        pruner: BasePruner,
+        goal: Goal,
+    ) -> None:
+        self._folder = folder
+        self._options = tuple(options)
+        self._axes = axes
+        self._sampler = sampler
+        self._goal = goal
+        self._own: dict[Run, Trial] = {}
+        self._attempts: dict[int, int] = {}
+        self.study = optuna.create_study(
+            storage=storage, study_name=folder.name, direction=goal.direction, pruner=pruner, load_if_exists=True
+        )
+        self._heartbeat = Heartbeat(self.study, storage)
+        self._define(definition)
+
+    def begin_one(self, begin: Callable[[Run], bool]) -> bool:
+        """Has a trial begun that was left, else a new one; False where there is none, or no more may be begun."""
+        with FileLock(self._folder / "search.lock"):
+            found = next((left for left in self._left() if begin(left[1])), None) or self._new(begin)
+        if found is None:
+            return False
+        trial, run = found
+        self._heartbeat.first(trial._trial_id)
+        self._own[run] = trial
+        return True
+
+    def told(self, run: Run, message: Begins | Validated | HasDiverged) -> bool:
+        """Notes what a run tells; whether it may go on."""
+        trial = self._own[run]
+        if isinstance(message, Begins):
+            return self._may_begin(trial, message.parameters)
+        if isinstance(message, HasDiverged):
+            self.study.tell(trial, self._goal.worst)
+            return False
+        return self._may_go_on(trial, message)
+
+    def ended(self, run: Run, status: int) -> None:
+        """Notes that the process of a run has ended; where it was killed, the trial is left to be gone on with."""
+        trial = self._own.pop(run)
+        if self._now(trial).state.is_finished():
+            return
+        if run.finished is not None:
+            self._complete(trial)
+            return
+        attempts = self._attempts[trial.number] = self._attempts.get(trial.number, 0) + 1
+        if (status >= 0 and status not in INTERRUPTED) or attempts == ATTEMPTS:
+            trial.set_user_attr("error", run.last_line)
+            self.study.tell(trial, state=TrialState.FAIL)
+
+    def tend(self) -> None:
+        """To be called now and then: shows other machines that the trials are alive."""
+        self._heartbeat.give(trial._trial_id for trial in self._own.values())
+
+    @property
+    def all(self) -> list[FrozenTrial]:
+        """Those that count: without networks that are too large, and trials whose values were tried again."""
+        trials = self.study.get_trials(deepcopy=False)
+        again = {number for trial in trials for number in RetryHeartbeatStaleTrialCallback.retry_history(trial)}
+        return [trial for trial in trials if trial.number not in again and TOO_LARGE not in trial.user_attrs]
+
+    @property
+    def ranked(self) -> list[FrozenTrial]:
+        """Those that ended with a finite value, the best first."""
+        done = [trial for trial in self.all if trial.state == TrialState.COMPLETE and math.isfinite(trial.values[0])]
+        return sorted(done, key=lambda trial: trial.values[0], reverse=self._goal.maximize)
+
+    @property
+    def failed(self) -> list[FrozenTrial]:
+        return [trial for trial in self.all if trial.state == TrialState.FAIL]
+
+    @property
+    def done(self) -> int:
+        return sum(trial.state.is_finished() for trial in self.all)
+
+    @property
+    def summary(self) -> str:
+        """Where the search stands, in words."""
+        states = [trial.state for trial in self.all]
+        words = f"trials, {states.count(TrialState.PRUNED)} pruned, {states.count(TrialState.RUNNING)} running"
+        for best in self.ranked[:1]:
+            words += f", best {self._goal.metric} {best.values[0]:.4f} (trial {best.number})"
+        return words
+
+    def options_of(self, trial: FrozenTrial) -> tuple[str, ...]:
+        """The options with which a trial is trained."""
+        return (*self._options, *(word for axis in self._axes for word in axis.words(trial.params[axis.option])))
+
+    def _define(self, definition: Mapping[str, Any]) -> None:
+        known = self.study.user_attrs.get("definition", definition)
+        if known != definition and self.study.get_trials(deepcopy=False):
+            other = ", ".join(key for key in definition if known.get(key) != definition[key])
+            raise UserError(f"that search was begun with another {other}; use a new name", name=self._folder.name)
+        self.study.set_user_attr("definition", definition)
+
+    def _left(self) -> Iterator[tuple[Trial, Run]]:
+        """Trials that are said to run, and that no process here trains; one that has ended without a word is told."""
+        for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            run, trial = self._run(frozen), Trial(self.study, frozen._trial_id)
+            if run in self._own or not run.folder.exists():  # trained by this process, or on another machine
+                continue
+            if run.finished is None:
+                yield trial, run
+            elif (lock := run.lock()) is not None:
+                with lock:
+                    self._complete(trial)
+
+    def _new(self, begin: Callable[[Run], bool]) -> tuple[Trial, Run] | None:
+        trials, goal = self.study.get_trials(deepcopy=False), self._goal
+        if len(trials) - len(self.all) > HOPELESS * goal.trials:
+            raise UserError("hardly any network is that small; give more", max_parameters=goal.max_parameters)
+        updates = sum(max(trial.intermediate_values, default=0) for trial in trials)
+        begun = [trial for trial in self.all if trial.state != TrialState.WAITING]
+        if len(begun) >= goal.trials or (goal.budget_updates is not None and updates >= goal.budget_updates):
+            return None
+        self.study.sampler = self._sampler(len(trials))
+        trial = self.study.ask({axis.option: axis.distribution for axis in self._axes})
+        now = self._now(trial)
+        run = self._run(now)
+        if run.folder.exists() and not RetryHeartbeatStaleTrialCallback.retry_history(now):
+            self.study.tell(trial, state=TrialState.FAIL)
+            raise UserError(f"{run.folder} is of another search; remove it, or use a new name", name=self._folder.name)
+        begin(run)
+        return trial, run
+
+    def _run(self, trial: FrozenTrial) -> Run:
+        # A trial that is tried again goes on in the folder of the first.
+        first = (*RetryHeartbeatStaleTrialCallback.retry_history(trial), trial.number)[0]
+        return Run(self._folder / "trials" / str(first), f"trial {trial.number}", self.options_of(trial))
+
+    def _now(self, trial: Trial) -> FrozenTrial:
+        """The trial as it is in the storage."""
+        return trial.storage.get_trial(trial._trial_id)
+
+    def _may_begin(self, trial: Trial, parameters: int) -> bool:
+        trial.set_user_attr("parameters", parameters)
+        if self._goal.max_parameters is None or parameters <= self._goal.max_parameters:
+            return True
+        trial.set_user_attr(TOO_LARGE, value=True)
+        self.study.tell(trial, state=TrialState.PRUNED)
+        return False
+
+    def _may_go_on(self, trial: Trial, message: Validated) -> bool:
+        value = message.metrics.get(self._goal.metric)
+        if value is None:
+            known = ", ".join(sorted(name for name in message.metrics if "/" in name))
+            raise UserError(f"no validation measures it; there are {known}", metric=self._goal.metric)
+        if not math.isfinite(value):
+            self.study.tell(trial, self._goal.worst)
+            return False
+        trial.report(value, message.update)
+        if message.is_last or not trial.should_prune():
+            return True
+        self.study.tell(trial, state=TrialState.PRUNED)
+        return False
+
+    def _complete(self, trial: Trial) -> None:
+        """Tells the storage of a run that has ended as it should: its value is the last that was reported."""
+        now = self._now(trial)
+        if now.state.is_finished():
+            return
+        if now.last_step is None:
+            trial.set_user_attr("error", "it was never validated; set trainer.val_check_interval")
+            self.study.tell(trial, state=TrialState.FAIL)
+        else:
+            self.study.tell(trial, now.intermediate_values[now.last_step])

@@ -1,0 +1,225 @@
+"""Searches: real processes, a few updates each."""
+
+import json
+import math
+import subprocess
+import sys
+import time
+
+import optuna
+import pytest
+import yaml
+from optuna.trial import TrialState
+
+from ngram_mlp.cli import search
+from ngram_mlp.studies.rehearsal import rehearse
+from ngram_mlp.studies.storage import open_storage
+from tests.conftest import PROJECT
+
+TRAIN = PROJECT / "scripts" / "train.py"
+RECIPE = str(PROJECT / "configs" / "experiments" / "002_no_norm.yaml")
+SPACE = (
+    "--space",
+    "model.optimizer.lr=0.001..10.0 log",
+    "--space",
+    "model.n_hidden=4..32 step 4",
+    "--space",
+    "model.activation=Tanh,ReLU",
+)
+SHORT = ("--trainer.max_steps", "60", "--trainer.val_check_interval", "20")
+
+
+@pytest.fixture
+def run_search(tmp_path, monkeypatch, corpus_file):
+    """Runs `search.py` with a small corpus in an empty folder; returns the search's folder."""
+    monkeypatch.chdir(tmp_path)
+    shared = (*SHORT, "--data.corpus", str(corpus_file))
+
+    def run(*args, space=SPACE, confirm="0"):
+        search.main(TRAIN, [RECIPE, *space, *shared, "--confirm", confirm, *args])
+        name = args[args.index("--name") + 1] if "--name" in args else "search"
+        return tmp_path / "runs" / "search" / name
+
+    run.command = [
+        sys.executable,
+        str(TRAIN.with_name("search.py")),
+        RECIPE,
+        *SPACE,
+        *SHORT,
+        "--data.corpus",
+        str(corpus_file),
+    ]
+    return run
+
+
+def trials_of(folder, storage=None):
+    return optuna.load_study(study_name=folder.name, storage=open_storage(storage, folder)).trials
+
+
+def results(trials):
+    return [(t.number, t.state, t.params, t.value, t.intermediate_values, t.user_attrs) for t in trials]
+
+
+def test_a_search_that_is_killed_goes_on_to_the_trials_of_one_that_was_not(run_search, tmp_path):
+    shared = ("--trials", "12", "--jobs", "1", "--confirm", "0")
+    whole = trials_of(run_search(*shared, "--name", "whole"))
+    assert [trial.number for trial in whole] == list(range(12))
+    states = [trial.state for trial in whole]
+    assert states.count(TrialState.PRUNED) > 0
+    assert states.count(TrialState.PRUNED) + states.count(TrialState.COMPLETE) == 12
+    assert all(set(trial.intermediate_values) <= {20, 40, 60} for trial in whole)
+
+    folder = tmp_path / "runs" / "search" / "killed"
+    process = subprocess.Popen([*run_search.command, *shared, "--name", "killed"], stdout=subprocess.DEVNULL)
+    while process.poll() is None and len([*folder.glob("trials/*/version_0/metrics.json")]) < 5:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert len([*folder.glob("trials/*/version_0/metrics.json")]) < 12
+    assert run_search(*shared, "--name", "killed") == folder
+    assert results(trials_of(folder)) == results(whole)
+
+
+def test_the_best_is_a_recipe_and_is_confirmed_with_fresh_seeds(run_search, tmp_path, capsys):
+    folder = run_search("--trials", "4", "--sampler", "RandomSampler", "--pruner", "none", confirm="2")
+    trials = trials_of(folder)
+    best = min(trials, key=lambda trial: trial.value)
+    recipe = folder / "best.yaml"
+    content = yaml.safe_load(recipe.read_text())
+    assert content["name"] == "best"
+    assert content["model"]["init_args"]["optimizer"]["init_args"] == {"lr": best.params["model.optimizer.lr"]}
+    assert "n_embd" not in content["model"]["init_args"]  # as by default
+    options = ("--config", RECIPE, *SHORT, "--data.corpus", str(tmp_path / "words.txt"))
+    searched = tuple(word for option, value in best.params.items() for word in (f"--{option}", str(value)))
+    again, trained = rehearse(TRAIN, [("--config", str(recipe)), (*options, *searched)])
+    for configuration in (again, trained):
+        del configuration["name"], configuration["runs_dir"]
+    assert again == trained
+
+    study = folder / "confirmation" / f"trial_{best.number}"
+    rows = json.loads((study / "results.json").read_text())
+    assert [(row["recipe"], row["seed"]) for row in rows] == [
+        (name, seed) for seed in (1, 2) for name in ("002_no_norm", f"trial_{best.number}")
+    ]
+    difference = sum(row["val"] for row in rows if row["recipe"] != "002_no_norm") / 2
+    difference -= sum(row["val"] for row in rows if row["recipe"] == "002_no_norm") / 2
+    report, printed = (folder / "report.md").read_text(), capsys.readouterr().out
+    for text in (report, printed):
+        assert f"Trial {best.number} had the best val/loss of the search, {best.value:.4f}." in text
+        assert f"the difference in val/loss is {difference:+.4f} ±" in text
+    assert "python scripts/search.py " in report
+    assert {path.name for path in folder.glob("*.png")} == {"history.png", "slices.png"}
+
+
+def test_a_trial_that_diverges_has_the_worst_value(run_search):
+    space = ("--space", "model.optimizer.lr=0.1,1e30")
+    folder = run_search("--trials", "2", "--sampler", "GridSampler", "--jobs", "1", space=space)
+    values = {trial.params["model.optimizer.lr"]: trial for trial in trials_of(folder)}
+    assert values["1e30"].value == math.inf
+    assert {trial.state for trial in values.values()} == {TrialState.COMPLETE}
+    assert math.isfinite(values["0.1"].value)
+    assert "lr: 0.1" in (folder / "best.yaml").read_text()
+
+
+def test_networks_that_are_too_large_are_not_trained_and_do_not_count(run_search):
+    folder = run_search("--trials", "3", "--max_parameters", "2000", "--jobs", "1")
+    trials = trials_of(folder)
+    small = [trial for trial in trials if trial.user_attrs["parameters"] <= 2000]
+    assert len(small) == 3 < len(trials)
+    assert len([*folder.glob("trials/*/version_0/metrics.json")]) == 3
+
+
+def test_no_trial_is_begun_when_the_budget_is_spent(run_search):
+    folder = run_search("--trials", "9", "--budget_updates", "100", "--jobs", "1", "--pruner", "none")
+    assert len(trials_of(folder)) == 2
+
+
+KILLER = """
+import os
+import signal
+from pathlib import Path
+
+from pytorch_lightning import Callback
+
+
+class Killer(Callback):
+    def on_validation_end(self, trainer, pl_module):
+        if trainer.global_step == 40 and not Path("spared").exists():
+            Path("spared").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_trial_that_is_killed_is_gone_on_with_from_its_checkpoint(run_search, tmp_path, monkeypatch):
+    (tmp_path / "killer_of_trials.py").write_text(KILLER)
+    monkeypatch.syspath_prepend(tmp_path)
+    options = (
+        "--trials",
+        "2",
+        "--jobs",
+        "1",
+        "--trainer.callbacks+=killer_of_trials.Killer",
+        "--checkpoint_every",
+        "20",
+    )
+    folder = run_search(*options)
+    assert (tmp_path / "spared").exists()
+    first, second = trials_of(folder)
+    assert first.state == second.state == TrialState.COMPLETE
+    assert list(first.intermediate_values) == [20, 40, 60]
+    assert not (folder / "trials" / "0" / "version_1").exists()  # resumed, not begun again
+
+
+@pytest.mark.parametrize("storage", [None, "journal.log"])
+def test_two_calls_share_a_search_and_no_trial_runs_twice(run_search, tmp_path, storage):
+    options = ["--trials", "8", "--jobs", "1", "--confirm", "0", "--pruner", "none"]
+    options += ["--storage", storage] if storage else []
+    calls = [subprocess.Popen([*run_search.command, *options], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    printed = [call.communicate(timeout=120)[0] for call in calls]
+    assert [call.returncode for call in calls] == [0, 0]
+    folder = tmp_path / "runs" / "search" / "search"
+    trials = trials_of(folder, storage and str(tmp_path / storage))
+    assert [trial.number for trial in trials] == list(range(8))
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE}
+    assert len([*folder.glob("trials/*/version_0")]) == len([*folder.glob("trials/*/version_*")]) == 8
+    assert any("report  " in text for text in printed)
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["--space", "model.n_hiden=1..5"], "--model.n_hiden"),
+        (["--space", "model.n_hidden=5..1"], "the range is empty"),
+        (["--space", "model.n_hidden=0.5..2.5"], "--model.n_hidden"),
+        (["--space", "model.activation=Tanh,Tnah"], "Tnah"),
+        (["--space", "model.n_hidden=8..16", "--model.n_hidden", "9"], "--model.n_hidden: is searched; leave it out"),
+        (
+            ["--space", "model.n_hidden=8..16", "--metric", "val/los"],
+            "--metric val/los: no validation measures it; there are val/accuracy, ",
+        ),
+        (["--space", "model.n_hidden=8..16", "--sampler", "NoSampler"], "NoSampler"),
+        (["--space", "model.n_hidden=8..16", "--pruner.n_warmup_steps", "x"], "n_warmup_steps"),
+        (["--space", "model.n_hidden=8..16", "--trials", "0"], "--trials 0"),
+        (["--space", "model.n_hidden=8..16", "--storage", "nosql://a:b@c"], "--storage nosql"),
+        (["--space", "model.lr=0.1..0.2", "--sampler", "GridSampler"], "a grid needs a step or choices"),
+        (["--space", "model.n_hidden=8..16", "--runs_dir", "/dev/null/runs"], "--runs_dir: cannot write"),
+        (["--space_file", "none.yaml"], "--space_file none.yaml: cannot be read"),
+        ([], "there is nothing to search"),
+    ],
+)
+def test_mistakes(args, told, run_search, fails, tmp_path):
+    line = fails(lambda *given: run_search(*given, space=()), *args)
+    assert told in line
+    assert not [*tmp_path.glob("runs/search/search/trials/*/version_*")] or "--metric" in args
+
+
+def test_a_search_is_not_gone_on_with_in_another_space(run_search, fails):
+    run_search("--trials", "1")
+    line = fails(run_search, "--trials", "2", "--data.batch_size", "16")
+    assert "--name search: that search was begun with another overrides; use a new name" in line
+
+
+def test_without_optuna_one_line_tells_what_to_do(run_search, fails, monkeypatch):
+    for name in ("optuna", "ngram_mlp.studies.storage", "ngram_mlp.studies.space", "ngram_mlp.studies.searching"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert "`make search` installs it" in fails(run_search)
