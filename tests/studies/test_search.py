@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from ngram_mlp.cli import search
 from ngram_mlp.studies.rehearsal import rehearse
-from ngram_mlp.studies.storage import open_storage
+from ngram_mlp.studies.storage import open_storage, quiet_optuna
 from tests.conftest import PROJECT
 
 TRAIN = PROJECT / "scripts" / "train.py"
@@ -53,7 +53,8 @@ def run_search(tmp_path, monkeypatch, corpus_file):
 
 
 def trials_of(folder, storage=None):
-    return optuna.load_study(study_name=folder.name, storage=open_storage(storage, folder)).trials
+    with quiet_optuna():
+        return optuna.load_study(study_name=folder.name, storage=open_storage(storage, folder)).trials
 
 
 def results(trials):
@@ -112,19 +113,19 @@ def test_the_best_is_a_recipe_and_is_confirmed_with_fresh_seeds(run_search, tmp_
 
 
 def test_a_trial_that_diverges_has_the_worst_value(run_search):
-    space = ("--space", "model.optimizer.lr=0.1,1e30")
+    space = ("--space", "model.optimizer.lr=0.1,3e38")
     folder = run_search("--trials", "2", "--sampler", "GridSampler", "--jobs", "1", space=space)
     values = {trial.params["model.optimizer.lr"]: trial for trial in trials_of(folder)}
-    assert values["1e30"].value == math.inf
+    assert values["3e38"].value == math.inf
     assert {trial.state for trial in values.values()} == {TrialState.COMPLETE}
     assert math.isfinite(values["0.1"].value)
     assert "lr: 0.1" in (folder / "best.yaml").read_text()
 
 
 def test_networks_that_are_too_large_are_not_trained_and_do_not_count(run_search):
-    folder = run_search("--trials", "3", "--max_parameters", "2000", "--jobs", "1")
+    folder = run_search("--trials", "3", "--max_parameters", "1200", "--jobs", "1")
     trials = trials_of(folder)
-    small = [trial for trial in trials if trial.user_attrs["parameters"] <= 2000]
+    small = [trial for trial in trials if trial.user_attrs["parameters"] <= 1200]
     assert len(small) == 3 < len(trials)
     assert len([*folder.glob("trials/*/version_0/metrics.json")]) == 3
 
@@ -195,7 +196,7 @@ def test_two_calls_share_a_search_and_no_trial_runs_twice(run_search, tmp_path, 
         (["--space", "model.n_hidden=8..16", "--model.n_hidden", "9"], "--model.n_hidden: is searched; leave it out"),
         (
             ["--space", "model.n_hidden=8..16", "--metric", "val/los"],
-            "--metric val/los: no validation measures it; there are val/accuracy, ",
+            "--metric val/los: no validation measures it; there are ",
         ),
         (["--space", "model.n_hidden=8..16", "--sampler", "NoSampler"], "NoSampler"),
         (["--space", "model.n_hidden=8..16", "--pruner.n_warmup_steps", "x"], "n_warmup_steps"),

@@ -11,14 +11,19 @@ from ngram_mlp.cli.command import Parser, PlainParser, command, open_console, re
 from ngram_mlp.errors import UserError, require_at_least
 from ngram_mlp.studies.pool import cores
 
+ONE_SEQUENCE = (
+    "GridSampler",
+    "QMCSampler",
+)  # their seed gives the order of all trials, and the storage the place in it
+
 
 @command
 def main(train_script: Path, args: Sequence[str] | None = None) -> None:
     """Searches, or goes on with a search; exit status 1 if no trial ended with a finite value."""
     args = sys.argv[1:] if args is None else args
     parser = _parser()
-    remember_options(args, parser)
     options, rest = parser.parse_known_args(args)
+    remember_options(args, parser)
     require_at_least(1, trials=options.trials, jobs=options.jobs)
     require_at_least(0, confirm=options.confirm)
     try:
@@ -28,6 +33,9 @@ def main(train_script: Path, args: Sequence[str] | None = None) -> None:
     of_sampler, rest = _arguments_of("sampler", rest)
     of_pruner, overrides = _arguments_of("pruner", rest)
     values = space.from_words(options.space, options.space_file)
+    sampler = _sampler(options.sampler, of_sampler, space.read_space(values))
+    pruner = _pruner(options.pruner, of_pruner)
+    remember_options(args, parser)  # which the parsers of these classes forget
     typed = [storage.without_password(arg) for arg in args]
     result = search(
         options.config,
@@ -40,8 +48,8 @@ def main(train_script: Path, args: Sequence[str] | None = None) -> None:
         name=options.name,
         runs_dir=options.runs_dir,
         overrides=overrides,
-        sampler=_sampler(options.sampler, of_sampler, space.read_space(values)),
-        pruner=_pruner(options.pruner, of_pruner),
+        sampler=sampler,
+        pruner=pruner,
         storage=options.storage,
         jobs=options.jobs,
         confirm=options.confirm,
@@ -109,9 +117,8 @@ def _sampler(name: str, words: Sequence[str], axes: Sequence[Any]) -> Callable[[
     first = arguments.get("seed") or 0
 
     def make(seed: int) -> Any:
-        # The seed of a quasi-random sequence is its name, and its place in it comes from the storage.
         if "seed" in arguments:
-            arguments.seed = first if name == "QMCSampler" else first + seed
+            arguments.seed = first if name in ONE_SEQUENCE else first + seed
         return parser.instantiate_classes(config).sampler
 
     return make

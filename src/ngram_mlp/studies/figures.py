@@ -118,7 +118,8 @@ def _cut_off(results: Sequence[float], set_limits: Any) -> None:
     low, middle, high = np.percentile(results, [0, 50, 100])
     reach = 3 * max(np.median(np.abs(np.asarray(results) - middle)), 1e-9)
     low, high = max(low, middle - 3 * reach), min(high, middle + 3 * reach)
-    set_limits(low - 0.05 * (high - low), high + 0.05 * (high - low))
+    if low < high:
+        set_limits(low - 0.05 * (high - low), high + 0.05 * (high - low))
 
 
 def _styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:

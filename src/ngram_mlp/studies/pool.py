@@ -74,6 +74,8 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         with self._handlers:
             for one in self._running.values():
+                if one.connection is not None:
+                    one.connection.close()  # which a run may be waiting at
                 one.process.terminate()
             for one in self._running.values():
                 _close(one)

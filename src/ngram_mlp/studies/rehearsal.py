@@ -1,7 +1,10 @@
 """Calls of `train.py` that end before the first update: whether a recipe would be trained, and what it is in full."""
 
+import importlib
+import inspect
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,19 +61,35 @@ def check_space(train_script: Path, options: Options, axes: Sequence[Axis]) -> d
 
 
 def difference(configuration: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
-    """What a configuration has that the base has not, as a recipe for `train.py --config`; a class has its name."""
-    changed = {}
+    """What a configuration has that the base has not, as a recipe for `train.py --config`.
+
+    Of a class that the base does not have, these are the arguments that differ from its own defaults.
+    """
+    changed: dict[str, Any] = {}
     for key, value in configuration.items():
         before = base.get(key)
         if key in PLACES or value == before:
             continue
-        if isinstance(value, Mapping) and isinstance(before, Mapping):
-            inner = difference(value, before)
-            if value.get("class_path") != before.get("class_path"):
-                inner = dict(value)
-            elif "class_path" in value:
-                inner = {"class_path": value["class_path"], **inner}
-            changed[key] = inner
-        else:
-            changed[key] = value
+        changed[key] = _difference_of_class(value, before) if isinstance(value, Mapping) else value
     return changed
+
+
+def _difference_of_class(value: Mapping[str, Any], before: Any) -> dict[str, Any]:
+    before = before if isinstance(before, Mapping) else {}
+    if "class_path" not in value:
+        return difference(value, before)
+    same = value["class_path"] == before.get("class_path")
+    own = _defaults(value["class_path"])
+    arguments = difference(value.get("init_args", {}), own | (before.get("init_args", {}) if same else {}))
+    return {"class_path": value["class_path"], "init_args": arguments}
+
+
+def _defaults(class_path: str) -> dict[str, Any]:
+    """The arguments that a class has without being told; none where it cannot be looked at."""
+    module, _, name = class_path.rpartition(".")
+    try:
+        parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters.values()
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return {}
+    defaults: dict[str, Any] = {one.name: one.default for one in parameters}
+    return {name: asdict(value) if is_dataclass(type(value)) else value for name, value in defaults.items()}

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
+from filelock import FileLock
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.engine import make_url
@@ -43,18 +44,22 @@ def open_storage(where: str | None, folder: Path) -> BaseStorage:
             raise UserError(f"cannot be written ({error.strerror}); give another", storage=where) from error
     url = where or f"sqlite:///{folder / 'optuna.db'}"
     try:
-        callback = RetryHeartbeatStaleTrialCallback(max_retry=RETRIES, inherit_intermediate_values=True)
-        patience = {"connect_args": {"timeout": 60}} if url.startswith("sqlite:") else {}
-        return RDBStorage(
-            url,
-            engine_kwargs=patience,
-            heartbeat_interval=HEARTBEAT,
-            grace_period=PATIENCE,
-            heartbeat_stale_trial_callback=callback,
-        )
+        with FileLock(folder / "search.lock"):  # since two that make the tables at one moment would disturb each other
+            return _database(url)
     except (SQLAlchemyError, ImportError, ValueError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise UserError(f"cannot be opened ({reason})", storage=without_password(where) if where else folder) from error
+        raise UserError(f"cannot be opened ({reason}); give another", storage=without_password(url)) from error
+
+
+def _database(url: str) -> RDBStorage:
+    patience = {"connect_args": {"timeout": 60}} if url.startswith("sqlite:") else {}
+    return RDBStorage(
+        url,
+        engine_kwargs=patience,
+        heartbeat_interval=HEARTBEAT,
+        grace_period=PATIENCE,
+        heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(RETRIES, inherit_intermediate_values=True),
+    )
 
 
 def without_password(where: str) -> str:

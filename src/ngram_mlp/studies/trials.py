@@ -22,6 +22,7 @@ from ngram_mlp.studies.storage import Heartbeat
 ATTEMPTS = 4  # at a trial whose process is killed
 INTERRUPTED = (130, 143)  # statuses of a run that Ctrl-C or SIGTERM has ended
 TOO_LARGE = "too large"  # the attribute of a trial that was not trained for its size
+EXHAUSTED = "exhausted"  # the attribute of a search whose sampler has nothing left to try
 HOPELESS = 20  # times as many trials that are too large as are wanted
 
 
@@ -107,7 +108,7 @@ class Trials:
         if isinstance(message, Begins):
             return self._may_begin(trial, message.parameters)
         if isinstance(message, HasDiverged):
-            self.study.tell(trial, self._goal.worst)
+            self._tell(trial, self._goal.worst)
             return False
         return self._may_go_on(trial, message)
 
@@ -122,7 +123,7 @@ class Trials:
         attempts = self._attempts[trial.number] = self._attempts.get(trial.number, 0) + 1
         if (status >= 0 and status not in INTERRUPTED) or attempts == ATTEMPTS:
             trial.set_user_attr("error", run.last_line)
-            self.study.tell(trial, state=TrialState.FAIL)
+            self._tell(trial, state=TrialState.FAIL)
 
     def tend(self) -> None:
         """To be called now and then: shows other machines that the trials are alive."""
@@ -187,14 +188,15 @@ class Trials:
             raise UserError("hardly any network is that small; give more", max_parameters=goal.max_parameters)
         updates = sum(max(trial.intermediate_values, default=0) for trial in trials)
         begun = [trial for trial in self.all if trial.state != TrialState.WAITING]
-        if len(begun) >= goal.trials or (goal.budget_updates is not None and updates >= goal.budget_updates):
+        spent = goal.budget_updates is not None and updates >= goal.budget_updates
+        if len(begun) >= goal.trials or spent or EXHAUSTED in self.study.user_attrs:
             return None
         self.study.sampler = self._sampler(len(trials))
         trial = self.study.ask({axis.option: axis.distribution for axis in self._axes})
         now = self._now(trial)
         run = self._run(now)
         if run.folder.exists() and not RetryHeartbeatStaleTrialCallback.retry_history(now):
-            self.study.tell(trial, state=TrialState.FAIL)
+            self._tell(trial, state=TrialState.FAIL)
             raise UserError(f"{run.folder} is of another search; remove it, or use a new name", name=self._folder.name)
         begin(run)
         return trial, run
@@ -213,7 +215,7 @@ class Trials:
         if self._goal.max_parameters is None or parameters <= self._goal.max_parameters:
             return True
         trial.set_user_attr(TOO_LARGE, value=True)
-        self.study.tell(trial, state=TrialState.PRUNED)
+        self._tell(trial, state=TrialState.PRUNED)
         return False
 
     def _may_go_on(self, trial: Trial, message: Validated) -> bool:
@@ -222,13 +224,21 @@ class Trials:
             known = ", ".join(sorted(name for name in message.metrics if "/" in name))
             raise UserError(f"no validation measures it; there are {known}", metric=self._goal.metric)
         if not math.isfinite(value):
-            self.study.tell(trial, self._goal.worst)
+            self._tell(trial, self._goal.worst)
             return False
         trial.report(value, message.update)
         if message.is_last or not trial.should_prune():
             return True
-        self.study.tell(trial, state=TrialState.PRUNED)
+        self._tell(trial, state=TrialState.PRUNED)
         return False
+
+    def _tell(self, trial: Trial, value: float | None = None, state: TrialState | None = None) -> None:
+        try:
+            self.study.tell(trial, value, state)
+        except RuntimeError as error:  # the trial is told of
+            if "Study.stop" not in str(error):
+                raise
+            self.study.set_user_attr(EXHAUSTED, value=True)  # so says a sampler that has been everywhere
 
     def _complete(self, trial: Trial) -> None:
         """Tells the storage of a run that has ended as it should: its value is the last that was reported."""
@@ -237,6 +247,6 @@ class Trials:
             return
         if now.last_step is None:
             trial.set_user_attr("error", "it was never validated; set trainer.val_check_interval")
-            self.study.tell(trial, state=TrialState.FAIL)
+            self._tell(trial, state=TrialState.FAIL)
         else:
-            self.study.tell(trial, now.intermediate_values[now.last_step])
+            self._tell(trial, now.intermediate_values[now.last_step])
