@@ -44,7 +44,8 @@ def confirm_best(
     study = folder / "confirmation" / f"trial_{best.number}"
     study.mkdir(parents=True, exist_ok=True)
     copy = study / f"trial_{best.number}.yaml"
-    copy.write_bytes(found.read_bytes())
+    if not copy.exists():
+        copy.write_bytes(found.read_bytes())
     runs = plan(study, [str(recipe), str(copy)], [], seeds, overrides)
     record_recipes(study, runs)
     trained = train_all(train_script, [run for run in runs if run.finished is None], jobs)

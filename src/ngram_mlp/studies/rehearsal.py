@@ -4,6 +4,7 @@ import importlib
 import inspect
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -78,18 +79,23 @@ def _difference_of_class(value: Mapping[str, Any], before: Any) -> dict[str, Any
     before = before if isinstance(before, Mapping) else {}
     if "class_path" not in value:
         return difference(value, before)
-    same = value["class_path"] == before.get("class_path")
-    own = _defaults(value["class_path"])
-    arguments = difference(value.get("init_args", {}), own | (before.get("init_args", {}) if same else {}))
-    return {"class_path": value["class_path"], "init_args": arguments}
+    own, others = _defaults(value["class_path"]), before.get("init_args", {})
+    arguments = value.get("init_args", {})
+    if value["class_path"] == before.get("class_path"):
+        changed = difference(arguments, own | others)
+    else:  # arguments of the base stay where this class has them, too
+        changed = difference(arguments, own)
+        changed |= {key: one for key, one in arguments.items() if key not in changed and others.get(key, one) != one}
+    return {"class_path": value["class_path"], "init_args": changed}
 
 
 def _defaults(class_path: str) -> dict[str, Any]:
     """The arguments that a class has without being told; none where it cannot be looked at."""
     module, _, name = class_path.rpartition(".")
-    try:
-        parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters.values()
-    except (ImportError, AttributeError, TypeError, ValueError):
-        return {}
-    defaults: dict[str, Any] = {one.name: one.default for one in parameters}
-    return {name: asdict(value) if is_dataclass(type(value)) else value for name, value in defaults.items()}
+    defaults: dict[str, Any] = {}
+    with suppress(ImportError, AttributeError):
+        for ancestor in reversed(inspect.getmro(getattr(importlib.import_module(module), name))):
+            with suppress(ValueError, TypeError):
+                parameters = inspect.signature(ancestor).parameters.values()
+                defaults |= {parameter.name: parameter.default for parameter in parameters}
+    return {key: asdict(value) if is_dataclass(type(value)) else value for key, value in defaults.items()}

@@ -4,8 +4,10 @@ import datetime
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
@@ -81,7 +83,23 @@ def _table(ended: Sequence[FrozenTrial], goal: Goal) -> list[str]:
 
 
 def _written(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "\\|")
+    """A value as it is short to read: a class by its name, with its arguments in parentheses."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    read = yaml.safe_load(value) if isinstance(value, str) and value.startswith("{") else None
+    if isinstance(read, dict) and "class_path" in read:
+        arguments = ", ".join(f"{key}={_argument(one)}" for key, one in read.get("init_args", {}).items())
+        return f"{read['class_path'].split('.')[-1]}({arguments})"
+    return str(value).replace("|", "\\|")
+
+
+def _point(value: object) -> Any:
+    return _written(value) if isinstance(value, str) else value
+
+
+def _argument(value: object) -> str:
+    """Of options that are grouped, all in one."""
+    return " ".join(map(str, value.values())) if isinstance(value, dict) else str(value)
 
 
 def _draw(folder: Path, trials: Trials, goal: Goal, ended: Sequence[FrozenTrial]) -> list[str]:
@@ -97,7 +115,7 @@ def _draw(folder: Path, trials: Trials, goal: Goal, ended: Sequence[FrozenTrial]
         ),
         "slices": slices_figure(
             goal.metric,
-            {option: [trial.params[option] for trial in ended] for option in ended[0].params},
+            {option: [_point(trial.params[option]) for trial in ended] for option in ended[0].params},
             {option for option, distribution in ended[0].distributions.items() if _is_logarithmic(distribution)},
             [trial.values[0] for trial in ended],
         ),
