@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ngram_mlp.cli import check, compare, evaluate, sample, train
+from ngram_mlp.cli import check, compare, evaluate, sample, search, train
 from tests.conftest import PROJECT
 from tests.lightning_table import at_peace, trained
 
@@ -76,7 +76,7 @@ def test_the_commands_of_the_readme_work(run_train, corpus_file, tmp_path):
     (tmp_path / "my_words.txt").write_text("anna\nbo\ncecilia\ndavid\nemil\nfredrik\ngun\nhans\n" * 5)
     first, _ = run_train("--trainer.max_steps", "3")
     lines = re.findall(r"^python scripts/(\w+)\.py(.*)$", README, flags=re.MULTILINE)
-    assert {script for script, _ in lines} == {"train", "check", "compare", "evaluate", "sample"}
+    assert {script for script, _ in lines} == {"train", "check", "compare", "evaluate", "sample", "search"}
     for script, line in lines:
         line = line.replace("runs/default/version_0", str(first)).replace("configs/", f"{PROJECT}/configs/")
         args = shlex.split(line, comments=True)
@@ -85,6 +85,10 @@ def test_the_commands_of_the_readme_work(run_train, corpus_file, tmp_path):
         if script == "compare":
             args = [*args, "--seeds", "1", "--data.corpus", str(corpus_file), "--observe.every_n_updates", "off"]
             compare.main(PROJECT / "scripts" / "train.py", [*args, "--trainer.max_steps", "5"])
+        elif script == "search":
+            args[args.index("--trials") + 1] = "2"
+            args = [*args, "--confirm", "1", "--data.corpus", str(corpus_file), "--trainer.val_check_interval", "5"]
+            search.main(PROJECT / "scripts" / "train.py", [*args, "--trainer.max_steps", "5"])
         elif {"--help", "--print_config"} & {*args}:
             with pytest.raises(SystemExit, match="0"):
                 train.main(PROJECT / "configs" / "default.yaml", args)

@@ -2,30 +2,36 @@
 
 import json
 import math
+import os
+import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 import yaml
 from optuna.trial import TrialState
+from rich.console import Console
 
+from ngram_mlp import studies
 from ngram_mlp.cli import search
+from ngram_mlp.studies import storage as storage_module
+from ngram_mlp.studies.confirmation import confirm_best
 from ngram_mlp.studies.rehearsal import rehearse
+from ngram_mlp.studies.space import from_words, read_space
 from ngram_mlp.studies.storage import open_storage, quiet_optuna
+from ngram_mlp.studies.trials import Goal
 from tests.conftest import PROJECT
 
 TRAIN = PROJECT / "scripts" / "train.py"
 RECIPE = str(PROJECT / "configs" / "experiments" / "002_no_norm.yaml")
-SPACE = (
-    "--space",
-    "model.optimizer.lr=0.001..10.0 log",
-    "--space",
-    "model.n_hidden=4..32 step 4",
-    "--space",
-    "model.activation=Tanh,ReLU",
-)
+AXES = ("model.optimizer.lr=0.001..10.0 log", "model.n_hidden=4..32 step 4", "model.activation=Tanh,ReLU")
+SPACE = tuple(word for axis in AXES for word in ("--space", axis))
 SHORT = ("--trainer.max_steps", "60", "--trainer.val_check_interval", "20")
 
 
@@ -40,15 +46,8 @@ def run_search(tmp_path, monkeypatch, corpus_file):
         name = args[args.index("--name") + 1] if "--name" in args else "search"
         return tmp_path / "runs" / "search" / name
 
-    run.command = [
-        sys.executable,
-        str(TRAIN.with_name("search.py")),
-        RECIPE,
-        *SPACE,
-        *SHORT,
-        "--data.corpus",
-        str(corpus_file),
-    ]
+    script = TRAIN.with_name("search.py")
+    run.command = [sys.executable, str(script), RECIPE, *SPACE, *shared]
     return run
 
 
@@ -224,3 +223,132 @@ def test_without_optuna_one_line_tells_what_to_do(run_search, fails, monkeypatch
     for name in ("optuna", "ngram_mlp.studies.storage", "ngram_mlp.studies.space", "ngram_mlp.studies.searching"):
         monkeypatch.setitem(sys.modules, name, None)
     assert "`make search` installs it" in fails(run_search)
+
+
+def test_the_trial_of_a_lost_machine_is_tried_again(run_search, tmp_path, monkeypatch):
+    monkeypatch.setattr(storage_module, "HEARTBEAT", 1)
+    monkeypatch.setattr(storage_module, "PATIENCE", 1)
+    folder = tmp_path / "runs" / "search" / "search"
+    folder.mkdir(parents=True)
+    space = {axis.option: axis.distribution for axis in read_space(from_words(AXES))}
+    with quiet_optuna():
+        storage = open_storage(None, folder)
+        lost = optuna.create_study(storage=storage, study_name="search").ask(space)
+        storage.record_heartbeat(lost._trial_id)
+    time.sleep(2.5)
+    run_search("--trials", "2", "--jobs", "1", "--pruner", "none")
+    trials = trials_of(folder)
+    assert [trial.state for trial in trials] == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
+    assert trials[2].params == lost.params
+    assert "2 trials: 2 trained to the end" in (folder / "report.md").read_text()
+
+
+def test_a_search_in_python_does_the_same(tmp_path, corpus_file):
+    overrides = [*SHORT, "--data.corpus", str(corpus_file)]
+    space = {"model.n_hidden": "4..32 step 4", "data.block_size": [2, 3]}
+    result = studies.search(RECIPE, space, 2, overrides=overrides, runs_dir=tmp_path, confirm=0, name="python")
+    assert len(result.trials) == 2
+    assert result.best.value == min(trial.value for trial in result.trials)
+    assert result.recipe == tmp_path / "search" / "python" / "best.yaml"
+    assert result.confirmation is None
+
+
+def test_samplers_and_pruners_are_those_of_optuna_with_their_arguments():
+    axes = read_space({"model.n_hidden": "8..16 step 4", "model.activation": "Tanh,ReLU"})
+    tpe = search._sampler("TPESampler", ["--sampler.n_startup_trials", "3"], axes)
+    assert type(tpe(0)) is optuna.samplers.TPESampler
+    assert tpe(0)._n_startup_trials == 3
+    draws = [make(n)._rng.rng.random() for make in (tpe, search._sampler("TPESampler", [], axes)) for n in (4, 5)]
+    assert draws[:2] == draws[2:]
+    assert draws[0] != draws[1]
+    grid = search._sampler("GridSampler", [], axes)
+    assert grid(0)._search_space == {"model.activation": ["Tanh", "ReLU"], "model.n_hidden": [8, 12, 16]}
+    assert grid(0)._all_grids == grid(1)._all_grids
+    assert type(search._sampler("CmaEsSampler", [], axes)(0)) is optuna.samplers.CmaEsSampler
+    pruner = search._pruner("HyperbandPruner", ["--pruner.min_resource=5000"])
+    assert (type(pruner), pruner._min_resource) == (optuna.pruners.HyperbandPruner, 5000)
+    assert type(search._pruner("none", [])) is optuna.pruners.NopPruner
+
+
+@pytest.mark.parametrize(
+    ("losses", "direction", "verdict"),
+    [
+        ([2.0, 2.01, 2.0], "minimize", "better"),
+        ([2.2, 2.21, 2.2], "minimize", "worse"),
+        ([2.0, 2.2, 2.1], "minimize", "not told apart"),
+        ([2.2, 2.21, 2.2], "maximize", "better"),
+        ([2.0], "minimize", "not told apart"),  # one pair has no interval
+    ],
+)
+def test_a_verdict_needs_an_interval_on_one_side_of_zero(losses, direction, verdict, tmp_path):
+    recipe, found = tmp_path / "base.yaml", tmp_path / "best.yaml"
+    recipe.write_text("name: base\n")
+    found.write_text("name: best\n")
+
+    def train(runs):
+        for run in runs:
+            loss = losses[run.seed - 1] if run.path.stem == "trial_7" else 2.1
+            folder = run.folder / "version_0"
+            folder.mkdir(parents=True)
+            metrics = {split: {"loss": loss} for split in ("train", "val", "test")}
+            metrics |= {"updates": 9, "updates_per_second": 1.0, "corpus": {"sha256": ""}}
+            (folder / "metrics.json").write_text(json.dumps(metrics))
+            np.save(folder / "losses.npy", np.ones(9, np.float32))
+        return runs
+
+    goal, seeds = Goal(9, direction=direction), range(1, len(losses) + 1)
+    found = confirm_best(tmp_path / "trial_7", recipe, found, seeds, [], goal, train, Console(quiet=True))
+    assert found.verdict == verdict
+    assert found.change == pytest.approx(sum(losses) / len(losses) - 2.1)
+
+
+@pytest.mark.slow
+def test_two_calls_share_a_postgresql(run_search, postgresql, tmp_path):
+    """Debian's package, and a driver: the extra `databases`."""
+    options = ["--trials", "8", "--jobs", "1", "--confirm", "0", "--pruner", "none", "--storage", postgresql]
+    calls = [subprocess.Popen([*run_search.command, *options], cwd=folder) for folder in (tmp_path, tmp_path / "other")]
+    assert [call.wait(timeout=200) for call in calls] == [0, 0]
+    trials = trials_of(tmp_path / "search", postgresql)
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE}
+    assert len(trials) >= 8
+    runs = [[*folder.glob("runs/search/search/trials/*/version_0")] for folder in (tmp_path, tmp_path / "other")]
+    assert sum(map(len, runs)) == len(trials)  # each on one machine
+    assert all(runs)
+    report = next(tmp_path.rglob("report.md")).read_text()
+    assert "secret" not in report
+
+
+@pytest.fixture
+def postgresql(tmp_path):
+    """The URL of a database of an own server."""
+    (tmp_path / "other").mkdir()
+    binaries = max(Path("/usr/lib/postgresql").glob("*/bin"))
+    folder = Path(tempfile.mkdtemp())
+    shutil.chown(folder, "postgres")
+    as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    (folder / "password").write_text("secret")
+    (folder / "password").chmod(0o644)
+    make = [
+        binaries / "initdb",
+        "-D",
+        folder / "data",
+        "-U",
+        "optuna",
+        "-A",
+        "scram-sha-256",
+        f"--pwfile={folder}/password",
+    ]
+    subprocess.run([*as_user, *make], check=True, capture_output=True)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    server = [binaries / "postgres", "-D", folder / "data", "-p", str(port), "-k", folder, "-h", "localhost"]
+    process = subprocess.Popen([*as_user, *server], stderr=subprocess.DEVNULL)
+    try:
+        while subprocess.run([binaries / "pg_isready", "-h", "localhost", "-p", str(port), "-q"]).returncode:
+            time.sleep(0.1)
+        yield f"postgresql+psycopg://optuna:secret@localhost:{port}/postgres"
+    finally:
+        process.terminate()
+        process.wait()
+        shutil.rmtree(folder)

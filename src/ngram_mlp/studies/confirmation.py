@@ -2,14 +2,12 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from optuna.trial import FrozenTrial
 from rich.console import Console
 
-from ngram_mlp.studies.pool import train_all
 from ngram_mlp.studies.report import paired_interval, write_report
 from ngram_mlp.studies.study import SeedRun, plan, record_recipes
 from ngram_mlp.studies.trials import Goal
@@ -29,26 +27,37 @@ class Confirmation:
 
 
 def confirm_best(
-    train_script: Path,
+    study: Path,
     recipe: Path,
     found: Path,
-    best: FrozenTrial,
-    folder: Path,
     seeds: Sequence[int],
     overrides: Sequence[str],
     goal: Goal,
-    jobs: int,
+    train: Callable[[Sequence[SeedRun]], list[SeedRun]],
     console: Console,
 ) -> Confirmation | None:
-    """Trains the recipe and the best trial with each of the seeds; None where no pair of runs came to its end."""
-    study = folder / "confirmation" / f"trial_{best.number}"
+    """Trains two recipes with each of the seeds, and compares how they end.
+
+    Args:
+        study: the folder of the runs, named as the best trial.
+        recipe: from which the search began.
+        found: the recipe of the best trial.
+        seeds: which the search has not seen.
+        overrides: for all runs, as in the search.
+        goal: of the search.
+        train: trains runs, and returns those that it has trained.
+        console: for the table.
+
+    Returns:
+        The comparison; None where for no seed both have come to their end.
+    """
     study.mkdir(parents=True, exist_ok=True)
-    copy = study / f"trial_{best.number}.yaml"
+    copy = study / f"{study.name}.yaml"
     if not copy.exists():
         copy.write_bytes(found.read_bytes())
     runs = plan(study, [str(recipe), str(copy)], [], seeds, overrides)
     record_recipes(study, runs)
-    trained = train_all(train_script, [run for run in runs if run.finished is None], jobs)
+    trained = train([run for run in runs if run.finished is None])
     failures = [run for run in trained if run.finished is None]
     write_report(study, runs, failures, ["python", "scripts/compare.py", str(recipe), str(copy), *overrides], console)
     metric = goal.metric if goal.metric in MEASURED else "val/loss"  # one of the user's own is not in metrics.json

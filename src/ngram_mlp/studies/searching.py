@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from rich.table import Column
 from ngram_mlp.errors import UserError
 from ngram_mlp.runs.files import write_atomically
 from ngram_mlp.studies.confirmation import Confirmation, confirm_best
-from ngram_mlp.studies.pool import Ended, Pool, cores
+from ngram_mlp.studies.pool import Ended, Pool, cores, train_all
 from ngram_mlp.studies.rehearsal import check_space, difference, rehearse
 from ngram_mlp.studies.search_report import write_search_report
 from ngram_mlp.studies.space import read_space
@@ -88,16 +89,15 @@ def search(
     """
     goal = Goal(trials, metric, direction, max_parameters, budget_updates)
     axes, jobs, console = read_space(space), jobs or cores(), console or Console()
+    for axis in axes:
+        if any(word.split("=")[0] == f"--{axis.option}" for word in overrides):
+            raise UserError("is searched; leave it out", **{axis.option: None})
     folder = Path(runs_dir, "search", name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error.strerror}); give another folder", runs_dir=None) from error
-    options = ("--config", str(recipe), *overrides)
-    for axis in axes:
-        if any(word.split("=")[0] == f"--{axis.option}" for word in overrides):
-            raise UserError("is searched; leave it out", **{axis.option: None})
-    opened = open_storage(storage, folder)
+    opened, options = open_storage(storage, folder), ("--config", str(recipe), *overrides)
     base = check_space(train_script, options, axes)
     definition = {
         "recipe": Path(recipe).read_text(encoding="utf-8"),
@@ -106,9 +106,8 @@ def search(
         "metric": goal.metric,
         "direction": goal.direction,
     }
-    pruner = pruner or MedianPruner()
-    searched = Trials(folder, opened, definition, options, axes, sampler, pruner, goal)
-    with Pool(train_script, jobs, max(1, cores() // min(jobs, goal.trials))) as pool:
+    searched = Trials(folder, opened, definition, options, axes, sampler, pruner or MedianPruner(), goal)
+    with Pool(train_script, jobs, max(1, cores() // min(jobs, trials))) as pool:
         _train(pool, searched, goal)
     for trial in searched.failed:
         console.print(f"failed: trial {trial.number}: {trial.user_attrs.get('error', 'its process was lost')}")
@@ -118,14 +117,15 @@ def search(
     if not searched.ranked:
         console.print("no trial ended with a finite value")
         return Result(searched.all, None, None, None)
-    best = searched.ranked[0]
-    found = _recipe(train_script, folder, searched, best)
-    confirmed = None
+    best, confirmation = searched.ranked[0], None
+    found = _write_best(train_script, folder, searched, best)
     if confirm:
+        study = folder / "confirmation" / f"trial_{best.number}"
         seeds = [seed for seed in range(1, confirm + 2) if seed != base["seed_everything"]][:confirm]
-        confirmed = confirm_best(train_script, Path(recipe), found, best, folder, seeds, overrides, goal, jobs, console)
-    write_search_report(folder, searched, goal, confirmed, command, console)
-    return Result(searched.all, best, found, confirmed)
+        train = partial(train_all, train_script, jobs=jobs)
+        confirmation = confirm_best(study, Path(recipe), found, seeds, overrides, goal, train, console)
+    write_search_report(folder, searched, goal, confirmation, command, console)
+    return Result(searched.all, best, found, confirmation)
 
 
 def _train(pool: Pool, trials: Trials, goal: Goal) -> None:
@@ -148,7 +148,7 @@ def _train(pool: Pool, trials: Trials, goal: Goal) -> None:
         progress.update(task, completed=trials.done, description=trials.summary)
 
 
-def _recipe(train_script: Path, folder: Path, trials: Trials, best: FrozenTrial) -> Path:
+def _write_best(train_script: Path, folder: Path, trials: Trials, best: FrozenTrial) -> Path:
     """Writes `best.yaml`: what the best trial has that a run of `train.py` without arguments has not."""
     default, configuration = rehearse(train_script, [(), trials.options_of(best)])
     for refused in (default, configuration):

@@ -45,7 +45,11 @@ def open_storage(where: str | None, folder: Path) -> BaseStorage:
     url = where or f"sqlite:///{folder / 'optuna.db'}"
     try:
         with FileLock(folder / "search.lock"):  # since two that make the tables at one moment would disturb each other
-            return _database(url)
+            try:
+                return _database(url)
+            except SQLAlchemyError:  # as another machine may have done
+                time.sleep(1)
+                return _database(url)
     except (SQLAlchemyError, ImportError, ValueError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise UserError(f"cannot be opened ({reason}); give another", storage=without_password(url)) from error
