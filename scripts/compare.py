@@ -1,14 +1,12 @@
 #!/usr/bin/env python3
 """Compares recipes over several seeds: `python scripts/compare.py --help`."""
 
-import multiprocessing
-from multiprocessing import forkserver
 from pathlib import Path
 
 if __name__ == "__main__":  # and not in the processes of its runs
-    if "forkserver" in multiprocessing.get_all_start_methods():
-        multiprocessing.set_forkserver_preload(["ngram_mlp.cli.server"])
-        forkserver.ensure_running()  # imports what the runs need while this process imports what it needs itself
+    from forking import start_server
+
+    start_server()  # before the imports that take long
 
     from ngram_mlp.cli.compare import main
 
