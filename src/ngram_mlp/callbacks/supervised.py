@@ -1,6 +1,5 @@
 """A run that another process watches: it is told of every validation, and may end the run there."""
 
-import signal
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
@@ -37,8 +36,7 @@ class Supervised(Callback):
     """Tells a process what becomes of the run, and goes on when that process says so.
 
     Where it says no, the run ends: before its first update without a trace, after a validation as if it were done.
-    Where the process is gone, the run saves its state and ends, as on SIGTERM. A run of several processes is told of,
-    but not ended.
+    A run of several processes is told of, but not ended.
 
     Args:
         connection: to the process.
@@ -67,6 +65,5 @@ class Supervised(Callback):
         try:
             self._connection.send(message)
             return bool(self._connection.recv())
-        except (EOFError, OSError):
-            signal.raise_signal(signal.SIGTERM)
+        except (EOFError, OSError):  # that process ends this one, too
             return True

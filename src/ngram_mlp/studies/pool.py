@@ -9,6 +9,7 @@ import os
 import runpy
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ class Pool:
     Args:
         train_script: the script that trains.
         jobs: how many runs it may train at a time.
-        threads: of each run.
+        threads: of each run, at most.
     """
 
     def __init__(self, train_script: Path, jobs: int, threads: int = 1) -> None:
@@ -99,8 +100,7 @@ class Pool:
             lock.close()
             return False
         ours, its = self._server.Pipe() if watched else (None, None)
-        environment = {"OMP_NUM_THREADS": str(self._threads), **os.environ}
-        arguments = (self._train_script, run.arguments, run.log, environment, its)
+        arguments = (self._train_script, run.arguments, run.log, dict(os.environ), self._threads, its)
         process = self._server.Process(target=_train, args=arguments)
         process.start()
         if its is not None:
@@ -184,7 +184,12 @@ def _close(one: _Process) -> int:
 
 
 def _train(
-    train_script: Path, arguments: Sequence[str], log: Path, environment: dict[str, str], connection: Connection | None
+    train_script: Path,
+    arguments: Sequence[str],
+    log: Path,
+    environment: dict[str, str],
+    threads: int,
+    connection: Connection | None,
 ) -> None:
     """Runs the script as a command of its own would: with its arguments, its output in a file, nothing to read."""
     os.setsid()  # in a session of its own, so that Ctrl-C reaches the pool alone, which ends the others in order
@@ -193,7 +198,18 @@ def _train(
             os.dup2(file.fileno(), descriptor)
     os.environ.clear()
     os.environ.update(environment)
-    torch.set_num_threads(int(environment["OMP_NUM_THREADS"].split(",")[0]))  # the server had its own number
+    if threads == 1:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # The server had one; where there may be more, the run finds out whether they pay.
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", str(threads)).split(",")[0]))
     sys.argv = [str(train_script), *arguments]
     supervised.connection = connection
+    if (pool := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=_end_with, args=(pool.sentinel,), daemon=True).start()
     runpy.run_path(str(train_script), run_name="__main__")
+
+
+def _end_with(pool: int) -> None:
+    """Ends this process in order, as Ctrl-C would, when that of the pool has ended, which was killed then."""
+    wait([pool])
+    os.kill(os.getpid(), signal.SIGTERM)

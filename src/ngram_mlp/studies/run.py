@@ -1,11 +1,14 @@
 """A run that a study consists of: the options of `train.py`, and the folder in which its attempts lie."""
 
+import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ngram_mlp.errors import UserError
 from ngram_mlp.runs.files import LAST, alone_in, versions
+
+LAST_SECONDS = 30  # for which a run that has lost its pool may still train
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,25 @@ class Run:
         return next((line for line in reversed(lines) if line.strip()), "it printed nothing")
 
     def lock(self) -> ExitStack | None:
-        """What keeps other processes from training the run until it is closed; None where one of them trains it."""
+        """What keeps other processes from training the run until it is closed; None where one of them trains it.
+
+        A run whose pool was killed is about to save its state and to end, which is waited for.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as lock, suppress(UserError):
             lock.enter_context(alone_in(self.folder))
+            deadline = time.monotonic() + LAST_SECONDS
+            while any(map(_is_locked, self.versions)):
+                if time.monotonic() > deadline:
+                    return None
+                time.sleep(0.05)
             return lock.pop_all()
         return None
+
+
+def _is_locked(folder: Path) -> bool:
+    try:
+        with alone_in(folder):
+            return False
+    except UserError:
+        return True

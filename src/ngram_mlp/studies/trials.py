@@ -105,6 +105,8 @@ class Trials:
     def told(self, run: Run, message: Begins | Validated | HasDiverged) -> bool:
         """Notes what a run tells; whether it may go on."""
         trial = self._own[run]
+        if self._now(trial).state.is_finished():  # given up by another machine, which had no sign of life for long
+            return False
         if isinstance(message, Begins):
             return self._may_begin(trial, message.parameters)
         if isinstance(message, HasDiverged):
