@@ -129,6 +129,15 @@ def test_networks_that_are_too_large_are_not_trained_and_do_not_count(run_search
     assert len([*folder.glob("trials/*/version_0/metrics.json")]) == 3
 
 
+def test_no_values_are_tried_twice_and_a_search_ends_when_nothing_is_left(run_search, capsys):
+    space = ("--space", "model.activation=Tanh,ReLU", "--space", "data.block_size=2..3")
+    folder = run_search("--trials", "9", "--jobs", "1", space=space)
+    assert len([*folder.glob("trials/*/version_0/metrics.json")]) == 4
+    trained = [trial for trial in trials_of(folder) if "does not count" not in trial.user_attrs]
+    assert len({tuple(trial.params.items()) for trial in trained}) == len(trained) == 4
+    assert "nothing is left to try after 4 trials" in capsys.readouterr().out
+
+
 def test_no_trial_is_begun_when_the_budget_is_spent(run_search):
     folder = run_search("--trials", "9", "--budget_updates", "100", "--jobs", "1", "--pruner", "none")
     assert len(trials_of(folder)) == 2

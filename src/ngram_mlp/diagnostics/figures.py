@@ -131,7 +131,7 @@ def figure_with_panels(
     rows = -(-count // columns)
     size = (width or 5 * columns, 0.5 + height * rows)
     figure = Figure(figsize=size, dpi=DPI)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=11, y=1 - 0.08 / size[1])
     # Fixed margins in inches: matplotlib's automatic layout takes as long as the drawing.
     x, y = 1 / size[0], 1 / size[1]
     figure.subplots_adjust(left=0.75 * x, right=1 - 0.15 * x, bottom=0.55 * y, top=1 - 0.65 * y, hspace=1.25 / height)

@@ -86,6 +86,7 @@ def slices_figure(
 ) -> Figure:
     """For each option the result of every trial over the option's value there."""
     figure, axes = figure_with_panels(len(values), f"{metric} over each option", columns=3)
+    figure.subplots_adjust(bottom=1 / figure.get_figheight(), hspace=0.55)  # room for long names
     for axis, (option, column) in zip(axes, values.items(), strict=True):
         if all(isinstance(value, str) for value in column):
             words = sorted(set(column))

@@ -98,4 +98,10 @@ def _defaults(class_path: str) -> dict[str, Any]:
             with suppress(ValueError, TypeError):
                 parameters = inspect.signature(ancestor).parameters.values()
                 defaults |= {parameter.name: parameter.default for parameter in parameters}
-    return {key: asdict(value) if is_dataclass(type(value)) else value for key, value in defaults.items()}
+    return {key: _as_in_yaml(value) for key, value in defaults.items()}
+
+
+def _as_in_yaml(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return list(value) if isinstance(value, tuple) else value

@@ -111,6 +111,8 @@ def search(
         _train(pool, searched, goal)
     for trial in searched.failed:
         console.print(f"failed: trial {trial.number}: {trial.user_attrs.get('error', 'its process was lost')}")
+    if searched.is_exhausted:
+        console.print(f"nothing is left to try after {len(searched.all)} trials")
     if any(not trial.state.is_finished() for trial in searched.all):
         console.print("other calls of this search still train; the last of them confirms the best trial")
         return None

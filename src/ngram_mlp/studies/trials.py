@@ -21,9 +21,10 @@ from ngram_mlp.studies.storage import Heartbeat
 
 ATTEMPTS = 4  # at a trial whose process is killed
 INTERRUPTED = (130, 143)  # statuses of a run that Ctrl-C or SIGTERM has ended
-TOO_LARGE = "too large"  # the attribute of a trial that was not trained for its size
-EXHAUSTED = "exhausted"  # the attribute of a search whose sampler has nothing left to try
-HOPELESS = 20  # times as many trials that are too large as are wanted
+DOES_NOT_COUNT = "does not count"  # the attribute of a trial that was not trained, with the reason
+TOO_LARGE = "its network is too large"
+EXHAUSTED = "exhausted"  # the attribute of a search that finds nothing new to try
+HOPELESS = 100  # times in a row that a trial does not count
 
 
 @dataclass(frozen=True)
@@ -133,10 +134,10 @@ class Trials:
 
     @property
     def all(self) -> list[FrozenTrial]:
-        """Those that count: without networks that are too large, and trials whose values were tried again."""
+        """Those that count: without networks that are too large, and without values that were tried again."""
         trials = self.study.get_trials(deepcopy=False)
         again = {number for trial in trials for number in RetryHeartbeatStaleTrialCallback.retry_history(trial)}
-        return [trial for trial in trials if trial.number not in again and TOO_LARGE not in trial.user_attrs]
+        return [trial for trial in trials if trial.number not in again and DOES_NOT_COUNT not in trial.user_attrs]
 
     @property
     def ranked(self) -> list[FrozenTrial]:
@@ -147,6 +148,11 @@ class Trials:
     @property
     def failed(self) -> list[FrozenTrial]:
         return [trial for trial in self.all if trial.state == TrialState.FAIL]
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether the sampler has nothing new to try."""
+        return EXHAUSTED in self.study.user_attrs
 
     @property
     def done(self) -> int:
@@ -185,23 +191,37 @@ class Trials:
                     self._complete(trial)
 
     def _new(self, begin: Callable[[Run], bool]) -> tuple[Trial, Run] | None:
+        """A new trial, of values that have not been tried: with the same seed, they would lead to the same end."""
+        for _ in range(HOPELESS):
+            if (trial := self._ask()) is None:
+                return None
+            now = self._now(trial)
+            again, run = RetryHeartbeatStaleTrialCallback.retry_history(now), self._run(now)
+            if run.folder.exists() and not again:
+                self._tell(trial, state=TrialState.FAIL)
+                raise UserError(f"{run.folder} is of another search; remove it, or use a new name", name=None)
+            same = [one for one in self.all if one.params == now.params and one.values is not None]
+            if again or not same:
+                begin(run)
+                return trial, run
+            trial.set_user_attr(DOES_NOT_COUNT, f"as trial {same[0].number}")
+            self._tell(trial, same[0].values[0])
+        self.study.set_user_attr(EXHAUSTED, value=True)
+        return None
+
+    def _ask(self) -> Trial | None:
+        """The values that the sampler would try next; None where no more may be begun."""
         trials, goal = self.study.get_trials(deepcopy=False), self._goal
-        if len(trials) - len(self.all) > HOPELESS * goal.trials:
-            raise UserError("hardly any network is that small; give more", max_parameters=goal.max_parameters)
         updates = sum(max(trial.intermediate_values, default=0) for trial in trials)
         begun = [trial for trial in self.all if trial.state != TrialState.WAITING]
         spent = goal.budget_updates is not None and updates >= goal.budget_updates
-        if len(begun) >= goal.trials or spent or EXHAUSTED in self.study.user_attrs:
+        if len(begun) >= goal.trials or spent or self.is_exhausted:
             return None
+        latest = [trial.user_attrs.get(DOES_NOT_COUNT) for trial in trials[-HOPELESS:]]
+        if latest.count(TOO_LARGE) == HOPELESS:
+            raise UserError("hardly any network is that small; give more", max_parameters=goal.max_parameters)
         self.study.sampler = self._sampler(len(trials))
-        trial = self.study.ask({axis.option: axis.distribution for axis in self._axes})
-        now = self._now(trial)
-        run = self._run(now)
-        if run.folder.exists() and not RetryHeartbeatStaleTrialCallback.retry_history(now):
-            self._tell(trial, state=TrialState.FAIL)
-            raise UserError(f"{run.folder} is of another search; remove it, or use a new name", name=self._folder.name)
-        begin(run)
-        return trial, run
+        return self.study.ask({axis.option: axis.distribution for axis in self._axes})
 
     def _run(self, trial: FrozenTrial) -> Run:
         # A trial that is tried again goes on in the folder of the first.
@@ -216,7 +236,7 @@ class Trials:
         trial.set_user_attr("parameters", parameters)
         if self._goal.max_parameters is None or parameters <= self._goal.max_parameters:
             return True
-        trial.set_user_attr(TOO_LARGE, value=True)
+        trial.set_user_attr(DOES_NOT_COUNT, TOO_LARGE)
         self._tell(trial, state=TrialState.PRUNED)
         return False
 
