@@ -1,5 +1,6 @@
 """Figures of studies and searches, in the style of those of a run."""
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -91,10 +92,12 @@ def slices_figure(
         if all(isinstance(value, str) for value in column):
             words = sorted(set(column))
             axis.plot([words.index(value) for value in column], results, "o", alpha=0.5, markersize=4)
+            labels = [textwrap.shorten(word, 32, placeholder="...") for word in words]
+            crowded = sum(map(len, labels)) > 40
             axis.set_xticks(
-                range(len(words)),
-                [word if len(word) <= 12 else word[:11] + "\N{HORIZONTAL ELLIPSIS}" for word in words],
+                range(len(words)), labels, rotation=20 if crowded else 0, ha="right" if crowded else "center"
             )
+            axis.set_xlim(-0.5, len(words) - 0.5)
         else:
             axis.plot(column, results, "o", alpha=0.5, markersize=4)
             axis.set_xscale("log" if option in logarithmic else "linear")
