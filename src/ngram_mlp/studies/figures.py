@@ -1,6 +1,5 @@
 """Figures of studies and searches, in the style of those of a run."""
 
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -92,7 +91,7 @@ def slices_figure(
         if all(isinstance(value, str) for value in column):
             words = sorted(set(column))
             axis.plot([words.index(value) for value in column], results, "o", alpha=0.5, markersize=4)
-            labels = [textwrap.shorten(word, 32, placeholder="...") for word in words]
+            labels = [word if len(word) <= 32 else f"{word[:29]}..." for word in words]
             crowded = sum(map(len, labels)) > 40
             axis.set_xticks(
                 range(len(words)), labels, rotation=20 if crowded else 0, ha="right" if crowded else "center"
