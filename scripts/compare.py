@@ -1,12 +1,17 @@
 #!/usr/bin/env python3
 """Compares recipes over several seeds: `python scripts/compare.py --help`."""
 
+import multiprocessing
+import signal
+from multiprocessing import forkserver
 from pathlib import Path
 
 if __name__ == "__main__":  # and not in the processes of its runs
-    from forking import start_server
-
-    start_server()  # before the imports that take long
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        multiprocessing.set_forkserver_preload(["ngram_mlp.cli.server"])
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the server, as Ctrl-C is for this process alone
+        forkserver.ensure_running()  # imports what the runs need while this process imports what it needs itself
+        signal.signal(signal.SIGINT, handler)
 
     from ngram_mlp.cli.compare import main
 

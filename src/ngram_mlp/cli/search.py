@@ -11,10 +11,8 @@ from ngram_mlp.cli.command import Parser, PlainParser, command, open_console, re
 from ngram_mlp.errors import UserError, require_at_least
 from ngram_mlp.studies.pool import cores
 
-ONE_SEQUENCE = (
-    "GridSampler",
-    "QMCSampler",
-)  # their seed gives the order of all trials, and the storage the place in it
+# Samplers whose seed gives the order of all trials; the storage has the place in it.
+ONE_SEQUENCE = ("GridSampler", "QMCSampler")
 
 
 @command
@@ -121,6 +119,10 @@ def _sampler(name: str, words: Sequence[str], axes: Sequence[Any]) -> Callable[[
             arguments.seed = first if name in ONE_SEQUENCE else first + seed
         return parser.instantiate_classes(config).sampler
 
+    try:
+        make(0)
+    except ImportError as error:
+        raise UserError(f"needs {error.name or 'a package'}, which is not installed", sampler=name) from error
     return make
 
 

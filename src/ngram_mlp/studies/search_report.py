@@ -1,6 +1,7 @@
 """What a search shows: the ten best trials, figures, and whether the best is better than the recipe it began from."""
 
 import datetime
+import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,11 +55,12 @@ def write_search_report(
 def _verdict(best: FrozenTrial, goal: Goal, confirmation: Confirmation | None) -> str:
     found = f"Trial {best.number} had the best {goal.metric} of the search, {best.values[0]:.4f}"
     if confirmation is None:
-        return f"{found}; it was not confirmed, so that more has to be expected of its recipe than luck gave it here."
+        return f"{found}. It was not confirmed; the best of many is partly luck, and its recipe is worse on average."
+    interval = f" ± {confirmation.half:.4f} (95 %)" if math.isfinite(confirmation.half) else ""
     return (
         f"{found}. Trained again with {confirmation.seeds} fresh seeds, its recipe {IN_WORDS[confirmation.verdict]} "
-        f"the one that the search began from: the difference in {confirmation.metric} is {confirmation.change:+.4f} "
-        f"± {confirmation.half:.4f} (95 %)."
+        f"the one that the search began from: the difference in {confirmation.metric} is {confirmation.change:+.4f}"
+        f"{interval}."
     )
 
 

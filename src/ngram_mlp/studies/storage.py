@@ -1,6 +1,7 @@
 """Where Optuna keeps the trials of a search: a database, or a journal."""
 
 import logging
+import re
 import time
 import warnings
 from collections.abc import Iterable, Iterator
@@ -11,7 +12,6 @@ import optuna
 from filelock import FileLock
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from ngram_mlp.errors import UserError
@@ -66,12 +66,9 @@ def _database(url: str) -> RDBStorage:
     )
 
 
-def without_password(where: str) -> str:
-    """The storage as it may be shown."""
-    try:
-        return make_url(where).render_as_string(hide_password=True) if "://" in where else where
-    except SQLAlchemyError:
-        return where
+def without_password(text: str) -> str:
+    """The text as it may be shown: a password in an URL is left out."""
+    return re.sub(r"(://[^:/@\s]+):[^@\s]+@", r"\1:***@", text)
 
 
 class Heartbeat:

@@ -162,9 +162,9 @@ class Trials:
     def summary(self) -> str:
         """Where the search stands, in words."""
         states = [trial.state for trial in self.all]
-        words = f"trials, {states.count(TrialState.PRUNED)} pruned, {states.count(TrialState.RUNNING)} running"
+        words = f"{states.count(TrialState.PRUNED)} pruned, {states.count(TrialState.RUNNING)} running"
         for best in self.ranked[:1]:
-            words += f", best {self._goal.metric} {best.values[0]:.4f} (trial {best.number})"
+            words += f", best {best.values[0]:.4f}"
         return words
 
     def options_of(self, trial: FrozenTrial) -> tuple[str, ...]:
