@@ -209,6 +209,10 @@ def test_two_calls_share_a_search_and_no_trial_runs_twice(run_search, tmp_path, 
         ),
         (["--space", "model.n_hidden=8..16", "--sampler", "NoSampler"], "NoSampler"),
         (["--space", "model.n_hidden=8..16", "--pruner.n_warmup_steps", "x"], "n_warmup_steps"),
+        (
+            ["--space", "model.n_hidden=8..16", "--pruner", "PercentilePruner", "--pruner.percentile", "200"],
+            "PercentilePruner: ",
+        ),
         (["--space", "model.n_hidden=8..16", "--trials", "0"], "--trials 0"),
         (["--space", "model.n_hidden=8..16", "--storage", "nosql://a:b@c"], "--storage nosql"),
         (["--space", "model.lr=0.1..0.2", "--sampler", "GridSampler"], "a grid needs a step or choices"),
@@ -276,6 +280,7 @@ def test_samplers_and_pruners_are_those_of_optuna_with_their_arguments():
     assert grid(0)._all_grids == grid(1)._all_grids
     assert type(search._sampler("CmaEsSampler", [], axes)(0)) is optuna.samplers.CmaEsSampler
     pruner = search._pruner("HyperbandPruner", ["--pruner.min_resource=5000"])
+    assert search._pruner("HyperbandPruner", ["--pruner.max_resource", "60"])._max_resource == 60  # not a word
     assert (type(pruner), pruner._min_resource) == (optuna.pruners.HyperbandPruner, 5000)
     assert type(search._pruner("none", [])) is optuna.pruners.NopPruner
 

@@ -3,7 +3,8 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -119,10 +120,8 @@ def _sampler(name: str, words: Sequence[str], axes: Sequence[Any]) -> Callable[[
             arguments.seed = first if name in ONE_SEQUENCE else first + seed
         return parser.instantiate_classes(config).sampler
 
-    try:
+    with _refused("sampler", name):
         make(0)
-    except ImportError as error:
-        raise UserError(f"needs {error.name or 'a package'}, which is not installed", sampler=name) from error
     return make
 
 
@@ -132,7 +131,22 @@ def _pruner(name: str, words: Sequence[str]) -> Any:
     if name == "none":
         return pruners.NopPruner()
     parser, config = _parsed("pruner", pruners.BasePruner, pruners, name, words)
-    return parser.instantiate_classes(config).pruner
+    with _refused("pruner", name):
+        return parser.instantiate_classes(config).pruner
+
+
+@contextmanager
+def _refused(kind: str, name: str) -> Iterator[None]:
+    """Turns what a class of Optuna has against its arguments, or misses, into one line."""
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(f"needs {error.name or 'a package'}, which is not installed", **{kind: name}) from error
+    except ValueError as error:
+        cause: BaseException = error
+        while (inner := cause.__cause__ or cause.__context__) is not None:
+            cause = inner
+        raise UserError(" ".join(str(cause).split()), **{kind: name}) from error
 
 
 def _parsed(kind: str, base: type, library: Any, name: str, words: Sequence[str]) -> tuple[Any, Any]:
@@ -140,4 +154,8 @@ def _parsed(kind: str, base: type, library: Any, name: str, words: Sequence[str]
     parser: Any = Parser()
     parser.add_subclass_arguments(base, kind)
     path = f"{library.__name__}.{name}" if hasattr(library, name) else name
-    return parser, parser.parse_args([f"--{kind}={path}", *words])
+    config = parser.parse_args([f"--{kind}={path}", *words])
+    for key, value in config[kind].init_args.as_dict().items():
+        if isinstance(value, str) and value.isdecimal():  # of an argument that may also be a word
+            config[kind].init_args[key] = int(value)
+    return parser, config
