@@ -253,8 +253,34 @@ def test_the_trial_of_a_lost_machine_is_tried_again(run_search, tmp_path, monkey
     run_search("--trials", "2", "--jobs", "1", "--pruner", "none")
     trials = trials_of(folder)
     assert [trial.state for trial in trials] == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
-    assert trials[2].params == lost.params
+    assert trials[1].params == lost.params
     assert "2 trials: 2 trained to the end" in (folder / "report.md").read_text()
+
+
+def test_an_interrupted_sampler_leaves_nothing_behind(run_search):
+    """A trial is there before its values are."""
+    folder = run_search("--trials", "1")
+    with quiet_optuna():
+        optuna.load_study(study_name="search", storage=open_storage(None, folder)).ask()
+    run_search("--trials", "2")
+    assert "2 trials: " in (folder / "report.md").read_text()
+
+
+def test_what_is_overridden_in_another_spelling_is_confirmed_as_it_was_searched(run_search):
+    space = ("--space", "model.optimizer.lr=0.05,0.1")
+    folder = run_search("--trials", "1", "--model.optimizer.init_args.lr", "0.123", space=space, confirm="1")
+    (trial,) = trials_of(folder)
+    config = next(folder.glob("confirmation/*/runs/trial_0/seed_1/version_0/config.yaml"))
+    assert (
+        str(yaml.safe_load(config.read_text())["model"]["init_args"]["optimizer"]["init_args"]["lr"])
+        == (trial.params["model.optimizer.lr"])
+    )
+
+
+def test_a_file_that_is_no_journal_is_refused(run_search, fails, tmp_path):
+    for content in (b"SQLite format 3\x00\xff", b"a text\n"):
+        (tmp_path / "optuna.db").write_bytes(content)
+        assert "is no journal; for a database give an URL" in fails(run_search, "--storage", "optuna.db")
 
 
 def test_a_search_in_python_does_the_same(tmp_path, corpus_file):
@@ -312,13 +338,21 @@ def test_a_verdict_needs_an_interval_on_one_side_of_zero(losses, direction, verd
         return runs
 
     goal, seeds = Goal(9, direction=direction), range(1, len(losses) + 1)
-    found = confirm_best(tmp_path / "trial_7", recipe, found, seeds, [], goal, train, Console(quiet=True))
+    found = confirm_best(
+        tmp_path / "trial_7", recipe, found, seeds, [], goal, train, ["search.py"], Console(quiet=True)
+    )
     assert found.verdict == verdict
     assert found.change == pytest.approx(sum(losses) / len(losses) - 2.1)
 
 
 def test_a_password_is_shown_nowhere():
-    for text in ("postgresql+psycopg://me:se:cret@host:5432/db", "--storage=mysql://me:secret@host/db"):
+    for text in (
+        "postgresql+psycopg://me:se:cret@host:5432/db",
+        "--storage=mysql://me:secret@host/db",
+        "postgresql://:secret@host/db",
+        "postgresql:/me:secret@host/db",
+        "postgresql://host/db?user=me&password=secret",
+    ):
         assert "cret" not in without_password(text)
     assert without_password("sqlite:///a:b/c.db") == "sqlite:///a:b/c.db"
 

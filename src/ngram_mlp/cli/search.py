@@ -32,8 +32,9 @@ def main(train_script: Path, args: Sequence[str] | None = None) -> None:
     of_sampler, rest = _arguments_of("sampler", rest)
     of_pruner, overrides = _arguments_of("pruner", rest)
     values = space.from_words(options.space, options.space_file)
-    sampler = _sampler(options.sampler, of_sampler, space.read_space(values))
-    pruner = _pruner(options.pruner, of_pruner)
+    with storage.quiet_optuna():
+        sampler = _sampler(options.sampler, of_sampler, space.read_space(values))
+        pruner = _pruner(options.pruner, of_pruner)
     remember_options(args, parser)  # which the parsers of these classes forget
     typed = [storage.without_password(arg) for arg in args]
     result = search(
@@ -76,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--space_file", type=Path, metavar="FILE", help="A YAML file that maps options to values, or to lists of them.")
     add("--trials", type=int, default=50, help="How many trials, with those of earlier calls. (default: 50)")
     add("--metric", default="val/loss", help="What every validation reports, and by which trials compare.")
-    add("--direction", choices=("minimize", "maximize"), default="minimize", help="(default: minimize)")
+    add("--direction", choices=("minimize", "maximize"), help="(default: maximize an accuracy, minimize the rest)")
     add("--max_parameters", type=int, metavar="N", help="Larger networks are not trained, and do not count.")
     add("--budget_updates", type=int, metavar="N", help="No trial is begun when so many updates have been trained.")
     add("--confirm", type=int, default=5, help="With how many fresh seeds the best is confirmed. (default: 5)")

@@ -10,9 +10,7 @@ from rich.console import Console
 
 from ngram_mlp.studies.report import paired_interval, write_report
 from ngram_mlp.studies.study import SeedRun, plan, record_recipes
-from ngram_mlp.studies.trials import Goal
-
-MEASURED = ("val/loss", "val/perplexity", "val/accuracy")
+from ngram_mlp.studies.trials import MEASURED, Goal
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,7 @@ def confirm_best(
     overrides: Sequence[str],
     goal: Goal,
     train: Callable[[Sequence[SeedRun]], list[SeedRun]],
+    command: Sequence[str],
     console: Console,
 ) -> Confirmation | None:
     """Trains two recipes with each of the seeds, and compares how they end.
@@ -43,9 +42,10 @@ def confirm_best(
         recipe: from which the search began.
         found: the recipe of the best trial.
         seeds: which the search has not seen.
-        overrides: for all runs, as in the search.
+        overrides: of the search, which the recipe of the best trial has in it.
         goal: of the search.
         train: trains runs, and returns those that it has trained.
+        command: the command line of the search, for the report.
         console: for the table.
 
     Returns:
@@ -55,11 +55,12 @@ def confirm_best(
     copy = study / f"{study.name}.yaml"
     if not copy.exists():
         copy.write_bytes(found.read_bytes())
-    runs = plan(study, [str(recipe), str(copy)], [], seeds, overrides)
+    before, after = plan(study, [str(recipe)], [], seeds, overrides), plan(study, [str(copy)], [], seeds, [])
+    runs = [run for pair in zip(before, after, strict=True) for run in pair]
     record_recipes(study, runs)
     trained = train([run for run in runs if run.finished is None])
     failures = [run for run in trained if run.finished is None]
-    write_report(study, runs, failures, ["python", "scripts/compare.py", str(recipe), str(copy), *overrides], console)
+    write_report(study, runs, failures, command, console)
     metric = goal.metric if goal.metric in MEASURED else "val/loss"  # one of the user's own is not in metrics.json
     values = {(run.path == copy, run.seed): _final(run, metric) for run in runs}
     pairs = [(values[True, seed], values[False, seed]) for seed in seeds]
@@ -67,7 +68,7 @@ def confirm_best(
     if not differences:
         return None
     change, half = paired_interval(differences)
-    gain = change if goal.maximize else -change
+    gain = change if goal.maximize and metric == goal.metric else -change
     verdict = "better" if gain > half else "worse" if -gain > half else "not told apart"
     return Confirmation(len(differences), metric, change, half, verdict)
 

@@ -61,6 +61,11 @@ def check_space(train_script: Path, options: Options, axes: Sequence[Axis]) -> d
     return base
 
 
+def without_places(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run is, wherever it goes."""
+    return {key: value for key, value in configuration.items() if key not in PLACES}
+
+
 def difference(configuration: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
     """What a configuration has that the base has not, as a recipe for `train.py --config`.
 

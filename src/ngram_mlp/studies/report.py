@@ -34,7 +34,7 @@ Panels = dict[str, dict[str, list[Row]]]  # the runs that have a result, by head
 
 
 def write_report(
-    folder: Path, runs: list[SeedRun], failures: list[SeedRun], words: list[str], console: Console
+    folder: Path, runs: Sequence[SeedRun], failures: Sequence[SeedRun], words: Sequence[str], console: Console
 ) -> None:
     """Writes results.csv, results.json, two figures and report.md, which names the command `words`; prints a table."""
     from ngram_mlp.diagnostics.figures import draw

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import optuna
 import torch
 import yaml
 from optuna.distributions import FloatDistribution, IntDistribution
@@ -124,8 +125,10 @@ def _draw(folder: Path, trials: Trials, goal: Goal, ended: Sequence[FrozenTrial]
         ),
     }
     if len(ended) >= MANY and len(ended[0].params) > 1:
+        counted = optuna.create_study(direction=goal.direction)
+        counted.add_trials(ended)
         evaluator = PedAnovaImportanceEvaluator()
-        figures["importances"] = importances_figure(get_param_importances(trials.study, evaluator=evaluator))
+        figures["importances"] = importances_figure(get_param_importances(counted, evaluator=evaluator))
     for name, figure in figures.items():
         (folder / f"{name}.png").write_bytes(draw(figure)[0])
     return list(figures)

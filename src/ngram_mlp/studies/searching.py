@@ -18,7 +18,7 @@ from ngram_mlp.errors import UserError
 from ngram_mlp.runs.files import write_atomically
 from ngram_mlp.studies.confirmation import Confirmation, confirm_best
 from ngram_mlp.studies.pool import Ended, Pool, cores, train_all
-from ngram_mlp.studies.rehearsal import check_space, difference, rehearse
+from ngram_mlp.studies.rehearsal import check_space, difference, rehearse, without_places
 from ngram_mlp.studies.search_report import write_search_report
 from ngram_mlp.studies.space import read_space
 from ngram_mlp.studies.storage import open_storage, quiet_optuna
@@ -44,7 +44,7 @@ def search(
     trials: int,
     *,
     metric: str = "val/loss",
-    direction: Literal["minimize", "maximize"] = "minimize",
+    direction: Literal["minimize", "maximize"] | None = None,
     max_parameters: int | None = None,
     budget_updates: int | None = None,
     name: str = "search",
@@ -66,7 +66,7 @@ def search(
         space: options of `train.py`, each with its values, as `studies.space.read_values` takes them.
         trials: how many there are in all, with those of earlier calls.
         metric: its name among the metrics of a validation, each of which is a report.
-        direction: whether less or more is better.
+        direction: whether less or more is better; by default more of an accuracy, less of anything else.
         max_parameters: larger networks are not trained, and do not count.
         budget_updates: no trial is begun any more when all together have trained so many updates.
         name: the search goes to `RUNS_DIR/search/NAME`.
@@ -87,6 +87,7 @@ def search(
     Raises:
         UserError: the recipe or a value of the space is refused, or the search is there with another definition.
     """
+    direction = direction or ("maximize" if metric.endswith("accuracy") else "minimize")
     goal = Goal(trials, metric, direction, max_parameters, budget_updates)
     axes, jobs, console = read_space(space), jobs or cores(), console or Console()
     for axis in axes:
@@ -125,7 +126,7 @@ def search(
         study = folder / "confirmation" / f"trial_{best.number}"
         seeds = [seed for seed in range(1, confirm + 2) if seed != base["seed_everything"]][:confirm]
         train = partial(train_all, train_script, jobs=jobs)
-        confirmation = confirm_best(study, Path(recipe), found, seeds, overrides, goal, train, console)
+        confirmation = confirm_best(study, Path(recipe), found, seeds, overrides, goal, train, command, console)
     write_search_report(folder, searched, goal, confirmation, command, console)
     return Result(searched.all, best, found, confirmation)
 
@@ -135,19 +136,19 @@ def _train(pool: Pool, trials: Trials, goal: Goal) -> None:
     words = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True))
     columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), words)
     with Progress(*columns, expand=True) as progress:
-        task, may_begin = progress.add_task("", total=goal.trials), True
-        while may_begin or pool.running:
-            while may_begin and pool.has_room:
-                may_begin = trials.begin_one(lambda run: pool.begin(run, watched=True))
+        task = progress.add_task("", total=goal.trials)
+        while True:
+            trials.tend()
+            while pool.has_room and trials.begin_one(lambda run: pool.begin(run, watched=True)):
+                pass
             progress.update(task, completed=trials.done, description=trials.summary)
-            for run, news in pool.wait(1) if pool.running else ():
+            if not pool.running:
+                return
+            for run, news in pool.wait(1):
                 if isinstance(news, Ended):
                     trials.ended(run, news.status)
-                    may_begin = True  # it may be this one again
                 else:
                     pool.answer(run, trials.told(run, news))
-            trials.tend()
-        progress.update(task, completed=trials.done, description=trials.summary)
 
 
 def _write_best(train_script: Path, folder: Path, trials: Trials, best: FrozenTrial) -> Path:
@@ -159,6 +160,11 @@ def _write_best(train_script: Path, folder: Path, trials: Trials, best: FrozenTr
     assert isinstance(default, dict)
     assert isinstance(configuration, dict)
     about = f"# Trial {best.number} of the search {folder.name}; report.md there says whether it is better than luck.\n"
-    content = yaml.safe_dump({"name": "best", **difference(configuration, default)}, sort_keys=False)
-    write_atomically(folder / "best.yaml", (about + content).encode())
-    return folder / "best.yaml"
+    path = folder / "best.yaml"
+    for content in (difference(configuration, default), without_places(configuration)):
+        text = yaml.safe_dump({"name": "best", **content}, sort_keys=False)
+        write_atomically(path, (about + text).encode())
+        (again,) = rehearse(train_script, [("--config", str(path))])
+        if isinstance(again, dict) and without_places(again) == without_places(configuration):
+            break  # else a class has kept an argument of the default: all of the configuration is written
+    return path

@@ -37,11 +37,16 @@ def open_storage(where: str | None, folder: Path) -> BaseStorage:
     Raises:
         UserError: it cannot be opened.
     """
-    if where is not None and "://" not in where:
+    if where is not None and ":/" not in where:
         try:
-            return JournalStorage(JournalFileBackend(where))
+            journal = JournalStorage(JournalFileBackend(where))
+            journal.get_all_studies()
+            return journal
         except OSError as error:
             raise UserError(f"cannot be written ({error.strerror}); give another", storage=where) from error
+        except ValueError as error:
+            reason = "is no journal; for a database give an URL, such as sqlite:///PATH"
+            raise UserError(reason, storage=where) from error
     url = where or f"sqlite:///{folder / 'optuna.db'}"
     try:
         with FileLock(folder / "search.lock"):  # since two that make the tables at one moment would disturb each other
@@ -68,7 +73,8 @@ def _database(url: str) -> RDBStorage:
 
 def without_password(text: str) -> str:
     """The text as it may be shown: a password in an URL is left out."""
-    return re.sub(r"(://[^:/@\s]+):[^@\s]+@", r"\1:***@", text)
+    text = re.sub(r"(:/+[^:/@\s]*):[^@\s]+@", r"\1:***@", text)
+    return re.sub(r"(password=)[^&\s]+", r"\1***", text)
 
 
 class Heartbeat:

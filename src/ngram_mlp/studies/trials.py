@@ -1,5 +1,6 @@
 """The trials of a search: which are begun, what becomes of them, which is the best."""
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any, Literal
 
 import optuna
 from filelock import FileLock
+from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, RetryHeartbeatStaleTrialCallback
@@ -23,6 +25,7 @@ ATTEMPTS = 4  # at a trial whose process is killed
 INTERRUPTED = (130, 143)  # statuses of a run that Ctrl-C or SIGTERM has ended
 DOES_NOT_COUNT = "does not count"  # the attribute of a trial that was not trained, with the reason
 TOO_LARGE = "its network is too large"
+MEASURED = ("val/loss", "val/perplexity", "val/accuracy")  # what metrics.json has of them
 EXHAUSTED = "exhausted"  # the attribute of a search that finds nothing new to try
 HOPELESS = 100  # times in a row that a trial does not count
 
@@ -82,13 +85,19 @@ class Trials:
         self._folder = folder
         self._options = tuple(options)
         self._axes = axes
-        self._sampler = sampler
         self._goal = goal
         self._own: dict[Run, Trial] = {}
         self._attempts: dict[int, int] = {}
         self.study = optuna.create_study(
-            storage=storage, study_name=folder.name, direction=goal.direction, pruner=pruner, load_if_exists=True
+            storage=storage,
+            study_name=folder.name,
+            direction=goal.direction,
+            sampler=PerTrial(sampler),
+            pruner=pruner,
+            load_if_exists=True,
         )
+        self._repeats = False  # whether the sampler has proposed nothing new for long
+        self._stuck_at = -1  # how many trials were done then
         self._heartbeat = Heartbeat(self.study, storage)
         self._define(definition)
 
@@ -107,7 +116,7 @@ class Trials:
         """Notes what a run tells; whether it may go on."""
         trial = self._own[run]
         if self._now(trial).state.is_finished():  # given up by another machine, which had no sign of life for long
-            return False
+            return True  # its values are tried again from this run
         if isinstance(message, Begins):
             return self._may_begin(trial, message.parameters)
         if isinstance(message, HasDiverged):
@@ -121,7 +130,7 @@ class Trials:
         if self._now(trial).state.is_finished():
             return
         if run.finished is not None:
-            self._complete(trial)
+            self._complete(trial, run.finished)
             return
         attempts = self._attempts[trial.number] = self._attempts.get(trial.number, 0) + 1
         if (status >= 0 and status not in INTERRUPTED) or attempts == ATTEMPTS:
@@ -134,10 +143,12 @@ class Trials:
 
     @property
     def all(self) -> list[FrozenTrial]:
-        """Those that count: without networks that are too large, and without values that were tried again."""
+        """Those that count: without networks that are too large, without values that were tried again."""
         trials = self.study.get_trials(deepcopy=False)
         again = {number for trial in trials for number in RetryHeartbeatStaleTrialCallback.retry_history(trial)}
-        return [trial for trial in trials if trial.number not in again and DOES_NOT_COUNT not in trial.user_attrs]
+        counted = [one for one in trials if one.number not in again and DOES_NOT_COUNT not in one.user_attrs]
+        # Whoever was interrupted while the sampler was at work has left a trial without values.
+        return [one for one in counted if one.state != TrialState.RUNNING or self._has_values(one)]
 
     @property
     def ranked(self) -> list[FrozenTrial]:
@@ -152,7 +163,7 @@ class Trials:
     @property
     def is_exhausted(self) -> bool:
         """Whether the sampler has nothing new to try."""
-        return EXHAUSTED in self.study.user_attrs
+        return self._repeats or EXHAUSTED in self.study.user_attrs
 
     @property
     def done(self) -> int:
@@ -181,6 +192,8 @@ class Trials:
     def _left(self) -> Iterator[tuple[Trial, Run]]:
         """Trials that are said to run, and that no process here trains; one that has ended without a word is told."""
         for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if not self._has_values(frozen):
+                continue
             run, trial = self._run(frozen), Trial(self.study, frozen._trial_id)
             if run in self._own or not run.folder.exists():  # trained by this process, or on another machine
                 continue
@@ -188,40 +201,69 @@ class Trials:
                 yield trial, run
             elif (lock := run.lock()) is not None:
                 with lock:
-                    self._complete(trial)
+                    self._complete(trial, run.finished)
 
     def _new(self, begin: Callable[[Run], bool]) -> tuple[Trial, Run] | None:
         """A new trial, of values that have not been tried: with the same seed, they would lead to the same end."""
+        if self._stuck_at == self.done:
+            return None
+        among_running = False
         for _ in range(HOPELESS):
             if (trial := self._ask()) is None:
                 return None
             now = self._now(trial)
             again, run = RetryHeartbeatStaleTrialCallback.retry_history(now), self._run(now)
-            if run.folder.exists() and not again:
+            if again:
+                return self._again(trial, run, begin)
+            if run.folder.exists():
                 self._tell(trial, state=TrialState.FAIL)
                 raise UserError(f"{run.folder} is of another search; remove it, or use a new name", name=None)
-            same = [one for one in self.all if one.params == now.params and one.values is not None]
-            if again or not same:
+            same = [one for one in self.all if one.params == now.params and one.number != now.number]
+            same = [one for one in same if one.state != TrialState.FAIL]
+            if not same:
                 begin(run)
                 return trial, run
-            trial.set_user_attr(DOES_NOT_COUNT, f"as trial {same[0].number}")
-            self._tell(trial, same[0].values[0])
-        self.study.set_user_attr(EXHAUSTED, value=True)
+            among_running |= not same[0].state.is_finished()
+            self._repeat(trial, same[0])
+        self._stuck_at = self.done
+        self._repeats = not among_running
         return None
 
+    def _again(self, trial: Trial, run: Run, begin: Callable[[Run], bool]) -> tuple[Trial, Run] | None:
+        """A trial whose values are tried again, unless they are being trained after all, or have been."""
+        if begin(run):
+            return trial, run
+        if run.finished is not None:
+            self._complete(trial, run.finished)
+        return None
+
+    def _repeat(self, trial: Trial, same: FrozenTrial) -> None:
+        """Ends a trial as another of the same values did."""
+        trial.set_user_attr(DOES_NOT_COUNT, f"as trial {same.number}")
+        for step, value in same.intermediate_values.items():
+            trial.report(value, step)
+        if same.state == TrialState.COMPLETE:
+            self._tell(trial, same.values[0])
+        else:
+            self._tell(trial, state=TrialState.PRUNED if same.state == TrialState.PRUNED else TrialState.FAIL)
+
     def _ask(self) -> Trial | None:
-        """The values that the sampler would try next; None where no more may be begun."""
+        """The values that the sampler would try next, or that wait to be tried again; None where no more may be."""
         trials, goal = self.study.get_trials(deepcopy=False), self._goal
-        updates = sum(max(trial.intermediate_values, default=0) for trial in trials)
-        begun = [trial for trial in self.all if trial.state != TrialState.WAITING]
-        spent = goal.budget_updates is not None and updates >= goal.budget_updates
-        if len(begun) >= goal.trials or spent or self.is_exhausted:
-            return None
-        latest = [trial.user_attrs.get(DOES_NOT_COUNT) for trial in trials[-HOPELESS:]]
-        if latest.count(TOO_LARGE) == HOPELESS:
-            raise UserError("hardly any network is that small; give more", max_parameters=goal.max_parameters)
-        self.study.sampler = self._sampler(len(trials))
-        return self.study.ask({axis.option: axis.distribution for axis in self._axes})
+        if not any(trial.state == TrialState.WAITING for trial in trials):
+            updates = sum(max(trial.intermediate_values, default=0) for trial in self.all)
+            spent = goal.budget_updates is not None and updates >= goal.budget_updates
+            if len(self.all) >= goal.trials or spent or EXHAUSTED in self.study.user_attrs:
+                return None
+            latest = [trial.user_attrs.get(DOES_NOT_COUNT) for trial in trials[-HOPELESS:]]
+            if latest.count(TOO_LARGE) == HOPELESS:
+                raise UserError("hardly any network is that small; give more", max_parameters=goal.max_parameters)
+        trial = self.study.ask({axis.option: axis.distribution for axis in self._axes})
+        self._heartbeat.first(trial._trial_id)
+        return trial
+
+    def _has_values(self, trial: FrozenTrial) -> bool:
+        return all(axis.option in trial.params for axis in self._axes)
 
     def _run(self, trial: FrozenTrial) -> Run:
         # A trial that is tried again goes on in the folder of the first.
@@ -262,13 +304,50 @@ class Trials:
                 raise
             self.study.set_user_attr(EXHAUSTED, value=True)  # so says a sampler that has been everywhere
 
-    def _complete(self, trial: Trial) -> None:
-        """Tells the storage of a run that has ended as it should: its value is the last that was reported."""
+    def _complete(self, trial: Trial, folder: Path) -> None:
+        """Tells the storage of a run that has ended as it should, by its last report.
+
+        A report may have been lost with the process that it was sent to: then it is the value in the run's folder.
+        """
         now = self._now(trial)
         if now.state.is_finished():
             return
-        if now.last_step is None:
-            trial.set_user_attr("error", "it was never validated; set trainer.val_check_interval")
-            self._tell(trial, state=TrialState.FAIL)
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        if (value := now.intermediate_values.get(metrics["updates"])) is not None:
+            self._tell(trial, value)
+        elif self._goal.metric in MEASURED:
+            split, quantity = self._goal.metric.split("/")
+            self._tell(trial, float(metrics[split][quantity]))
         else:
-            self._tell(trial, now.intermediate_values[now.last_step])
+            trial.set_user_attr("error", "its end was not validated; set trainer.val_check_interval")
+            self._tell(trial, state=TrialState.FAIL)
+
+
+class PerTrial(BaseSampler):
+    """A sampler that is made anew for each trial, from the trial's number as the seed."""
+
+    def __init__(self, make: Callable[[int], BaseSampler]) -> None:
+        self._make = make
+        self._sampler = make(0)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        self._sampler = self._make(trial.number)
+        self._sampler.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._sampler.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self._sampler.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        self._sampler.after_trial(study, trial, state, values)
