@@ -39,14 +39,12 @@ def open_storage(where: str | None, folder: Path) -> BaseStorage:
     """
     if where is not None and ":/" not in where:
         try:
-            journal = JournalStorage(JournalFileBackend(where))
-            journal.get_all_studies()
-            return journal
+            if Path(where).exists() and Path(where).read_bytes()[:1] not in (b"", b"{"):
+                reason = "is no journal; for a database give an URL, such as sqlite:///PATH"
+                raise UserError(reason, storage=where)
+            return JournalStorage(JournalFileBackend(where))
         except OSError as error:
             raise UserError(f"cannot be written ({error.strerror}); give another", storage=where) from error
-        except ValueError as error:
-            reason = "is no journal; for a database give an URL, such as sqlite:///PATH"
-            raise UserError(reason, storage=where) from error
     url = where or f"sqlite:///{folder / 'optuna.db'}"
     try:
         with FileLock(folder / "search.lock"):  # since two that make the tables at one moment would disturb each other
