@@ -253,7 +253,7 @@ def test_the_trial_of_a_lost_machine_is_tried_again(run_search, tmp_path, monkey
     run_search("--trials", "2", "--jobs", "1", "--pruner", "none")
     trials = trials_of(folder)
     assert [trial.state for trial in trials] == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
-    assert trials[1].params == lost.params
+    assert trials[2].params == lost.params
     assert "2 trials: 2 trained to the end" in (folder / "report.md").read_text()
 
 

@@ -138,9 +138,9 @@ def _train(pool: Pool, trials: Trials, goal: Goal) -> None:
     with Progress(*columns, expand=True) as progress:
         task = progress.add_task("", total=goal.trials)
         while True:
-            trials.tend()
-            while pool.has_room and trials.begin_one(lambda run: pool.begin(run, watched=True)):
-                pass
+            _fill(pool, trials)
+            if trials.tend():
+                _fill(pool, trials)
             progress.update(task, completed=trials.done, description=trials.summary)
             if not pool.running:
                 return
@@ -149,6 +149,11 @@ def _train(pool: Pool, trials: Trials, goal: Goal) -> None:
                     trials.ended(run, news.status)
                 else:
                     pool.answer(run, trials.told(run, news))
+
+
+def _fill(pool: Pool, trials: Trials) -> None:
+    while pool.has_room and trials.begin_one(lambda run: pool.begin(run, watched=True)):
+        pass
 
 
 def _write_best(train_script: Path, folder: Path, trials: Trials, best: FrozenTrial) -> Path:

@@ -137,9 +137,13 @@ class Trials:
             trial.set_user_attr("error", run.last_line)
             self._tell(trial, state=TrialState.FAIL)
 
-    def tend(self) -> None:
-        """To be called now and then: shows other machines that the trials are alive."""
+    def tend(self) -> bool:
+        """Shows other machines that the trials are alive, and gives up theirs; whether one waits to be tried again.
+
+        To be called when what was left on this machine has been begun, as that goes on under its own number.
+        """
         self._heartbeat.give(trial._trial_id for trial in self._own.values())
+        return any(trial.state == TrialState.WAITING for trial in self.all)
 
     @property
     def all(self) -> list[FrozenTrial]:
