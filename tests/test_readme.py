@@ -87,7 +87,7 @@ def test_the_commands_of_the_readme_work(run_train, corpus_file, tmp_path):
             compare.main(PROJECT / "scripts" / "train.py", [*args, "--trainer.max_steps", "5"])
         elif script == "search":
             args[args.index("--trials") + 1] = "2"
-            args = [*args, "--confirm", "1", "--data.corpus", str(corpus_file), "--trainer.val_check_interval", "5"]
+            args = [*args, "--confirm", "0", "--data.corpus", str(corpus_file), "--trainer.val_check_interval", "5"]
             search.main(PROJECT / "scripts" / "train.py", [*args, "--trainer.max_steps", "5"])
         elif {"--help", "--print_config"} & {*args}:
             with pytest.raises(SystemExit, match="0"):

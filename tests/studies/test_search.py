@@ -15,17 +15,20 @@ import numpy as np
 import optuna
 import pytest
 import yaml
+from optuna.pruners import NopPruner
+from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 from rich.console import Console
 
 from ngram_mlp import studies
 from ngram_mlp.cli import search
+from ngram_mlp.errors import UserError
 from ngram_mlp.studies import storage as storage_module
 from ngram_mlp.studies.confirmation import confirm_best
 from ngram_mlp.studies.rehearsal import rehearse
 from ngram_mlp.studies.space import from_words, read_space
 from ngram_mlp.studies.storage import open_storage, quiet_optuna, without_password
-from ngram_mlp.studies.trials import Goal
+from ngram_mlp.studies.trials import Goal, Trials
 from tests.conftest import PROJECT
 
 TRAIN = PROJECT / "scripts" / "train.py"
@@ -39,6 +42,7 @@ SHORT = ("--trainer.max_steps", "60", "--trainer.val_check_interval", "20")
 def run_search(tmp_path, monkeypatch, corpus_file):
     """Runs `search.py` with a small corpus in an empty folder; returns the search's folder."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as other tests run beside
     shared = (*SHORT, "--data.corpus", str(corpus_file))
 
     def run(*args, space=SPACE, confirm="0"):
@@ -132,7 +136,7 @@ def test_networks_that_are_too_large_are_not_trained_and_do_not_count(run_search
 def test_no_values_are_tried_twice_and_a_search_ends_when_nothing_is_left(run_search, capsys, monkeypatch):
     monkeypatch.setattr("ngram_mlp.studies.trials.HOPELESS", 20)
     space = ("--space", "model.activation=Tanh,ReLU", "--space", "data.block_size=2..3")
-    folder = run_search("--trials", "9", "--jobs", "1", space=space)
+    folder = run_search("--trials", "9", "--sampler", "RandomSampler", space=space)
     assert len([*folder.glob("trials/*/version_0/metrics.json")]) == 4
     trained = [trial for trial in trials_of(folder) if "does not count" not in trial.user_attrs]
     assert len({tuple(trial.params.items()) for trial in trained}) == len(trained) == 4
@@ -182,16 +186,16 @@ def test_a_trial_that_is_killed_is_gone_on_with_from_its_checkpoint(run_search, 
 
 @pytest.mark.parametrize("storage", [None, "journal.log"])
 def test_two_calls_share_a_search_and_no_trial_runs_twice(run_search, tmp_path, storage):
-    options = ["--trials", "5", "--jobs", "1", "--confirm", "0", "--pruner", "none"]
+    options = ["--trials", "4", "--jobs", "1", "--confirm", "0", "--pruner", "none"]
     options += ["--storage", storage] if storage else []
     calls = [subprocess.Popen([*run_search.command, *options], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     printed = [call.communicate(timeout=120)[0] for call in calls]
     assert [call.returncode for call in calls] == [0, 0]
     folder = tmp_path / "runs" / "search" / "search"
     trials = trials_of(folder, storage and str(tmp_path / storage))
-    assert [trial.number for trial in trials] == list(range(5))
+    assert [trial.number for trial in trials] == list(range(4))
     assert {trial.state for trial in trials} == {TrialState.COMPLETE}
-    assert len([*folder.glob("trials/*/version_0")]) == len([*folder.glob("trials/*/version_*")]) == 5
+    assert len([*folder.glob("trials/*/version_0")]) == len([*folder.glob("trials/*/version_*")]) == 4
     assert any("report  " in text for text in printed)
 
 
@@ -227,10 +231,41 @@ def test_mistakes(args, told, run_search, fails, tmp_path):
     assert not [*tmp_path.glob("runs/search/search/trials/*/version_*")] or "--metric" in args
 
 
-def test_a_search_is_not_gone_on_with_in_another_space(run_search, fails):
-    run_search("--trials", "1")
-    line = fails(run_search, "--trials", "2", "--data.batch_size", "16")
-    assert "--name search: that search was begun with another overrides; use a new name" in line
+@pytest.fixture
+def trials(tmp_path):
+    """Makes the trials of a search without a run, in the same storage each time."""
+
+    def make(definition):
+        space = read_space({"x": "0.0..1.0"})
+        with quiet_optuna():
+            storage = open_storage(None, tmp_path)
+            return Trials(tmp_path, storage, definition, (), space, RandomSampler, NopPruner(), Goal(2))
+
+    with quiet_optuna():
+        yield make
+
+
+def test_a_search_is_not_gone_on_with_in_another_space(trials):
+    trials({"space": "x"}).begin_one(lambda _: True)
+    with pytest.raises(UserError, match="that search was begun with another space; use a new name"):
+        trials({"space": "y"})
+
+
+def test_an_interrupted_sampler_leaves_nothing_behind(trials):
+    """A trial is there before its values are."""
+    trials({}).study.ask()
+    search, begun = trials({}), []
+    while search.begin_one(lambda run: not begun.append(run)):
+        pass
+    assert [run.label for run in begun] == ["trial 1", "trial 2"]
+
+
+def test_the_number_of_a_trial_decides_what_it_tries(trials):
+    runs = []
+    for _ in range(2):  # two calls, each with one trial
+        trials({}).begin_one(lambda run: not runs.append(run))
+    expected = [RandomSampler(number)._rng.rng.uniform(0, 1) for number in (0, 1)]
+    assert [float(run.options[-1]) for run in runs] == pytest.approx(expected)
 
 
 def test_without_optuna_one_line_tells_what_to_do(run_search, fails, monkeypatch):
@@ -255,15 +290,6 @@ def test_the_trial_of_a_lost_machine_is_tried_again(run_search, tmp_path, monkey
     assert [trial.state for trial in trials] == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
     assert trials[2].params == lost.params
     assert "2 trials: 2 trained to the end" in (folder / "report.md").read_text()
-
-
-def test_an_interrupted_sampler_leaves_nothing_behind(run_search):
-    """A trial is there before its values are."""
-    folder = run_search("--trials", "1")
-    with quiet_optuna():
-        optuna.load_study(study_name="search", storage=open_storage(None, folder)).ask()
-    run_search("--trials", "2")
-    assert "2 trials: " in (folder / "report.md").read_text()
 
 
 def test_what_is_overridden_in_another_spelling_is_confirmed_as_it_was_searched(run_search):
