@@ -1,6 +1,5 @@
 """The best trial of a search trained beside the recipe that the search began from, with seeds that it has not seen."""
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -62,20 +61,12 @@ def confirm_best(
     failures = [run for run in trained if run.finished is None]
     write_report(study, runs, failures, command, console)
     metric = goal.metric if goal.metric in MEASURED else "val/loss"  # one of the user's own is not in metrics.json
-    values = {(run.path == copy, run.seed): _final(run, metric) for run in runs}
-    pairs = [(values[True, seed], values[False, seed]) for seed in seeds]
-    differences = [new - old for new, old in pairs if math.isfinite(new) and math.isfinite(old)]
+    pairs = [(old, new) for old, new in zip(before, after, strict=True) if old.finished and new.finished]
+    differences = [new.measured(metric) - old.measured(metric) for old, new in pairs]
+    differences = [one for one in differences if math.isfinite(one)]
     if not differences:
         return None
     change, half = paired_interval(differences)
     gain = change if goal.maximize and metric == goal.metric else -change
     verdict = "better" if gain > half else "worse" if -gain > half else "not told apart"
     return Confirmation(len(differences), metric, change, half, verdict)
-
-
-def _final(run: SeedRun, metric: str) -> float:
-    """The metric of a run's end, nan where it has none."""
-    if run.finished is None:
-        return math.nan
-    split, quantity = metric.split("/")
-    return float(json.loads((run.finished / "metrics.json").read_text(encoding="utf-8"))[split][quantity])

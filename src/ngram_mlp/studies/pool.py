@@ -128,6 +128,13 @@ class Pool:
                 connection.send(go_on)
 
 
+def display() -> Progress:
+    """Shows how many of the runs are done, the time, and what the task's description says."""
+    words = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True))
+    columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), words)
+    return Progress(*columns, expand=True)
+
+
 def train_all(train_script: Path, runs: Sequence[R], jobs: int) -> list[R]:
     """Trains the runs and shows how far it is; returns those that were trained, as other calls may have some of them.
 
@@ -135,9 +142,7 @@ def train_all(train_script: Path, runs: Sequence[R], jobs: int) -> list[R]:
     """
     waiting, trained = list(runs), list[R]()
     threads = max(1, cores() // max(1, min(jobs, len(runs))))
-    names = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True))
-    columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), names)
-    with Pool(train_script, jobs, threads) as pool, Progress(*columns, expand=True) as progress:
+    with Pool(train_script, jobs, threads) as pool, display() as progress:
         task = progress.add_task("", total=len(runs))
         while waiting or pool.running:
             while waiting and pool.has_room:

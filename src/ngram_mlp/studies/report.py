@@ -93,7 +93,7 @@ def _row(run: SeedRun, failed: bool) -> Row:
     results = (*SPLITS, "first_loss", "updates", "updates_per_second", "folder", "corpus")
     row: Row = {"recipe": run.recipe, "seed": run.seed, **dict.fromkeys(results)}
     if (path := run.finished) is not None:
-        metrics = json.loads((path / "metrics.json").read_text(encoding="utf-8"))
+        metrics = run.result
         row |= {split: metrics[split]["loss"] for split in SPLITS}
         row |= {key: metrics[key] for key in ("updates", "updates_per_second")}
         row |= {"folder": str(path), "corpus": metrics["corpus"]["sha256"]}

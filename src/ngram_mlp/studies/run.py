@@ -1,9 +1,11 @@
 """A run that a study consists of: the options of `train.py`, and the folder in which its attempts lie."""
 
+import json
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ngram_mlp.errors import UserError
 from ngram_mlp.runs.files import LAST, alone_in, versions
@@ -37,6 +39,18 @@ class Run:
     def finished(self) -> Path | None:
         """The folder that holds its result, None before."""
         return next((path for path in self.versions if (path / "metrics.json").exists()), None)
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The content of metrics.json of a run that is finished."""
+        assert self.finished is not None
+        content: dict[str, Any] = json.loads((self.finished / "metrics.json").read_text(encoding="utf-8"))
+        return content
+
+    def measured(self, metric: str) -> float:
+        """A metric of a run that is finished, such as `val/loss`."""
+        split, quantity = metric.split("/")
+        return float(self.result[split][quantity])
 
     @property
     def log(self) -> Path:

@@ -11,13 +11,11 @@ from optuna.pruners import BasePruner, MedianPruner
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Column
 
 from ngram_mlp.errors import UserError
 from ngram_mlp.runs.files import write_atomically
 from ngram_mlp.studies.confirmation import Confirmation, confirm_best
-from ngram_mlp.studies.pool import Ended, Pool, cores, train_all
+from ngram_mlp.studies.pool import Ended, Pool, cores, display, train_all
 from ngram_mlp.studies.rehearsal import check_space, difference, rehearse, without_places
 from ngram_mlp.studies.search_report import write_search_report
 from ngram_mlp.studies.space import read_space
@@ -110,10 +108,7 @@ def search(
     searched = Trials(folder, opened, definition, options, axes, sampler, pruner or MedianPruner(), goal)
     with Pool(train_script, jobs, max(1, cores() // min(jobs, trials))) as pool:
         _train(pool, searched, goal)
-    for trial in searched.failed:
-        console.print(f"failed: trial {trial.number}: {trial.user_attrs.get('error', 'its process was lost')}")
-    if searched.is_exhausted:
-        console.print(f"nothing is left to try after {len(searched.all)} trials")
+    _tell_of_failures(searched, console)
     if any(not trial.state.is_finished() for trial in searched.all):
         console.print("other calls of this search still train; the last of them confirms the best trial")
         return None
@@ -133,9 +128,7 @@ def search(
 
 def _train(pool: Pool, trials: Trials, goal: Goal) -> None:
     """Trains trials until there are enough."""
-    words = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True))
-    columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), words)
-    with Progress(*columns, expand=True) as progress:
+    with display() as progress:
         task = progress.add_task("", total=goal.trials)
         while True:
             _fill(pool, trials)
@@ -149,6 +142,13 @@ def _train(pool: Pool, trials: Trials, goal: Goal) -> None:
                     trials.ended(run, news.status)
                 else:
                     pool.answer(run, trials.told(run, news))
+
+
+def _tell_of_failures(trials: Trials, console: Console) -> None:
+    for trial in trials.failed:
+        console.print(f"failed: trial {trial.number}: {trial.user_attrs.get('error', 'its process was lost')}")
+    if trials.is_exhausted:
+        console.print(f"nothing is left to try after {len(trials.all)} trials")
 
 
 def _fill(pool: Pool, trials: Trials) -> None:

@@ -1,6 +1,5 @@
 """The trials of a search: which are begun, what becomes of them, which is the best."""
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +8,6 @@ from typing import Any, Literal
 
 import optuna
 from filelock import FileLock
-from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, RetryHeartbeatStaleTrialCallback
@@ -18,6 +16,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from ngram_mlp.callbacks.supervised import Begins, HasDiverged, Validated
 from ngram_mlp.errors import UserError
 from ngram_mlp.studies.run import Run
+from ngram_mlp.studies.sampler import PerTrial
 from ngram_mlp.studies.space import Axis
 from ngram_mlp.studies.storage import Heartbeat
 
@@ -130,7 +129,7 @@ class Trials:
         if self._now(trial).state.is_finished():
             return
         if run.finished is not None:
-            self._complete(trial, run.finished)
+            self._complete(trial, run)
             return
         attempts = self._attempts[trial.number] = self._attempts.get(trial.number, 0) + 1
         if (status >= 0 and status not in INTERRUPTED) or attempts == ATTEMPTS:
@@ -205,7 +204,7 @@ class Trials:
                 yield trial, run
             elif (lock := run.lock()) is not None:
                 with lock:
-                    self._complete(trial, run.finished)
+                    self._complete(trial, run)
 
     def _new(self, begin: Callable[[Run], bool]) -> tuple[Trial, Run] | None:
         """A new trial, of values that have not been tried: with the same seed, they would lead to the same end."""
@@ -238,7 +237,7 @@ class Trials:
         if begin(run):
             return trial, run
         if run.finished is not None:
-            self._complete(trial, run.finished)
+            self._complete(trial, run)
         return None
 
     def _repeat(self, trial: Trial, same: FrozenTrial) -> None:
@@ -308,7 +307,7 @@ class Trials:
                 raise
             self.study.set_user_attr(EXHAUSTED, value=True)  # so says a sampler that has been everywhere
 
-    def _complete(self, trial: Trial, folder: Path) -> None:
+    def _complete(self, trial: Trial, run: Run) -> None:
         """Tells the storage of a run that has ended as it should, by its last report.
 
         A report may have been lost with the process that it was sent to: then it is the value in the run's folder.
@@ -316,42 +315,10 @@ class Trials:
         now = self._now(trial)
         if now.state.is_finished():
             return
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        if (value := now.intermediate_values.get(metrics["updates"])) is not None:
+        if (value := now.intermediate_values.get(run.result["updates"])) is not None:
             self._tell(trial, value)
         elif self._goal.metric in MEASURED:
-            split, quantity = self._goal.metric.split("/")
-            self._tell(trial, float(metrics[split][quantity]))
+            self._tell(trial, run.measured(self._goal.metric))
         else:
             trial.set_user_attr("error", "its end was not validated; set trainer.val_check_interval")
             self._tell(trial, state=TrialState.FAIL)
-
-
-class PerTrial(BaseSampler):
-    """A sampler that is made anew for each trial, from the trial's number as the seed."""
-
-    def __init__(self, make: Callable[[int], BaseSampler]) -> None:
-        self._make = make
-        self._sampler = make(0)
-
-    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        self._sampler = self._make(trial.number)
-        self._sampler.before_trial(study, trial)
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self._sampler.infer_relative_search_space(study, trial)
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return self._sampler.sample_relative(study, trial, search_space)
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
-
-    def after_trial(
-        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
-    ) -> None:
-        self._sampler.after_trial(study, trial, state, values)
