@@ -20,7 +20,7 @@ def checkpoint(run_train):
 
 def test_evaluate_prints_the_table_of_the_run(checkpoint, capsys):
     metrics = json.loads((checkpoint.parents[1] / "metrics.json").read_text())
-    evaluate.main(["--ckpt_path", str(checkpoint)])
+    evaluate.main(["--ckpt_path", str(checkpoint.parents[1])])  # the folder of the run
     out = capsys.readouterr().out
     for split in ("train", "val", "test"):
         assert f"{metrics[split]['loss']:.4f}" in out

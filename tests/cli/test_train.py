@@ -8,6 +8,8 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 
+from ngram_mlp.callbacks import progress
+from ngram_mlp.cli import train
 from ngram_mlp.data import load_corpus
 from tests.cli.folders import scalars, weights
 from tests.conftest import PROJECT
@@ -62,13 +64,37 @@ def test_the_learning_rate_changes_at_the_update_that_the_schedule_names(run_tra
     assert rates[800] == pytest.approx(0.01)
 
 
-def test_the_printed_losses_are_those_of_single_minibatches(run_train):
-    folder, out = run_train(
-        "--trainer.max_steps", "10001", "--model", "MLP", "--data.batch_size", "2", "--model.n_hidden", "4"
-    )
+def test_a_run_says_every_10000_updates_how_it_stands(run_train):
+    small = ("--model", "MLP", "--data.batch_size", "2", "--model.n_hidden", "4", "--trainer.val_check_interval", "5000")
+    folder, out = run_train("--trainer.max_steps", "10001", "--notebook_lines", *small)
     losses = np.load(folder / "losses.npy")
-    printed = re.findall(r"^.*/ *10001: .*$", out, flags=re.MULTILINE)
+    (line,) = re.findall(r"^10,000/10,001 .*$", out, flags=re.MULTILINE)
+    (at, train, val, speed, left) = re.split(r"   +", line)
+    assert train == f"train {losses[:10_000].mean():.4f}"
+    assert val == f"val {dict(scalars(folder)['val/loss'])[10_000]:.4f}"
+    assert speed.endswith("updates/s")
+    assert left == "0:00:00 left"
+    printed = re.findall(r"^.*/ *10001: .*$", out, flags=re.MULTILINE)  # as the notebooks do
     assert printed == [f"      0/  10001: {losses[0]:.4f}", f"  10000/  10001: {losses[10_000]:.4f}"]
+
+
+def test_a_slow_run_shows_that_it_lives(run_train, monkeypatch):
+    monkeypatch.setattr(progress, "LONGEST_SILENCE", 0)
+    _, out = run_train("--trainer.max_steps", "30", "--trainer.val_check_interval", "10")
+    assert [line.split("/")[0] for line in out.splitlines() if "updates/s" in line] == ["10", "20", "30"]
+
+
+def test_the_help_is_short_and_says_where_the_rest_is(capsys):
+    shown = {}
+    for option in ("--help", "--help.trainer", "--model.help"):
+        with pytest.raises(SystemExit, match="0"):
+            train.main(PROJECT / "configs" / "default.yaml", [option])
+        shown[option] = capsys.readouterr().out
+    assert len(shown["--help"].splitlines()) <= 120
+    assert "--trainer.gradient_clip_val" not in shown["--help"]
+    assert "--trainer.gradient_clip_val" in shown["--help.trainer"]
+    assert "--model.batch_norm.momentum" in shown["--model.help"]
+    assert not any("<function" in text for text in shown.values())
 
 
 def test_the_saved_configuration_repeats_the_run(run_train):

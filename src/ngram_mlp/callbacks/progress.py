@@ -1,5 +1,7 @@
 """The training loss: on the console while the network is trained, and as a curve at the end."""
 
+import datetime
+import time
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
@@ -13,6 +15,8 @@ from ngram_mlp.callbacks.recorder import Recorder
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.training import Calls
 
+LONGEST_SILENCE = 30  # seconds
+
 
 class _UpdatesPerSecond(ProgressColumn):
     def render(self, task: Task) -> Text:
@@ -23,20 +27,24 @@ class _UpdatesPerSecond(ProgressColumn):
 class UpdateProgress(ProgressBar):
     """A bar with updates done, updates per second, time left, the training loss and the last validation loss.
 
-    Every `print_every` updates it prints the loss of that very minibatch, in the form of the notebooks:
-    `  10000/ 200000: 2.0322`. Where the output is no terminal, only those lines appear.
+    Every `print_every` updates it prints a line that stays: the mean training loss since the line before, the last
+    validation loss, the speed, and the time left. Where the output is no terminal, there is no bar, and a line comes at
+    least every half minute.
 
     Args:
         console: where it is shown.
-        print_every: the updates between two printed losses.
+        print_every: the updates between two lines.
+        notebook_lines: whether the loss of every `print_every`-th minibatch is printed as well, in the form of the
+            notebooks: `  10000/ 200000: 2.0322`.
     """
 
     update_calls = Calls()  # it shows what there is, as often as it is called
 
-    def __init__(self, console: Console, print_every: int = 10_000) -> None:
+    def __init__(self, console: Console, print_every: int = 10_000, notebook_lines: bool = False) -> None:
         super().__init__()
         self._console = console
         self._print_every = print_every
+        self._notebook_lines = notebook_lines
         self._progress: Progress | None = None
 
     def disable(self) -> None:
@@ -59,8 +67,12 @@ class UpdateProgress(ProgressBar):
             transient=True,
         )
         self._task = progress.add_task("", total=trainer.max_steps, completed=trainer.global_step, train="-", val="-")
-        self._shown = trainer.global_step
+        self._shown = self._printed = trainer.global_step
+        self._printed_at = time.monotonic()
         progress.start()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._print_if_due(trainer, pl_module)  # now the validation after the last update is done, if there was one
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -69,8 +81,9 @@ class UpdateProgress(ProgressBar):
         assert isinstance(pl_module, LanguageModel)
         first, end, every = self._shown, trainer.global_step, self._print_every
         losses = pl_module.losses.between(first, end)
-        for update in range(-(-first // every) * every, end, every):
-            self._console.print(f"{update:7d}/{trainer.max_steps:7d}: {losses[update - first].item():.4f}")
+        if self._notebook_lines:
+            for update in range(-(-first // every) * every, end, every):
+                self._console.print(f"{update:7d}/{trainer.max_steps:7d}: {losses[update - first].item():.4f}")
         if len(losses) and not self._progress.disable:
             self._progress.update(self._task, completed=end, train=f"{losses.mean().item():.4f}")
         self._shown = end
@@ -81,10 +94,30 @@ class UpdateProgress(ProgressBar):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._progress is not None:
+            self._print_if_due(trainer, pl_module)
             self._progress.stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self.on_train_end(trainer, pl_module)
+        if self._progress is not None:
+            self._progress.stop()
+
+    def _print_if_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prints the line if an interval is over."""
+        assert isinstance(pl_module, LanguageModel)
+        done, total, every = trainer.global_step, trainer.max_steps, self._print_every
+        seconds = time.monotonic() - self._printed_at
+        late = seconds > LONGEST_SILENCE and not self._console.is_terminal
+        if done == self._printed or not (done // every > self._printed // every or late):
+            return
+        losses, speed = pl_module.losses.between(self._printed, done), (done - self._printed) / seconds
+        words = [f"{done:>{len(f'{total:,}')},}/{total:,}", f"train {losses.mean().item():.4f}"]
+        if "val/loss" in trainer.callback_metrics:
+            words.append(f"val {trainer.callback_metrics['val/loss'].item():.4f}")
+        words.append(f"{speed:,.0f} updates/s" if speed >= 1 else f"{1 / speed:,.1f} s/update")
+        if done < total:
+            words.append(f"{datetime.timedelta(seconds=round((total - done) / speed))} left")
+        self._console.print("   ".join(words))
+        self._printed, self._printed_at = done, time.monotonic()
 
 
 class LossHistory(Diagnosis):

@@ -5,7 +5,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ngram_mlp.cli.command import PlainParser, command, open_console, remember_options
+from ngram_mlp.cli.command import command, open_console
+from ngram_mlp.cli.mistakes import remember_options
+from ngram_mlp.cli.parser import PlainParser
 from ngram_mlp.errors import require_at_least
 from ngram_mlp.studies.pool import cores, train_all
 from ngram_mlp.studies.report import write_report

@@ -6,7 +6,8 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Column, Table
 
-from ngram_mlp.cli.command import Parser, command, open_console
+from ngram_mlp.cli.command import command, open_console
+from ngram_mlp.cli.parser import Parser
 from ngram_mlp.data import NGramDataModule, SplitBatches
 from ngram_mlp.diagnostics.batch_norm_statistics import STATISTICS, drifts, evaluate_splits, measure, require_batch_norm
 from ngram_mlp.errors import UserError, printable, shortened
@@ -20,7 +21,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Prints loss, perplexity and accuracy of a checkpoint on the splits of its corpus."""
     parser = Parser(description="Prints the loss, perplexity and accuracy of a checkpoint on train, val and test.")
     add = parser.add_argument
-    add("--ckpt_path", type=str, required=True, help="The checkpoint file.")
+    add("--ckpt_path", type=str, required=True, help="The checkpoint file, or the folder of its run.")
     add("--corpus", type=str | None, default=None, help="Names, sample or a file; by default what it was trained on.")
     add("--data_dir", type=str | None, default=None, help="The folder of names.txt.")
     add(

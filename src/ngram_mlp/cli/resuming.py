@@ -9,20 +9,21 @@ from typing import Any
 import torch
 import yaml
 
-from ngram_mlp.cli.command import PlainParser, remember_options
+from ngram_mlp.cli.mistakes import remember_options
+from ngram_mlp.cli.parser import PlainParser
 from ngram_mlp.data import NGramDataModule
 from ngram_mlp.errors import UserError, shortened
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.loading import load_weights
 from ngram_mlp.runs.checkpoint import Checkpoint, read_checkpoint
-from ngram_mlp.runs.files import LAST, versions
+from ngram_mlp.runs.files import LAST, checkpoint_file, versions
 from ngram_mlp.training.optimizers import check_state
 from ngram_mlp.training.schedules import upcoming_rates
 
 RATES = ("model.optimizer.lr", "model.lr_scheduler")
 # What may change: how long and how a run is watched, the learning rates to come, and where its files are: the corpus is
 # known by its hash.
-CHANGEABLE = ("trainer", "checkpoint_every", *RATES, "model.engine", "observe", "statistics")
+CHANGEABLE = ("trainer", "checkpoint_every", *RATES, "model.engine", "observe", "notebook_lines", "statistics")
 PLACES = ("name", "runs_dir", "data.corpus", "data.data_dir", "ckpt_path", "resume")
 
 
@@ -64,7 +65,7 @@ def split_arguments(args: Sequence[str]) -> tuple[list[str], ResumePoint | None]
 
 
 def _origin(ckpt_path: str | None, resume: str | None, name: str | None, runs_dir: str | None) -> ResumePoint | None:
-    """What `--ckpt_path last`, `--ckpt_path FILE` or `--resume RUN_FOLDER` means; None for a run from the start."""
+    """What `--ckpt_path last`, a file or a run's folder there, or `--resume RUN_FOLDER` means; None for a new run."""
     if resume is not None:
         if ckpt_path is not None:
             raise UserError(f"and ckpt_path {ckpt_path}: give one of them", resume=resume)
@@ -80,7 +81,7 @@ def _origin(ckpt_path: str | None, resume: str | None, name: str | None, runs_di
             raise UserError(f"no run in {parent} has a {LAST}; give another name or runs_dir", ckpt_path="last")
         path = begun[-1] / LAST
     elif ckpt_path is not None:
-        path = Path(ckpt_path)
+        path = checkpoint_file(ckpt_path)
     else:
         return None
     own = path.absolute().parent.parent

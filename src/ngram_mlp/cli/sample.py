@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import torch
 
-from ngram_mlp.cli.command import Parser, command
+from ngram_mlp.cli.command import command
+from ngram_mlp.cli.parser import Parser
 from ngram_mlp.errors import printable, require_at_least
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.loading import load_model
@@ -18,7 +19,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Prints sampled words, one a line."""
     parser = Parser(description="Samples words from a checkpoint, one a line.")
     add = parser.add_argument
-    add("--ckpt_path", type=str, required=True, help="The checkpoint file.")
+    add("--ckpt_path", type=str, required=True, help="The checkpoint file, or the folder of its run.")
     add("--num", type=int, default=20, help="How many words.")
     add("--seed", type=int, default=2147483647, help="The seed of the generator that is drawn from.")
     add("--prompt", type=str, default="", help="How every word begins.")

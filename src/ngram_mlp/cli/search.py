@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ngram_mlp.cli.command import Parser, PlainParser, command, open_console, remember_options
+from ngram_mlp.cli.command import command, open_console
+from ngram_mlp.cli.mistakes import remember_options
+from ngram_mlp.cli.parser import Parser, PlainParser
 from ngram_mlp.errors import UserError, require_at_least
 from ngram_mlp.studies.pool import cores
 

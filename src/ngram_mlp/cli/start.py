@@ -123,7 +123,7 @@ def _callbacks(cli: TrainCLI, folder: Path, saved: str, console: Console) -> lis
     given = cli.config_init.trainer.callbacks or []
     bars = [one for one in (given if isinstance(given, list) else [given]) if isinstance(one, ProgressBar)]
     if config.trainer.enable_progress_bar is not False and not bars:
-        chosen.append(callbacks.UpdateProgress(console))
+        chosen.append(callbacks.UpdateProgress(console, notebook_lines=config.notebook_lines))
     if config.trainer.enable_checkpointing is not False:
         chosen.append(callbacks.RunCheckpoints(folder / "checkpoints", config.checkpoint_every, saved))
     return chosen

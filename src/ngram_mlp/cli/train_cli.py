@@ -8,11 +8,12 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace
+from jsonargparse import SUPPRESS, Namespace
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from ngram_mlp.cli.command import Parser, mistake_in
+from ngram_mlp.cli.mistakes import mistake_in
+from ngram_mlp.cli.parser import Parser, ShowTrainer
 from ngram_mlp.cli.resuming import split_arguments
 from ngram_mlp.data import NGramDataModule
 from ngram_mlp.data.corpus import SampleCorpusWarning
@@ -25,8 +26,9 @@ from ngram_mlp.training import schedules  # noqa: F401  # so that the parser kno
 USAGE = "%(prog)s [--config FILE] [--OPTION VALUE ...]"
 ABOUT_OPTIONS = (
     "An example: --model.n_hidden 300 --trainer.max_steps 50000. The options of the model are listed by --model.help, "
-    "those of another or your own by --model.help MLP or package.module.Class. Every number of steps counts updates: "
-    "minibatches trained on."
+    "those of another or your own by --model.help MLP or package.module.Class; those of Lightning's trainer, such as "
+    "--trainer.max_steps, --trainer.val_check_interval, --trainer.accelerator and --trainer.callbacks+=NAME, by "
+    "--help.trainer. Every number of steps counts updates: minibatches trained on."
 )
 
 
@@ -65,9 +67,16 @@ class TrainCLI(LightningCLI):
         add = parser.add_argument
         add("--name", type=str, default="default", help="The run goes to RUNS_DIR/NAME/version_N.")
         add("--runs_dir", type=str, default="runs", help="The folder of all runs.")
-        add("--ckpt_path", type=str | None, default=None, help="The checkpoint to resume; last: of the newest run.")
+        add(
+            "--ckpt_path",
+            type=str | None,
+            default=None,
+            help="The checkpoint to resume, or its run's folder; last: of the newest run.",
+        )
         add("--resume", type=str | None, default=None, help="The folder of a run to resume.")
         add("--checkpoint_every", type=int, default=10_000, help="The updates between two saves of last.ckpt.")
+        about = "Print the loss of every 10,000th minibatch as the notebooks do, too."
+        add("--notebook_lines", action="store_true", help=about)
         add(
             "--statistics",
             type=StatisticsName,
@@ -88,8 +97,8 @@ class TrainCLI(LightningCLI):
         add("--observe.saturation", type=float, default=SATURATION, help=saturation)
         parser.link_arguments("data.characters", "model.init_args.characters", apply_on="instantiate")
         parser.link_arguments("data.block_size", "model.init_args.block_size", apply_on="instantiate")
-        groups: Any = parser._action_groups
-        groups.sort(key=lambda group: "training via flags" in str(group.title))  # the long one last
+        all_options = "Show the options of Lightning's trainer and exit."
+        add("--help.trainer", action=ShowTrainer, nargs=0, dest=SUPPRESS, default=SUPPRESS, help=all_options)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         self.config = _plain(parser.parse_args(args))  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from torch import Tensor
 import ngram_mlp
 from ngram_mlp.errors import UserError
 from ngram_mlp.runs.checkpoint_file import REMEDY, load, serialized
-from ngram_mlp.runs.files import write_atomically
+from ngram_mlp.runs.files import checkpoint_file, write_atomically
 
 SCHEMA = 2  # version 0.1 had the first, without a number
 KEY = "ngram_mlp"
@@ -79,7 +79,11 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """A checkpoint that this version saved, read as data by `load`; raises a UserError for anything else."""
+    """A checkpoint that this version saved, read as data by `load`; of a run's folder, the last one.
+
+    Raises a UserError for anything else.
+    """
+    path = checkpoint_file(path)
     content = load(path)
     _require(path, content, {"global_step": int, "hyper_parameters": dict, "state_dict": dict})
     parts = content.get(KEY, {"schema": 1} if "engine" in content else None)

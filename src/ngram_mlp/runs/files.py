@@ -53,6 +53,11 @@ def versions(parent: Path) -> list[int]:
     return [int(number) for number in numbers if number.isascii() and number.isdecimal()]
 
 
+def checkpoint_file(path: str | Path) -> Path:
+    """The file that is meant: of a run's folder its last checkpoint, else the path itself."""
+    return Path(path) / LAST if Path(path).is_dir() else Path(path)
+
+
 def claim_run_folder(runs_dir: str, name: str) -> Path:
     """Creates `RUNS_DIR/NAME/version_N` with the least N above all there; raises a UserError where it cannot."""
     parent = Path(runs_dir, name)
