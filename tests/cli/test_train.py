@@ -65,11 +65,20 @@ def test_the_learning_rate_changes_at_the_update_that_the_schedule_names(run_tra
 
 
 def test_a_run_says_every_10000_updates_how_it_stands(run_train):
-    small = ("--model", "MLP", "--data.batch_size", "2", "--model.n_hidden", "4", "--trainer.val_check_interval", "5000")
+    small = (
+        "--model",
+        "MLP",
+        "--data.batch_size",
+        "2",
+        "--model.n_hidden",
+        "4",
+        "--trainer.val_check_interval",
+        "5000",
+    )
     folder, out = run_train("--trainer.max_steps", "10001", "--notebook_lines", *small)
     losses = np.load(folder / "losses.npy")
     (line,) = re.findall(r"^10,000/10,001 .*$", out, flags=re.MULTILINE)
-    (at, train, val, speed, left) = re.split(r"   +", line)
+    (_, train, val, speed, left) = re.split(r"   +", line)
     assert train == f"train {losses[:10_000].mean():.4f}"
     assert val == f"val {dict(scalars(folder)['val/loss'])[10_000]:.4f}"
     assert speed.endswith("updates/s")

@@ -9,8 +9,10 @@ from ngram_mlp.callbacks.custom_scalars import CustomScalars
 from ngram_mlp.callbacks.diagnosis import Diagnosis
 from ngram_mlp.callbacks.hyperparameters import Hyperparameters
 from ngram_mlp.callbacks.layer_statistics import ActivationStatistics, GradientStatistics
+from ngram_mlp.callbacks.loss_history import LossHistory
 from ngram_mlp.callbacks.observer import Intervals, Observer
-from ngram_mlp.callbacks.progress import LossHistory, UpdateProgress
+from ngram_mlp.callbacks.outcome import Outcome
+from ngram_mlp.callbacks.progress import UpdateProgress
 from ngram_mlp.callbacks.recorder import Recorder
 from ngram_mlp.callbacks.samples import EmbeddingView, SampledNames
 from ngram_mlp.callbacks.supervised import Supervised
@@ -29,6 +31,7 @@ __all__ = [
     "Intervals",
     "LossHistory",
     "Observer",
+    "Outcome",
     "Recorder",
     "RunCheckpoints",
     "SampledNames",

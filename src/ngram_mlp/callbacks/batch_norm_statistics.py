@@ -5,7 +5,7 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from ngram_mlp.callbacks.observer import Observer
+from ngram_mlp.callbacks.observer import Observer, tag
 from ngram_mlp.callbacks.recorder import Recorder
 from ngram_mlp.data import NGramDataModule, SplitBatches
 from ngram_mlp.diagnostics import batch_norm_statistics as measuring
@@ -37,12 +37,13 @@ class BatchNormStatistics(Observer):
                 trained = snapshot.parameters.get(f"{name}.{key}")
                 values["bias" if key == "bias" else "gain"] = trained.value if trained else parameter.detach()
             if recorder.due.numbers:
-                numbers |= {f"batch_norm_{key}/{name}": value.mean().item() for key, value in values.items()}
+                numbers |= {tag(name, f"batch_norm_{key}"): value.mean().item() for key, value in values.items()}
                 if drift := drifts.get(name):
-                    numbers |= {f"batch_norm_drift_mean/{name}": drift.mean, f"batch_norm_drift_std/{name}": drift.std}
+                    numbers[tag(name, "batch_norm_drift_mean")] = drift.mean
+                    numbers[tag(name, "batch_norm_drift_std")] = drift.std
             if recorder.due.histograms:
                 for key, value in values.items():
-                    recorder.histogram(f"batch_norm_{key}/{name}", value)
+                    recorder.histogram(tag(name, f"batch_norm_{key}"), value)
         recorder.numbers(numbers)
 
 

@@ -47,7 +47,7 @@ class TensorBoard(Board):
 
         # `add_image` takes pixels, and would compress them once more.
         image = Summary.Image(height=size[0], width=size[1], colorspace=3, encoded_image_string=png)
-        summary = Summary(value=[Summary.Value(tag=f"figures/{name}", image=image)])
+        summary = Summary(value=[Summary.Value(tag=f"views/{name}", image=image)])
         self.logger.experiment._get_file_writer().add_summary(summary, update)
 
     def histogram(self, tag: str, x: Array, update: int) -> None:
@@ -68,7 +68,7 @@ class WeightsAndBiases(Board):
     def figure(self, name: str, png: bytes, size: tuple[int, int], update: int) -> None:
         import wandb
 
-        self.logger.log_metrics({f"figures/{name}": wandb.Image(_pixels(png))}, step=update)
+        self.logger.log_metrics({f"views/{name}": wandb.Image(_pixels(png))}, step=update)
 
     def histogram(self, tag: str, x: Array, update: int) -> None:
         import wandb
@@ -85,7 +85,7 @@ class MLflow(Board):
     """Images over steps; MLflow has neither histograms nor texts, which become files among the run's artifacts."""
 
     def figure(self, name: str, png: bytes, size: tuple[int, int], update: int) -> None:
-        self.logger.experiment.log_image(self.logger.run_id, _pixels(png), key=f"figures/{name}", step=update)
+        self.logger.experiment.log_image(self.logger.run_id, _pixels(png), key=f"views/{name}", step=update)
 
     def histogram(self, tag: str, x: Array, update: int) -> None:
         counts, edges = np.histogram(x, HISTOGRAM_BINS)

@@ -9,17 +9,22 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from ngram_mlp.diagnostics.snapshot import Snapshot
-from ngram_mlp.errors import UserError, full_disk, printable
+from ngram_mlp.errors import Diverged, UserError, full_disk, printable
 
 log = logging.getLogger(__name__)
 strict = False  # whether failures raise: tests set it, so that a diagnosis cannot fail in one unnoticed
 
 # Not `setup`, and nothing that reads a checkpoint: what is wrong there is wrong before any training could be lost.
 HOOKS = {name for name in dir(Callback) if name.startswith("on_")} - {"on_load_checkpoint"} | {"state_dict"}
-OBSERVING = {"before_update", "observe"}
+OBSERVING = {"before_update", "observe", "draw"}
 # Called even when the rest is off: the one lets go of resources, the other decides when there is a snapshot, which
 # several processes have to take together.
 ALWAYS = {"teardown", "due"}
+
+
+def is_an_end(exception: BaseException) -> bool:
+    """Whether a run was cut short by a signal or by its own loss, not by a mistake or a bug: it has figures then."""
+    return isinstance(exception, (KeyboardInterrupt, SystemExit, Diverged))
 
 
 class Diagnosis(Callback):

@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning_fabric.utilities.logger import _flatten_dict
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.core.saving import save_hparams_to_yaml
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from ngram_mlp.callbacks.diagnosis import Diagnosis
+from ngram_mlp.callbacks.recorder import Recorder
 
 # TensorBoard's page has five columns at first: it begins with what is declared to differ and goes on by name ...
 FIRST = {"model/class", "optimizer/init_args/lr"}
@@ -20,16 +22,20 @@ METRIC = "val/loss"  # a curve that is there already
 class Hyperparameters(Diagnosis):
     """Logs the run's hyperparameters to every logger when training starts, in place of Lightning's own logging of them.
 
-    TensorBoard gets them all as `hparams.yaml`, and on its HParams page those that can differ between runs.
+    TensorBoard gets them all as `hparams.yaml`, and on its HParams page those that can differ between runs. A text
+    tells which recipe the run has.
 
     Args:
         values: what the run was started with, nested as in its configuration.
+        name: of the recipe.
     """
 
-    def __init__(self, values: dict[str, Any]) -> None:
+    def __init__(self, values: dict[str, Any], name: str) -> None:
         self._values = values
+        self._name = name
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        Recorder(trainer, trainer.global_step).text("recipe", self._recipe(pl_module))
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 self._show(logger, trainer)
@@ -37,6 +43,11 @@ class Hyperparameters(Diagnosis):
                 logger.log_hyperparams(self._values)
             logger.log_graph(pl_module)  # Lightning does so on the same occasion
             logger.save()
+
+    def _recipe(self, model: LightningModule) -> str:
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        about = f"**{self._name}**: {type(model).__name__}, {parameters:,} parameters"
+        return f"{about}\n\n```\n{yaml.safe_dump(self._values, sort_keys=False, allow_unicode=True)}```"
 
     def _show(self, logger: TensorBoardLogger, trainer: Trainer) -> None:
         logger.log_hyperparams(self._values, metrics={})  # without metrics it might log an `hp_metric` of -1

@@ -3,17 +3,19 @@
 import math
 from typing import Any
 
-from ngram_mlp.callbacks.observer import Observer
+from ngram_mlp.callbacks.looks import Looks
+from ngram_mlp.callbacks.observer import Observer, tag
 from ngram_mlp.callbacks.recorder import Recorder
 from ngram_mlp.diagnostics.snapshot import Snapshot, update_ratios
-from ngram_mlp.diagnostics.statistics import SATURATION, dead, log10_ratio, mean_and_std, saturated
+from ngram_mlp.diagnostics.statistics import SATURATION, cells, dead, density, log10_ratio, mean_and_std, saturated
 from ngram_mlp.models import LanguageModel
 
 
 class ActivationStatistics(Observer):
     """Mean, std and histogram of each hidden layer before and after its non-linearity; saturated and dead fractions.
 
-    Figures of the distributions and, as in notebook 004, of the saturated cells, at the first snapshot and now.
+    Figures of the distributions and, as in notebook 004, of the saturated cells, at the first look, in the middle
+    of the run, and at the last.
 
     Args:
         every_n_updates: as `Intervals.parse` reads it.
@@ -24,44 +26,54 @@ class ActivationStatistics(Observer):
     def __init__(self, every_n_updates: str = "default", layers: str = "*", saturation: float = SATURATION) -> None:
         super().__init__(every_n_updates, layers)
         self.saturation = saturation
-        self._first: Snapshot | None = None
+        self._looks = Looks(self._summary)
 
     def observe(self, snapshot: Snapshot, model: LanguageModel, recorder: Recorder) -> None:
-        layers = self.selected(snapshot.nonlinearities)
-        first = self._first = self._first or snapshot
+        self._looks.add(snapshot, recorder.updates)
         numbers = {}
-        for name, layer in layers.items():
+        for name, layer in self.selected(snapshot.nonlinearities).items():
             if recorder.due.numbers:
                 flat = saturated(layer.module, layer.input, self.saturation)
-                numbers[f"saturated/{name}"] = flat.float().mean().item()
-                numbers[f"dead_units/{name}"] = dead(flat).float().mean().item()
+                numbers[tag(name, "saturated")] = flat.float().mean().item()
+                numbers[tag(name, "dead_units")] = dead(flat).float().mean().item()
             for kind, x in (("preactivation", layer.input), ("activation", layer.output)):
                 if recorder.due.numbers:
-                    numbers[f"{kind}_mean/{name}"], numbers[f"{kind}_std/{name}"] = mean_and_std(x)
+                    numbers[tag(name, f"{kind}_mean")], numbers[tag(name, f"{kind}_std")] = mean_and_std(x)
                 if recorder.due.histograms:
-                    recorder.histogram(f"{kind}/{name}", x)
+                    recorder.histogram(tag(name, kind), x)
         recorder.numbers(numbers)
-        if recorder.due.figures and layers:
-            self._draw((first, snapshot), recorder)
 
-    def _draw(self, snapshots: tuple[Snapshot, Snapshot], recorder: Recorder) -> None:
+    def draw(self, model: LanguageModel, recorder: Recorder) -> None:
         from ngram_mlp.diagnostics.figures import distributions_figure, saturation_figure
 
-        activations, masks = {}, {}
-        for snapshot in snapshots:
-            when, layers = f"update {snapshot.update:,}", self.selected(snapshot.nonlinearities)
-            activations[when] = {name: layer.output for name, layer in layers.items()}
-            for name, layer in layers.items():
-                masks[f"{name}, {when}"] = saturated(layer.module, layer.input, self.saturation)
-        recorder.figure("activations", distributions_figure("output of the non-linearities", "activation", activations))
-        recorder.figure("saturation", saturation_figure(masks))
+        looks = self._looks.summaries()
+        densities = {when: look["densities"] for when, look in looks.items()}
+        masks = {when: look["cells"] for when, look in looks.items()}
+        if any(densities.values()):
+            figure = distributions_figure("output of the non-linearities", "activation", densities)
+            recorder.figure("activations", figure)
+            first_and_last = {when: masks[when] for when in [*masks][:: max(1, len(masks) - 1)]}
+            recorder.figure("saturation", saturation_figure(first_and_last))
+
+    def _summary(self, snapshot: Snapshot) -> dict[str, Any]:
+        layers = self.selected(snapshot.nonlinearities)
+        return {
+            "densities": {name: density(layer.output) for name, layer in layers.items()},
+            "cells": {n: cells(saturated(layer.module, layer.input, self.saturation)) for n, layer in layers.items()},
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"looks": self._looks.kept}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._looks.kept = [tuple(look) for look in state_dict["looks"]]
 
 
 class GradientStatistics(Observer):
     """For each layer, mean and std of the gradient at its output; for each weight, std and norm of its gradient.
 
     Also log10 of std(gradient) / std(weight) and of std(update) / std(weight), where the update is what the optimizer
-    really did to the weight.
+    really did to the weight. Figures of the gradients at the first look, in the middle of the run, and at the last.
 
     Args:
         every_n_updates: as `Intervals.parse` reads it.
@@ -70,46 +82,55 @@ class GradientStatistics(Observer):
 
     def __init__(self, every_n_updates: str = "default", layers: str = "*") -> None:
         super().__init__(every_n_updates, layers)
+        self._looks = Looks(self._summary)
         self._ratios: dict[str, list[tuple[int, float]]] = {}
 
     def observe(self, snapshot: Snapshot, model: LanguageModel, recorder: Recorder) -> None:
-        layers, weights = self.selected(snapshot.layers), self.selected(snapshot.weights)
+        self._looks.add(snapshot, recorder.updates)
         ratios = update_ratios(snapshot, model.network)
         numbers = {}
-        for name, weight in weights.items():
+        for name, weight in self.selected(snapshot.weights).items():
             self._ratios.setdefault(name, []).append((snapshot.update, ratios[name]))
             if recorder.due.numbers:
-                numbers[f"update_to_data/{name}"] = ratios[name]
-                numbers[f"gradient_to_data/{name}"] = log10_ratio(weight.gradient, weight.value)
-                numbers[f"weight_gradient_std/{name}"] = mean_and_std(weight.gradient)[1]
-                numbers[f"weight_gradient_norm/{name}"] = weight.gradient.norm().item()
+                numbers[tag(name, "update_to_data")] = ratios[name]
+                numbers[tag(name, "gradient_to_data")] = log10_ratio(weight.gradient, weight.value)
+                numbers[tag(name, "gradient_std")] = mean_and_std(weight.gradient)[1]
+                numbers[tag(name, "gradient_norm")] = weight.gradient.norm().item()
             if recorder.due.histograms:
-                recorder.histogram(f"weight_gradient/{name}", weight.gradient)
-                recorder.histogram(f"weight/{name}", weight.value)
-        for name, layer in layers.items():
+                recorder.histogram(tag(name, "gradient"), weight.gradient)
+                recorder.histogram(tag(name, "value"), weight.value)
+        for name, layer in self.selected(snapshot.layers).items():
             if recorder.due.numbers:
-                numbers[f"gradient_mean/{name}"], numbers[f"gradient_std/{name}"] = mean_and_std(layer.gradient)
+                numbers[tag(name, "gradient_mean")], numbers[tag(name, "gradient_std")] = mean_and_std(layer.gradient)
             if recorder.due.histograms:
-                recorder.histogram(f"gradient/{name}", layer.gradient)
+                recorder.histogram(tag(name, "gradient"), layer.gradient)
         recorder.numbers(numbers)
-        if recorder.due.figures and weights:
-            self._draw(snapshot, recorder)
 
-    def _draw(self, snapshot: Snapshot, recorder: Recorder) -> None:
+    def draw(self, model: LanguageModel, recorder: Recorder) -> None:
         from ngram_mlp.diagnostics.figures import distributions_figure, update_ratio_figure
 
-        layers = self.selected(snapshot.nonlinearities) or self.selected(snapshot.layers)
-        for name, title, items in (
-            ("gradients", "gradient at the layers' outputs", layers),
-            ("weight_gradients", "gradient of the weights", self.selected(snapshot.weights)),
+        looks = self._looks.summaries()
+        for name, title in (
+            ("gradients", "gradient at the layers' outputs"),
+            ("weight_gradients", "gradient of the weights"),
         ):
-            panel = {key: item.gradient for key, item in items.items()}
-            recorder.figure(name, distributions_figure(title, "gradient", {f"update {snapshot.update:,}": panel}))
+            densities = {when: look[name] for when, look in looks.items()}
+            if any(densities.values()):
+                recorder.figure(name, distributions_figure(title, "gradient", densities))
         finite = {n: [(u, r) for u, r in points if math.isfinite(r)] for n, points in self._ratios.items()}
-        recorder.figure("update_to_data", update_ratio_figure(finite))
+        if finite:
+            recorder.figure("update_to_data", update_ratio_figure(finite))
+
+    def _summary(self, snapshot: Snapshot) -> dict[str, Any]:
+        layers = self.selected(snapshot.nonlinearities) or self.selected(snapshot.layers)
+        return {
+            "gradients": {name: density(layer.gradient) for name, layer in layers.items()},
+            "weight_gradients": {n: density(weight.gradient) for n, weight in self.selected(snapshot.weights).items()},
+        }
 
     def state_dict(self) -> dict[str, Any]:
-        return {"ratios": self._ratios}
+        return {"ratios": self._ratios, "looks": self._looks.kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._ratios = {name: [tuple(point) for point in points] for name, points in state_dict["ratios"].items()}
+        self._looks.kept = [tuple(look) for look in state_dict["looks"]]

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
-from ngram_mlp.callbacks.diagnosis import Diagnosis
+from ngram_mlp.callbacks.diagnosis import Diagnosis, is_an_end
 from ngram_mlp.callbacks.recorder import NOTHING, Due, Recorder
 from ngram_mlp.diagnostics.snapshot import Snapshot, take_snapshot
 from ngram_mlp.errors import UserError
@@ -58,6 +58,16 @@ class Intervals:
         return Due(*(update == last or (interval > 0 and update % interval == 0) for interval in each))
 
 
+def tag(name: str, quantity: str) -> str:
+    """Where the loggers show a quantity of a layer, or of a parameter: under the heading of the outermost layer.
+
+    >>> tag("hidden1", "saturated"), tag("hidden1.linear.weight", "update_to_data")
+    ('within_hidden1/saturated', 'within_hidden1/update_to_data/linear.weight')
+    """
+    layer, _, part = name.partition(".")
+    return f"within_{layer}/{quantity}/{part}".rstrip("/")
+
+
 class Observer(Diagnosis):
     """A callback that examines the network at some updates; a subclass says what it finds in `observe`.
 
@@ -85,6 +95,9 @@ class Observer(Diagnosis):
     def observe(self, snapshot: Snapshot, model: LanguageModel, recorder: Recorder) -> None:
         """Examines the snapshot, and the model as it is right after the update, and records what is due."""
 
+    def draw(self, model: LanguageModel, recorder: Recorder) -> None:
+        """Draws what has been observed: where figures are due, and where the run ends, also if it is cut short."""
+
     def selected(self, items: Mapping[str, T]) -> dict[str, T]:
         """The items whose names, or whose layers' names, match the pattern."""
         patterns = (self.layers, f"{self.layers}.*")
@@ -111,6 +124,7 @@ class Snapshots(Diagnosis):
     def __init__(self) -> None:
         self._due: dict[Observer, Due] = {}
         self._snapshot: Snapshot | None = None
+        self._undrawn: dict[Observer, Snapshot] = {}  # the last that each observer was handed since it drew
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         assert isinstance(pl_module, LanguageModel)
@@ -136,7 +150,22 @@ class Snapshots(Diagnosis):
         if (snapshot := self._snapshot) is not None and trainer.global_step > snapshot.update:
             self._snapshot = None
             for observer, kinds in self._due.items():
-                observer.observe(snapshot, pl_module, Recorder(trainer, snapshot.update, kinds))
+                recorder = Recorder(trainer, snapshot.update, kinds)
+                observer.observe(snapshot, pl_module, recorder)
+                self._undrawn[observer] = snapshot
+                if kinds.figures:
+                    observer.draw(pl_module, recorder)
+                    del self._undrawn[observer]
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, LanguageModel)
+        for observer, snapshot in self._undrawn.items():  # the run ends before its last update
+            observer.draw(pl_module, Recorder(trainer, snapshot.update))
+        self._undrawn.clear()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if is_an_end(exception):
+            self.on_train_end(trainer, pl_module)
 
     def switch_off(self) -> None:
         super().switch_off()

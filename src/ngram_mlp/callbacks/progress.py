@@ -1,4 +1,4 @@
-"""The training loss: on the console while the network is trained, and as a curve at the end."""
+"""The progress of a run on the console."""
 
 import datetime
 import time
@@ -10,8 +10,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ngram_mlp.callbacks.diagnosis import Diagnosis
-from ngram_mlp.callbacks.recorder import Recorder
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.training import Calls
 
@@ -118,14 +116,3 @@ class UpdateProgress(ProgressBar):
             words.append(f"{datetime.timedelta(seconds=round((total - done) / speed))} left")
         self._console.print("   ".join(words))
         self._printed, self._printed_at = done, time.monotonic()
-
-
-class LossHistory(Diagnosis):
-    """Draws the loss of every update at the end; the model keeps them, and they travel in its checkpoints."""
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, LanguageModel)
-        if len(pl_module.losses):
-            from ngram_mlp.diagnostics.figures import loss_figure
-
-            Recorder(trainer, trainer.global_step).figure("loss", loss_figure(pl_module.losses.all.numpy()))

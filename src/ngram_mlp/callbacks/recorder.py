@@ -49,6 +49,11 @@ class Recorder:
         return [board.logger.experiment for board in self._boards if isinstance(board, TensorBoard)]
 
     @property
+    def updates(self) -> int:
+        """How many updates the run has."""
+        return self._trainer.max_steps
+
+    @property
     def _folder(self) -> Path:
         # Not `trainer.log_dir`, which all processes have to ask for at the same time.
         folders = [board.logger.log_dir for board in self._boards if isinstance(board, TensorBoard)]
@@ -73,16 +78,16 @@ class Recorder:
             from ngram_mlp.diagnostics.figures import draw
 
             png, height, width = draw(figure)
-            self._folder.joinpath("figures").mkdir(parents=True, exist_ok=True)
-            self._folder.joinpath("figures", f"{name}.png").write_bytes(png)
+            self.file(f"figures/{name}.png", png)
             for board in self._boards:
                 board.figure(name, png, (height, width), self.update)
 
-    def file(self, name: str, content: str) -> None:
-        """Writes a text file into the run's folder."""
+    def file(self, name: str, content: str | bytes) -> None:
+        """Writes a file into the run's folder."""
         if self.is_first_process:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._folder.joinpath(name).write_text(content + "\n", encoding="utf-8")
+            path = self._folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content if isinstance(content, bytes) else f"{content}\n".encode())
 
     def text(self, tag: str, markdown: str) -> None:
         """Shows a text."""

@@ -1,8 +1,10 @@
 """What the network has learned of the language: names sampled from it, and its embedding of the characters."""
 
+from collections.abc import Sequence
+
 import torch
 from pytorch_lightning import LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
 
 from ngram_mlp.callbacks.observer import Observer
 from ngram_mlp.callbacks.recorder import Recorder
@@ -18,7 +20,7 @@ from ngram_mlp.models.sampling import sample_batched
 class SampledNames(Observer):
     """Samples names, as text in the loggers, when histograms are due.
 
-    At the end it logs `samples/novel`, the fraction of many names that is not among the training words.
+    At the end it logs `words/novel`, the fraction of many names that is not among the training words.
 
     Args:
         every_n_updates: as `Intervals.parse` reads it.
@@ -43,7 +45,7 @@ class SampledNames(Observer):
         known = set(split_words(data.corpus.words)[0])
         names = self._sample(pl_module, self._num_at_end)
         novel = sum(name not in known for name in names) / len(names)
-        Recorder(trainer, trainer.global_step).numbers({"samples/novel": novel})
+        Recorder(trainer, trainer.global_step).numbers({"words/novel": novel})
 
     def _sample(self, model: LanguageModel, num: int) -> list[str]:
         generator = torch.Generator().manual_seed(self._seed)
@@ -54,12 +56,25 @@ class SampledNames(Observer):
 class EmbeddingView(Observer):
     """The network's first `torch.nn.Embedding` after the update: labelled points, and TensorBoard's projector."""
 
-    def observe(self, snapshot: Snapshot, model: LanguageModel, recorder: Recorder) -> None:
+    def draw(self, model: LanguageModel, recorder: Recorder) -> None:
         table = next((module for module in model.network.modules() if isinstance(module, nn.Embedding)), None)
-        if recorder.due.figures and table is not None:
+        if table is not None:
             from ngram_mlp.diagnostics.figures import embedding_figure
 
             rows, labels = table.weight.detach().cpu(), [printable(character) for character in model.characters]
             recorder.figure("embedding", embedding_figure(rows, labels))
-            for writer in recorder.writers:
-                writer.add_embedding(rows, metadata=labels, global_step=snapshot.update, tag="characters")
+            if recorder.writers:
+                self._project(rows, labels, recorder)
+
+    def _project(self, rows: Tensor, labels: Sequence[str], recorder: Recorder) -> None:
+        """Writes what TensorBoard's projector reads; each point is drawn as its character."""
+        from ngram_mlp.diagnostics.figures import SPRITE, draw, sprites_figure
+
+        table = "\n".join("\t".join(f"{value:.6g}" for value in row) for row in rows.tolist())
+        recorder.file("projector/vectors.tsv", table)
+        recorder.file("projector/labels.tsv", "\n".join(labels))
+        recorder.file("projector/sprites.png", draw(sprites_figure(labels))[0])
+        files = {"tensor_path": "vectors.tsv", "metadata_path": "labels.tsv"}
+        paths = "\n".join(f'  {key}: "projector/{file}"' for key, file in files.items())
+        sprite = f'  sprite {{ image_path: "projector/sprites.png" single_image_dim: [{SPRITE}, {SPRITE}] }}'
+        recorder.file("projector_config.pbtxt", f'embeddings {{\n  tensor_name: "characters"\n{paths}\n{sprite}\n}}')

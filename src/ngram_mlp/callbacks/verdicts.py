@@ -1,4 +1,4 @@
-"""The network judged before its first update, and its training judged at the end."""
+"""The network judged before its first update, and what came of it judged at the end."""
 
 import json
 import math
@@ -7,21 +7,26 @@ from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 from rich.console import Console
-from torch import Tensor
 
 from ngram_mlp.callbacks.observer import Observer
+from ngram_mlp.callbacks.outcome import Outcome
 from ngram_mlp.callbacks.recorder import EVERYTHING, NOTHING, Due, Recorder
-from ngram_mlp.diagnostics.judging import judge_initialization, judge_training
-from ngram_mlp.diagnostics.snapshot import Snapshot, update_ratios
-from ngram_mlp.diagnostics.statistics import SATURATION, dead, mean_and_std, saturated
+from ngram_mlp.data import NGramDataModule
+from ngram_mlp.diagnostics.counting import counted_losses
+from ngram_mlp.diagnostics.final_verdicts import judge_training
+from ngram_mlp.diagnostics.initial_verdicts import EXAMPLES, arguments_of, judge_initialization, judge_model, spread
+from ngram_mlp.diagnostics.snapshot import Snapshot, take_snapshot, update_ratio
+from ngram_mlp.diagnostics.statistics import SATURATION
+from ngram_mlp.diagnostics.trial import clipping
 from ngram_mlp.diagnostics.verdicts import Verdict, as_json, as_markdown, as_table
 from ngram_mlp.models import LanguageModel
-
-LAST_UPDATES = 10_000
+from ngram_mlp.models.metrics import evaluation_mode
 
 
 class InitializationCheck(Observer):
-    """Judges the initial network by the minibatch of update 0: on the console, in the loggers, in `preflight.json`.
+    """Judges the initial network, its learning rate and its data: on the console, in the loggers, in `preflight.json`.
+
+    Where the data come from no `NGramDataModule`, it judges by the minibatch of update 0 alone.
 
     Args:
         console: where the table is printed; by default standard output.
@@ -37,61 +42,72 @@ class InitializationCheck(Observer):
         return EVERYTHING if update == 0 else NOTHING
 
     def before_update(self, snapshot: Snapshot, model: LanguageModel, recorder: Recorder) -> None:
-        verdicts = judge_initialization(snapshot, self._saturation)
+        trainer, data = self._trainer, self._trainer.datamodule
+        if isinstance(data, NGramDataModule):
+            with trainer.precision_plugin.train_step_context():
+                verdicts = judge_model(
+                    model,
+                    data,
+                    trainer.max_steps,
+                    accumulated=trainer.accumulate_grad_batches,
+                    validates=trainer.limit_val_batches > 0,
+                    clip=clipping(trainer.gradient_clip_val, trainer.gradient_clip_algorithm),
+                    saturation=self._saturation,
+                )
+        else:
+            verdicts = judge_initialization(snapshot, saturation=self._saturation)
         _show("before the first update", verdicts, self._console, recorder, "preflight.json")
 
 
 class TrainingVerdicts(Observer):
-    """Judges update:data ratios, gradients over depth, dead units and overfitting, from all snapshots of the training.
-
-    The verdicts come at the end: on the console, in the loggers, in `verdicts.json`.
+    """Judges what came of the training: on the console, in the loggers, in `verdicts.json`.
 
     Args:
         every_n_updates: as `Intervals.parse` reads it.
-        layers: a pattern for the names of layers and weights.
         saturation: the abs(tanh) above which a unit is saturated.
         console: where the table is printed; by default standard output.
     """
 
     def __init__(
-        self,
-        every_n_updates: str = "default",
-        layers: str = "*",
-        saturation: float = SATURATION,
-        console: Console | None = None,
+        self, every_n_updates: str = "default", saturation: float = SATURATION, console: Console | None = None
     ) -> None:
-        super().__init__(every_n_updates, layers)
+        super().__init__(every_n_updates)
         self.saturation = saturation
         self._console = console or Console()
-        self._ratios: dict[str, list[float]] = {}
-        self._always_dead: dict[str, Tensor] = {}
-        self._gradients: list[float] = []
+        self._ratios: list[tuple[int, float]] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        callbacks: Any = trainer
+        if not any(isinstance(callback, Outcome) for callback in callbacks.callbacks):
+            callbacks.callbacks = [Outcome(), *callbacks.callbacks]
 
     def observe(self, snapshot: Snapshot, model: LanguageModel, recorder: Recorder) -> None:
-        for name, ratio in self.selected(update_ratios(snapshot, model.network)).items():
-            if math.isfinite(ratio):
-                self._ratios.setdefault(name, []).append(ratio)
-        layers = self.selected(snapshot.nonlinearities)
-        self._gradients = [mean_and_std(layer.gradient)[1] for layer in layers.values()]
-        for name, layer in layers.items():
-            now = dead(saturated(layer.module, layer.input, self.saturation)).cpu()
-            self._always_dead[name] = self._always_dead.get(name, now) & now
+        self._ratios.append((snapshot.update, update_ratio(snapshot, model.network)))
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, LanguageModel)
-        val, last = trainer.callback_metrics.get("val/loss"), pl_module.losses.all[-LAST_UPDATES:]
-        losses = (last.mean().item(), float(val)) if val is not None and len(last) else None
-        dead_fractions = {name: mask.float().mean().item() for name, mask in self._always_dead.items()}
-        verdicts = judge_training(self._ratios, self._gradients, dead_fractions, losses)
+        outcome = next(callback for callback in trainer.callbacks if isinstance(callback, Outcome))  # type: ignore[attr-defined]
+        if not outcome.metrics or not len(pl_module.losses):
+            return
+        data: NGramDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        validates = "val/loss" in trainer.callback_metrics
+        metrics = {split: values["loss"] for split, values in outcome.metrics.items() if split != "val" or validates}
+        vocab_size, split = len(data.characters), data.splits["val" if validates else "train"]
+        counted = {"guessing": math.log(vocab_size)} | counted_losses(data.splits["train"], split, vocab_size)
+        with evaluation_mode(pl_module.network):
+            contexts, targets = (x.to(pl_module.device) for x in spread(data.splits["train"], EXAMPLES))
+            snapshot = take_snapshot(pl_module.network, contexts, targets, trainer.global_step)
+        evidence = (pl_module.losses.all, metrics, counted, self._ratios, snapshot)
+        verdicts = judge_training(*evidence, arguments_of(pl_module), self.saturation)
         recorder = Recorder(trainer, trainer.global_step)
         _show("after the training", verdicts, self._console, recorder, "verdicts.json")
 
     def state_dict(self) -> dict[str, Any]:
-        return {"ratios": self._ratios, "always_dead": self._always_dead, "gradients": self._gradients}
+        return {"ratios": self._ratios}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._ratios, self._always_dead = state_dict["ratios"], state_dict["always_dead"]
-        self._gradients = state_dict["gradients"]
+        self._ratios = [tuple(point) for point in state_dict["ratios"]]
 
 
 def _show(title: str, verdicts: Sequence[Verdict], console: Console, recorder: Recorder, file: str) -> None:

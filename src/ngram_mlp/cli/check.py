@@ -8,8 +8,8 @@ from pytorch_lightning.cli import LightningArgumentParser
 
 from ngram_mlp.cli.command import command, open_console
 from ngram_mlp.cli.train_cli import TrainCLI
-from ngram_mlp.diagnostics.judging import judge_initialization
-from ngram_mlp.diagnostics.snapshot import take_snapshot
+from ngram_mlp.diagnostics.initial_verdicts import judge_model
+from ngram_mlp.diagnostics.trial import clipping
 from ngram_mlp.diagnostics.verdicts import as_json, as_table, worst
 from ngram_mlp.errors import UserError
 
@@ -26,13 +26,22 @@ class CheckCLI(TrainCLI):
 
 @command
 def main(default_config: Path, args: Sequence[str] | None = None) -> None:
-    """Prints the verdicts on the minibatch of update 0; takes the arguments of `scripts/train.py`."""
+    """Prints the verdicts on the network of a run; takes the arguments of `scripts/train.py`."""
     console = open_console()
     cli = CheckCLI(args, default_config)
     if cli.resume_point is not None:
         raise UserError("--ckpt_path, --resume: an initial network is judged, not a checkpoint; leave them out")
-    snapshot = take_snapshot(cli.model.network.train(), *cli.datamodule.first_minibatch())
-    verdicts = judge_initialization(snapshot, cli.config.observe.saturation)
+    trainer = cli.config.trainer
+    cli.model.network.train()
+    verdicts = judge_model(
+        cli.model,
+        cli.datamodule,
+        trainer.max_steps,
+        accumulated=trainer.accumulate_grad_batches,
+        validates=trainer.limit_val_batches != 0,
+        clip=clipping(trainer.gradient_clip_val, trainer.gradient_clip_algorithm),
+        saturation=cli.config.observe.saturation,
+    )
     console.print(as_table(f"{cli.config.name}, before the first update", verdicts), soft_wrap=False)
     if cli.config.output is not None:
         Path(cli.config.output).write_text(json.dumps(as_json(verdicts), indent=2) + "\n", encoding="utf-8")

@@ -32,6 +32,7 @@ class Run:
     """A run that is ready to train."""
 
     trainer: Any  # with all callbacks
+    outcome: callbacks.Outcome  # one of them
     folder: Path  # its own, locked
     checkpoint: Path | None  # which it resumes from
     is_new: bool  # whether the folder was made for it
@@ -62,7 +63,9 @@ def start_run(cli: TrainCLI, console: Console, resources: ExitStack) -> Run:
         folder = own or claim_run_folder(config.runs_dir, config.name)
     try:
         resources.enter_context(alone_in(folder))
-        trainer = _build_trainer(cli, folder, checkpoint, saved, console)
+        outcome = callbacks.Outcome(config.statistics)
+        chosen = [outcome, *_callbacks(cli, folder, saved, console)]
+        trainer = _build_trainer(cli, folder, checkpoint, chosen)
         if own and checkpoint:
             rewind(folder, checkpoint.update, checkpoint.parts["events"], configuration)
         write_atomically(folder / "config.yaml", configuration.encode())
@@ -72,10 +75,10 @@ def start_run(cli: TrainCLI, console: Console, resources: ExitStack) -> Run:
         if type(error) is ValueError:
             raise UserError(f"--trainer: {error}") from error
         raise
-    return Run(trainer, folder, checkpoint.path.absolute() if checkpoint else None, is_new=not own)
+    return Run(trainer, outcome, folder, checkpoint.path.absolute() if checkpoint else None, is_new=not own)
 
 
-def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, saved: str, console: Console) -> Any:
+def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, chosen: list[Callback]) -> Any:
     if cli.config.trainer.barebones:
         raise UserError("a run is logged, shown and saved; leave it out, or train in Python", barebones=True)
     given: dict[str, Any] = {"enable_autolog_hparams": False}  # `Hyperparameters` logs more, and once
@@ -87,7 +90,7 @@ def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, s
     given["accelerator"] = resolve_accelerator(
         wanted.accelerator, wanted.devices, cli.model.network, cli.datamodule.batch_size
     )
-    cli.trainer_defaults["callbacks"] = _callbacks(cli, folder, saved, console)
+    cli.trainer_defaults["callbacks"] = chosen
     trainer: Any = cli.build_trainer(**given)
     refuse_options_without_meaning(trainer, cli.model)  # before Lightning starts further processes
     cli.datamodule.refuse_unequal_parts(trainer.world_size)
@@ -101,7 +104,7 @@ def _callbacks(cli: TrainCLI, folder: Path, saved: str, console: Console) -> lis
     config, observe = cli.config, cli.config.observe
     every, layers, saturation = observe.every_n_updates, observe.layers, observe.saturation
     autolog = config.trainer.enable_autolog_hparams
-    chosen: list[Callback] = [callbacks.Hyperparameters(_hyperparameters(cli))] if autolog else []
+    chosen: list[Callback] = [callbacks.Hyperparameters(_hyperparameters(cli), config.name)] if autolog else []
     if every != "off":
         if not 0 < saturation < 1:
             raise UserError("give a number between 0 and 1, such as 0.97", saturation=saturation)
@@ -110,10 +113,10 @@ def _callbacks(cli: TrainCLI, folder: Path, saved: str, console: Console) -> lis
             callbacks.ActivationStatistics(every, layers, saturation),
             callbacks.GradientStatistics(every, layers),
             callbacks.BatchNormStatistics(every, layers),
-            callbacks.TrainingVerdicts(every, layers, saturation, console),
+            callbacks.TrainingVerdicts(every, saturation, console),
             callbacks.SampledNames(every),
             callbacks.EmbeddingView(every),
-            callbacks.CustomScalars(),
+            callbacks.CustomScalars(layers),
             callbacks.LossHistory(),
         ]
     if supervised.connection is not None:

@@ -5,7 +5,6 @@ import json
 import shlex
 import shutil
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -22,7 +21,6 @@ from ngram_mlp.cli.evaluate import print_metrics
 from ngram_mlp.cli.resuming import cannot_resume
 from ngram_mlp.cli.start import Run, start_run
 from ngram_mlp.cli.train_cli import TrainCLI
-from ngram_mlp.diagnostics.batch_norm_statistics import evaluate_splits
 from ngram_mlp.errors import UserError, printable
 from ngram_mlp.models.sampling import sample_one_by_one
 from ngram_mlp.runs.files import LAST, write_atomically
@@ -40,10 +38,9 @@ def main(default_config: Path, args: Sequence[str] | None = None) -> None:
         run = start_run(cli, console, resources)
         _introduce(cli, run, console)
         try:
-            started = time.perf_counter()
             run.trainer.fit(cli.model, cli.datamodule, ckpt_path=run.checkpoint, weights_only=True)
             if not rank():
-                _report(cli, run, console, time.perf_counter() - started)
+                _report(cli, run, console)
         except BaseException as error:
             _leave(cli, run, console, error)
             raise_if_another_has_ended(error)
@@ -68,11 +65,10 @@ def _introduce(cli: TrainCLI, run: Run, console: Console) -> None:
     console.print(f"run     {run.folder}, on {run.trainer.strategy.root_device.type}")
 
 
-def _report(cli: TrainCLI, run: Run, console: Console, seconds: float) -> None:
+def _report(cli: TrainCLI, run: Run, console: Console) -> None:
     """Writes losses.npy, metrics.json and samples.txt, and prints the table, ten sampled names and what to do next."""
-    updates = run.trainer.global_step
+    updates, seconds, metrics = run.trainer.global_step, run.outcome.seconds, run.outcome.metrics
     speed = (updates - cli.datamodule.first_update) / seconds
-    metrics = evaluate_splits(cli.model.network, cli.datamodule.splits, cli.config.statistics)
     record: dict[str, Any] = metrics | {
         "statistics": cli.config.statistics,
         "updates": updates,

@@ -1,8 +1,14 @@
-"""The notebooks' plots in one style, drawn without a display."""
+"""The notebooks' plots in one style, drawn without a display.
 
+Figures are 500 pixels wide, with panels below each other, legible also at the 350 that TensorBoard gives them.
+"""
+
+import math
+import unicodedata
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
+from itertools import pairwise
 from typing import Any
 
 import matplotlib
@@ -13,19 +19,26 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from ngram_mlp.diagnostics.statistics import Cells, Density
+
 STYLE: dict[Any, Any] = {
+    "font.size": 11,
     "axes.grid": True,
     "grid.alpha": 0.25,
-    "axes.titlesize": 10,
+    "axes.titlesize": 11,
     "axes.titley": 1.0,  # where it is anyhow; looking for a place takes a sixth of the drawing
     "text.hinting": "no_hinting",
-    "axes.labelsize": 9,
+    "axes.labelsize": 11,
+    "legend.columnspacing": 1.0,
+    "legend.handlelength": 1.2,
     **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
-    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 8),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 10),
 }
-BINS = 60
-ROWS = 64  # as many of a mask are told apart in its panel
-DPI = 80
+WIDTH = 5.0  # inches
+DPI = 100
+SPRITE = 50  # pixels
+PARTS = 80  # into which a curve is cut
+Losses = npt.NDArray[np.float32]
 
 
 @matplotlib.rc_context(STYLE)
@@ -42,70 +55,111 @@ def draw(figure: Figure) -> tuple[bytes, int, int]:
 
 
 @matplotlib.rc_context(STYLE)
-def loss_figure(losses: npt.NDArray[np.float32]) -> Figure:
-    """The loss of every update, and log10 of its mean over a two-hundredth part of the run, over updates."""
-    figure, (left, right) = figure_with_panels(2, "training loss", width=10)
-    part = max(1, len(losses) // 200)
-    whole = losses[: len(losses) // part * part].reshape(-1, part)
-    x, mean = np.arange(len(whole)) * part, whole.mean(1)
-    left.fill_between(x, whole.min(1), whole.max(1), alpha=0.3, linewidth=0, label="all updates")
-    left.plot(x, mean, linewidth=1, label=f"mean of {part:,}")
-    left.set(xlabel="update", ylabel="cross-entropy in nats")
-    left.legend()
-    right.plot(x, np.log10(mean), linewidth=1)
-    right.set(xlabel="update", ylabel=f"log10 of the mean of {part:,}")
-    return figure
+def loss_figure(losses: Losses, validation: Sequence[tuple[int, float]] = (), drops: Sequence[int] = ()) -> Figure:
+    """The training loss, smoothed, with the band of the middle 80 % of the minibatches, and the validation loss.
 
+    Above the whole run on logarithmic axes, below all but its first tenth.
 
-@matplotlib.rc_context(STYLE)
-def distributions_figure(title: str, unit: str, panels: Mapping[str, Mapping[str, Tensor]]) -> Figure:
-    """By heading and name, the density of a tensor's finite values; `unit` is the name of the quantity."""
-    figure, axes = figure_with_panels(len(panels), title)
-    for axis, (heading, tensors) in zip(axes, panels.items(), strict=True):
-        for color, (name, tensor) in zip(_colors(len(tensors)), tensors.items(), strict=True):
-            x = tensor.detach().float().cpu().flatten().numpy()
-            x = x[np.isfinite(x)]
-            if len(x):
-                density, edges = np.histogram(x, BINS, density=True)
-                axis.plot((edges[1:] + edges[:-1]) / 2, density, color=color, label=f"{name} (std {x.std():.2g})")
-        axis.set(title=heading, xlabel=unit, ylabel="density")
-        axis.legend()
-    return figure
-
-
-@matplotlib.rc_context(STYLE)
-def saturation_figure(panels: Mapping[str, Tensor]) -> Figure:
-    """Which cells are saturated (white), by heading a mask (B, ..., n), of which each row of units is an example.
-
-    A white column is a dead unit. Of many examples the first are drawn; the numbers are those of all.
+    Args:
+        losses: of every update.
+        validation: (updates done, loss).
+        drops: the updates from which on the learning rate was lower.
     """
-    figure, axes = figure_with_panels(len(panels), "saturated cells (white)", width=10, height=1.8, columns=1)
-    for axis, (heading, mask) in zip(axes, panels.items(), strict=True):
-        cells = mask.reshape(-1, mask.shape[-1]).cpu().numpy()
-        axis.imshow(cells[:ROWS], cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
-        title = f"{heading}: {cells.mean():.1%} saturated, {cells.all(0).sum()} dead units"
-        title += f"; {ROWS} of {len(cells):,} examples" if len(cells) > ROWS else ""
-        axis.set(title=title, xlabel="unit", ylabel="example")
+    updates = len(losses)
+    figure, axes = figure_with_panels(2, "loss", height=2.5, columns=1)
+    spaced = (np.geomspace(1, updates + 1, PARTS) - 1, np.linspace(updates // 10, updates, PARTS))
+    for axis, edges in zip(axes, spaced, strict=True):
+        x, mean, low, high = smoothed(losses, np.unique(edges.astype(int)))
+        axis.fill_between(x, low, high, alpha=0.25, linewidth=0, label="80 % of the minibatches")
+        axis.plot(x, mean, linewidth=1.5, label="train")
+        seen = [(update, loss) for update, loss in validation if update >= x[0]]
+        axis.plot(*np.reshape(seen, (-1, 2)).T, ".-", color="C1", linewidth=1, markersize=5, label="val")
+        for drop in drops:
+            label = "lower learning rate" if drop == drops[0] else None
+            axis.axvline(drop, color="black", linewidth=1, linestyle=":", label=label)
+        axis.set_ylabel("nats a character")
+    whole, late = axes
+    whole.set_xscale("log")
+    whole.set_yscale("log")
+    readable_ticks(whole.yaxis)
+    whole.legend(loc="upper right")
+    late.set_xlabel("update")
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def distributions_figure(title: str, unit: str, panels: Mapping[str, Mapping[str, Density]]) -> Figure:
+    """By heading and name the density of a tensor, on a logarithmic scale, the same for all; `unit` is its quantity.
+
+    The legend tells the standard deviations under the first and the last heading.
+    """
+    names = list(dict.fromkeys(name for tensors in panels.values() for name in tensors))
+    ends = [*panels][:: max(1, len(panels) - 1)]  # the first and the last
+    figure, axes = figure_with_panels(len(panels), title, height=1.4, columns=1, legend=len(names))
+    for axis, (heading, tensors) in zip(axes, panels.items(), strict=True):
+        for color, name in zip(_colors(len(names)), names, strict=True):
+            if name in tensors and len(tensors[name]["values"]):
+                edges, values = tensors[name]["edges"].numpy(), tensors[name]["values"].numpy()
+                stds = " → ".join(dict.fromkeys(f"{panels[place][name]['std']:.2g}" for place in ends))
+                axis.plot((edges[1:] + edges[:-1]) / 2, values, color=color, linewidth=1, label=f"{name}  {stds}")
+        axis.set(title=heading, ylabel="density")
+        axis.set_yscale("log", nonpositive="mask")
+    for axis in axes[1:]:
+        axis.sharex(axes[0])
+        axis.sharey(axes[0])
+    for axis in axes[:-1]:
+        axis.tick_params(labelbottom=False)
+    low, high = axes[0].get_ylim()
+    if high < 20 * low:
+        readable_ticks(axes[0].yaxis)
+    axes[-1].set_xlabel(unit)
+    _legend_below(figure, axes[0], "standard deviations")
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def saturation_figure(panels: Mapping[str, Mapping[str, Cells]]) -> Figure:
+    """Which cells are saturated (white): a column of panels for each heading, a row for each layer.
+
+    In a panel each row is an example and each column a unit: a white column is a dead unit.
+    """
+    names = list(dict.fromkeys(name for layers in panels.values() for name in layers))
+    height = 0.75 if len(names) > 3 else 1.2
+    figure, axes = figure_with_panels(
+        len(panels) * len(names), "saturated cells (white)", height=height, columns=len(panels)
+    )
+    figure.subplots_adjust(hspace=0.75, wspace=0.08, top=1 - 0.85 / figure.get_figheight())
+    for place, axis in enumerate(axes):
+        name, (heading, layers) = names[place // len(panels)], list(panels.items())[place % len(panels)]
+        shown = layers[name]
+        axis.imshow(shown["rows"], cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+        dead = f", {shown['dead']} dead" if shown["dead"] else ""
+        above = f"{heading}\n" if place < len(panels) else ""
+        axis.set_title(f"{above}{name}: {shown['share']:.1%}{dead}", fontsize=10)
         axis.grid(visible=False)
+        axis.set(xticks=[], yticks=[])
     return figure
 
 
 @matplotlib.rc_context(STYLE)
 def update_ratio_figure(histories: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
     """By weight, a curve of (update, log10 of std(update) / std(weight)), with the line of 1e-3."""
-    figure, (axis,) = figure_with_panels(1, "update to data ratio", width=9)
-    figure.subplots_adjust(right=0.75)
+    figure, (axis,) = figure_with_panels(1, "update to data ratio", height=3.2, legend=len(histories))
     for color, (name, points) in zip(_colors(len(histories)), histories.items(), strict=True):
         axis.plot([u for u, _ in points], [r for _, r in points], ".-", color=color, linewidth=1, label=name)
     axis.axhline(-3, color="black", linewidth=1, linestyle="--", label="1e-3")
-    axis.set(xlabel="update", ylabel="log10(std of update / std of weight)")
-    axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    axis.set(xlabel="update", ylabel="log10(std of update / of weight)")
+    _legend_below(figure, axis)
     return figure
 
 
 @matplotlib.rc_context(STYLE)
 def embedding_figure(embedding: Tensor, labels: Sequence[str]) -> Figure:
-    """The rows (n, n_embd) of an embedding as labelled points: their two dimensions, or two principal axes."""
+    """The rows (n, n_embd) of an embedding as labelled points: their two dimensions, or two principal axes.
+
+    Labels are moved apart where they would hide each other; the colors tell vowels, other characters and the boundary,
+    the first row.
+    """
     rows = embedding.detach().float().cpu().numpy()
     names, explained = ("dimension 1", "dimension 2"), ""
     if rows.shape[1] == 1:
@@ -115,32 +169,101 @@ def embedding_figure(embedding: Tensor, labels: Sequence[str]) -> Figure:
         _, spread, axes = np.linalg.svd(centered, full_matrices=False)
         rows, names = centered @ axes[:2].T, ("first principal axis", "second principal axis")
         explained = f" ({(spread[:2] ** 2).sum() / max((spread**2).sum(), 1e-30):.0%} of the variance)"
-    figure, (axis,) = figure_with_panels(1, f"embedding of the characters{explained}", width=6, height=6)
-    axis.scatter(rows[:, 0], rows[:, 1], s=220, alpha=0.35, linewidths=0)
-    for (x, y), label in zip(rows, labels, strict=True):
-        axis.text(x, y, label, ha="center", va="center", fontsize=9, parse_math=False)
+    figure, (axis,) = figure_with_panels(1, f"embedding of the characters{explained}", height=4.4, legend=3)
+    kinds = [_kind(n, label) for n, label in enumerate(labels)]
+    places = apart(rows, 0.055)
+    for kind, color in dict.fromkeys(kinds):
+        chosen = [n for n, own in enumerate(kinds) if own[0] == kind]
+        axis.plot(*rows[chosen].T, "o", color=color, markersize=3, label=kind)
+        for n in chosen:
+            axis.plot(*np.stack([rows[n], places[n]]).T, color=color, linewidth=0.5)
+            box = {"facecolor": "white", "edgecolor": color, "boxstyle": "circle,pad=0.15", "linewidth": 0.8}
+            axis.text(*places[n], labels[n], ha="center", va="center", parse_math=False, color=color, bbox=box)
     axis.set(xlabel=names[0], ylabel=names[1])
+    _legend_below(figure, axis)
     return figure
 
 
+def sprites_figure(labels: Sequence[str]) -> Figure:
+    """The labels as small pictures in a square grid, row by row, as TensorBoard's projector takes them."""
+    side = math.ceil(math.sqrt(len(labels)))
+    figure = Figure(figsize=(side * SPRITE / DPI, side * SPRITE / DPI), dpi=DPI)
+    style: dict[str, Any] = {"fontsize": 32, "weight": "bold", "parse_math": False}
+    for n, label in enumerate(labels):
+        x, y = (n % side + 0.5) / side, 1 - (n // side + 0.5) / side
+        figure.text(x, y, label, ha="center", va="center", color=_kind(n, label)[1], **style)
+    return figure
+
+
+def smoothed(losses: Losses, edges: npt.NDArray[np.int_]) -> tuple[npt.NDArray[np.float64], ...]:
+    """Of the losses between each two edges: the update in the middle, from 1, the mean, and two quantiles."""
+    points = []
+    for begin, end in pairwise(edges):
+        part = losses[begin:end][np.isfinite(losses[begin:end])]
+        numbers = [part.mean(dtype=np.float64), *np.quantile(part, [0.1, 0.9])] if len(part) else [np.nan] * 3
+        points.append([(begin + end + 1) / 2, *numbers])
+    return tuple(np.reshape(points, (-1, 4)).T)
+
+
+def _kind(n: int, label: str) -> tuple[str, str]:
+    """What kind of character has the id n, and its color; an accented vowel is one."""
+    if n == 0:
+        return "boundary", "C3"
+    is_vowel = unicodedata.normalize("NFD", label)[:1].lower() in tuple("aeiou")
+    return ("vowel", "C0") if is_vowel else ("other", "0.45")
+
+
+def apart(points: npt.NDArray[np.float32], distance: float) -> npt.NDArray[np.float64]:
+    """Points (n, 2) moved until no two are nearer than a fraction of the picture's width, or a hundred times."""
+    size = np.maximum(np.ptp(points, axis=0), 1e-12)
+    moved = points / size + 1e-6 * np.arange(len(points))[:, None]  # so that equal points have a direction
+    for _ in range(100):
+        between = moved[:, None] - moved
+        lengths = np.linalg.norm(between, axis=2)
+        push = np.where((lengths > 0) & (lengths < distance), distance - lengths, 0) / np.maximum(lengths, 1e-9)
+        if not push.any():
+            break
+        moved = moved + (between * push[..., None]).sum(1) / 2
+    return np.asarray(moved * size)
+
+
+def readable_ticks(axis: Any) -> None:
+    """Labels a short logarithmic axis between the powers of ten, too, in plain numbers."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 2.5, 3, 4, 5, 7)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def figure_with_panels(
-    count: int, title: str, width: int = 0, height: float = 3.6, columns: int = 9
+    count: int, title: str, width: float = WIDTH, height: float = 3.6, columns: int = 9, legend: int = 0
 ) -> tuple[Figure, list[Any]]:
-    """A titled figure with so many axes in at most so many columns; its width and the height of a row in inches."""
+    """A titled figure with so many axes in at most so many columns.
+
+    The width and the height of a row are in inches; below there is room for a legend of so many names.
+    """
     columns = min(count, columns)
     rows = -(-count // columns)
-    size = (width or 5 * columns, 0.5 + height * rows)
+    room = 0.21 * -(-legend // 2) + 0.25 if legend else 0
+    size = (width, 0.9 + height * rows + room)
     figure = Figure(figsize=size, dpi=DPI)
-    figure.suptitle(title, fontsize=11, y=1 - 0.08 / size[1])
+    figure.suptitle(title, fontsize=12, y=1 - 0.08 / size[1])
     # Fixed margins in inches: matplotlib's automatic layout takes as long as the drawing.
     x, y = 1 / size[0], 1 / size[1]
-    figure.subplots_adjust(left=0.75 * x, right=1 - 0.15 * x, bottom=0.55 * y, top=1 - 0.65 * y, hspace=1.25 / height)
+    inside = {"hspace": 0.4 / max(height - 0.4, 0.3) if rows > 1 else 0.0}
+    figure.subplots_adjust(left=0.8 * x, right=1 - 0.15 * x, bottom=(0.55 + room) * y, top=1 - 0.55 * y, **inside)
     axes = [figure.add_subplot(rows, columns, place + 1) for place in range(count)]
     for axis in axes:
         axis.locator_params(nbins=5)
     return figure, axes
 
 
-def _colors(count: int) -> list[Any]:
+def _legend_below(figure: Figure, axis: Any, title: str | None = None) -> None:
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=2 if len(labels) > 3 or title else 3, title=title)
+
+
+def _colors(count: int) -> Iterable[Any]:
     """So many colors, from dark to light with the depth."""
     return [matplotlib.colormaps["viridis"](0.85 * i / max(1, count - 1)) for i in range(count)]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ngram_mlp.diagnostics.statistics import is_nonlinearity, log10_ratio
+from ngram_mlp.diagnostics.statistics import is_nonlinearity, log10_of_norms, log10_ratio
 from ngram_mlp.models.layers import batch_norms
 
 
@@ -62,6 +62,13 @@ def update_ratios(snapshot: Snapshot, network: nn.Module) -> dict[str, float]:
     """By weight, log10 of std(update) / std(weight), from the snapshot before the update and the network after it."""
     after = dict(network.named_parameters())
     return {name: log10_ratio(after[name].detach() - w.value, w.value) for name, w in snapshot.weights.items()}
+
+
+def update_ratio(snapshot: Snapshot, network: nn.Module) -> float:
+    """log10 of norm(update) / norm(weights) over all weights, from the same."""
+    after = dict(network.named_parameters())
+    changes = [after[name].detach() - weight.value for name, weight in snapshot.weights.items()]
+    return log10_of_norms(changes, [weight.value for weight in snapshot.weights.values()])
 
 
 @torch.enable_grad()

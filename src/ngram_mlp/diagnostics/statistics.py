@@ -1,12 +1,16 @@
 """Statistics of activations, gradients and parameters, as pure functions of tensors."""
 
 import math
+from collections.abc import Iterable
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import activation
 
 SATURATION = 0.97
+BINS = 60
+ROWS = 32  # as many examples of a mask are kept
 
 
 def is_nonlinearity(module: nn.Module) -> bool:
@@ -56,3 +60,46 @@ def log10_ratio(change: Tensor, value: Tensor) -> float:
     if denominator == 0:
         return math.nan if numerator == 0 else math.inf
     return math.log10(numerator / denominator) if numerator else -math.inf
+
+
+def log10_of_norms(changes: Iterable[Tensor], values: Iterable[Tensor]) -> float:
+    """log10(norm(changes) / norm(values)), each over all tensors together: -inf where nothing changes."""
+    change, value = (math.sqrt(sum(float(x.square().sum()) for x in xs)) for xs in (changes, values))
+    if not change or not value:
+        return -math.inf if value else math.inf
+    return math.log10(change / value)
+
+
+class Density(TypedDict):
+    """How the finite values of a tensor are distributed: BINS densities, and the edges between them."""
+
+    edges: Tensor
+    values: Tensor
+    std: float
+
+
+class Cells(TypedDict):
+    """The first rows of a mask (examples, units), and what is true of all of it."""
+
+    rows: Tensor
+    share: float  # of the cells
+    dead: int  # units whose cells are all true
+    examples: int
+
+
+def density(x: Tensor) -> Density:
+    """The density of a tensor's finite values; without values where there are none."""
+    x = x.detach().float().cpu().flatten()
+    x = x[x.isfinite()]
+    if not len(x):
+        return {"edges": x, "values": x, "std": float("nan")}
+    margin = 1e-6 * max(1.0, float(x.abs().max()))  # where all are equal
+    values, edges = x.histogram(BINS, range=(float(x.min()) - margin, float(x.max()) + margin), density=True)
+    return {"edges": edges, "values": values, "std": x.std(correction=0).item()}
+
+
+def cells(mask: Tensor) -> Cells:
+    """What is shown of a mask (B, ..., n), of which each row of units counts as an example."""
+    mask = mask.reshape(-1, mask.shape[-1]).cpu()
+    share = mask.float().mean().item()
+    return {"rows": mask[:ROWS].clone(), "share": share, "dead": int(mask.all(0).sum()), "examples": len(mask)}

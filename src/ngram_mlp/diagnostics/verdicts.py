@@ -1,9 +1,9 @@
-"""A judgement on a network, and how it is shown."""
+"""A judgement on a network: how a number becomes one, what would help, and how it is shown."""
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple
 
 from rich.box import SIMPLE
 from rich.table import Table
@@ -22,6 +22,50 @@ class Verdict:
     value: float  # that it rests on
     finding: str  # and its cause
     remedy: str = ""  # empty where all is well
+    changes: Mapping[str, Any] = field(default_factory=dict)  # of arguments, by which the remedy is applied
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """What would help, in words, and the arguments of a model, its optimizer or its data that would do it."""
+
+    words: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        changes = ", ".join(f"{name.rpartition('.')[2]}: {value}" for name, value in self.changes.items())
+        return f"{self.words} ({changes})" if changes else self.words
+
+    def helps(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether a model with these arguments, nested ones by `outer.inner`, could have it and has it not."""
+        return any(arguments.get(name, value) != value for name, value in self.changes.items())
+
+
+class Rule(NamedTuple):
+    """How a number that should be small is judged."""
+
+    about: str
+    limits: tuple[float, float]  # ok up to the first; bad from the second, and where it is nan
+    cause: str
+    remedies: Sequence[Remedy]  # the first ones that a network does not have yet are named
+
+    def verdict(
+        self, value: float, finding: str, excess: float | None = None, arguments: Mapping[str, Any] | None = None
+    ) -> Verdict:
+        """Judges the excess, by default the value itself; cause and remedy appear where something is wrong.
+
+        `arguments` are those that the network has; None where they are not known.
+        """
+        excess = value if excess is None else excess
+        ok, bad = self.limits
+        if excess <= ok:
+            return Verdict(self.about, "ok", value, finding)
+        level: Level = "warning" if excess < bad else "bad"
+        known = arguments is not None
+        left = [one for one in self.remedies if not known or not one.changes or one.helps(arguments or {})]
+        named = [str(one) for one in left[:2]]
+        changes = next((one.changes for one in left), {})
+        return Verdict(self.about, level, value, f"{finding}: {self.cause}", ", or ".join(named), changes)
 
 
 def worst(verdicts: Iterable[Verdict]) -> Level:

@@ -162,7 +162,7 @@ class LanguageModel(LightningModule):
         if last and not validates_at(trainer, done):
             trainer.should_stop = self._ends = True  # told to stop, it validates
         if last or (every and done % every == 0):
-            log_at(trainer, done, {"train/loss": loss, "lr": torch.tensor(lr)})
+            log_at(trainer, done, {"train/loss": loss, "train/lr": torch.tensor(lr)})
         if every and done % every == 0:
             self.losses.logged = len(self.losses)
 

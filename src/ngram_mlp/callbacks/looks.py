@@ -1,0 +1,32 @@
+"""What is kept of some snapshots until figures are drawn of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+from ngram_mlp.diagnostics.snapshot import Snapshot
+
+
+class Looks:
+    """The first look at a network, one in the middle of the run, and the last.
+
+    Args:
+        summarize: what is kept of a snapshot: tensors in dictionaries, which checkpoints can hold.
+    """
+
+    def __init__(self, summarize: Callable[[Snapshot], dict[str, Any]]) -> None:
+        self._summarize = summarize
+        self.kept: list[tuple[int, dict[str, Any]]] = []  # (update, summary) of the first and the middle one
+        self._last: Snapshot | None = None
+
+    def add(self, snapshot: Snapshot, updates: int) -> None:
+        """Keeps what is to be kept of a snapshot in a run of so many updates."""
+        if not self.kept or (len(self.kept) == 1 and updates / 2 <= snapshot.update < updates - 1):
+            self.kept.append((snapshot.update, self._summarize(snapshot)))
+        self._last = snapshot
+
+    def summaries(self) -> dict[str, dict[str, Any]]:
+        """The summaries by a heading, such as `update 5,000`."""
+        looks = dict(self.kept)
+        if self._last is not None and self._last.update not in looks:
+            looks[self._last.update] = self._summarize(self._last)
+        return {f"update {update:,}": looks[update] for update in sorted(looks)}

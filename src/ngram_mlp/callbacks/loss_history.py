@@ -1,0 +1,56 @@
+"""The losses of a run as a curve."""
+
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+
+from ngram_mlp.callbacks.diagnosis import Diagnosis, is_an_end
+from ngram_mlp.callbacks.recorder import Recorder
+from ngram_mlp.models import LanguageModel
+from ngram_mlp.training import Calls
+
+DROP = 0.7  # a learning rate below this fraction of the last one is marked
+
+
+class LossHistory(Diagnosis):
+    """Draws the loss of every update, which the model keeps, the validation loss, and drops of the learning rate."""
+
+    update_calls = Calls()  # it notes what there is, as often as it is called
+
+    def __init__(self) -> None:
+        self._validation: list[tuple[int, float]] = []
+        self._drops: list[int] = []
+        self._rate = 0.0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+        if rate < DROP * self._rate:
+            self._drops.append(trainer.global_step)
+        self._rate = rate
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if "val/loss" in trainer.callback_metrics and not trainer.sanity_checking:
+            self._validation.append((trainer.global_step, float(trainer.callback_metrics["val/loss"])))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, LanguageModel)
+        if len(pl_module.losses):
+            from ngram_mlp.diagnostics.figures import loss_figure
+
+            # A gradual schedule drops at every look: that is no event.
+            drops = self._drops if len(self._drops) <= 5 else []
+            figure = loss_figure(pl_module.losses.all.numpy(), self._validation, drops)
+            Recorder(trainer, trainer.global_step).figure("loss", figure)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if is_an_end(exception):
+            self.on_train_end(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"validation": self._validation, "drops": self._drops, "rate": self._rate}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._validation = [tuple(point) for point in state_dict["validation"]]
+        self._drops, self._rate = state_dict["drops"], state_dict["rate"]

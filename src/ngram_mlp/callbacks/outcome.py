@@ -1,0 +1,43 @@
+"""What came of a run: the time it took, and how well the trained network predicts each split."""
+
+import time
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from ngram_mlp.callbacks.recorder import Recorder
+from ngram_mlp.data import NGramDataModule
+from ngram_mlp.diagnostics.batch_norm_statistics import StatisticsName, evaluate_splits
+from ngram_mlp.models import LanguageModel
+from ngram_mlp.training import Calls
+
+
+class Outcome(Callback):
+    """Evaluates the splits when the training has ended, with the weights that it leaves, and logs the losses.
+
+    Args:
+        statistics: what batch norm evaluates with.
+    """
+
+    update_calls = Calls()
+
+    def __init__(self, statistics: StatisticsName = "running") -> None:
+        self._statistics = statistics
+        self._started = 0.0
+        self.seconds = 0.0  # from the start of the fit to the end of the training
+        self.metrics: dict[str, dict[str, float]] = {}  # loss, perplexity and accuracy, by split; in the first process
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._started = time.perf_counter()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.seconds = time.perf_counter() - self._started
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Not before: averaged weights take the place of the last ones at the end of the training.
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if trainer.is_global_zero and isinstance(data, NGramDataModule):
+            assert isinstance(pl_module, LanguageModel)
+            self.metrics = evaluate_splits(pl_module.network, data.splits, self._statistics)
+            losses = {f"when trained/{split}_loss": values["loss"] for split, values in self.metrics.items()}
+            Recorder(trainer, trainer.global_step).numbers(losses)

@@ -1,0 +1,104 @@
+"""What came of a training, and what would have helped.
+
+The limits are chosen, and what the verdicts are worth is measured, in docs/verdicts.md.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ngram_mlp.diagnostics.initial_verdicts import DEAD, SATURATED, largest
+from ngram_mlp.diagnostics.snapshot import Snapshot
+from ngram_mlp.diagnostics.statistics import SATURATION, dead, saturated, saturated_by_nature
+from ngram_mlp.diagnostics.verdicts import Level, Remedy, Rule, Verdict
+
+LONGER = Remedy("train longer")
+GAP = Rule(
+    "train-validation gap",
+    (0.4, 0.8),
+    "the network learns its training words by heart",
+    [Remedy("stop earlier, make it smaller, or give it more words")],
+)
+FALLING = Rule("end of the loss curve", (0.01, 0.1), "it is not done yet", [LONGER])
+SLOW = Rule("update:data ratio", (4.5, 5.5), "the weights hardly moved", [Remedy("raise the learning rate")])
+FAST = Rule("update:data ratio", (-1.5, -1), "the weights jumped at every update", [Remedy("lower the learning rate")])
+
+
+def judge_training(
+    losses: Tensor,
+    metrics: Mapping[str, float],
+    counted: Mapping[str, float],
+    ratios: Sequence[tuple[int, float]] = (),
+    snapshot: Snapshot | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    saturation: float = SATURATION,
+) -> list[Verdict]:
+    """Verdicts on a training that has ended.
+
+    Args:
+        losses: of every update, (updates,).
+        metrics: the loss of the trained network on `train`, and on `val` unless nothing was validated.
+        counted: the losses of n-gram models on that split, and that of `guessing`.
+        ratios: (update, log10 of norm(update) / norm(weights)); what is in the second half counts.
+        snapshot: of the trained network, of many training examples.
+        arguments: of the model's constructor, as for `judge_initialization`.
+        saturation: the abs(tanh) above which a unit is saturated.
+    """
+    verdicts = [_outcome(metrics, counted)]
+    if len(losses) >= 50:
+        verdicts.append(_end_of_curve(losses))
+    if "val" in metrics:
+        gap = metrics["val"] - metrics["train"]
+        verdicts.append(GAP.verdict(gap, f"val {metrics['val']:.3f}, train {metrics['train']:.3f}"))
+    if late := sorted(ratio for update, ratio in ratios if update >= len(losses) // 2 and math.isfinite(ratio)):
+        ratio = late[len(late) // 2]
+        rule, excess = (FAST, ratio) if ratio > -3 else (SLOW, -ratio)
+        verdicts.append(rule.verdict(ratio, f"1e{ratio:.1f} in the second half", excess))
+    if snapshot and (layers := snapshot.nonlinearities):
+        masks = {name: saturated(layer.module, layer.input, saturation) for name, layer in layers.items()}
+        shares = {name: mask.float().mean().item() for name, mask in masks.items()}
+        by_nature = {name: saturated_by_nature(layer.module, saturation) for name, layer in layers.items()}
+        name, excess = largest({name: share - by_nature[name] for name, share in shares.items()})
+        verdicts.append(
+            SATURATED.verdict(shares[name], f"{shares[name]:.0%} of the cells of {name}", excess, arguments)
+        )
+        name, share = largest({name: dead(mask).float().mean().item() for name, mask in masks.items()})
+        verdicts.append(DEAD.verdict(share, f"{share:.1%} of {name}", share, arguments))
+    return verdicts
+
+
+def _outcome(metrics: Mapping[str, float], counted: Mapping[str, float]) -> Verdict:
+    """Judges the loss against guessing and counting: of what use is a network that they beat?"""
+    split = "val" if "val" in metrics else "train"
+    loss = metrics[split]
+    beaten = {name: other for name, other in counted.items() if loss < other}
+    unbeaten = {name: other for name, other in counted.items() if not loss < other}
+    known = f"{split} {loss:.3f}"
+    if beaten:
+        name, other = min(beaten.items(), key=lambda item: item[1])
+        known += f", better than {name if name == 'guessing' else f'counting {name}'} ({other:.3f})"
+    if unbeaten:
+        name, other = max(unbeaten.items(), key=lambda item: item[1])
+        known += f", worse than {name if name == 'guessing' else f'counting {name}'} ({other:.3f})"
+    level: Level = "ok"
+    if "guessing" in unbeaten or "unigrams" in unbeaten:
+        level, known = "bad", f"{known}: the network has learned nothing about sequences"
+    elif "bigrams" in unbeaten:
+        level, known = "warning", f"{known}: the network has learned little"
+    remedy = "" if level == "ok" else "see what was found before the first update, or train longer"
+    return Verdict("outcome", level, loss, known, remedy)
+
+
+def _end_of_curve(losses: Tensor) -> Verdict:
+    """Judges by how much the loss would fall in another fifth of the run at the slope of the last fifth."""
+    last = losses[-(len(losses) // 5) :].double()
+    time = torch.linspace(-0.5, 0.5, len(last), dtype=torch.float64)
+    slope = (time @ last) / (time @ time)
+    residual = last - last.mean() - slope * time
+    error = math.sqrt(float(residual.square().sum() / (len(last) - 2) / (time @ time)))
+    fall = -float(slope)
+    finding = f"falls by {fall:.3f} ± {2 * error:.3f} in the last fifth" if fall > 0 else "flat in the last fifth"
+    return FALLING.verdict(fall, finding, fall if fall > 2 * error else 0)

@@ -1,0 +1,207 @@
+"""What is wrong with a network before its first update, why, and what would help.
+
+The limits are chosen, and what the verdicts are worth is measured, in docs/verdicts.md.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ngram_mlp.data import NGramDataModule, NGrams
+from ngram_mlp.diagnostics.snapshot import Snapshot, take_snapshot
+from ngram_mlp.diagnostics.statistics import SATURATION, dead, mean_and_std, saturated, saturated_by_nature
+from ngram_mlp.diagnostics.trial import UPDATES, Trial, try_updates
+from ngram_mlp.diagnostics.verdicts import Remedy, Rule, Verdict
+from ngram_mlp.models import LanguageModel
+
+EXAMPLES = 4096  # of the training split, from which a network is judged
+RATIO = -2.4  # the log10 of update:data that a remedy aims at, the median of those that trained well
+
+SMALL_OUTPUT = Remedy(
+    "start the output layer small",
+    {"initialization.output_weight": "normal * 0.01", "initialization.output_bias": "constant * 0"},
+)
+SCALED = Remedy(
+    "scale the hidden weights to their fan-in",
+    {"initialization.hidden_weight": "normal * gain / sqrt(fan_in)", "initialization.hidden_bias": "auto"},
+)
+NORMALIZED = Remedy("normalize the hidden layers", {"norm.kind": "layer"})
+FIRST_LOSS = Rule("first loss", (1, 10), "the output layer is confidently wrong", [SMALL_OUTPUT])
+ALREADY_TRAINED = Rule(
+    "first loss",
+    (-math.inf, math.inf),
+    "better than guessing, so these weights have been trained",
+    [Remedy("start from the constructor's weights")],
+)
+SATURATED = Rule(
+    "saturation",
+    (0.25, 0.5),
+    "its inputs are too large, and hardly any gradient comes through",
+    [SCALED, NORMALIZED],
+)
+DEAD = Rule(
+    "dead units",
+    (0.1, 0.3),
+    "saturated for every example, they get no gradient and do not learn",
+    [SCALED, NORMALIZED],
+)
+GRADIENTS = Rule("gradient over depth", (1, 1.5), "{way} on the way back", [SCALED, NORMALIZED])
+FAST = Rule("learning rate", (-1.3, -1), "the weights jump at every update", [])
+DIVERGES = Rule("learning rate", (0.5, 2), "the updates make it worse", [])
+SLOW = Rule("learning rate", (3.2, 3.5), "the weights hardly move", [])
+SEEN = Rule("examples seen", (0, math.inf), "the run ends before it has seen them all", [])
+REPEATED = Rule("examples seen", (1, 2), "the network will learn them by heart", [])
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a run is going to train on."""
+
+    updates: int
+    batch_size: int  # of an update, the accumulated minibatches together
+    examples: int  # in the training split
+    parameters: int
+    validates: bool = True  # or nobody asks what it has learned by heart
+
+
+def judge_model(
+    model: LanguageModel,
+    data: NGramDataModule,
+    updates: int,
+    *,
+    accumulated: int = 1,
+    validates: bool = True,
+    clip: Callable[[list[Tensor]], Any] | None = None,
+    saturation: float = SATURATION,
+) -> list[Verdict]:
+    """The verdicts on a model before its first update on these data, from 4,096 examples and a trial of 32 updates.
+
+    The model is left as it was.
+
+    Args:
+        model: in training mode.
+        data: whose training split it is going to see.
+        updates: of the run.
+        accumulated: the minibatches of an update.
+        validates: whether the run is validated.
+        clip: clips the gradients of parameters.
+        saturation: the abs(tanh) above which a unit is saturated.
+    """
+    train, device = data.splits["train"], next(model.parameters()).device
+    contexts, targets = (x.to(device) for x in spread(train, EXAMPLES))
+    snapshot = take_snapshot(model.network, contexts, targets)
+    configured = model.configure_optimizers()
+    optimizer = configured["optimizer"] if isinstance(configured, dict) else None
+    trial = try_updates(model.network, optimizer, _drawn(train, data.batch_size, device), clip) if optimizer else None
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    budget = Budget(updates, data.batch_size * accumulated, len(train), parameters, validates)
+    return judge_initialization(snapshot, trial, budget, arguments_of(model), saturation)
+
+
+def judge_initialization(
+    snapshot: Snapshot,
+    trial: Trial | None = None,
+    budget: Budget | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    saturation: float = SATURATION,
+) -> list[Verdict]:
+    """Verdicts on a network before its first update.
+
+    Args:
+        snapshot: of update 0, of as many examples as can be had.
+        trial: of some updates.
+        budget: of the run.
+        arguments: of the model's constructor, nested ones by `outer.inner`; remedies name what is not there yet.
+        saturation: the abs(tanh) above which a unit is saturated.
+    """
+    expected = math.log(snapshot.logits.shape[1])
+    excess = snapshot.loss - expected
+    rule = ALREADY_TRAINED if excess < -0.5 else FIRST_LOSS
+    verdicts = [rule.verdict(snapshot.loss, f"{snapshot.loss:.2f}, expected {expected:.2f}", excess, arguments)]
+    if layers := snapshot.nonlinearities:
+        masks = {name: saturated(layer.module, layer.input, saturation) for name, layer in layers.items()}
+        fractions = {name: mask.float().mean().item() for name, mask in masks.items()}
+        by_nature = {name: saturated_by_nature(layer.module, saturation) for name, layer in layers.items()}
+        name, excess = largest({name: fraction - by_nature[name] for name, fraction in fractions.items()})
+        finding = f"{fractions[name]:.0%} of the cells of {name}, where a normal input gives {by_nature[name]:.0%}"
+        verdicts.append(SATURATED.verdict(fractions[name], finding, excess, arguments))
+        name, share = largest({name: dead(mask).float().mean().item() for name, mask in masks.items()})
+        verdicts.append(DEAD.verdict(share, f"{share:.1%} of {name}", share, arguments))
+        if len(layers) > 1:
+            verdicts.append(_over_depth([mean_and_std(layer.gradient)[1] for layer in layers.values()], arguments))
+    if trial:
+        verdicts.append(_learning_rate(trial))
+    if budget:
+        verdicts.append(_examples_seen(budget))
+    return verdicts
+
+
+def arguments_of(model: LanguageModel) -> dict[str, Any]:
+    """The constructor arguments of a model, nested ones by `outer.inner`."""
+    return dict(_flat(model.hparams))
+
+
+def spread(ngrams: NGrams, count: int) -> tuple[Tensor, Tensor]:
+    """So many contexts and targets at equal distances from each other, in int64; all where there are fewer."""
+    places = torch.linspace(0, len(ngrams) - 1, min(count, len(ngrams))).long()
+    return ngrams.contexts[places].long(), ngrams.targets[places].long()
+
+
+def largest(values: Mapping[str, float]) -> tuple[str, float]:
+    """The name with the largest value, and that."""
+    return max(values.items(), key=lambda item: item[1])
+
+
+def _drawn(ngrams: NGrams, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(0)  # nothing may draw from the stream that the run trains on
+    for _ in range(UPDATES):
+        examples = torch.randint(len(ngrams), (batch_size,), generator=generator)
+        yield ngrams.contexts[examples].long().to(device), ngrams.targets[examples].long().to(device)
+
+
+def _over_depth(gradients: list[float], arguments: Mapping[str, Any] | None) -> Verdict:
+    """Judges the std of the gradient at the first hidden layer over that at the last."""
+    ratio = gradients[0] / gradients[-1] if gradients[-1] else math.inf
+    excess = abs(math.log10(ratio)) if ratio > 0 else math.inf
+    finding = f"at the first hidden layer {ratio:.2g} of that at the last"
+    rule = GRADIENTS._replace(cause=f"gradients {'vanish' if ratio < 1 else 'explode'} on the way back")
+    return rule.verdict(ratio, finding, excess, arguments)
+
+
+def _learning_rate(trial: Trial) -> Verdict:
+    ratio = f"update:data 1e{trial.ratio:.1f}" if math.isfinite(trial.ratio) else "no update"
+    finding = f"{ratio} after {len(trial.losses)} updates of a trial"
+    if trial.rise > DIVERGES.limits[0]:
+        rule, excess, finding = DIVERGES, trial.rise, f"{finding}, loss {trial.losses[0]:.2f} to {trial.losses[-1]:.3g}"
+    else:
+        rule, excess = (FAST, trial.ratio) if trial.ratio > RATIO else (SLOW, -trial.ratio)
+    present = trial.first_ratio if rule is DIVERGES else trial.ratio  # before everything has got out of hand
+    target = trial.lr * 10 ** (RATIO - present) if math.isfinite(present) else trial.lr / 10
+    words = "lower it" if target < trial.lr else "raise it"
+    return rule._replace(remedies=[Remedy(words, {"optimizer.lr": f"{target:.1g}"})]).verdict(
+        trial.ratio, finding, excess
+    )
+
+
+def _examples_seen(budget: Budget) -> Verdict:
+    passes = budget.updates * budget.batch_size / budget.examples
+    finding = f"each of the {budget.examples:,} {passes:.3g} times, on average"
+    if budget.validates and (repeated := min(passes / 100, budget.parameters / budget.examples)) > REPEATED.limits[0]:
+        fewer = max(1, round(20 * budget.examples / budget.batch_size))
+        remedies = [Remedy("stop early", {"max_steps": f"{fewer:.1g}"}), Remedy("give it more words")]
+        return REPEATED._replace(remedies=remedies).verdict(passes, finding, repeated)
+    wanted = math.ceil(budget.examples / budget.updates)
+    remedies = [Remedy("train longer, or larger minibatches", {"batch_size": max(wanted, 32)})]
+    return SEEN._replace(remedies=remedies).verdict(passes, finding, 1 - passes)
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,93 @@
+"""A trial of some updates, which are taken back: whether a learning rate suits a network."""
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import LBFGS, Optimizer
+
+from ngram_mlp.diagnostics.statistics import log10_of_norms
+
+UPDATES = 32
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of a trial."""
+
+    losses: Sequence[float]  # of its updates, in nats; the last one may not be finite
+    first_ratio: float  # log10 of norm(update) / norm(weights) over all weights, at the first update
+    ratio: float  # the median of it over the second half
+    lr: float
+
+    @property
+    def rise(self) -> float:
+        """How much larger the loss is in the last quarter than at first; inf where it is not finite."""
+        last = self.losses[-max(1, len(self.losses) // 4) :]
+        rise = statistics.fmean(last) - self.losses[0]
+        return rise if math.isfinite(rise) else math.inf
+
+
+@torch.enable_grad()
+def try_updates(
+    network: nn.Module,
+    optimizer: Optimizer,
+    minibatches: Iterable[tuple[Tensor, Tensor]],
+    clip: Callable[[list[Tensor]], Any] | None = None,
+) -> Trial | None:
+    """Trains a network on minibatches (B, T), (B,), and takes that back; None where the optimizer needs a closure.
+
+    The learning rate is the highest of the optimizer's schedule, as far as the parameter groups tell it.
+
+    Args:
+        network: in training mode. Its parameters, gradients and buffers, and the random state, are afterwards what they
+            were before.
+        optimizer: of the network's parameters; it is used up.
+        minibatches: of the trial.
+        clip: clips the gradients of parameters.
+    """
+    if isinstance(optimizer, LBFGS):
+        return None
+    for group in optimizer.param_groups:
+        group["lr"] = max(float(group[key]) for key in ("lr", "initial_lr", "max_lr") if key in group)
+    parameters: list[Tensor] = [p for p in network.parameters() if p.requires_grad]
+    weights = [p for p in parameters if p.dim() > 1]
+    tensors = [*network.parameters(), *network.buffers()]
+    before, gradients = [x.detach().clone() for x in tensors], [p.grad for p in parameters]
+    losses, ratios = list[float](), list[float]()
+    with torch.random.fork_rng([x.device for x in parameters[:1] if x.is_cuda]):
+        try:
+            for contexts, targets in minibatches:
+                optimizer.zero_grad()
+                loss = F.cross_entropy(network(contexts), targets)
+                losses.append(loss.item())
+                if not math.isfinite(losses[-1]):
+                    break
+                loss.backward()  # type: ignore[no-untyped-call]
+                if clip is not None:
+                    clip(parameters)
+                old = [w.detach().clone() for w in weights]
+                optimizer.step()
+                ratios.append(log10_of_norms([w.detach() - o for w, o in zip(weights, old, strict=True)], old))
+        finally:
+            with torch.no_grad():
+                for x, value in zip(tensors, before, strict=True):
+                    x.copy_(value)
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient
+    ratio = statistics.median(ratios[len(ratios) // 2 :]) if ratios else math.inf
+    return Trial(losses, (ratios or [math.inf])[0], ratio, float(optimizer.param_groups[0]["lr"]))
+
+
+def clipping(value: float | None, algorithm: str | None) -> Callable[[list[Tensor]], Any] | None:
+    """What clips gradients as the trainer's options of these names say: by `norm`, unless by `value`."""
+    if not value:
+        return None
+    if algorithm == "value":
+        return lambda parameters: nn.utils.clip_grad_value_(parameters, value)
+    return lambda parameters: nn.utils.clip_grad_norm_(parameters, value)
