@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What the verdicts are worth: 120 networks judged, trained, and trained again with the remedies that were named.
 
-The limits of the verdicts were chosen from the first 90. The tables go into docs/verdicts.md, between its marks, and the
-networks into docs/verdicts.csv: `python benchmarks/verdicts.py`, about half an hour on two cores.
+The limits of the verdicts were chosen from the first 90. `python benchmarks/verdicts.py` takes half an hour on two cores;
+the tables go into docs/verdicts.md, between its marks, and the networks into docs/verdicts.csv.
 """
 
 import csv
@@ -192,8 +192,16 @@ def _exceptions(cases: Sequence[Case]) -> list[str]:
             n = case.network
             why = ", ".join(verdict.about for verdict in case.before if verdict.level == "bad")
             lines.append(
-                [n.name, f"{n.size[0]} x {n.size[1]}", f"{n.activation}, {n.norm}", f"{n.optimizer} {n.lr:g}"]
-                + [str(n.batch_size), why, f"{case.val:.3f}", f"{case.excess:.3f}"]
+                [
+                    n.name,
+                    f"{n.size[0]} x {n.size[1]}",
+                    f"{n.activation}, {n.norm}",
+                    f"{n.optimizer} {n.lr:g}",
+                    str(n.batch_size),
+                    why,
+                    f"{case.val:.3f}",
+                    f"{case.excess:.3f}",
+                ]
             )
         headings = [
             "network",

@@ -1,4 +1,4 @@
-"""What the README shows works as it stands there."""
+"""What the README and the guides show works as it stands there."""
 
 import re
 import shlex
@@ -15,15 +15,17 @@ from tests.lightning_table import at_peace, trained
 DOCUMENTS = [*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md"), PROJECT / "data" / "README.md"]
 
 README = (PROJECT / "README.md").read_text()
+GUIDES = [PROJECT / "docs" / f"{name}.md" for name in ("experiments", "looking", "comparing", "running")]
+SHOWN = "\n".join([README, *(path.read_text() for path in GUIDES)])
 
 
 def write(name: str, folder: Path) -> None:
-    """Writes a file that the README shows."""
-    (code,) = re.findall(rf"```python\n# {re.escape(name)}\n(.*?)```", README, flags=re.DOTALL)
+    """Writes a file that the documents show."""
+    (code,) = re.findall(rf"```python\n# {re.escape(name)}\n(.*?)```", SHOWN, flags=re.DOTALL)
     (folder / name).write_text(code)
 
 
-def test_the_variant_of_the_readme_trains_with_both_engines_and_samples(run_train, tmp_path, monkeypatch, capsys):
+def test_the_variant_of_the_documents_trains_with_both_engines_and_samples(run_train, tmp_path, monkeypatch, capsys):
     write("my_package.py", tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     for engine in ("eager", "fused"):
@@ -35,10 +37,10 @@ def test_the_variant_of_the_readme_trains_with_both_engines_and_samples(run_trai
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
-def test_the_callback_of_the_readme_logs(run_train, tmp_path, monkeypatch):
+def test_the_callback_of_the_documents_logs(run_train, tmp_path, monkeypatch):
     write("my_callback.py", tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    (line,) = re.findall(r"^PYTHONPATH=. python scripts/train.py (.*my_callback.*)$", README, flags=re.MULTILINE)
+    (line,) = re.findall(r"^PYTHONPATH=. python scripts/train.py (.*my_callback.*)$", SHOWN, flags=re.MULTILINE)
     folder, _ = run_train(*shlex.split(line), "--trainer.max_steps", "101")
     events = EventAccumulator(str(folder)).Reload()
     assert [event.step for event in events.Scalars("logit_norm")] == [0, 100]
@@ -71,11 +73,11 @@ def test_the_callback_of_docs_lightning_is_called_as_it_says(corpus_file):
     assert len(seen) < 6
 
 
-def test_the_commands_of_the_readme_work(run_train, corpus_file, tmp_path):
+def test_the_commands_of_the_documents_work(run_train, corpus_file, tmp_path):
     """Every line with a script runs; training is cut short, on the small corpus of the tests."""
     (tmp_path / "my_words.txt").write_text("anna\nbo\ncecilia\ndavid\nemil\nfredrik\ngun\nhans\n" * 5)
     first, _ = run_train("--trainer.max_steps", "3")
-    lines = re.findall(r"^python scripts/(\w+)\.py(.*)$", README, flags=re.MULTILINE)
+    lines = dict.fromkeys(re.findall(r"^python scripts/(\w+)\.py(.*)$", SHOWN, flags=re.MULTILINE))
     assert {script for script, _ in lines} == {"train", "check", "compare", "evaluate", "sample", "search"}
     for script, line in lines:
         line = line.replace("runs/default/version_0", str(first)).replace("configs/", f"{PROJECT}/configs/")
@@ -108,8 +110,12 @@ def test_the_targets_of_make_that_the_documents_name_exist():
             assert {*"".join(line).split()} <= targets, document
 
 
+def test_the_readme_is_read_in_five_minutes():
+    assert len(README.splitlines()) <= 200
+
+
 def test_options_are_completed_by_the_shell(capsys, tmp_path):
-    (option,) = re.findall(r"scripts/train.py (--print_completion) shtab-bash", README)
+    (option,) = re.findall(r"scripts/train.py (--print_completion) shtab-bash", SHOWN)
     with pytest.raises(SystemExit, match="0"):
         train.main(PROJECT / "configs" / "default.yaml", [option, "shtab-bash"])
     script = capsys.readouterr().out

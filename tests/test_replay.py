@@ -11,6 +11,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ngram_mlp.callbacks.observer import tag
 from ngram_mlp.cli import train
 from ngram_mlp.models.loading import load_model
 from ngram_mlp.models.sampling import sample_one_by_one
@@ -78,29 +79,29 @@ def numbers_of_an_update(stack, X, Y):
     numbers = {}
     for name, weight in weights.items():
         change = weight.detach() - before[name]
-        numbers[f"update_to_data/{name}"] = math.log10(change.std() / before[name].std())
-        numbers[f"gradient_to_data/{name}"] = math.log10(weight.grad.std() / before[name].std())
-        numbers[f"weight_gradient_std/{name}"] = weight.grad.std().item()
-        numbers[f"weight_gradient_norm/{name}"] = weight.grad.square().sum().sqrt().item()
+        numbers[tag(name, "update_to_data")] = math.log10(change.std() / before[name].std())
+        numbers[tag(name, "gradient_to_data")] = math.log10(weight.grad.std() / before[name].std())
+        numbers[tag(name, "gradient_std")] = weight.grad.std().item()
+        numbers[tag(name, "gradient_norm")] = weight.grad.square().sum().sqrt().item()
     owner, before_tanh = iter(owners), None
     for layer in stack.layers:
         if isinstance(layer, Linear):
             name, kind = next(owner), "linear"
         else:
             kind = "norm" if isinstance(layer, BatchNorm) else "activation"
-        numbers[f"gradient_std/{name}.{kind}"] = layer.out.grad.std().item()
+        numbers[tag(f"{name}.{kind}", "gradient_std")] = layer.out.grad.std().item()
         if isinstance(layer, Tanh):
-            numbers[f"activation_mean/{name}"] = layer.out.mean().item()
-            numbers[f"activation_std/{name}"] = layer.out.std().item()
-            numbers[f"saturated/{name}"] = (layer.out.abs() > 0.97).float().mean().item()
-            numbers[f"dead_units/{name}"] = (layer.out.abs() > 0.97).all(0).float().mean().item()
-            numbers[f"preactivation_std/{name}"] = before_tanh.std().item()
+            numbers[tag(name, "activation_mean")] = layer.out.mean().item()
+            numbers[tag(name, "activation_std")] = layer.out.std().item()
+            numbers[tag(name, "saturated")] = (layer.out.abs() > 0.97).float().mean().item()
+            numbers[tag(name, "dead_units")] = (layer.out.abs() > 0.97).all(0).float().mean().item()
+            numbers[tag(name, "preactivation_std")] = before_tanh.std().item()
         before_tanh = layer.out
     for owner, norm, linear, gain in zip(owners, norms, linears, gains, strict=True):
-        numbers[f"batch_norm_batch_mean/{owner}.norm"] = linear.out.mean(0).mean().item()
-        numbers[f"batch_norm_batch_std/{owner}.norm"] = linear.out.std(0).mean().item()
-        numbers[f"batch_norm_running_std/{owner}.norm"] = norm.running_var.sqrt().mean().item()
-        numbers[f"batch_norm_gain/{owner}.norm"] = gain.mean().item()
+        numbers[tag(f"{owner}.norm", "batch_norm_batch_mean")] = linear.out.mean(0).mean().item()
+        numbers[tag(f"{owner}.norm", "batch_norm_batch_std")] = linear.out.std(0).mean().item()
+        numbers[tag(f"{owner}.norm", "batch_norm_running_std")] = norm.running_var.sqrt().mean().item()
+        numbers[tag(f"{owner}.norm", "batch_norm_gain")] = gain.mean().item()
     return numbers, loss
 
 
@@ -116,11 +117,11 @@ def test_a_deep_batch_norm_stack_replays_its_loop_its_statistics_and_its_names(s
     np.testing.assert_allclose(losses, [*expected, last], atol=5e-5)
 
     events = EventAccumulator(str(folder), {"scalars": 0}).Reload()
-    for tag, value in numbers.items():
-        found = {event.step: event.value for event in events.Scalars(tag)}
+    for name, value in numbers.items():
+        found = {event.step: event.value for event in events.Scalars(name)}
         assert found.keys() == {0, 1_000}
         # A mean near 0 is the small difference of large sums.
-        assert found[1_000] == pytest.approx(value, rel=1e-5, abs=1e-7 if "_mean" in tag else 0), tag
+        assert found[1_000] == pytest.approx(value, rel=1e-5, abs=1e-7 if "_mean" in name else 0), name
 
     stack.evaluation()
     checkpoint = read_checkpoint(folder / "checkpoints" / "last.ckpt")

@@ -20,14 +20,14 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 # What each page has to say, and a selector for what it has to draw.
 PAGES = {
     "timeseries": (
-        ("train", "val", "saturated", "dead_units", "update_to_data", "figures", "activation"),
+        ("train", "train/loss", "val", "val/loss", "within_hidden1", "when_trained", "views"),
         "line-chart",
     ),
-    "scalars": (("train", "val", "saturated", "dead_units", "update_to_data", "batch_norm_drift_std"), "svg"),
-    "images": (("figures", "figures/saturation"), "img"),
-    "histograms": (("activation", "activation/hidden1", "weight_gradient"), "svg"),
+    "scalars": (("train", "val", "when_trained", "within_hidden1", "within_output"), "svg"),
+    "images": (("views", "views/saturation"), "img"),
+    "histograms": (("within_hidden1", "within_hidden1/activation", "within_output"), "svg"),
     "custom_scalars": (("losses", "layers", "weights", "train and validation"), "svg"),
-    "text": (("samples", "verdicts", "first loss", "expected 3.30"), "table"),
+    "text": (("recipe", "BatchNormMLP", "samples", "verdicts", "first loss", "expected 3.30"), "table"),
     "hparams": (("model/class", "optimizer/init_args/lr", "model/n_hidden", "val/loss", "BatchNormMLP"), None),
     "projector": (("Points: 27", "Dimension: 10"), "canvas"),
 }

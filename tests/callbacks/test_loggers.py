@@ -96,7 +96,7 @@ def test_a_csv_logger_gets_numbers_and_hyperparameters(run_train, tmp_path):
     folder, out = run_train(*OBSERVED, "--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", "csv")
     assert hint(out) == "csv/lightning_logs/version_0/metrics.csv"
     header, *rows = (tmp_path / hint(out)).read_text().splitlines()
-    assert {"val/loss", "saturated/hidden1", "samples/novel"} <= {*header.split(",")}
+    assert {"val/loss", "within_hidden1/saturated", "words/novel"} <= {*header.split(",")}
     assert len(rows) >= 3
     values = yaml.safe_load((tmp_path / hint(out)).with_name("hparams.yaml").read_text())
     assert values["model"]["class"] == "BatchNormMLP"
@@ -125,7 +125,7 @@ def test_a_users_logger_gets_numbers_and_hyperparameters_beside_another(run_trai
     own, tensorboard = "tests.callbacks.test_loggers.OwnLogger", "pytorch_lightning.loggers.TensorBoardLogger"
     loggers = f"[{{class_path: {own}}}, {{class_path: {tensorboard}, init_args: {{save_dir: tb}}}}]"
     _, out = run_train(*OBSERVED, "--trainer.logger", loggers)
-    assert OwnLogger.last.numbers.keys() >= {"val/loss", "saturated/hidden1", "samples/novel", "lr"}
+    assert OwnLogger.last.numbers.keys() >= {"val/loss", "within_hidden1/saturated", "words/novel", "train/lr"}
     (values,) = OwnLogger.last.values
     assert values["optimizer"]["init_args"]["lr"] == 0.1
     assert "look    OwnLogger own" in out
@@ -169,7 +169,7 @@ def test_comet_gets_numbers_and_hyperparameters(libraries, run_train):
     (call,) = experiment.__internal_api__log_parameters__.call_args_list
     assert call.kwargs["parameters"]["model"]["n_hidden"] == 20
     numbers = {name for call in experiment.__internal_api__log_metrics__.call_args_list for name in call.args[0]}
-    assert {"val/loss", "saturated/hidden1"} <= numbers
+    assert {"val/loss", "within_hidden1/saturated"} <= numbers
     assert hint(out).startswith("CometLogger ")
 
 
@@ -179,7 +179,7 @@ def test_litlogger_gets_numbers_and_hyperparameters(libraries, run_train):
     experiment = libraries["litlogger"].Experiment.return_value
     values = dict(call.args for call in experiment.__setitem__.call_args_list)
     assert "'n_hidden': 20" in values["model"]
-    assert {"val/loss", "saturated/hidden1"} <= {call.args[0] for call in experiment.__getitem__.call_args_list}
+    assert {"val/loss", "within_hidden1/saturated"} <= {call.args[0] for call in experiment.__getitem__.call_args_list}
     assert hint(out) == "LitLogger ./lightning_logs/clever-name"
 
 
@@ -194,9 +194,9 @@ def test_weights_and_biases_gets_everything(libraries, run_train):
         for name in call.args[0]:
             steps.setdefault(name, set()).add(call.args[0]["trainer/global_step"])
     assert steps["val/loss"] == {10, 20, 21}
-    assert steps["saturated/hidden1"] == {0, 10, 20}
+    assert steps["within_hidden1/saturated"] == {0, 10, 20}
     assert steps["weight/hidden1.linear.weight"] == steps["samples"] == {0, 20}
-    assert {name for name in steps if name.startswith("figures/")} == {f"figures/{name}" for name in FIGURES}
+    assert {name for name in steps if name.startswith("views/")} == {f"views/{name}" for name in FIGURES}
     assert hint(out) == "https://wandb.ai/names"
 
 
@@ -206,7 +206,7 @@ def test_mlflow_gets_everything(libraries, run_train):
     params = {call.kwargs["key"]: call.kwargs["value"] for call in libraries["mlflow.entities"].Param.call_args_list}
     assert params["optimizer/init_args/lr"] == "0.1"
     images = {(call.kwargs["key"], call.kwargs["step"]) for call in client.log_image.call_args_list}
-    assert images == {(f"figures/{name}", 21 if name == "loss" else 20) for name in FIGURES}
+    assert images == {(f"views/{name}", 21 if name == "loss" else 20) for name in FIGURES}
     contents = {call.args[2]: call.args[1] for call in client.log_dict.call_args_list}
     assert sum(contents["histograms/weight/hidden1.linear.weight/20.json"]["counts"]) == 600
     texts = {call.args[2]: call.args[1] for call in client.log_text.call_args_list}
@@ -244,10 +244,14 @@ def test_mlflows_own_store_holds_everything(run_train, monkeypatch, tmp_path):
     assert run.data.params["lr_scheduler/init_args/milestones"] == "[100000]"
     assert "hp_metric" not in run.data.metrics
     assert [metric.step for metric in client.get_metric_history(run.info.run_id, "val/loss")] == [10, 20, 21]
-    assert [metric.step for metric in client.get_metric_history(run.info.run_id, "saturated/hidden1")] == [0, 10, 20]
+    assert [metric.step for metric in client.get_metric_history(run.info.run_id, "within_hidden1/saturated")] == [
+        0,
+        10,
+        20,
+    ]
     artifacts = tmp_path / "store" / experiment.experiment_id / run.info.run_id / "artifacts"
     for name in FIGURES:
-        (path,) = artifacts.glob(f"images/figures~{name}*+step+*.png")
+        (path,) = artifacts.glob(f"images/views~{name}*+step+*.png")
         assert f"+step+{21 if name == 'loss' else 20}+" in path.name
         with Image.open(path) as image, Image.open(folder / "figures" / f"{name}.png") as own:
             assert np.array_equal(np.asarray(image.convert("RGB")), np.asarray(own.convert("RGB")))
@@ -280,11 +284,11 @@ def test_weights_and_biases_own_file_holds_everything(run_train, monkeypatch, tm
             points.setdefault(name, []).append((row["trainer/global_step"], value))
     assert "hp_metric" not in points
     assert [step for step, _ in points["val/loss"]] == [10, 20, 21]
-    assert [step for step, _ in points["saturated/hidden1"]] == [0, 10, 20]
+    assert [step for step, _ in points["within_hidden1/saturated"]] == [0, 10, 20]
     (_, _), (step, histogram) = points["weight/hidden1.linear.weight"]
     assert (step, histogram["_type"], sum(histogram["values"])) == (20, "histogram", 600)
     for name in FIGURES:
-        ((step, image),) = points[f"figures/{name}"]
+        ((step, image),) = points[f"views/{name}"]
         assert step == (21 if name == "loss" else 20)
         with (
             Image.open(path.parent / "files" / image["path"]) as shown,

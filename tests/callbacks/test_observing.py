@@ -71,9 +71,9 @@ def test_what_a_run_leaves_behind(run_train):
     events = EventAccumulator(str(folder), {"scalars": 0, "histograms": 0, "images": 0}).Reload()
     tags = events.Tags()
     steps = {
-        "saturated/hidden1": 10,
-        "update_to_data/hidden1.linear.weight": 10,
-        "batch_norm_drift_std/hidden1.norm": 10,
+        "within_hidden1/saturated": 10,
+        "within_hidden1/update_to_data/linear.weight": 10,
+        "within_hidden1/batch_norm_drift_std/norm": 10,
     }
     for tag, every in steps.items():
         assert [event.step for event in events.Scalars(tag)] == list(range(0, 61, every)), tag
@@ -86,8 +86,8 @@ def test_what_a_run_leaves_behind(run_train):
         with Image.open(folder / "figures" / f"{name}.png") as image:
             assert image.width >= 400
             assert len(image.convert("L").getcolors()) > 20  # something is drawn
-    assert [event.step for event in events.Images("figures/saturation")] == [0, 30, 60]
-    assert 0 <= events.Scalars("samples/novel")[0].value <= 1
+    assert [event.step for event in events.Images("views/saturation")] == [0, 30, 60]
+    assert 0 <= events.Scalars("words/novel")[0].value <= 1
     texts = {tag.removesuffix("/text_summary") for tag in tags["tensors"]}
     assert {"samples", "verdicts/before the first update", "verdicts/after the training"} <= texts
     assert "custom_scalars__config__" in tags["tensors"]

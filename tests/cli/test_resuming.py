@@ -261,7 +261,7 @@ def test_a_learning_rate_given_with_a_checkpoint_is_the_one_trained_with(cut, ru
         "--resume", str(cut), "--model.optimizer.lr", "0.02", "--model.lr_scheduler.milestones", "[9,300]"
     )
     losses = np.load(folder / "losses.npy")
-    assert [rate for step, rate in scalars(folder)["lr"] if step > first] == pytest.approx([2e-3, 2e-3, 2e-4])
+    assert [rate for step, rate in scalars(folder)["train/lr"] if step > first] == pytest.approx([2e-3, 2e-3, 2e-4])
     # The updates, written out: the rate has met its first milestone long before the checkpoint.
     model = load_model(checkpoint).train()
     generator = torch.Generator()

@@ -59,7 +59,7 @@ def test_everything_that_is_logged_counts_updates(run_train):
 
 def test_the_learning_rate_changes_at_the_update_that_the_schedule_names(run_train):
     folder, _ = run_train(*SHORT, "--model.lr_scheduler.milestones", "[700]")
-    rates = dict(scalars(folder)["lr"])
+    rates = dict(scalars(folder)["train/lr"])
     assert rates[600] == pytest.approx(0.1)
     assert rates[800] == pytest.approx(0.01)
 

@@ -1,26 +1,53 @@
 import json
 import math
+from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
 from ngram_mlp.cli import check
-from ngram_mlp.diagnostics.judging import judge_initialization, judge_training
+from ngram_mlp.data import NGramDataModule
+from ngram_mlp.diagnostics.counting import counted_losses
+from ngram_mlp.diagnostics.final_verdicts import judge_training
+from ngram_mlp.diagnostics.initial_verdicts import (
+    Budget,
+    arguments_of,
+    judge_initialization,
+    judge_model,
+    spread,
+)
 from ngram_mlp.diagnostics.snapshot import take_snapshot
+from ngram_mlp.diagnostics.trial import clipping, try_updates
 from ngram_mlp.diagnostics.verdicts import Verdict, as_json, as_markdown, worst
 from ngram_mlp.models import MLP, BatchNormMLP
 from ngram_mlp.models.layers import Initialization, Normalization
 from tests.conftest import PROJECT
 
 DEFAULT = PROJECT / "configs" / "default.yaml"
+KAIMING = {"initialization.hidden_weight": "normal * gain / sqrt(fan_in)", "initialization.hidden_bias": "auto"}
+
+
+def made(model=MLP, characters="." + "abcdefghijklmnopqrstuvwxyz", **options):
+    torch.manual_seed(0)
+    initialization = Initialization(**options.pop("initialization", {}))
+    return model(characters, 3, initialization=initialization, **options)
 
 
 def judged(model=MLP, **options):
-    torch.manual_seed(0)
-    initialization = Initialization(**options.pop("initialization", {}))
-    model = model("." + "abcdefghijklmnopqrstuvwxyz", 3, initialization=initialization, **options)
-    snapshot = take_snapshot(model.network, torch.randint(27, (32, 3)), torch.randint(27, (32,)))
-    return {verdict.about: verdict for verdict in judge_initialization(snapshot)}
+    model = made(model, **options)
+    snapshot = take_snapshot(model.network, torch.randint(27, (256, 3)), torch.randint(27, (256,)))
+    return {verdict.about: verdict for verdict in judge_initialization(snapshot, arguments=arguments_of(model))}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return NGramDataModule("sample")
+
+
+def with_data(data, updates=20_000, lr=0.1, kind=torch.optim.SGD, **options):
+    model = made(characters=data.characters, optimizer=lambda parameters: kind(parameters, lr=lr), **options)
+    return {verdict.about: verdict for verdict in judge_model(model, data, updates)}
 
 
 @pytest.mark.parametrize("n_layers", [1, 5])
@@ -32,29 +59,50 @@ def test_principled_initializations_are_ok(kind, n_layers):
 
 
 @pytest.mark.parametrize(
-    ("options", "about", "cause"),
+    ("options", "about", "cause", "changes"),
     [
-        ({"initialization": {"output_weight": "normal"}}, "first loss", "confidently wrong"),
-        ({"initialization": {"output_weight": "normal"}}, "spread of the logits", "too large"),
-        ({"initialization": {"hidden_weight": "normal"}}, "saturation", "too large"),
-        ({"initialization": {"hidden_weight": "normal", "hidden_bias": "constant * 30"}}, "dead units", "no gradient"),
+        (
+            {"initialization": {"output_weight": "normal"}},
+            "first loss",
+            "confidently wrong",
+            {"initialization.output_weight": "normal * 0.01", "initialization.output_bias": "constant * 0"},
+        ),
+        ({"initialization": {"hidden_weight": "normal * 2"}}, "saturation", "too large", KAIMING),
+        ({"initialization": {"hidden_bias": "constant * 30"}}, "dead units", "no gradient", KAIMING),
         (
             {"initialization": {"hidden_weight": "normal * 0.02"}, "n_layers": 5},
-            "gain of the hidden layers",
+            "gradient over depth",
             "vanish",
+            KAIMING,
         ),
         (
             {"initialization": {"hidden_weight": "normal * 0.5"}, "n_layers": 5, "activation": "ReLU"},
-            "gain of the hidden layers",
+            "gradient over depth",
             "explode",
+            KAIMING,
         ),
     ],
 )
-def test_each_mistake_is_called_bad_with_its_cause_and_a_remedy(options, about, cause):
+def test_each_mistake_is_called_bad_and_its_remedy_mends_it(options, about, cause, changes):
     verdict = judged(**options)[about]
     assert verdict.level == "bad"
     assert cause in verdict.finding
-    assert verdict.remedy
+    assert verdict.changes == changes
+    for name, value in changes.items():
+        assert f"{name}: {value}" in verdict.remedy
+    mended = {name.split(".")[1]: value for name, value in changes.items()}
+    assert judged(**options | {"initialization": options["initialization"] | mended})[about].level == "ok"
+
+
+def test_a_remedy_is_not_what_the_network_has_already():
+    dead = judged(activation="ReLU", n_layers=10, n_hidden=20, initialization={"hidden_bias": "constant * -9"})
+    assert "hidden_bias: auto" in dead["dead units"].remedy
+    with_kaiming = judged(
+        activation="ReLU", n_layers=10, n_hidden=20, residual=True, initialization={"output_weight": "normal * 3"}
+    )
+    verdicts = [verdict for verdict in with_kaiming.values() if verdict.level != "ok"]
+    assert verdicts
+    assert not any("hidden_weight" in verdict.remedy for verdict in verdicts)
 
 
 def test_half_a_relu_is_no_saturation():
@@ -68,31 +116,133 @@ def test_a_loss_that_is_not_finite_is_bad():
     assert json.loads(text)["verdict"] == "bad"
 
 
-def test_training_is_judged_by_what_happened():
-    healthy = judge_training({"w": [-3.2, -3.0, -2.8]}, [0.01, 0.02], {"hidden1": 0.0}, (2.05, 2.10))
-    assert [v.level for v in healthy] == ["ok"] * 4
-    slow, vanishing, dead, gap = judge_training(
-        {"w": [-6.1, -6.0, -5.9], "v": [-3.0]}, [1e-5, 1e-2], {"hidden1": 0.0, "hidden2": 0.2}, (1.0, 2.5)
-    )
-    assert worst([slow, vanishing, dead, gap]) == "bad"
-    assert "w" in slow.finding
-    assert "raise the learning rate" in slow.remedy
-    assert "vanish" in vanishing.finding
-    assert "hidden2" in dead.finding
-    assert "memorizes" in gap.finding
-    (fast,) = judge_training({"w": [-0.2]}, [0.01], {}, None)
-    assert (fast.level, "lower" in fast.remedy) == ("bad", True)
-    (exploding,) = judge_training({}, [3.0, 0.01], {}, None)
-    assert "explode" in exploding.finding
+@pytest.mark.parametrize(
+    ("kind", "lr", "level", "words"),
+    [
+        (torch.optim.SGD, 0.1, "ok", ""),
+        (torch.optim.SGD, 1e-4, "bad", "raise it"),
+        (torch.optim.SGD, 20, "bad", "lower it"),
+        (torch.optim.AdamW, 2e-3, "ok", ""),
+        (torch.optim.AdamW, 1e-6, "bad", "raise it"),
+        (torch.optim.AdamW, 0.5, "bad", "lower it"),
+    ],
+)
+def test_a_trial_finds_the_learning_rate_too_high_or_too_low_and_names_one_that_is_not(data, kind, lr, level, words):
+    verdict = with_data(data, lr=lr, kind=kind)["learning rate"]
+    assert verdict.level == level, verdict
+    assert words in verdict.remedy
+    if level == "bad":
+        better = with_data(data, lr=float(verdict.changes["optimizer.lr"]), kind=kind)
+        assert better["learning rate"].level == "ok"
+
+
+def test_a_trial_takes_everything_back(data):
+    model = made(BatchNormMLP, characters=data.characters, n_layers=2, n_hidden=20).train()
+    batches = [tuple(torch.randint(27, shape) for shape in ((32, 3), (32,))) for _ in range(5)]
+    model.network(batches[0][0]).sum().backward()
+    state = {name: x.clone() for name, x in model.network.state_dict().items()}
+    gradients = [parameter.grad.clone() for parameter in model.parameters()]
+    random = torch.get_rng_state()
+    optimizer = model.configure_optimizers()["optimizer"]
+    trial = try_updates(model.network, optimizer, batches)
+    assert len(trial.losses) == 5
+    assert all(x.equal(state[name]) for name, x in model.network.state_dict().items())
+    assert all(p.grad.equal(g) for p, g in zip(model.parameters(), gradients, strict=True))
+    assert torch.get_rng_state().equal(random)
+
+
+def test_a_trial_measures_what_the_optimizer_does_to_all_weights():
+    model = made(n_hidden=20, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.5))
+    batch = torch.randint(27, (32, 3)), torch.randint(27, (32,))
+    trial = try_updates(model.network, model.configure_optimizers()["optimizer"], [batch])
+    loss = torch.nn.functional.cross_entropy(model.network(batch[0]), batch[1])
+    weights = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, weights)])
+    weight = torch.cat([parameter.detach().flatten() for parameter in weights])
+    assert trial.ratio == pytest.approx(math.log10(0.5 * gradient.norm() / weight.norm()), rel=1e-4)
+    clipped = try_updates(model.network, model.configure_optimizers()["optimizer"], [batch], clipping(1e-4, None))
+    assert clipped.ratio < trial.ratio - 1
+
+
+def test_a_run_that_sees_too_little_and_one_that_learns_by_heart_are_told(data):
+    few = with_data(data, updates=100)["examples seen"]
+    assert (few.level, few.value) == ("warning", pytest.approx(3200 / len(data.splits["train"])))
+    assert with_data(data, updates=20_000)["examples seen"].level == "ok"
+    snapshot = take_snapshot(made().network, torch.randint(27, (64, 3)), torch.randint(27, (64,)))
+    for validates, level in ((True, "bad"), (False, "ok")):  # where nobody asks for more than the training words
+        budget = Budget(updates=20_000, batch_size=32, examples=500, parameters=12_000, validates=validates)
+        verdict = judge_initialization(snapshot, budget=budget)[-1]
+        assert (verdict.about, verdict.level) == ("examples seen", level)
+
+
+def test_examples_are_spread_over_the_split(data):
+    contexts, targets = spread(data.splits["train"], 50)
+    assert len(contexts) == len(targets) == 50
+    assert contexts[-1].equal(data.splits["train"].contexts[-1].long())
+    assert len(spread(data.splits["val"], 10**9)[0]) == len(data.splits["val"])
+
+
+def test_counting_is_what_it_is_word_by_word(data):
+    train, val = data.splits["train"], data.splits["val"]
+    found = counted_losses(train, val, len(data.characters))
+    for length, name in enumerate(("unigrams", "bigrams", "trigrams")):
+        own = [tuple(c[3 - length :]) for c in train.contexts.tolist()]
+        pairs, singles = Counter(zip(own, train.targets.tolist(), strict=True)), Counter(own)
+        others = zip([tuple(c[3 - length :]) for c in val.contexts.tolist()], val.targets.tolist(), strict=True)
+        losses = [-math.log((pairs[context, t] + 1) / (singles[context] + 27)) for context, t in others]
+        assert found[name] == pytest.approx(np.mean(losses), rel=1e-5)
+    short = NGramDataModule("sample", block_size=1)
+    assert [*counted_losses(short.splits["train"], short.splits["val"], 27)] == ["unigrams", "bigrams"]
+
+
+COUNTED = {"guessing": 3.3, "unigrams": 2.8, "bigrams": 2.45, "trigrams": 2.24}
+
+
+@pytest.mark.parametrize(
+    ("val", "level", "finding"),
+    [
+        (2.1, "ok", "better than counting trigrams (2.240)"),
+        (2.3, "ok", "better than counting bigrams (2.450), worse than counting trigrams (2.240)"),
+        (2.54, "warning", "worse than counting bigrams"),
+        (2.82, "bad", "learned nothing"),
+        (145.0, "bad", "worse than guessing"),
+        (math.nan, "bad", "worse than guessing"),
+    ],
+)
+def test_the_outcome_is_judged_against_counting(val, level, finding):
+    verdict = judge_training(torch.full((1000,), val), {"train": val, "val": val}, COUNTED)[0]
+    assert (verdict.about, verdict.level) == ("outcome", level)
+    assert finding in verdict.finding
+
+
+def test_a_curve_that_still_falls_is_told_from_noise():
+    noise = 0.25 * torch.randn(20_000, generator=torch.Generator().manual_seed(1))
+    flat, falling = 2.1 + noise, 2.1 + noise - torch.linspace(0, 1, 20_000)
+    levels = [judge_training(losses, {"train": 2.1}, COUNTED)[1].level for losses in (flat, falling)]
+    assert levels == ["ok", "bad"]
+    assert judge_training(falling, {"train": 2.1}, COUNTED)[1].value == pytest.approx(0.2, abs=0.02)
+
+
+def test_a_training_is_judged_by_its_gap_its_second_half_and_what_it_leaves():
+    losses, model = torch.full((1000,), 2.1), made(initialization={"hidden_bias": "constant * 30"})
+    snapshot = take_snapshot(model.network.eval(), torch.randint(27, (64, 3)), torch.randint(27, (64,)))
+    ratios = [(0, -0.5), (400, -0.5), (500, -6.0), (999, -6.2)]
+    verdicts = judge_training(losses, {"train": 1.1, "val": 4.0}, COUNTED, ratios, snapshot)
+    found = {verdict.about: verdict for verdict in verdicts}
+    assert "by heart" in found["train-validation gap"].finding
+    assert (found["update:data ratio"].value, found["update:data ratio"].level) == (-6.0, "bad")
+    assert found["dead units"].level == found["saturation"].level == "bad"
+    healthy = judge_training(losses, {"train": 2.07, "val": 2.1}, COUNTED, [(0, -0.5), (999, -2.5)])
+    assert worst(healthy) == "ok"
 
 
 def test_records_hold_what_was_found():
-    verdicts = [Verdict("a", "warning", math.inf, "found", "do"), Verdict("b", "ok", 1.5, "fine")]
+    verdicts = [Verdict("a", "warning", math.inf, "found", "do", {"x": 1}), Verdict("b", "ok", 1.5, "fine")]
     assert as_json(verdicts) == {
         "verdict": "warning",
         "findings": [
-            {"about": "a", "level": "warning", "value": None, "finding": "found", "remedy": "do"},
-            {"about": "b", "level": "ok", "value": 1.5, "finding": "fine", "remedy": ""},
+            {"about": "a", "level": "warning", "value": None, "finding": "found", "remedy": "do", "changes": {"x": 1}},
+            {"about": "b", "level": "ok", "value": 1.5, "finding": "fine", "remedy": "", "changes": {}},
         ],
     }
     assert as_markdown(verdicts).splitlines()[2] == "| a | **warning** | found | do |"
@@ -100,21 +250,22 @@ def test_records_hold_what_was_found():
 
 
 @pytest.mark.parametrize(
-    ("experiment", "status", "bad"),
+    ("config", "bad"),
     [
-        ("004_plain", 1, {"first loss", "spread of the logits", "saturation"}),
-        ("004_hidden_scaled", 0, set()),
-        ("002_running_batch_norm", 0, set()),
+        ("experiments/004_plain", {"first loss"}),
+        ("experiments/004_hidden_scaled", set()),
+        ("experiments/002_running_batch_norm", set()),
+        ("debug/overfit", set()),  # which is to learn its words by heart
     ],
 )
-def test_check_tells_the_notebooks_networks_apart_without_training(experiment, status, bad, tmp_path, monkeypatch):
+def test_check_tells_networks_apart_without_training(config, bad, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config = PROJECT / "configs" / "experiments" / f"{experiment}.yaml"
-    args = ["--config", str(config), "--data.corpus", "sample", "--output", "out.json"]
-    if status:
-        with pytest.raises(SystemExit) as stop:
+    args = ["--config", str(PROJECT / "configs" / f"{config}.yaml"), "--output", "out.json"]
+    words = PROJECT / "data" / "few_words.txt"
+    args += ["--data.corpus", str(words) if "debug" in config else "sample"]
+    if bad:
+        with pytest.raises(SystemExit, match="1"):
             check.main(DEFAULT, args)
-        assert stop.value.code == status
     else:
         check.main(DEFAULT, args)
     record = json.loads((tmp_path / "out.json").read_text())
@@ -122,9 +273,10 @@ def test_check_tells_the_notebooks_networks_apart_without_training(experiment, s
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]  # no run
 
 
-def test_check_judges_the_very_minibatch_that_a_run_begins_with(run_train, corpus_file):
-    folder, _ = run_train("--trainer.max_steps", "1", "--seed_everything", "5", "--observe.every_n_updates", "0/0/0")
-    check.main(DEFAULT, ["--data.corpus", str(corpus_file), "--seed_everything", "5", "--output", "check.json"])
+def test_check_judges_as_a_run_does(run_train, corpus_file):
+    options = ("--trainer.max_steps", "1", "--seed_everything", "5", "--trainer.gradient_clip_val", "0.1")
+    folder, _ = run_train(*options, "--observe.every_n_updates", "0/0/0")
+    check.main(DEFAULT, ["--data.corpus", str(corpus_file), *options, "--output", "check.json"])
     checked = json.loads((corpus_file.parent / "check.json").read_text())
     assert checked == json.loads((folder / "preflight.json").read_text())
 

@@ -58,12 +58,12 @@ def test_its_statistics_are_over_examples_and_positions_and_every_figure_is_draw
     for number, stage in enumerate(tree.stages, 1):
         flat = (stage["tanh"].abs() > 0.97).flatten(0, 1)
         expected = {
-            f"activation_std/hidden{number}": stage["tanh"].std(),
-            f"saturated/hidden{number}": flat.float().mean(),
-            f"dead_units/hidden{number}": flat.all(0).float().mean(),
-            f"batch_norm_batch_std/hidden{number}.norm": stage["linear"].std((0, 1)).mean(),
-            f"batch_norm_running_mean/hidden{number}.norm": stage["mean"].mean(),
-            f"batch_norm_running_std/hidden{number}.norm": stage["var"].sqrt().mean(),
+            f"within_hidden{number}/activation_std": stage["tanh"].std(),
+            f"within_hidden{number}/saturated": flat.float().mean(),
+            f"within_hidden{number}/dead_units": flat.all(0).float().mean(),
+            f"within_hidden{number}/batch_norm_batch_std/norm": stage["linear"].std((0, 1)).mean(),
+            f"within_hidden{number}/batch_norm_running_mean/norm": stage["mean"].mean(),
+            f"within_hidden{number}/batch_norm_running_std/norm": stage["var"].sqrt().mean(),
         }
         for tag, value in expected.items():
             found = {event.step: event.value for event in events.Scalars(tag)}

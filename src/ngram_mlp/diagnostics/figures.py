@@ -113,7 +113,7 @@ def distributions_figure(title: str, unit: str, panels: Mapping[str, Mapping[str
     if high < 20 * low:
         readable_ticks(axes[0].yaxis)
     axes[-1].set_xlabel(unit)
-    _legend_below(figure, axes[0], "standard deviations")
+    legend_below(figure, axes[0], "standard deviations")
     return figure
 
 
@@ -132,7 +132,7 @@ def saturation_figure(panels: Mapping[str, Mapping[str, Cells]]) -> Figure:
     for place, axis in enumerate(axes):
         name, (heading, layers) = names[place // len(panels)], list(panels.items())[place % len(panels)]
         shown = layers[name]
-        axis.imshow(shown["rows"], cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+        axis.imshow(shown["rows"].numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
         dead = f", {shown['dead']} dead" if shown["dead"] else ""
         above = f"{heading}\n" if place < len(panels) else ""
         axis.set_title(f"{above}{name}: {shown['share']:.1%}{dead}", fontsize=10)
@@ -149,7 +149,7 @@ def update_ratio_figure(histories: Mapping[str, Sequence[tuple[int, float]]]) ->
         axis.plot([u for u, _ in points], [r for _, r in points], ".-", color=color, linewidth=1, label=name)
     axis.axhline(-3, color="black", linewidth=1, linestyle="--", label="1e-3")
     axis.set(xlabel="update", ylabel="log10(std of update / of weight)")
-    _legend_below(figure, axis)
+    legend_below(figure, axis)
     return figure
 
 
@@ -180,7 +180,7 @@ def embedding_figure(embedding: Tensor, labels: Sequence[str]) -> Figure:
             box = {"facecolor": "white", "edgecolor": color, "boxstyle": "circle,pad=0.15", "linewidth": 0.8}
             axis.text(*places[n], labels[n], ha="center", va="center", parse_math=False, color=color, bbox=box)
     axis.set(xlabel=names[0], ylabel=names[1])
-    _legend_below(figure, axis)
+    legend_below(figure, axis)
     return figure
 
 
@@ -259,7 +259,8 @@ def figure_with_panels(
     return figure, axes
 
 
-def _legend_below(figure: Figure, axis: Any, title: str | None = None) -> None:
+def legend_below(figure: Figure, axis: Any, title: str | None = None) -> None:
+    """Puts the legend of one of the panels below them all, where `figure_with_panels` has left room."""
     handles, labels = axis.get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=2 if len(labels) > 3 or title else 3, title=title)
 

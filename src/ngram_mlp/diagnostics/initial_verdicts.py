@@ -188,14 +188,17 @@ def _learning_rate(trial: Trial) -> Verdict:
 
 
 def _examples_seen(budget: Budget) -> Verdict:
-    passes = budget.updates * budget.batch_size / budget.examples
-    finding = f"each of the {budget.examples:,} {passes:.3g} times, on average"
+    drawn = budget.updates * budget.batch_size
+    passes = drawn / budget.examples
+    finding = f"each of the {budget.examples:,} about {passes:,.1f} times"
     if budget.validates and (repeated := min(passes / 100, budget.parameters / budget.examples)) > REPEATED.limits[0]:
         fewer = max(1, round(20 * budget.examples / budget.batch_size))
         remedies = [Remedy("stop early", {"max_steps": f"{fewer:.1g}"}), Remedy("give it more words")]
         return REPEATED._replace(remedies=remedies).verdict(passes, finding, repeated)
     wanted = math.ceil(budget.examples / budget.updates)
     remedies = [Remedy("train longer, or larger minibatches", {"batch_size": max(wanted, 32)})]
+    if passes < 1:
+        finding = f"{drawn:,} of the {budget.examples:,} in the training split"
     return SEEN._replace(remedies=remedies).verdict(passes, finding, 1 - passes)
 
 

@@ -84,7 +84,6 @@ class Cells(TypedDict):
     rows: Tensor
     share: float  # of the cells
     dead: int  # units whose cells are all true
-    examples: int
 
 
 def density(x: Tensor) -> Density:
@@ -102,4 +101,4 @@ def cells(mask: Tensor) -> Cells:
     """What is shown of a mask (B, ..., n), of which each row of units counts as an example."""
     mask = mask.reshape(-1, mask.shape[-1]).cpu()
     share = mask.float().mean().item()
-    return {"rows": mask[:ROWS].clone(), "share": share, "dead": int(mask.all(0).sum()), "examples": len(mask)}
+    return {"rows": mask[:ROWS].clone(), "share": share, "dead": int(mask.all(0).sum())}

@@ -33,7 +33,7 @@ class Remedy:
     changes: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        changes = ", ".join(f"{name.rpartition('.')[2]}: {value}" for name, value in self.changes.items())
+        changes = ", ".join(f"{name}: {value}" for name, value in self.changes.items())
         return f"{self.words} ({changes})" if changes else self.words
 
     def helps(self, arguments: Mapping[str, Any]) -> bool:

@@ -5,43 +5,49 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from ngram_mlp.diagnostics.figures import STYLE, figure_with_panels
+from ngram_mlp.diagnostics.figures import (
+    PARTS,
+    STYLE,
+    Losses,
+    figure_with_panels,
+    legend_below,
+    readable_ticks,
+    smoothed,
+)
 
 Points = Sequence[tuple[int, float]]
 
 
 @matplotlib.rc_context(STYLE)
-def loss_bands_figure(panels: Mapping[str, Mapping[str, Sequence[npt.NDArray[np.float32]]]]) -> Figure:
+def loss_bands_figure(panels: Mapping[str, Mapping[str, Sequence[Losses]]]) -> Figure:
     """The training loss of several recipes over updates: mean over seeds, and a band from the least to the greatest.
 
-    By heading and recipe there are the losses of every update for each seed. Updates are on a logarithmic axis, and
-    losses are means over parts of equal length there. What is higher than every loss after a twentieth of the run is
-    cut off, so that a bad beginning does not hide the end.
+    By heading and recipe there are the losses of every update for each seed. On the left of each row is the whole run
+    on logarithmic axes, from the first update, on the right all but its first tenth. Losses are means over parts.
     """
-    figure, axes = figure_with_panels(len(panels), "training loss: mean and range over seeds", width=11, columns=2)
-    figure.subplots_adjust(right=0.76)
+    seeds = max(len(seeds) for recipes in panels.values() for seeds in recipes.values())
+    title = f"training loss: mean and range over {seeds} seeds" if seeds > 1 else "training loss"
     styles = _styles(recipe for recipes in panels.values() for recipe in recipes)
-    bottom, top, curves = np.inf, 0.0, {}
-    for axis, (heading, recipes) in zip(axes, panels.items(), strict=True):
-        for recipe, seeds in recipes.items():
-            updates = min(map(len, seeds))
-            edges = np.unique(np.geomspace(1, updates + 1, 60).astype(int)) - 1
-            counts = np.diff(edges)
-            parts = np.stack([np.add.reduceat(seed[:updates], edges[:-1], dtype=np.float64) for seed in seeds]) / counts
-            x, mean = edges[:-1] + (counts + 1) / 2, parts.mean(0)
-            axis.fill_between(x, parts.min(0), parts.max(0), color=styles[recipe]["color"], alpha=0.2, linewidth=0)
-            (curves[recipe],) = axis.plot(x, mean, **styles[recipe], linewidth=1)
-            late = mean[x >= updates / 20]
-            bottom, top = np.fmin(bottom, late.min()), np.fmax(top, late.max())
-        axis.set(title=heading, xlabel="update", ylabel="cross-entropy in nats", xscale="log")
-    if np.isfinite([bottom, top]).all() and bottom < top:
-        margin = 0.1 * (top - bottom)
-        for axis in axes:
-            axis.set_ylim(bottom - margin, top + margin)
-    figure.legend(curves.values(), curves.keys(), loc="upper left", bbox_to_anchor=(0.77, 0.9))
+    figure, axes = figure_with_panels(2 * len(panels), title, width=8.5, height=2.9, columns=2, legend=len(styles))
+    figure.subplots_adjust(hspace=0.3, wspace=0.2)
+    for place, (heading, recipes) in enumerate(panels.items()):
+        whole, late = axes[2 * place : 2 * place + 2]
+        for recipe, of_seeds in recipes.items():
+            updates = min(map(len, of_seeds))
+            spaced = (np.geomspace(1, updates + 1, PARTS) - 1, np.linspace(updates // 10, updates, PARTS // 2))
+            for axis, edges in zip((whole, late), spaced, strict=True):
+                curves = [smoothed(losses, np.unique(edges.astype(int)))[:2] for losses in of_seeds]
+                x, means = curves[0][0], np.stack([mean for _, mean in curves])
+                axis.fill_between(x, means.min(0), means.max(0), color=styles[recipe]["color"], alpha=0.2, linewidth=0)
+                axis.plot(x, means.mean(0), **styles[recipe], linewidth=1.2, label=recipe)
+        whole.set(xscale="log", yscale="log", ylabel="nats a character", title=heading)
+        readable_ticks(whole.yaxis)
+        late.set(title=f"{heading}, after a tenth" if heading else "after a tenth")
+    for axis in axes[-2:]:
+        axis.set_xlabel("update")
+    legend_below(figure, axes[-1])
     return figure
 
 
