@@ -195,7 +195,7 @@ def test_weights_and_biases_gets_everything(libraries, run_train):
             steps.setdefault(name, set()).add(call.args[0]["trainer/global_step"])
     assert steps["val/loss"] == {10, 20, 21}
     assert steps["within_hidden1/saturated"] == {0, 10, 20}
-    assert steps["weight/hidden1.linear.weight"] == steps["samples"] == {0, 20}
+    assert steps["within_hidden1/value/linear.weight"] == steps["samples"] == {0, 20}
     assert {name for name in steps if name.startswith("views/")} == {f"views/{name}" for name in FIGURES}
     assert hint(out) == "https://wandb.ai/names"
 
@@ -208,7 +208,7 @@ def test_mlflow_gets_everything(libraries, run_train):
     images = {(call.kwargs["key"], call.kwargs["step"]) for call in client.log_image.call_args_list}
     assert images == {(f"views/{name}", 21 if name == "loss" else 20) for name in FIGURES}
     contents = {call.args[2]: call.args[1] for call in client.log_dict.call_args_list}
-    assert sum(contents["histograms/weight/hidden1.linear.weight/20.json"]["counts"]) == 600
+    assert sum(contents["histograms/within_hidden1/value/linear.weight/20.json"]["counts"]) == 600
     texts = {call.args[2]: call.args[1] for call in client.log_text.call_args_list}
     assert "first loss" in texts["texts/verdicts/before the first update/0.md"]
     assert hint(out).endswith("mlflow ui --backend-store-uri file:./mlruns")
@@ -255,7 +255,7 @@ def test_mlflows_own_store_holds_everything(run_train, monkeypatch, tmp_path):
         assert f"+step+{21 if name == 'loss' else 20}+" in path.name
         with Image.open(path) as image, Image.open(folder / "figures" / f"{name}.png") as own:
             assert np.array_equal(np.asarray(image.convert("RGB")), np.asarray(own.convert("RGB")))
-    histogram = json.loads((artifacts / "histograms/weight/hidden1.linear.weight/20.json").read_text())
+    histogram = json.loads((artifacts / "histograms/within_hidden1/value/linear.weight/20.json").read_text())
     assert sum(histogram["counts"]) == 600
     assert len(histogram["edges"]) == len(histogram["counts"]) + 1
     assert "," in (artifacts / "texts/samples/20.md").read_text()
@@ -285,7 +285,7 @@ def test_weights_and_biases_own_file_holds_everything(run_train, monkeypatch, tm
     assert "hp_metric" not in points
     assert [step for step, _ in points["val/loss"]] == [10, 20, 21]
     assert [step for step, _ in points["within_hidden1/saturated"]] == [0, 10, 20]
-    (_, _), (step, histogram) = points["weight/hidden1.linear.weight"]
+    (_, _), (step, histogram) = points["within_hidden1/value/linear.weight"]
     assert (step, histogram["_type"], sum(histogram["values"])) == (20, "histogram", 600)
     for name in FIGURES:
         ((step, image),) = points[f"views/{name}"]

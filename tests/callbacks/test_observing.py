@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from contextlib import nullcontext
 from functools import partial
 from typing import ClassVar
 
@@ -12,12 +13,14 @@ from PIL import Image
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
 from torch import nn
 from torch.optim.lr_scheduler import ConstantLR
 
 from ngram_mlp import MLP, NGramDataModule
 from ngram_mlp.callbacks import Intervals, Observer
 from ngram_mlp.callbacks.recorder import Due
+from ngram_mlp.diagnostics import figures
 from ngram_mlp.errors import UserError
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.layers import BatchNorm
@@ -77,7 +80,7 @@ def test_what_a_run_leaves_behind(run_train):
     }
     for tag, every in steps.items():
         assert [event.step for event in events.Scalars(tag)] == list(range(0, 61, every)), tag
-    for tag in ("activation/hidden1", "gradient/output.linear", "weight/embedding.weight"):
+    for tag in ("within_hidden1/activation", "within_output/gradient/linear", "within_embedding/value/weight"):
         assert [event.step for event in events.Histograms(tag)] == [0, 20, 40, 60], tag
         assert events.Histograms(tag)[0].histogram_value.num > 0
     names = {"activations", "saturation", "gradients", "weight_gradients", "update_to_data", "embedding", "loss"}
@@ -89,12 +92,20 @@ def test_what_a_run_leaves_behind(run_train):
     assert [event.step for event in events.Images("views/saturation")] == [0, 30, 60]
     assert 0 <= events.Scalars("words/novel")[0].value <= 1
     texts = {tag.removesuffix("/text_summary") for tag in tags["tensors"]}
-    assert {"samples", "verdicts/before the first update", "verdicts/after the training"} <= texts
+    assert {"recipe", "samples", "verdicts/before the first update", "verdicts/after the training"} <= texts
     assert "custom_scalars__config__" in tags["tensors"]
     assert (folder / "projector_config.pbtxt").exists()
-    labels = (folder / "00060" / "characters" / "metadata.tsv").read_text().split("\n")
+    labels = (folder / "projector" / "labels.tsv").read_text().splitlines()
+    vectors = np.loadtxt(folder / "projector" / "vectors.tsv")
     assert labels[:3] == [".", "a", "b"]
-    for name, about in (("preflight.json", "first loss"), ("verdicts.json", "update:data ratio")):
+    assert vectors.shape == (len(labels), 10)
+    with Image.open(folder / "projector" / "sprites.png") as image:  # a picture of each character
+        assert image.width == image.height == 50 * 6
+    final = json.loads((folder / "metrics.json").read_text())
+    for split in ("train", "val", "test"):
+        ((step, value),) = [(e.step, e.value) for e in events.Scalars(f"when_trained/{split}_loss")]
+        assert (step, value) == (61, pytest.approx(final[split]["loss"], rel=1e-6))
+    for name, about in (("preflight.json", "first loss"), ("verdicts.json", "outcome")):
         record = json.loads((folder / name).read_text())
         assert record["verdict"] in ("ok", "warning", "bad")
         assert about in {finding["about"] for finding in record["findings"]}
@@ -105,8 +116,102 @@ def test_the_layers_to_observe_are_chosen_by_name(run_train):
     args = ["--model.n_layers", "2", "--model.n_hidden", "20", "--trainer.max_steps", "5"]
     folder, _ = run_train(*args, "--observe.every_n_updates", "default", "--observe.layers", "hidden2")
     tags = EventAccumulator(str(folder)).Reload().Tags()["scalars"]
-    layers = {tag.split("/")[1].split(".")[0] for tag in tags if tag.startswith(("activation", "gradient", "update"))}
-    assert layers == {"hidden2"}
+    assert {tag.split("/")[0] for tag in tags if tag.startswith("within")} == {"within_hidden2"}
+
+
+def test_train_and_val_come_first_on_the_page(run_train):
+    folder, _ = run_train("--trainer.max_steps", "5", "--observe.every_n_updates", "default")
+    tags = EventAccumulator(str(folder)).Reload().Tags()
+    pages = [tags["scalars"], [*tags["scalars"], *tags["images"], *tags["histograms"]]]
+    assert [list(dict.fromkeys(tag.split("/")[0] for tag in sorted(page)))[:2] for page in pages] == 2 * [
+        ["train", "val"]
+    ]
+
+
+def test_a_chart_has_at_most_eight_lines(run_train):
+    deep = ("--model.n_layers", "10", "--model.n_hidden", "8", "--trainer.max_steps", "2")
+    folder, _ = run_train(*deep, "--observe.every_n_updates", "default")
+    events = EventAccumulator(str(folder)).Reload()
+    (event,) = events.Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+    charts = {chart.title: list(chart.multiline.tag) for category in layout.category for chart in category.chart}
+    assert charts["train and validation"] == ["train/loss", "val/loss"]
+    assert max(map(len, charts.values())) <= 8
+    shown = {tag.replace("\\", "").strip("^$") for tags in charts.values() for tag in tags}
+    assert shown <= {*events.Tags()["scalars"]}
+    for quantity in (
+        "saturated",
+        "dead_units",
+        "activation_std",
+        "gradient_std/activation",
+        "update_to_data/linear.weight",
+    ):
+        assert {f"within_hidden{n}/{quantity}" for n in range(1, 11)} <= shown
+
+
+class Stops(Callback):
+    """Ends a run before its last update, in one way or another."""
+
+    error: ClassVar[BaseException | None] = None
+    update_calls = Calls(after=(5,))
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step >= 25:
+            trainer.should_stop = True
+            if self.error is not None:
+                raise self.error
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt(), SystemExit(3)], ids=["early", "Ctrl-C", "a signal"])
+def test_a_run_that_is_cut_short_has_its_figures(error, run_train, monkeypatch, tmp_path):
+    monkeypatch.setattr(Stops, "error", error)
+    args = ["--trainer.max_steps", "100", "--observe.every_n_updates", "10/0/0"]
+    args += ["--trainer.callbacks+=tests.callbacks.test_observing.Stops"]
+    with pytest.raises(SystemExit) if error else nullcontext():
+        run_train(*args)
+    found = {path.stem for path in (tmp_path / "runs/default/version_0/figures").iterdir()}
+    assert found == {
+        "activations",
+        "saturation",
+        "gradients",
+        "weight_gradients",
+        "update_to_data",
+        "embedding",
+        "loss",
+    }
+
+
+def noted(name, draws, drawn):
+    """The function `draws`, which puts its arguments down by name as well."""
+
+    def function(*args):
+        drawn.setdefault(name, args)  # the first call of a run
+        return draws(*args)
+
+    return function
+
+
+def test_figures_show_the_first_look_the_middle_and_the_last_also_of_a_resumed_run(run_train, monkeypatch):
+    drawn = {}
+    for name in ("distributions_figure", "saturation_figure", "loss_figure"):
+        monkeypatch.setattr(figures, name, noted(name, getattr(figures, name), drawn))
+    options = ("--observe.every_n_updates", "10/0/0", "--trainer.val_check_interval", "20")
+    options += ("--model.lr_scheduler.milestones", "[30]")
+    run_train("--trainer.max_steps", "101", *options)
+    looks = [[*drawn["distributions_figure"][2]], [*drawn["saturation_figure"][0]]]
+    assert looks == [["update 0", "update 60", "update 100"], ["update 0", "update 100"]]
+    whole, (losses, validation, drops) = drawn["distributions_figure"], drawn["loss_figure"]
+    assert len(losses) == 101
+    assert [update for update, _ in validation] == [20, 40, 60, 80, 100, 101]
+    assert drops == [30]
+    drawn.clear()
+    run_train("--trainer.max_steps", "71", *options, "--name", "cut")
+    drawn.clear()
+    run_train("--ckpt_path", "last", "--trainer.max_steps", "101", "--name", "cut")
+    assert [*drawn["saturation_figure"][0]] == ["update 0", "update 100"]
+    again = drawn["distributions_figure"]
+    assert all(values["values"].equal(again[2]["update 0"][n]["values"]) for n, values in whole[2]["update 0"].items())
+    assert drawn["loss_figure"][1][0] == validation[0]
 
 
 def test_off_means_nothing_at_all(run_train):
@@ -115,7 +220,7 @@ def test_off_means_nothing_at_all(run_train):
     assert not list(folder.glob("*verdicts*"))
     assert "first loss" not in out
     tags = EventAccumulator(str(folder)).Reload().Tags()["scalars"]
-    assert {tag.split("/")[0] for tag in tags} == {"train", "val", "lr"}
+    assert {tag.split("/")[0] for tag in tags} == {"train", "val", "when_trained"}
 
 
 def test_a_run_without_tensorboard_keeps_its_figures(run_train):
@@ -184,10 +289,18 @@ def test_an_error_in_training_leaves_no_hook(run_train, monkeypatch):
         assert not module._backward_hooks
 
 
+class SnapshotLoss(Observer):
+    """Records the loss of each snapshot."""
+
+    def observe(self, snapshot, model, recorder):
+        recorder.numbers({"snapshot_loss": snapshot.loss})
+
+
 def test_the_loss_of_a_snapshot_is_the_one_of_losses_npy(run_train):
-    folder, _ = run_train("--trainer.max_steps", "1", "--observe.every_n_updates", "0/0/0")
-    first = json.loads((folder / "preflight.json").read_text())["findings"][0]
-    assert first["value"] == pytest.approx(float(np.load(folder / "losses.npy")[0]), rel=1e-6)
+    own = ("--trainer.callbacks+=tests.callbacks.test_observing.SnapshotLoss", "--trainer.callbacks.every_n_updates")
+    folder, _ = run_train("--trainer.max_steps", "5", *own, "each")
+    found = [event.value for event in EventAccumulator(str(folder)).Reload().Scalars("snapshot_loss")]
+    np.testing.assert_allclose(found, np.load(folder / "losses.npy"), rtol=1e-6)
 
 
 class Headstrong(Observer):

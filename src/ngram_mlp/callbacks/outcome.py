@@ -39,5 +39,5 @@ class Outcome(Callback):
         if trainer.is_global_zero and isinstance(data, NGramDataModule):
             assert isinstance(pl_module, LanguageModel)
             self.metrics = evaluate_splits(pl_module.network, data.splits, self._statistics)
-            losses = {f"when trained/{split}_loss": values["loss"] for split, values in self.metrics.items()}
+            losses = {f"when_trained/{split}_loss": values["loss"] for split, values in self.metrics.items()}
             Recorder(trainer, trainer.global_step).numbers(losses)

@@ -30,7 +30,7 @@ SCALED = Remedy(
     {"initialization.hidden_weight": "normal * gain / sqrt(fan_in)", "initialization.hidden_bias": "auto"},
 )
 NORMALIZED = Remedy("normalize the hidden layers", {"norm.kind": "layer"})
-FIRST_LOSS = Rule("first loss", (1, 10), "the output layer is confidently wrong", [SMALL_OUTPUT])
+FIRST_LOSS = Rule("first loss", (1, 15), "the output layer is confidently wrong", [SMALL_OUTPUT])
 ALREADY_TRAINED = Rule(
     "first loss",
     (-math.inf, math.inf),
@@ -39,7 +39,7 @@ ALREADY_TRAINED = Rule(
 )
 SATURATED = Rule(
     "saturation",
-    (0.25, 0.5),
+    (0.3, 0.5),
     "its inputs are too large, and hardly any gradient comes through",
     [SCALED, NORMALIZED],
 )
@@ -49,7 +49,7 @@ DEAD = Rule(
     "saturated for every example, they get no gradient and do not learn",
     [SCALED, NORMALIZED],
 )
-GRADIENTS = Rule("gradient over depth", (1, 1.5), "{way} on the way back", [SCALED, NORMALIZED])
+GRADIENTS = Rule("gradient over depth", (1, 1.5), "{way} on the way back", [NORMALIZED, SCALED])
 FAST = Rule("learning rate", (-1.3, -1), "the weights jump at every update", [])
 DIVERGES = Rule("learning rate", (0.5, 2), "the updates make it worse", [])
 SLOW = Rule("learning rate", (3.2, 3.5), "the weights hardly move", [])

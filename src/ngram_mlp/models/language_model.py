@@ -66,6 +66,7 @@ class LanguageModel(LightningModule):
         self.save_hyperparameters({k: asdict(v) if is_dataclass(type(v)) else v for k, v in self.hparams.items()})
         self.characters = characters
         self.block_size = block_size
+        self.example_input_array = torch.zeros(1, block_size, dtype=torch.long)  # for summaries and graphs
         self.losses = Losses()
         self._make_optimizer = optimizer
         self._make_lr_scheduler = lr_scheduler
