@@ -69,7 +69,7 @@ def test_the_variant_is_checked_memorizes_trains_and_samples_and_the_callback_re
     assert "fused: compiled" in out
     assert len(out.partition("--logdir runs/bag_of_characters")[2].splitlines()[1:]) == 20
     events = EventAccumulator(str(fork / "runs" / "ranks" / "version_0")).Reload()
-    ranks = [event.value for event in events.Scalars("effective_rank/hidden1")]
+    ranks = [event.value for event in events.Scalars("within_hidden1/effective_rank")]
     assert len(ranks) == 3  # at updates 0, 100 and 200
     assert all(1 < rank < 32 for rank in ranks)
 

@@ -201,7 +201,7 @@ class Notes(Logger):
         self.points += [(key, step) for key in metrics if key not in OURS]
 
 
-OURS = {"train/loss", "lr", "step", "epoch", "val/loss", "val/perplexity", "val/accuracy", "samples_per_second"}
+OURS = {"train/loss", "train/lr", "step", "epoch", "val/loss", "val/perplexity", "val/accuracy", "samples_per_second"}
 
 
 @pytest.mark.parametrize("name", sorted(set(CALLBACKS) - {"BatchSizeFinder"}))

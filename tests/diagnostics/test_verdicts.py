@@ -26,6 +26,7 @@ from tests.conftest import PROJECT
 
 DEFAULT = PROJECT / "configs" / "default.yaml"
 KAIMING = {"initialization.hidden_weight": "normal * gain / sqrt(fan_in)", "initialization.hidden_bias": "auto"}
+LAYER_NORM = {"norm.kind": "layer"}
 
 
 def made(model=MLP, characters="." + "abcdefghijklmnopqrstuvwxyz", **options):
@@ -73,13 +74,13 @@ def test_principled_initializations_are_ok(kind, n_layers):
             {"initialization": {"hidden_weight": "normal * 0.02"}, "n_layers": 5},
             "gradient over depth",
             "vanish",
-            KAIMING,
+            LAYER_NORM,
         ),
         (
             {"initialization": {"hidden_weight": "normal * 0.5"}, "n_layers": 5, "activation": "ReLU"},
             "gradient over depth",
             "explode",
-            KAIMING,
+            LAYER_NORM,
         ),
     ],
 )
@@ -91,18 +92,27 @@ def test_each_mistake_is_called_bad_and_its_remedy_mends_it(options, about, caus
     for name, value in changes.items():
         assert f"{name}: {value}" in verdict.remedy
     mended = {name.split(".")[1]: value for name, value in changes.items()}
-    assert judged(**options | {"initialization": options["initialization"] | mended})[about].level == "ok"
+    if changes == LAYER_NORM:
+        assert judged(**options, norm=mended)[about].level == "ok"
+    else:
+        assert judged(**options | {"initialization": options["initialization"] | mended})[about].level == "ok"
 
 
 def test_a_remedy_is_not_what_the_network_has_already():
-    dead = judged(activation="ReLU", n_layers=10, n_hidden=20, initialization={"hidden_bias": "constant * -9"})
-    assert "hidden_bias: auto" in dead["dead units"].remedy
-    with_kaiming = judged(
-        activation="ReLU", n_layers=10, n_hidden=20, residual=True, initialization={"output_weight": "normal * 3"}
-    )
-    verdicts = [verdict for verdict in with_kaiming.values() if verdict.level != "ok"]
-    assert verdicts
-    assert not any("hidden_weight" in verdict.remedy for verdict in verdicts)
+    odd_bias = {"hidden_weight": KAIMING["initialization.hidden_weight"], "hidden_bias": "constant * 30"}
+    assert "hidden_bias: auto" in judged(initialization=odd_bias)["dead units"].remedy
+    vanishing = judged(n_layers=5, norm=Normalization("layer"), initialization={"hidden_weight": "constant * 0"})
+    verdict = vanishing["gradient over depth"]
+    assert verdict.level == "bad"
+    assert "norm.kind" not in verdict.remedy  # it is normalized
+    assert verdict.changes == KAIMING
+
+
+def test_to_a_variant_of_ones_own_a_remedy_is_told_in_words():
+    model = made(initialization={"output_weight": "normal * 3"})
+    snapshot = take_snapshot(model.network, torch.randint(27, (64, 3)), torch.randint(27, (64,)))
+    first_loss = judge_initialization(snapshot, arguments={"width": 64})[0]
+    assert (first_loss.remedy, first_loss.changes) == ("start the output layer small", {})
 
 
 def test_half_a_relu_is_no_saturation():

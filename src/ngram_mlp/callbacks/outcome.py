@@ -34,6 +34,7 @@ class Outcome(Callback):
         self.seconds = time.perf_counter() - self._started
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.seconds = self.seconds or time.perf_counter() - self._started  # where there was nothing to train
         # Not before: averaged weights take the place of the last ones at the end of the training.
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if trainer.is_global_zero and isinstance(data, NGramDataModule):

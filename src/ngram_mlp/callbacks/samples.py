@@ -58,7 +58,7 @@ class EmbeddingView(Observer):
 
     def draw(self, model: LanguageModel, recorder: Recorder) -> None:
         table = next((module for module in model.network.modules() if isinstance(module, nn.Embedding)), None)
-        if table is not None:
+        if table is not None and table.weight.isfinite().all():
             from ngram_mlp.diagnostics.figures import embedding_figure
 
             rows, labels = table.weight.detach().cpu(), [printable(character) for character in model.characters]

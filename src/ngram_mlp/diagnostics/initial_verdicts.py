@@ -173,18 +173,16 @@ def _over_depth(gradients: list[float], arguments: Mapping[str, Any] | None) -> 
 
 
 def _learning_rate(trial: Trial) -> Verdict:
-    ratio = f"update:data 1e{trial.ratio:.1f}" if math.isfinite(trial.ratio) else "no update"
-    finding = f"{ratio} after {len(trial.losses)} updates of a trial"
+    after = f"after {len(trial.losses)} updates of a trial"
     if trial.rise > DIVERGES.limits[0]:
-        rule, excess, finding = DIVERGES, trial.rise, f"{finding}, loss {trial.losses[0]:.2f} to {trial.losses[-1]:.3g}"
+        rule, excess, finding = DIVERGES, trial.rise, f"loss {trial.losses[0]:.2f}, {trial.losses[-1]:.3g} {after}"
     else:
         rule, excess = (FAST, trial.ratio) if trial.ratio > RATIO else (SLOW, -trial.ratio)
+        finding = f"update:data 1e{trial.ratio:.1f} {after}"
     present = trial.first_ratio if rule is DIVERGES else trial.ratio  # before everything has got out of hand
-    target = trial.lr * 10 ** (RATIO - present) if math.isfinite(present) else trial.lr / 10
-    words = "lower it" if target < trial.lr else "raise it"
-    return rule._replace(remedies=[Remedy(words, {"optimizer.lr": f"{target:.1g}"})]).verdict(
-        trial.ratio, finding, excess
-    )
+    better = {"optimizer.lr": f"{trial.lr * 10 ** (RATIO - present):.1g}"} if math.isfinite(present) else {}
+    remedy = Remedy("raise it" if rule is SLOW else "lower it", better)
+    return rule._replace(remedies=[remedy]).verdict(trial.ratio, finding, excess)
 
 
 def _examples_seen(budget: Budget) -> Verdict:
@@ -195,7 +193,7 @@ def _examples_seen(budget: Budget) -> Verdict:
         fewer = max(1, round(20 * budget.examples / budget.batch_size))
         remedies = [Remedy("stop early", {"max_steps": f"{fewer:.1g}"}), Remedy("give it more words")]
         return REPEATED._replace(remedies=remedies).verdict(passes, finding, repeated)
-    wanted = math.ceil(budget.examples / budget.updates)
+    wanted = math.ceil(budget.examples / max(1, budget.updates))
     remedies = [Remedy("train longer, or larger minibatches", {"batch_size": max(wanted, 32)})]
     if passes < 1:
         finding = f"{drawn:,} of the {budget.examples:,} in the training split"

@@ -54,18 +54,20 @@ class Rule(NamedTuple):
     ) -> Verdict:
         """Judges the excess, by default the value itself; cause and remedy appear where something is wrong.
 
-        `arguments` are those that the network has; None where they are not known.
+        Of the remedies those are named that a network with these arguments does not have yet; of one that has none of
+        the arguments in question, or where they are not known, all.
         """
         excess = value if excess is None else excess
         ok, bad = self.limits
         if excess <= ok:
             return Verdict(self.about, "ok", value, finding)
         level: Level = "warning" if excess < bad else "bad"
-        known = arguments is not None
-        left = [one for one in self.remedies if not known or not one.changes or one.helps(arguments or {})]
-        named = [str(one) for one in left[:2]]
-        changes = next((one.changes for one in left), {})
-        return Verdict(self.about, level, value, f"{finding}: {self.cause}", ", or ".join(named), changes)
+        cause, names = f"{finding}: {self.cause}", {name for one in self.remedies for name in one.changes}
+        if arguments is not None and names and not names & arguments.keys():  # of a variant of one's own
+            return Verdict(self.about, level, value, cause, ", or ".join(one.words for one in self.remedies))
+        left = [one for one in self.remedies if arguments is None or not one.changes or one.helps(arguments)]
+        changes = left[0].changes if left else {}
+        return Verdict(self.about, level, value, cause, ", or ".join(map(str, left[:2])), changes)
 
 
 def worst(verdicts: Iterable[Verdict]) -> Level:
