@@ -25,6 +25,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 CHOSEN, HELD_OUT = 120, 30
 ROUNDS = 3  # in which remedies are applied, as new verdicts may name further ones
 BADLY = 0.15  # nats above the best network of the same size on the same corpus
+QUICK = 128  # the largest minibatch of the networks that are trained for longer
 CLEARLY = 0.02  # nats that the remedies take off
 ORDER = ("ok", "warning", "bad")
 
@@ -109,8 +110,9 @@ def main() -> None:
         )
         for network in networks
     ]
-    falling = [case for case in cases if case.is_falling is True]
-    done = [case for case in cases if case.is_falling is False][: len(falling)]
+    quick = [case for case in cases if case.network.batch_size <= QUICK]
+    falling = [case for case in quick if case.is_falling is True]
+    done = [case for case in quick if case.is_falling is False][: len(falling)]
     longer = {case: replace(case.network, updates=2 * UPDATES) for case in (*falling, *done)}
     train(longer.values())
     gains = {case: case.val - val(network) for case, network in longer.items()}
