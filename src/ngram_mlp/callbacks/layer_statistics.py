@@ -123,9 +123,10 @@ class GradientStatistics(Observer):
 
     def _summary(self, snapshot: Snapshot) -> dict[str, Any]:
         layers = self.selected(snapshot.nonlinearities) or self.selected(snapshot.layers)
+        weights = self.selected(snapshot.weights)
         return {
             "gradients": {name: density(layer.gradient) for name, layer in layers.items()},
-            "weight_gradients": {n: density(weight.gradient) for n, weight in self.selected(snapshot.weights).items()},
+            "weight_gradients": {n.removesuffix(".weight"): density(weight.gradient) for n, weight in weights.items()},
         }
 
     def state_dict(self) -> dict[str, Any]:

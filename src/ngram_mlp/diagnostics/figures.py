@@ -104,14 +104,15 @@ def distributions_figure(title: str, unit: str, panels: Mapping[str, Mapping[str
                 axis.plot((edges[1:] + edges[:-1]) / 2, values, color=color, linewidth=1, label=f"{name}  {stds}")
         axis.set(title=heading, ylabel="density")
         axis.set_yscale("log", nonpositive="mask")
-    for axis in axes[1:]:
-        axis.sharex(axes[0])
-        axis.sharey(axes[0])
-    for axis in axes[:-1]:
-        axis.tick_params(labelbottom=False)
-    low, high = axes[0].get_ylim()
-    if high < 20 * low:
-        readable_ticks(axes[0].yaxis)
+    limits = [(axis.get_xlim(), axis.get_ylim()) for axis in axes]
+    (left, right), (low, high) = (
+        (min(a for a, _ in each), max(b for _, b in each)) for each in zip(*limits, strict=True)
+    )
+    for axis in axes:
+        axis.set(xlim=(left, right), ylim=(low, high))
+        axis.tick_params(labelbottom=axis is axes[-1])
+        if high < 20 * low:
+            readable_ticks(axis.yaxis, (1, 2, 5))
     axes[-1].set_xlabel(unit)
     legend_below(figure, axes[0], "standard deviations")
     return figure
@@ -227,11 +228,11 @@ def apart(points: npt.NDArray[np.float32], distance: float) -> npt.NDArray[np.fl
     return np.asarray(moved * size)
 
 
-def readable_ticks(axis: Any) -> None:
+def readable_ticks(axis: Any, at: Sequence[float] = (1, 1.5, 2, 2.5, 3, 4, 5, 7)) -> None:
     """Labels a short logarithmic axis between the powers of ten, too, in plain numbers."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 2.5, 3, 4, 5, 7)))
+    axis.set_major_locator(LogLocator(subs=at))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_formatter(NullFormatter())
 
@@ -262,7 +263,9 @@ def figure_with_panels(
 def legend_below(figure: Figure, axis: Any, title: str | None = None) -> None:
     """Puts the legend of one of the panels below them all, where `figure_with_panels` has left room."""
     handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=2 if len(labels) > 3 or title else 3, title=title)
+    figure.legend(
+        handles, labels, loc="lower center", fontsize=9, ncols=2 if len(labels) > 3 or title else 3, title=title
+    )
 
 
 def _colors(count: int) -> Iterable[Any]:

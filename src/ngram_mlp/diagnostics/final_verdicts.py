@@ -22,6 +22,7 @@ GAP = Rule(
     [Remedy("stop earlier, make it smaller, or give it more words")],
 )
 SATURATED_AT_THE_END = SATURATED._replace(limits=(0.5, 0.5))  # less is found in good networks, too
+LARGE_GAP = 0.2
 FALLING = Rule("end of the loss curve", (0.01, 0.1), "it is not done yet", [Remedy("train longer")])
 SLOW = Rule("update:data ratio", (4.5, 5.5), "the weights hardly moved", [Remedy("raise the learning rate")])
 FAST = Rule("update:data ratio", (-1.5, -1), "the weights jumped at every update", [Remedy("lower the learning rate")])
@@ -48,10 +49,10 @@ def judge_training(
         saturation: the abs(tanh) above which a unit is saturated.
     """
     verdicts = [_outcome(metrics, counted)]
+    gap = metrics.get("val", metrics["train"]) - metrics["train"]
     if len(losses) >= 50:
-        verdicts.append(_end_of_curve(losses))
+        verdicts.append(_end_of_curve(losses, gap))
     if "val" in metrics:
-        gap = metrics["val"] - metrics["train"]
         verdicts.append(GAP.verdict(gap, f"val {metrics['val']:.3f}, train {metrics['train']:.3f}"))
     if late := sorted(ratio for update, ratio in ratios if update >= len(losses) // 2 and math.isfinite(ratio)):
         ratio = late[len(late) // 2]
@@ -92,8 +93,11 @@ def _outcome(metrics: Mapping[str, float], counted: Mapping[str, float]) -> Verd
     return Verdict("outcome", level, loss, known, remedy)
 
 
-def _end_of_curve(losses: Tensor) -> Verdict:
-    """Judges by how much the loss would fall in another fifth of the run at the slope of the last fifth."""
+def _end_of_curve(losses: Tensor, gap: float) -> Verdict:
+    """Judges by how much the loss would fall in another fifth of the run at the slope of the last fifth.
+
+    Where the network learns by heart, the training loss goes on falling, and that is no reason to train longer.
+    """
     last = losses[-(len(losses) // 5) :].double()
     time = torch.linspace(-0.5, 0.5, len(last), dtype=torch.float64)
     slope = (time @ last) / (time @ time)
@@ -101,4 +105,4 @@ def _end_of_curve(losses: Tensor) -> Verdict:
     error = math.sqrt(float(residual.square().sum() / (len(last) - 2) / (time @ time)))
     fall = -float(slope)
     finding = f"falls by {fall:.3f} ± {2 * error:.3f} in the last fifth" if fall > 0 else "flat in the last fifth"
-    return FALLING.verdict(fall, finding, fall if fall > 2 * error else 0)
+    return FALLING.verdict(fall, finding, fall if fall > 2 * error and gap < LARGE_GAP else 0)

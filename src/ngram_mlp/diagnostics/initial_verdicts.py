@@ -189,7 +189,8 @@ def _examples_seen(budget: Budget) -> Verdict:
     drawn = budget.updates * budget.batch_size
     passes = drawn / budget.examples
     finding = f"each of the {budget.examples:,} about {passes:,.1f} times"
-    if budget.validates and (repeated := min(passes / 100, budget.parameters / budget.examples)) > REPEATED.limits[0]:
+    repeated = math.sqrt(passes / 100 * budget.parameters / budget.examples)
+    if budget.validates and repeated > REPEATED.limits[0]:
         fewer = max(1, round(20 * budget.examples / budget.batch_size))
         remedies = [Remedy("stop early", {"max_steps": f"{fewer:.1g}"}), Remedy("give it more words")]
         return REPEATED._replace(remedies=remedies).verdict(passes, finding, repeated)
