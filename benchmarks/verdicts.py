@@ -76,7 +76,10 @@ def main() -> None:
     for network in networks:
         changes, verdicts = dict[str, Any](), before[network.name]
         for _ in range(ROUNDS):
-            changes |= {k: v for one in verdicts if one.level != "ok" for k, v in one.changes.items()}
+            named = {k: v for one in verdicts if one.level != "ok" for k, v in one.changes.items()}
+            if not named:
+                break
+            changes |= named
             verdicts = _judged(replace(network, changes=changes).options(corpora))
         if changes:
             remedied[network.name] = replace(network, changes=changes)

@@ -66,7 +66,7 @@ class UpdateProgress(ProgressBar):
         )
         self._task = progress.add_task("", total=trainer.max_steps, completed=trainer.global_step, train="-", val="-")
         self._shown = self._printed = trainer.global_step
-        self._printed_at = time.monotonic()
+        self._printed_at = self._shown_at = time.monotonic()
         progress.start()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -84,7 +84,7 @@ class UpdateProgress(ProgressBar):
                 self._console.print(f"{update:7d}/{trainer.max_steps:7d}: {losses[update - first].item():.4f}")
         if len(losses) and not self._progress.disable:
             self._progress.update(self._task, completed=end, train=f"{losses.mean().item():.4f}")
-        self._shown = end
+        self._shown, self._shown_at = end, time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._progress is not None and "val/loss" in trainer.callback_metrics:
@@ -103,7 +103,7 @@ class UpdateProgress(ProgressBar):
         """Prints the line if an interval is over."""
         assert isinstance(pl_module, LanguageModel)
         done, total, every = trainer.global_step, trainer.max_steps, self._print_every
-        seconds = time.monotonic() - self._printed_at
+        seconds = self._shown_at - self._printed_at  # without what other callbacks do at the end
         late = seconds > LONGEST_SILENCE and not self._console.is_terminal
         if done == self._printed or not (done // every > self._printed // every or late):
             return
@@ -115,4 +115,4 @@ class UpdateProgress(ProgressBar):
         if done < total:
             words.append(f"{datetime.timedelta(seconds=round((total - done) / speed))} left")
         self._console.print("   ".join(words))
-        self._printed, self._printed_at = done, time.monotonic()
+        self._printed, self._printed_at = done, self._shown_at

@@ -70,6 +70,9 @@ class EmbeddingView(Observer):
         """Writes what TensorBoard's projector reads; each point is drawn as its character."""
         from ngram_mlp.diagnostics.figures import SPRITE, draw, sprites_figure
 
+        rows = nn.functional.pad(
+            rows, (0, max(0, 3 - rows.shape[1]))
+        )  # it shows nothing of fewer than three dimensions
         table = "\n".join("\t".join(f"{value:.6g}" for value in row) for row in rows.tolist())
         recorder.file("projector/vectors.tsv", table)
         recorder.file("projector/labels.tsv", "\n".join(labels))
