@@ -53,7 +53,10 @@ def run(statements):
     subprocess.run([sys.executable, "-W", "ignore", "-c", BEFORE + statements], check=True, timeout=120)
 
 
-@pytest.mark.parametrize("statements", NEEDS_IT.values(), ids=NEEDS_IT)
+@pytest.mark.parametrize(
+    "statements",
+    [pytest.param(s, id=name, marks=[pytest.mark.slow] * (name == "exporting")) for name, s in NEEDS_IT.items()],
+)
 def test_what_needs_the_compiler_finds_it(statements):
     run(statements + "\nassert not postponed()\nassert torch._dynamo is sys.modules['torch._dynamo']")
 

@@ -58,7 +58,7 @@ TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", *RENDEZVOUS,
     ("command", "statistic", "updates", "engine"),
     [
         pytest.param((SCRIPT,), "std", "200", "auto", id="started by the first"),
-        pytest.param((SCRIPT,), "std", "200", "lightning", id="by ordinary Lightning"),
+        pytest.param((SCRIPT,), "std", "200", "lightning", id="by ordinary Lightning", marks=pytest.mark.slow),
         pytest.param((SCRIPT,), "var", "500", "auto", id="by the variance", marks=pytest.mark.slow),
         pytest.param(TORCHRUN, "std", "500", "auto", id="torchrun", marks=pytest.mark.slow),
     ],

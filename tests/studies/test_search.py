@@ -184,7 +184,7 @@ def test_a_trial_that_is_killed_is_gone_on_with_from_its_checkpoint(run_search, 
     assert not (folder / "trials" / "0" / "version_1").exists()  # resumed, not begun again
 
 
-@pytest.mark.parametrize("storage", [None, "journal.log"])
+@pytest.mark.parametrize("storage", [None, pytest.param("journal.log", marks=pytest.mark.slow)])
 def test_two_calls_share_a_search_and_no_trial_runs_twice(run_search, tmp_path, storage):
     options = ["--trials", "4", "--jobs", "1", "--confirm", "0", "--pruner", "none"]
     options += ["--storage", storage] if storage else []
@@ -274,6 +274,7 @@ def test_without_optuna_one_line_tells_what_to_do(run_search, fails, monkeypatch
     assert "`make search` installs it" in fails(run_search)
 
 
+@pytest.mark.slow
 def test_the_trial_of_a_lost_machine_is_tried_again(run_search, tmp_path, monkeypatch):
     monkeypatch.setattr(storage_module, "HEARTBEAT", 1)
     monkeypatch.setattr(storage_module, "PATIENCE", 1)

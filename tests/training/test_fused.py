@@ -210,9 +210,10 @@ def test_an_unknown_optimizer_is_told_before_anything_is_compiled():
     ("options", "averaging"),
     [
         ({"gradient_clip_val": 0.3, "accumulate_grad_batches": 3}, {"decay": 0.9, "update_starting_at_step": 5}),
-        (
+        pytest.param(
             {"gradient_clip_val": 0.02, "gradient_clip_algorithm": "value"},
             {"use_buffers": False, "update_every_n_steps": 3},
+            marks=pytest.mark.slow,
         ),
     ],
     ids=["by norm, accumulated, averaged with its buffers", "by value, averaged at times"],

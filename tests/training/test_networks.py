@@ -83,7 +83,12 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+LONG = dict.fromkeys(("recurrent", "double precision", "random activation"), pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    "network", [pytest.param(n, id=name, marks=LONG.get(name, ())) for name, n in NETWORKS.items()]
+)
 def test_it_is_trained_as_by_the_eager_engine(network):
     runs = []
     for engine in (EagerEngine, FusedEngine):
