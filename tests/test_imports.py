@@ -66,6 +66,7 @@ def test_what_does_not_need_it_does_not_wait_for_it(statements):
     run(statements + "\nassert postponed()")
 
 
+@pytest.mark.slow
 def test_garbage_is_collected_as_before():
     run("import gc\nassert gc.isenabled()\nassert gc.get_freeze_count() > 100_000")
     switched_off = "import gc\ngc.disable()\nimport ngram_mlp\nassert not gc.isenabled()"

@@ -83,7 +83,7 @@ NETWORKS = {
 }
 
 
-LONG = dict.fromkeys(("recurrent", "double precision", "random activation"), pytest.mark.slow)
+LONG = dict.fromkeys(("attention", "recurrent", "double precision", "random activation"), pytest.mark.slow)
 
 
 @pytest.mark.parametrize(
