@@ -16,7 +16,7 @@ def printed() -> str:
     """What the cells of the tour print when they are run now."""
     notebook = nbformat.read(TOUR, as_version=4)
     (setup,) = [cell for cell in notebook.cells if "UPDATES = " in cell.source]
-    setup.source = setup.source.replace("3_000", "2_000")  # enough for the story
+    setup.source = setup.source.replace("3_000", "1_500")  # enough for the story
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(TOUR.parent)}}).execute()
     return text_of(notebook)
 

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -11,7 +12,7 @@ from ngram_mlp.callbacks.batch_norm_statistics import BatchNormStatistics
 from ngram_mlp.callbacks.recorder import EVERYTHING
 from ngram_mlp.data import NGrams
 from ngram_mlp.diagnostics.batch_norm_statistics import evaluate_splits, measure
-from ngram_mlp.diagnostics.figures import saturation_figure
+from ngram_mlp.diagnostics.figures import FEW, apart, embedding_figure, saturation_figure
 from ngram_mlp.diagnostics.initial_verdicts import judge_initialization
 from ngram_mlp.diagnostics.snapshot import take_snapshot
 from ngram_mlp.diagnostics.statistics import ROWS, cells, dead, saturated
@@ -155,6 +156,22 @@ def test_a_mask_is_drawn_row_by_row_and_not_longer_than_can_be_read():
     assert long.images[0].get_array().shape == (ROWS, 12)
     assert long.get_title() == "update 0\nhidden1: 17.5%, 1 dead"  # of all of it
     assert short.images[0].get_array().shape == (8, 12)
+
+
+def test_an_embedding_of_many_characters_is_drawn_in_seconds():
+    labels = [chr(0x4E00 + n) for n in range(3_000)]
+    figure = embedding_figure(torch.randn(3_000, 10), labels)
+    (axis,) = figure.axes
+    assert sum(len(line.get_xdata()) for line in axis.lines if line.get_marker() == "o") == 3_000
+    assert len(axis.texts) <= 2 * FEW  # as many as there is room for
+
+
+def test_labels_are_moved_apart():
+    points = np.concatenate([np.random.default_rng(1).normal(size=(20, 2)), np.zeros((3, 2))]).astype(np.float32)
+    moved = apart(points, 0.05) / np.ptp(points, axis=0)
+    distances = np.linalg.norm(moved[:, None] - moved, axis=2)[~np.eye(len(moved), dtype=bool)]
+    assert distances.min() > 0.045
+    assert np.linalg.norm(moved - points / np.ptp(points, axis=0), axis=1).max() < 0.2
 
 
 def test_layers_that_pass_on_no_plain_tensor_are_left_out():

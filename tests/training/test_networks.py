@@ -83,7 +83,8 @@ NETWORKS = {
 }
 
 
-LONG = dict.fromkeys(("attention", "recurrent", "double precision", "random activation"), pytest.mark.slow)
+MANY_ALIKE = ("attention", "recurrent", "double precision", "random activation", "parametrized weights", "one unit")
+LONG = dict.fromkeys(MANY_ALIKE, pytest.mark.slow)
 
 
 @pytest.mark.parametrize(

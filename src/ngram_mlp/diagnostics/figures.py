@@ -37,6 +37,7 @@ STYLE: dict[Any, Any] = {
 WIDTH = 5.0  # inches
 DPI = 100
 SPRITE = 50  # pixels
+FEW = 150  # labels that a figure of the embedding has room for
 PARTS = 80  # into which a curve is cut
 Losses = npt.NDArray[np.float32]
 
@@ -158,8 +159,8 @@ def update_ratio_figure(histories: Mapping[str, Sequence[tuple[int, float]]]) ->
 def embedding_figure(embedding: Tensor, labels: Sequence[str]) -> Figure:
     """The rows (n, n_embd) of an embedding as labelled points: their two dimensions, or two principal axes.
 
-    Labels are moved apart where they would hide each other; the colors tell vowels, other characters and the boundary,
-    the first row.
+    Labels are moved apart where they would hide each other, and of many only some are there. The colors tell vowels,
+    other characters and the boundary, the first row.
     """
     rows = embedding.detach().float().cpu().numpy()
     names, explained = ("dimension 1", "dimension 2"), ""
@@ -172,11 +173,12 @@ def embedding_figure(embedding: Tensor, labels: Sequence[str]) -> Figure:
         explained = f" ({(spread[:2] ** 2).sum() / max((spread**2).sum(), 1e-30):.0%} of the variance)"
     figure, (axis,) = figure_with_panels(1, f"embedding of the characters{explained}", height=4.4, legend=3)
     kinds = [_kind(n, label) for n, label in enumerate(labels)]
-    places = apart(rows, 0.055)
+    few = len(labels) <= FEW  # more would hide each other wherever they are
+    places = apart(rows, 0.055) if few else rows
     for kind, color in dict.fromkeys(kinds):
         chosen = [n for n, own in enumerate(kinds) if own[0] == kind]
         axis.plot(*rows[chosen].T, "o", color=color, markersize=3, label=kind)
-        for n in chosen:
+        for n in chosen if few else chosen[:FEW]:
             axis.plot(*np.stack([rows[n], places[n]]).T, color=color, linewidth=0.5)
             box = {"facecolor": "white", "edgecolor": color, "boxstyle": "circle,pad=0.15", "linewidth": 0.8}
             axis.text(*places[n], labels[n], ha="center", va="center", parse_math=False, color=color, bbox=box)
