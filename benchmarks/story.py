@@ -31,7 +31,7 @@ DEPTH = {
 def main() -> None:
     """Trains, and draws."""
     sys.path.insert(0, str(PROJECT))
-    from ngram_mlp.diagnostics.figures import STYLE, readable_ticks, smoothed
+    from ngram_mlp.diagnostics.figures import CLOSE, STYLE, plain_ticks, smoothed
 
     with matplotlib.rc_context({**STYLE, "font.size": 9, "axes.titlesize": 10, "legend.fontsize": 8.5}):
         figure = Figure(figsize=(6.2, 2.9), dpi=200, layout="constrained")
@@ -49,7 +49,8 @@ def main() -> None:
             ylabel="training loss",
             title="Initialization: the first updates",
         )
-        readable_ticks(left.yaxis)
+        plain_ticks(left.xaxis)
+        plain_ticks(left.yaxis, CLOSE)
         left.legend()
         for color, (recipe, name) in zip(("C3", "C5", "C2", "C4", "C0"), DEPTH.items(), strict=True):
             by_layers = _validation(recipe)

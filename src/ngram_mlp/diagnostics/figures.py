@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from PIL import Image
 from torch import Tensor
 
@@ -38,6 +39,7 @@ WIDTH = 5.0  # inches
 DPI = 100
 SPRITE = 50  # pixels
 FEW = 150  # labels that a figure of the embedding has room for
+CLOSE = (1, 1.5, 2, 2.5, 3, 4, 5, 7)  # ticks of a logarithmic axis that is short
 PARTS = 80  # into which a curve is cut
 Losses = npt.NDArray[np.float32]
 
@@ -82,7 +84,8 @@ def loss_figure(losses: Losses, validation: Sequence[tuple[int, float]] = (), dr
     whole, late = axes
     whole.set_xscale("log")
     whole.set_yscale("log")
-    readable_ticks(whole.yaxis)
+    plain_ticks(whole.xaxis)
+    plain_ticks(whole.yaxis, CLOSE)
     whole.legend(loc="upper right")
     late.set_xlabel("update")
     return figure
@@ -105,6 +108,7 @@ def distributions_figure(title: str, unit: str, panels: Mapping[str, Mapping[str
                 axis.plot((edges[1:] + edges[:-1]) / 2, values, color=color, linewidth=1, label=f"{name}  {stds}")
         axis.set(title=heading, ylabel="density")
         axis.set_yscale("log", nonpositive="mask")
+        plain_ticks(axis.yaxis)
     limits = [(axis.get_xlim(), axis.get_ylim()) for axis in axes]
     (left, right), (low, high) = (
         (min(a for a, _ in each), max(b for _, b in each)) for each in zip(*limits, strict=True)
@@ -113,7 +117,7 @@ def distributions_figure(title: str, unit: str, panels: Mapping[str, Mapping[str
         axis.set(xlim=(left, right), ylim=(low, high))
         axis.tick_params(labelbottom=axis is axes[-1])
         if high < 20 * low:
-            readable_ticks(axis.yaxis, (1, 2, 5))
+            plain_ticks(axis.yaxis, (1, 2, 5))
     axes[-1].set_xlabel(unit)
     legend_below(figure, axes[0], "standard deviations")
     return figure
@@ -230,13 +234,14 @@ def apart(points: npt.NDArray[np.float32], distance: float) -> npt.NDArray[np.fl
     return np.asarray(moved * size)
 
 
-def readable_ticks(axis: Any, at: Sequence[float] = (1, 1.5, 2, 2.5, 3, 4, 5, 7)) -> None:
-    """Labels a short logarithmic axis between the powers of ten, too, in plain numbers."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+def plain_ticks(axis: Any, at: Sequence[float] = (1,)) -> None:
+    """Labels a logarithmic axis in plain numbers, at these multiples of the powers of ten.
 
+    Powers as matplotlib writes them, and the ticks between, take half of the drawing.
+    """
     axis.set_major_locator(LogLocator(subs=at))
-    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_major_formatter(StrMethodFormatter("{x:,.6g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def figure_with_panels(

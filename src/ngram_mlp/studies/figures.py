@@ -8,12 +8,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ngram_mlp.diagnostics.figures import (
+    CLOSE,
     PARTS,
     STYLE,
     Losses,
     figure_with_panels,
     legend_below,
-    readable_ticks,
+    plain_ticks,
     smoothed,
 )
 
@@ -43,7 +44,8 @@ def loss_bands_figure(panels: Mapping[str, Mapping[str, Sequence[Losses]]]) -> F
                 axis.fill_between(x, means.min(0), means.max(0), color=styles[recipe]["color"], alpha=0.2, linewidth=0)
                 axis.plot(x, means.mean(0), **styles[recipe], linewidth=1.2, label=recipe)
         whole.set(xscale="log", yscale="log", ylabel="nats a character", title=heading)
-        readable_ticks(whole.yaxis)
+        plain_ticks(whole.xaxis)
+        plain_ticks(whole.yaxis, CLOSE)
         late.set(title=f"{heading}, after a tenth" if heading else "after a tenth")
     for axis in axes[-2:]:
         axis.set_xlabel("update")
