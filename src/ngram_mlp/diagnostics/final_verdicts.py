@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ngram_mlp.diagnostics.initial_verdicts import DEAD, SATURATED, largest
+from ngram_mlp.diagnostics.initial_verdicts import SATURATED, judge_units
 from ngram_mlp.diagnostics.snapshot import Snapshot
-from ngram_mlp.diagnostics.statistics import SATURATION, dead, saturated, saturated_by_nature
+from ngram_mlp.diagnostics.statistics import SATURATION
 from ngram_mlp.diagnostics.verdicts import Level, Remedy, Rule, Verdict
 
 GAP = Rule(
@@ -59,15 +59,7 @@ def judge_training(
         rule, excess = (FAST, ratio) if ratio > -3 else (SLOW, -ratio)
         verdicts.append(rule.verdict(ratio, f"1e{ratio:.1f} in the second half", excess))
     if snapshot and (layers := snapshot.nonlinearities):
-        masks = {name: saturated(layer.module, layer.input, saturation) for name, layer in layers.items()}
-        shares = {name: mask.float().mean().item() for name, mask in masks.items()}
-        by_nature = {name: saturated_by_nature(layer.module, saturation) for name, layer in layers.items()}
-        name, excess = largest({name: share - by_nature[name] for name, share in shares.items()})
-        verdicts.append(
-            SATURATED_AT_THE_END.verdict(shares[name], f"{shares[name]:.0%} of the cells of {name}", excess, arguments)
-        )
-        name, share = largest({name: dead(mask).float().mean().item() for name, mask in masks.items()})
-        verdicts.append(DEAD.verdict(share, f"{share:.1%} of {name}", share, arguments))
+        verdicts += judge_units(layers, SATURATED_AT_THE_END, arguments, saturation)
     return verdicts
 
 

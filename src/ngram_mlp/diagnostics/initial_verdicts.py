@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ngram_mlp.data import NGramDataModule, NGrams
-from ngram_mlp.diagnostics.snapshot import Snapshot, take_snapshot
+from ngram_mlp.diagnostics.snapshot import LayerSnapshot, Snapshot, take_snapshot
 from ngram_mlp.diagnostics.statistics import SATURATION, dead, mean_and_std, saturated, saturated_by_nature
 from ngram_mlp.diagnostics.trial import UPDATES, Trial, try_updates
 from ngram_mlp.diagnostics.verdicts import Remedy, Rule, Verdict
@@ -123,14 +123,7 @@ def judge_initialization(
     rule = ALREADY_TRAINED if excess < -0.5 else FIRST_LOSS
     verdicts = [rule.verdict(snapshot.loss, f"{snapshot.loss:.2f}, expected {expected:.2f}", excess, arguments)]
     if layers := snapshot.nonlinearities:
-        masks = {name: saturated(layer.module, layer.input, saturation) for name, layer in layers.items()}
-        fractions = {name: mask.float().mean().item() for name, mask in masks.items()}
-        by_nature = {name: saturated_by_nature(layer.module, saturation) for name, layer in layers.items()}
-        name, excess = largest({name: fraction - by_nature[name] for name, fraction in fractions.items()})
-        finding = f"{fractions[name]:.0%} of the cells of {name}, where a normal input gives {by_nature[name]:.0%}"
-        verdicts.append(SATURATED.verdict(fractions[name], finding, excess, arguments))
-        name, share = largest({name: dead(mask).float().mean().item() for name, mask in masks.items()})
-        verdicts.append(DEAD.verdict(share, f"{share:.1%} of {name}", share, arguments))
+        verdicts += judge_units(layers, SATURATED, arguments, saturation)
         if len(layers) > 1:
             verdicts.append(_over_depth([mean_and_std(layer.gradient)[1] for layer in layers.values()], arguments))
     if trial:
@@ -138,6 +131,20 @@ def judge_initialization(
     if budget:
         verdicts.append(_examples_seen(budget))
     return verdicts
+
+
+def judge_units(
+    layers: Mapping[str, LayerSnapshot], rule: Rule, arguments: Mapping[str, Any] | None, saturation: float
+) -> list[Verdict]:
+    """Verdicts on the saturated cells, by this rule, and on the dead units of the non-linearities."""
+    masks = {name: saturated(layer.module, layer.input, saturation) for name, layer in layers.items()}
+    shares = {name: mask.float().mean().item() for name, mask in masks.items()}
+    by_nature = {name: saturated_by_nature(layer.module, saturation) for name, layer in layers.items()}
+    name, excess = _largest({name: share - by_nature[name] for name, share in shares.items()})
+    finding = f"{shares[name]:.0%} of the cells of {name}, where a normal input gives {by_nature[name]:.0%}"
+    verdict = rule.verdict(shares[name], finding, excess, arguments)
+    name, share = _largest({name: dead(mask).float().mean().item() for name, mask in masks.items()})
+    return [verdict, DEAD.verdict(share, f"{share:.1%} of {name}", share, arguments)]
 
 
 def arguments_of(model: LanguageModel) -> dict[str, Any]:
@@ -151,7 +158,7 @@ def spread(ngrams: NGrams, count: int) -> tuple[Tensor, Tensor]:
     return ngrams.contexts[places].long(), ngrams.targets[places].long()
 
 
-def largest(values: Mapping[str, float]) -> tuple[str, float]:
+def _largest(values: Mapping[str, float]) -> tuple[str, float]:
     """The name with the largest value, and that."""
     return max(values.items(), key=lambda item: item[1])
 
