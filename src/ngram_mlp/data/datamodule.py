@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule
-from torch import Tensor
 
 from ngram_mlp.data.corpus import DATA_DIR, Corpus, load_corpus
 from ngram_mlp.data.minibatches import MinibatchStream, SplitBatches
@@ -74,12 +73,6 @@ class NGramDataModule(LightningDataModule):
         """Starts the stream from torch's default generator, before Lightning seeds that again in several processes."""
         self._generator.set_state(torch.get_rng_state())
         self._stream_begun = True
-
-    def first_minibatch(self) -> tuple[Tensor, Tensor]:
-        """Contexts (B, T) and targets (B,) of update 0; the stream that a run trains on is unaffected."""
-        generator = torch.Generator().set_state(torch.get_rng_state())
-        stream = MinibatchStream(self.splits["train"], self.batch_size, generator, chunking(None, self.batch_size))
-        return next(iter(stream))
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
