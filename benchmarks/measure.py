@@ -6,7 +6,7 @@ import resource
 import time
 from pathlib import Path
 
-DATA = Path(__file__).resolve().parents[1] / "data"
+PROJECT = Path(__file__).resolve().parents[1]
 
 
 class Clock:
@@ -37,8 +37,9 @@ class Clock:
 
 def words() -> list[str]:
     """The notebooks' words where they are, else the shipped sample."""
-    names = DATA / "names.txt"
-    return (names if names.exists() else DATA / "sample_names.txt").read_text().splitlines()
+    names = PROJECT / "data" / "names.txt"
+    sample = PROJECT / "src" / "ngram_mlp" / "data" / "sample_names.txt"
+    return (names if names.exists() else sample).read_text(encoding="utf-8").splitlines()
 
 
 def _process_start() -> float:

@@ -13,6 +13,7 @@ import torch
 
 from ngram_mlp.callbacks import diagnosis
 from ngram_mlp.cli import train
+from ngram_mlp.places import SAMPLE_CORPUS
 
 # Each deprecated call of jsonargparse tells its own message, so that pyproject.toml can name Lightning's.
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "all"
@@ -43,7 +44,7 @@ def names() -> list[str]:
 @pytest.fixture(scope="session")
 def sample_words() -> list[str]:
     """The words that the project ships."""
-    return (PROJECT / "data" / "sample_names.txt").read_text().split()
+    return SAMPLE_CORPUS.read_text(encoding="utf-8").split()
 
 
 @pytest.fixture

@@ -306,7 +306,7 @@ def rows_in_document(kind: str) -> list[str]:
 
 
 def main() -> None:
-    text, corpus = DOCUMENT.read_text(), str(DOCUMENT.parents[1] / "data" / "sample_names.txt")
+    text, corpus = DOCUMENT.read_text(), "sample"
     for kind in KINDS:
         pattern = f"(<!-- {kind} -->\n[^\n]*\n[^\n]*\n).*?(<!-- end -->)"
         table = "".join(f"{row}\n" for row in rows(kind, corpus))

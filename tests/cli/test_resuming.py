@@ -18,7 +18,7 @@ from ngram_mlp.cli import train
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.loading import load_model
 from ngram_mlp.runs.checkpoint import read_checkpoint
-from ngram_mlp.runs.files import alone_in
+from ngram_mlp.runs.lock import alone_in
 from ngram_mlp.training import EagerEngine
 from tests.cli.folders import assert_same_run, scalars
 from tests.conftest import PROJECT
@@ -315,7 +315,7 @@ def test_a_moved_corpus_is_known_by_its_content_and_another_is_refused(cut, corp
 
 def test_two_processes_do_not_train_in_one_folder(cut, fails):
     with alone_in(cut):
-        assert "another process" in fails(train.main, DEFAULT, ["--resume", str(cut)])
+        assert f"process {os.getpid()} on" in fails(train.main, DEFAULT, ["--resume", str(cut)])
 
 
 def test_a_diverged_run_goes_on_from_before_with_a_lower_rate(whole, run_train, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ import pytest
 
 from ngram_mlp.cli import compare
 from ngram_mlp.data import load_corpus
-from ngram_mlp.runs.files import alone_in
+from ngram_mlp.runs.lock import alone_in
 from ngram_mlp.studies.report import paired_interval
 from ngram_mlp.studies.study import plan, record_recipes
 from tests.conftest import PROJECT

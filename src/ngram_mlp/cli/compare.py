@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ngram_mlp.cli.called import called
 from ngram_mlp.cli.command import command, open_console
 from ngram_mlp.cli.mistakes import remember_options
 from ngram_mlp.cli.parser import PlainParser
@@ -33,7 +34,7 @@ def main(train_script: Path, args: Sequence[str] | None = None) -> None:
         if run.finished is None and run not in trained:
             console.print(f"left out: {run.recipe}, seed {run.seed}: another call trains it")
     if options.shard is None:
-        write_report(folder, runs, failures, ["python", "scripts/compare.py", *args], console)
+        write_report(folder, runs, failures, [*called(), *args], console)
     if failures:
         raise SystemExit(1)
 

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from jsonargparse import DefaultHelpFormatter, Namespace, set_parsing_settings
 from pytorch_lightning.cli import LightningArgumentParser
 
+from ngram_mlp.cli.called import usage
 from ngram_mlp.cli.mistakes import about_unknown, as_typed, exit_with, mistake_in, remember_options
 
 set_parsing_settings(add_print_completion_argument=True)
@@ -18,6 +19,9 @@ NOISE = re.compile(r",? ?default: (<function .*? at 0x\w+>|\{'class_path': 'ngra
 
 class PlainParser(argparse.ArgumentParser):
     """For what jsonargparse's cannot do: leave the options alone that it does not know."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(prog=usage(), **kwargs)
 
     def error(self, message: str) -> NoReturn:
         exit_with(message)
@@ -39,7 +43,7 @@ class Parser(LightningArgumentParser):
     shows_trainer = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"formatter_class": HelpFormatter, **kwargs})
+        super().__init__(*args, **{"formatter_class": HelpFormatter, "prog": usage(), **kwargs})
 
     def parse_args(self, args: Sequence[str] | None = None, **kwargs: Any) -> Namespace:  # type: ignore[override]
         args = sys.argv[1:] if args is None else args

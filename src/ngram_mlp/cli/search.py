@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ngram_mlp.cli.called import called
 from ngram_mlp.cli.command import command, open_console
 from ngram_mlp.cli.mistakes import remember_options
 from ngram_mlp.cli.parser import Parser, PlainParser
@@ -56,7 +57,7 @@ def main(train_script: Path, args: Sequence[str] | None = None) -> None:
         jobs=options.jobs,
         confirm=options.confirm,
         train_script=train_script,
-        command=["python", "scripts/search.py", *typed],
+        command=[*called(), *typed],
         console=open_console(),
     )
     if result is not None and result.best is None:

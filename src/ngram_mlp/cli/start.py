@@ -1,6 +1,5 @@
 """From a parsed command line to a run that is ready to train: its checkpoint, folder, callbacks and trainer."""
 
-import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,8 @@ from ngram_mlp.diagnostics.batch_norm_statistics import require_batch_norm
 from ngram_mlp.errors import UserError
 from ngram_mlp.models.layers import batch_norms
 from ngram_mlp.runs.checkpoint import Checkpoint, CheckpointFiles
-from ngram_mlp.runs.files import alone_in, claim_run_folder, rewind, write_atomically
+from ngram_mlp.runs.files import claim_run_folder, remove_folder, rewind, write_atomically
+from ngram_mlp.runs.lock import alone_in
 from ngram_mlp.training.accelerators import resolve_accelerator
 from ngram_mlp.training.processes import rank
 from ngram_mlp.training.trainer import refuse_options_without_meaning
@@ -71,7 +71,7 @@ def start_run(cli: TrainCLI, console: Console, resources: ExitStack) -> Run:
         write_atomically(folder / "config.yaml", configuration.encode())
     except BaseException as error:
         if not own:
-            shutil.rmtree(folder)
+            remove_folder(folder)
         if type(error) is ValueError:
             raise UserError(f"--trainer: {error}") from error
         raise

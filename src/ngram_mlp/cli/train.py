@@ -3,8 +3,6 @@
 import io
 import json
 import shlex
-import shutil
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -16,6 +14,7 @@ from rich.console import Console
 from rich.panel import Panel
 
 from ngram_mlp.callbacks.checkpoints import Interrupted
+from ngram_mlp.cli.called import called, from_here, program
 from ngram_mlp.cli.command import command, open_console, quiet_threads
 from ngram_mlp.cli.evaluate import print_metrics
 from ngram_mlp.cli.resuming import cannot_resume
@@ -23,7 +22,8 @@ from ngram_mlp.cli.start import Run, start_run
 from ngram_mlp.cli.train_cli import TrainCLI
 from ngram_mlp.errors import UserError, printable
 from ngram_mlp.models.sampling import sample_one_by_one
-from ngram_mlp.runs.files import LAST, write_atomically
+from ngram_mlp.places import DEFAULT_CONFIG
+from ngram_mlp.runs.files import LAST, remove_folder, write_atomically
 from ngram_mlp.training.processes import raise_if_another_has_ended, rank
 
 Logger.register(LitLogger)  # it derives from Fabric's Logger alone, so that the parser would refuse it
@@ -94,23 +94,18 @@ def _report(cli: TrainCLI, run: Run, console: Console) -> None:
 def _where_to_look(logger: Any) -> str:
     """What shows the curves of a run that logged to this logger: a command, an address, a file, or what it tells."""
     if isinstance(logger, TensorBoardLogger):
-        return f"{_program('tensorboard')} --logdir {logger.log_dir}"
+        return f"{program('tensorboard')} --logdir {logger.log_dir}"
     if isinstance(logger, CSVLogger):
         return str(Path(logger.log_dir, "metrics.csv"))
     if isinstance(logger, MLFlowLogger):
         uri = str(logger._tracking_uri)
-        return uri if uri.startswith("http") else f"{_program('mlflow')} ui --backend-store-uri {uri}"
+        return uri if uri.startswith("http") else f"{program('mlflow')} ui --backend-store-uri {uri}"
     if isinstance(logger, WandbLogger):
         wandb_run: Any = logger.experiment
-        folder = _from_here(Path(wandb_run.dir).parent)
-        return f"{_program('wandb')} sync {folder}" if wandb_run.offline else str(wandb_run.url)
+        folder = from_here(Path(wandb_run.dir).parent)
+        return f"{program('wandb')} sync {folder}" if wandb_run.offline else str(wandb_run.url)
     place = logger.log_dir or logger.save_dir or logger.name
     return f"{type(logger).__name__} {place}" if place else ""
-
-
-def _program(name: str) -> Path | str:
-    """A program of this environment, as it is typed here."""
-    return name if shutil.which(name) else _from_here(Path(sys.executable).with_name(name))
 
 
 def _save_losses(cli: TrainCLI, run: Run) -> None:
@@ -123,7 +118,7 @@ def _leave(cli: TrainCLI, run: Run, console: Console, error: BaseException) -> N
     """Says how an interrupted run is resumed, and turns what ended it into one line where it was no bug."""
     last = run.folder / LAST
     if run.is_new and not last.exists() and not len(cli.model.losses):
-        shutil.rmtree(run.folder)  # a run that never began leaves nothing behind
+        remove_folder(run.folder)  # a run that never began leaves nothing behind
     else:
         with suppress(OSError):  # of a full disk, perhaps; what ended the run is reported
             _save_losses(cli, run)
@@ -132,8 +127,7 @@ def _leave(cli: TrainCLI, run: Run, console: Console, error: BaseException) -> N
         where = f"the run is in {run.folder}" if run.folder.exists() else "nothing was saved yet"
         console.print(f"interrupted{by} at update {run.trainer.global_step}; {where}")
     if last.exists():
-        command = [str(_from_here(Path(sys.executable))), sys.argv[0], "--resume", str(run.folder)]
-        console.print(f"go on with: {shlex.join(command)}")
+        console.print(f"go on with: {shlex.join([*called(), '--resume', str(run.folder)])}")
     if isinstance(error, SystemExit):
         # Lightning's own exceptions have status 1 for Ctrl-C and none for SIGTERM.
         raise SystemExit(130 if error.code == 1 else error.code or 143) from None
@@ -142,6 +136,5 @@ def _leave(cli: TrainCLI, run: Run, console: Console, error: BaseException) -> N
         raise cannot_resume(run.checkpoint, error) from error
 
 
-def _from_here(path: Path) -> Path:
-    """The path as it is typed in this folder."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+if __name__ == "__main__":  # as a study calls it where there is no scripts/train.py
+    main(DEFAULT_CONFIG)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from ngram_mlp.data.ngrams import BOUNDARY
 from ngram_mlp.errors import UserError
+from ngram_mlp.places import DATA_DIR, SAMPLE_CORPUS
 from ngram_mlp.runs.files import write_atomically
 
-DATA_DIR = Path(__file__).resolve().parents[3] / "data"
 NAMES_URL = "https://raw.githubusercontent.com/karpathy/makemore/master/names.txt"
 NAMES_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
 DOWNLOAD_SECONDS = 10.0
@@ -47,7 +47,7 @@ def load_corpus(corpus: str = "auto", data_dir: Path = DATA_DIR) -> Corpus:
         except UserError as error:
             warnings.warn(f"training on the sample corpus: {error}", SampleCorpusWarning, stacklevel=2)
             return load_corpus("sample", data_dir)
-    path = {"names": data_dir / "names.txt", "sample": data_dir / "sample_names.txt"}.get(corpus, Path(corpus))
+    path = {"names": data_dir / "names.txt", "sample": SAMPLE_CORPUS}.get(corpus, Path(corpus))
     if corpus == "names" and not path.exists():
         _download_names(path)
     return _read(corpus, path)
@@ -85,7 +85,9 @@ def _parse(name: str, content: bytes) -> list[str]:
 
 def _download_names(path: Path) -> None:
     try:
-        write_atomically(path, _download(NAMES_URL))
+        content = _download(NAMES_URL)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content)
     except OSError as error:
         reason = getattr(error, "reason", None) or error
         if isinstance(error, urllib.error.HTTPError):

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningDataModule
 
-from ngram_mlp.data.corpus import DATA_DIR, Corpus, load_corpus
+from ngram_mlp.data.corpus import Corpus, load_corpus
 from ngram_mlp.data.minibatches import MinibatchStream, SplitBatches
 from ngram_mlp.data.ngrams import NGrams, Vocabulary, build_ngrams, split_words
 from ngram_mlp.errors import UserError, require_at_least, shortened
+from ngram_mlp.places import DATA_DIR
 from ngram_mlp.runs.checkpoint import StreamState
 from ngram_mlp.training.loop import chunking
 
@@ -26,7 +27,8 @@ class NGramDataModule(LightningDataModule):
             `auto` (names where it can be had, else sample), or the path of a UTF-8 text file with one word a line.
         block_size: how many characters the network sees to predict the next.
         batch_size: the examples in a minibatch.
-        data_dir: the folder of names.txt and sample_names.txt; by default the project's `data`.
+        data_dir: the folder of names.txt; by default the project's `data`, or `data` here where this package is
+            installed without a checkout.
     """
 
     trainer: Any  # Lightning sets it

@@ -1,11 +1,11 @@
-"""Files that are complete or absent; the folder of a run, which is claimed, locked for training and rewound."""
+"""Files that are complete or absent; the folder of a run, which is claimed, rewound and removed."""
 
-import fcntl
 import os
+import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from ngram_mlp.errors import UserError
@@ -29,11 +29,12 @@ def write_atomically(path: Path, content: bytes) -> None:
         if isinstance(error, OSError):
             error.filename = str(path)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # so that the rename survives a power failure
-    finally:
-        os.close(folder)
+    if hasattr(os, "O_DIRECTORY"):  # Windows opens no folders
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # so that the rename survives a power failure
+        finally:
+            os.close(folder)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -75,17 +76,9 @@ def claim_run_folder(runs_dir: str, name: str) -> Path:
         raise UserError(f"cannot create {parent}/version_N ({reason}); give another", runs_dir=runs_dir) from error
 
 
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Locks a run's folder until the block is left or the process dies; raises a UserError where it is locked."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise UserError(f"another process trains in {folder}; wait for it or stop it") from error
-    finally:
-        os.close(descriptor)
+def remove_folder(folder: Path) -> None:
+    """Removes the folder of a run that never began; Windows keeps the file by which this process has locked it."""
+    shutil.rmtree(folder, ignore_errors=os.name == "nt")
 
 
 def rewind(folder: Path, update: int, sizes: Mapping[str, int], configuration: str) -> None:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -167,6 +168,9 @@ def _server() -> Any:
         return multiprocessing.get_context("spawn")
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(["ngram_mlp.cli.server"])
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the server, as Ctrl-C is for this process alone
+    forkserver.ensure_running()
+    signal.signal(signal.SIGINT, handler)
     return server
 
 

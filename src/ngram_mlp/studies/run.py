@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ngram_mlp.errors import UserError
-from ngram_mlp.runs.files import LAST, alone_in, versions
+from ngram_mlp.runs.files import LAST, versions
+from ngram_mlp.runs.lock import Occupied, alone_in
 
 LAST_SECONDS = 30  # for which a run that has lost its pool may still train
 
@@ -67,7 +67,7 @@ class Run:
         A run whose pool was killed is about to save its state and to end, which is waited for.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as lock, suppress(UserError):
+        with ExitStack() as lock, suppress(Occupied):
             lock.enter_context(alone_in(self.folder))
             deadline = time.monotonic() + LAST_SECONDS
             while any(map(_is_locked, self.versions)):
@@ -82,5 +82,5 @@ def _is_locked(folder: Path) -> bool:
     try:
         with alone_in(folder):
             return False
-    except UserError:
+    except Occupied:
         return True

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial
 from rich.console import Console
 
 from ngram_mlp.errors import UserError
+from ngram_mlp.places import TRAIN_SCRIPT
 from ngram_mlp.runs.files import write_atomically
 from ngram_mlp.studies.confirmation import Confirmation, confirm_best
 from ngram_mlp.studies.pool import Ended, Pool, cores, display, train_all
@@ -21,8 +22,6 @@ from ngram_mlp.studies.search_report import write_search_report
 from ngram_mlp.studies.space import read_space
 from ngram_mlp.studies.storage import open_storage, quiet_optuna
 from ngram_mlp.studies.trials import Goal, Trials
-
-TRAIN = Path(__file__).resolve().parents[3] / "scripts" / "train.py"
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def search(
     storage: str | None = None,
     jobs: int | None = None,
     confirm: int = 5,
-    train_script: Path = TRAIN,
+    train_script: Path = TRAIN_SCRIPT,
     command: Sequence[str] = (),
     console: Console | None = None,
 ) -> Result | None:

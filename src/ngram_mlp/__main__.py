@@ -1,0 +1,42 @@
+"""The installed command `ngram-mlp`, also `python -m ngram_mlp`: its first word says which of the commands it is."""
+
+import sys
+from importlib import import_module
+
+from ngram_mlp import __version__
+from ngram_mlp.cli.mistakes import exit_with
+from ngram_mlp.places import DEFAULT_CONFIG, TRAIN_SCRIPT
+
+COMMANDS = {
+    "train": "train a model, and report what came out",
+    "check": "judge a network before its first update",
+    "evaluate": "print the losses of a checkpoint",
+    "sample": "sample words from a checkpoint",
+    "compare": "compare recipes over several seeds",
+    "search": "find the best recipe of a space",
+}
+# What the commands take before their arguments.
+TAKES = {
+    "train": (DEFAULT_CONFIG,),
+    "check": (DEFAULT_CONFIG,),
+    "compare": (TRAIN_SCRIPT,),
+    "search": (TRAIN_SCRIPT,),
+}
+
+
+def main() -> None:
+    """Calls the command that the first argument names with the others."""
+    name, *args = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        about = "\n".join(f"  {command:10}{does}" for command, does in COMMANDS.items())
+        print(f"usage: ngram-mlp COMMAND [--help] [--OPTION VALUE ...]\n\n{about}")
+    elif name == "--version":
+        print(f"ngram-mlp {__version__}")
+    elif name in COMMANDS:
+        import_module(f"ngram_mlp.cli.{name}").main(*TAKES.get(name, ()), args)
+    else:
+        exit_with(f"{name}: is no command; give one of {', '.join(COMMANDS)}")
+
+
+if __name__ == "__main__":
+    main()

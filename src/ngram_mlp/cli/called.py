@@ -1,0 +1,31 @@
+"""How the running command is typed, for its usage and for the commands that it tells its user."""
+
+import shutil
+import sys
+from pathlib import Path
+
+PROGRAM = "ngram-mlp"
+
+
+def called() -> list[str]:
+    """The words before the arguments: of a script the interpreter and its path, else the installed program's."""
+    script = Path(sys.argv[0])
+    if script.stem == PROGRAM or script.parts[-2:] == ("ngram_mlp", "__main__.py"):
+        return [str(program(PROGRAM)), *sys.argv[1:2]]
+    return [str(from_here(Path(sys.executable))), sys.argv[0]]
+
+
+def usage() -> str:
+    """The command in a usage line."""
+    *_, last = words = called()
+    return " ".join([PROGRAM, last]) if Path(words[0]).stem == PROGRAM else Path(last).name
+
+
+def program(name: str) -> Path | str:
+    """A program of this environment, as it is typed here."""
+    return name if shutil.which(name) else from_here(Path(sys.executable).with_name(name))
+
+
+def from_here(path: Path) -> Path:
+    """The path as it is typed in this folder."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
