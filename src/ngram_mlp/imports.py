@@ -17,6 +17,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from ngram_mlp.releases import unknown_release
+
 DYNAMO = "torch._dynamo"
 
 
@@ -35,7 +37,7 @@ def without_collections() -> Iterator[None]:
 
 def postpone_dynamo() -> None:
     """Has `torch._dynamo` imported when something of it is asked for that only the compiler can do."""
-    if DYNAMO not in sys.modules:
+    if DYNAMO not in sys.modules and unknown_release() is None:
         sys.modules[DYNAMO] = _Postponed()
         sys.meta_path.insert(0, _Submodules())
 

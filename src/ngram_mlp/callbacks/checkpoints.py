@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import Checkpoint, LambdaCallback, WeightAverag
 from pytorch_lightning.trainer.states import TrainerFn
 
 from ngram_mlp.errors import require_at_least
+from ngram_mlp.releases import unknown_release
 from ngram_mlp.runs.checkpoint import Parts, add_parts
 from ngram_mlp.runs.checkpoint_file import serialized
 from ngram_mlp.runs.files import event_files, write_atomically
@@ -63,7 +64,7 @@ class RunCheckpoints(Checkpoint):
         self._state_due = 0.0
         self._signal: int | None = None
         # Another callback, which comes before all others, as none of them may see the next update yet.
-        gate: Any = LambdaCallback(on_train_batch_start=lambda trainer, *_: self._between_updates(trainer))
+        gate: Any = LambdaCallback(on_train_batch_start=self._before_minibatch)
         gate.update_calls = self.update_calls
         self._gate = gate
 
@@ -110,8 +111,8 @@ class RunCheckpoints(Checkpoint):
         if isinstance(update, int) and self._best_path(update).exists():  # else it is in the folder of another run
             self._best_loss, self._best_update = loss, update
 
-    def _between_updates(self, trainer: Trainer) -> None:
-        if not between_updates(trainer):
+    def _before_minibatch(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if not between_updates(trainer, batch_idx):
             return
         update = trainer.global_step
         # All processes end at the same moment, whichever of them received the signal.
@@ -119,7 +120,7 @@ class RunCheckpoints(Checkpoint):
         due = update % self._every_n_updates == 0 and update > 0
         if (due or self._validated or self._signal) and update != self.saved_update:
             self._save(trainer)
-        elif update > 0 and time.monotonic() > self._state_due:
+        elif update > 0 and time.monotonic() > self._state_due and unknown_release() is None:
             self._state = update, serialized(trainer._checkpoint_connector.dump_checkpoint(weights_only=False))
             self._state_due = time.monotonic() + SECONDS_AT_RISK
         if self._signal:

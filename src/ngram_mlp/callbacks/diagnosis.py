@@ -61,7 +61,8 @@ def _guarded(hook: Callable[..., Any], always: bool = False) -> Callable[..., An
         try:
             return hook(self, *args, **kwargs)
         except Exception as error:
-            if strict or self._trainer._detect_anomaly or isinstance(error, UserError) or full_disk(error):
+            wanted = strict or getattr(self._trainer, "_detect_anomaly", False)
+            if wanted or isinstance(error, UserError) or full_disk(error):
                 raise
             if not self.is_off:
                 self.switch_off()

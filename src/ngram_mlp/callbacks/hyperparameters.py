@@ -1,10 +1,10 @@
 """A run's hyperparameters, in every logger, and on TensorBoard's page that compares runs by them."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning_fabric.utilities.logger import _flatten_dict
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.core.saving import save_hparams_to_yaml
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -67,7 +67,7 @@ def _page(values: dict[str, Any]) -> Any:
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
     from torch.utils.tensorboard.summary import hparams
 
-    given = {key: value for key, value in _flatten_dict(values).items() if value is not None and key not in OMITTED}
+    given = {key: value for key, value in _flattened(values) if value is not None and key not in OMITTED}
     shown = {key: value if isinstance(value, int | float | str) else str(value) for key, value in given.items()}
     experiment, *run = hparams(shown, {METRIC: None})  # type: ignore[no-untyped-call]
     plugin = experiment.value[0].metadata.plugin_data
@@ -76,3 +76,12 @@ def _page(values: dict[str, Any]) -> Any:
         info.differs = info.name in FIRST
     plugin.content = content.SerializeToString()
     return experiment, *run
+
+
+def _flattened(nested: dict[str, Any], parents: str = "") -> Iterator[tuple[str, Any]]:
+    """The values with the names under which Lightning logs them: `model/class`."""
+    for key, value in nested.items():
+        if isinstance(value, dict):
+            yield from _flattened(value, f"{parents}{key}/")
+        else:
+            yield f"{parents}{key}", value

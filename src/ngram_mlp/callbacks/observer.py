@@ -128,7 +128,7 @@ class Snapshots(Diagnosis):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         assert isinstance(pl_module, LanguageModel)
-        if not between_updates(trainer):
+        if not between_updates(trainer, batch_idx):
             return
         update, last = trainer.global_step, trainer.max_steps - 1
         due = {observer: observer.due(update, last) for observer in self._observers()}

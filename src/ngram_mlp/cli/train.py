@@ -98,7 +98,7 @@ def _where_to_look(logger: Any) -> str:
     if isinstance(logger, CSVLogger):
         return str(Path(logger.log_dir, "metrics.csv"))
     if isinstance(logger, MLFlowLogger):
-        uri = str(logger._tracking_uri)
+        uri = str(getattr(logger, "_tracking_uri", ""))
         return uri if uri.startswith("http") else f"{program('mlflow')} ui --backend-store-uri {uri}"
     if isinstance(logger, WandbLogger):
         wandb_run: Any = logger.experiment

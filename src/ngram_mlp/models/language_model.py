@@ -16,17 +16,13 @@ from torch.optim.lr_scheduler import MultiStepLR, ReduceLROnPlateau
 from ngram_mlp.data import NGramDataModule
 from ngram_mlp.errors import Diverged, UserError
 from ngram_mlp.models.metrics import Losses, PredictionMetric
+from ngram_mlp.releases import unknown_release
 from ngram_mlp.runs.checkpoint import Parts, add_parts, parts_of, read_checkpoint
+from ngram_mlp.training.counters import begin_counters, restore_counters
 from ngram_mlp.training.engines import Before, EngineName, use_fastest_threads
 from ngram_mlp.training.loop import choose_loop, trains_chunks
 from ngram_mlp.training.processes import average, processes
-from ngram_mlp.training.trainer import (
-    begin_counters,
-    log_at,
-    refuse_options_without_meaning,
-    restore_counters,
-    validates_at,
-)
+from ngram_mlp.training.trainer import log_at, refuse_options_without_meaning, validates_at
 
 
 class LanguageModel(LightningModule):
@@ -112,7 +108,7 @@ class LanguageModel(LightningModule):
     def on_fit_start(self) -> None:
         if self._ends:  # a callback such as BatchSizeFinder has trained before the first update
             self.trainer.should_stop = False
-        if self.trainer.global_step == 0:  # else they are those of the updates before it
+        if self.trainer.global_step == 0 and self._before is None:  # else they are those of the updates before it
             self.losses = Losses()
         choose_loop(self.trainer, self._wanted_engine, self._before, LanguageModel, NGramDataModule)
         self.threads = self._before.threads if self._before else None
@@ -129,7 +125,8 @@ class LanguageModel(LightningModule):
         if self._last_batch_idx < 0:
             self.engine_name = "lightning"
             self.threads = use_fastest_threads(self.network, contexts, targets, self.threads)
-            begin_counters(self.trainer)
+            if unknown_release() is None:
+                begin_counters(self.trainer)
         loss = F.cross_entropy(self(contexts), targets)
         if batch_idx != self._last_batch_idx:  # optimizers such as LBFGS evaluate a minibatch several times
             self._last_batch_idx = batch_idx
@@ -249,5 +246,5 @@ class LanguageModel(LightningModule):
         self.engine_name, self.threads = parts["engine"], parts.get("threads")  # which 0.1 did not save
         self._before = Before(self.engine_name, self.threads) if self.engine_name else None
         self.losses = Losses(parts["losses"], parts["logged"])
-        if self.trainer.state.fn == TrainerFn.FITTING:
+        if self.trainer.state.fn == TrainerFn.FITTING and unknown_release() is None:
             restore_counters(self.trainer, checkpoint)

@@ -58,7 +58,7 @@ SHOWS_EVERY = 1_000
 
 
 def _checkpoints(callback: Any, _trainer: Any, _model: Any) -> Calls | None:
-    every = callback._every_n_train_steps
+    every: int = getattr(callback, "_every_n_train_steps", 1)
     return None if callback.save_on_exception else Calls(after=(every,) if every > 0 else ())
 
 
@@ -79,7 +79,8 @@ def _progress(callback: Any, _trainer: Any, _model: Any) -> Calls:
 
 
 def _moving_average(callback: Any, trainer: Any, _model: Any) -> Calls | None:
-    here = callback._device is None or callback._device == trainer.strategy.root_device
+    device = getattr(callback, "_device", None)
+    here = device is None or device == trainer.strategy.root_device
     return NOTHING if here else None  # an engine averages only where it trains
 
 

@@ -169,7 +169,7 @@ def choose_engine(
             if against is None:
                 fused.compile(*chunk, candidates(network, chunk[0].shape[1], threads))
                 return fused
-        except CannotFuseError as error:
+        except (CannotFuseError, ImportError) as error:  # of a part of torch, in a release that is not known
             if wanted == "fused":
                 raise UserError(f"{error}; use auto or eager", engine="fused") from error
             against = str(error)

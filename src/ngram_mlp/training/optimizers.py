@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 State = dict[str, Tensor]
 # (parameter, gradient, its optimizer state, learning rate, its parameter group) -> (parameter, state) after the step
@@ -85,6 +84,8 @@ def formula_of(optimizer: Optimizer) -> Formula:
 
 def has_step_hooks(optimizer: Optimizer) -> bool:
     """Whether a hook is registered on the steps of this optimizer, or of all optimizers."""
+    from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+
     own = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
     return bool(own or _global_optimizer_pre_hooks or _global_optimizer_post_hooks)
 

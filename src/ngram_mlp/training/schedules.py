@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, MultiStepLR, StepLR
 
 from ngram_mlp.errors import UserError
+from ngram_mlp.releases import unknown_release
 
 
 class WarmupCosine(LRScheduler):
@@ -65,6 +66,8 @@ def changes_more_than_the_learning_rate(scheduler: Any) -> bool:
 def _steps_without_effect(scheduler: LRScheduler) -> int:
     """How many of the schedule's next steps are known not to change the learning rate."""
     last = scheduler.last_epoch
+    if unknown_release():
+        return 0
     if type(scheduler) is MultiStepLR:
         return int(min((m for m in scheduler.milestones if m > last), default=2**62)) - last - 1
     if type(scheduler) is StepLR:

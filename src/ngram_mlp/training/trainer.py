@@ -1,11 +1,10 @@
-"""Lightning's trainer made to count updates where it trains chunks: where they end, counters, refused options."""
+"""Lightning's trainer made to count updates: where chunks end, when it validates and logs, which options it refuses."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from ngram_mlp.errors import UserError
 from ngram_mlp.training.calls import Calls, calls_of, validation_interval
@@ -36,39 +35,9 @@ def longest_chunk(batch_size: int) -> int:
     return max(1, min(1_000, 2**16 // batch_size))
 
 
-def restore_counters(trainer: Any, content: dict[str, Any]) -> None:
-    """Sets `global_step` to that of a checkpoint's content, and removes Lightning's own account of its loops."""
-    content.pop("loops", None)  # not needed between two updates, and wrong where an exception cut a chunk short
-    for tracker in _steps(trainer):
-        tracker.ready = tracker.completed = content["global_step"]
-
-
-def begin_counters(trainer: Any) -> None:
-    """Advances the counters of batches, which start with the process, by those before the first; called within it."""
-    loop, before = trainer.fit_loop.epoch_loop, trainer.global_step * trainer.accumulate_grad_batches
-    for batches in (loop.batch_progress.total, loop.batch_progress.current):
-        batches.completed = batches.processed = before
-        batches.ready = batches.started = before + 1
-    loop._batches_that_stepped = trainer.global_step
-
-
-def advance_counters(trainer: Any, updates: int) -> None:
-    """Advances the counters by the updates of a chunk; Lightning itself adds one to those of batches."""
-    for tracker in _steps(trainer):  # from which Lightning derives `global_step`
-        tracker.ready += updates
-        tracker.completed += updates
-    loop, more = trainer.fit_loop.epoch_loop, updates * trainer.accumulate_grad_batches - 1
-    for batches in (loop.batch_progress.total, loop.batch_progress.current):  # the validation interval
-        batches.ready += more
-        batches.started += more
-        batches.processed += more
-        batches.completed += more
-    loop._batches_that_stepped += updates - 1  # and the logging interval
-
-
 def validates_at(trainer: Any, update: int) -> bool:
     """Whether an interval has the trainer validate when so many updates are done, or its last minibatch does."""
-    if trainer._val_check_time_interval is not None:
+    if not hasattr(trainer, "val_check_interval"):  # it is a time
         return False
     interval = validation_interval(trainer)
     return interval == 0 or update * int(trainer.accumulate_grad_batches) % interval == 0
@@ -76,20 +45,18 @@ def validates_at(trainer: Any, update: int) -> bool:
 
 def log_at(trainer: Any, update: int, metrics: dict[str, Tensor]) -> None:
     """Logs metrics at a number of updates done; Lightning's own axis is one behind, and `self.log` has no other."""
-    if not trainer.sanity_checking:
-        trainer._logger_connector.log_metrics(metrics, step=update)
+    if trainer.sanity_checking:
+        return
+    trainer.logged_metrics.update(metrics)
+    numbers = {name: value.item() for name, value in metrics.items()}
+    for logger in trainer.loggers:
+        logger.log_metrics(numbers, step=update)
+        logger.save()
 
 
-def between_updates(trainer: Any) -> bool:
-    """Whether the trainer is at the end of an update, and not between two of the minibatches that one accumulates."""
-    done: int = trainer.fit_loop.epoch_loop.batch_progress.current.completed
-    return done % int(trainer.accumulate_grad_batches) == 0
-
-
-def leave_gradients_to_the_engine(trainer: Any) -> None:
-    """Keeps DDP's wrapper from synchronizing: it expects one backward pass per call, a chunk has one per update."""
-    if isinstance(trainer.strategy.model, DistributedDataParallel):
-        trainer.strategy.model.require_backward_grad_sync = False
+def between_updates(trainer: Any, batch_idx: int) -> bool:
+    """Whether a minibatch is the first of an update, and not one of several others that an update accumulates."""
+    return batch_idx % int(trainer.accumulate_grad_batches) == 0
 
 
 def refuse_options_without_meaning(trainer: Any, model: Any) -> None:
@@ -97,7 +64,8 @@ def refuse_options_without_meaning(trainer: Any, model: Any) -> None:
     for callback in trainer.callbacks:
         calls_of(callback, trainer, model)
     strategy = trainer.strategy
-    if trainer.world_size > 1 and not (isinstance(strategy, DDPStrategy) and strategy._start_method == "popen"):
+    starts = getattr(strategy, "_start_method", "popen")
+    if trainer.world_size > 1 and not (isinstance(strategy, DDPStrategy) and starts == "popen"):
         raise UserError("several processes train only with ddp; use it, or 1 device", strategy=type(strategy).__name__)
     if trainer.fast_dev_run:  # Lightning derives the options below from it
         return
@@ -117,8 +85,3 @@ def refuse_options_without_meaning(trainer: Any, model: Any) -> None:
     for option, (refused, remedy) in refusals.items():
         if refused:
             raise UserError(remedy, **{option: getattr(trainer, option)})
-
-
-def _steps(trainer: Any) -> tuple[Any, Any]:
-    progress = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step
-    return progress.total, progress.current
