@@ -1,10 +1,15 @@
 """The clock that all peers share, and the words that all train on."""
 
 import json
+import math
 import os
-import resource
 import time
 from pathlib import Path
+
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -31,7 +36,7 @@ class Clock:
         """Prints the line that the benchmark reads."""
         assert self._first is not None
         microseconds = (self._last[0] - self._first[0]) / (self._last[1] - self._first[1]) * 1e6
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kB on Linux
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 if resource else math.nan  # kB on Linux
         print(json.dumps({"microseconds": microseconds, "startup": self.startup, "memory": memory}))
 
 

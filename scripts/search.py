@@ -3,11 +3,12 @@
 
 import multiprocessing
 import signal
+import sys
 from multiprocessing import forkserver
 from pathlib import Path
 
 if __name__ == "__main__":  # and not in the processes of its runs
-    if "forkserver" in multiprocessing.get_all_start_methods():
+    if sys.platform == "linux":
         multiprocessing.set_forkserver_preload(["ngram_mlp.cli.server"])
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as `studies.pool` does
         forkserver.ensure_running()  # imports what the runs need while this process imports what it needs itself

@@ -1,7 +1,11 @@
 """How the running command is typed, for its usage and for the commands that it tells its user."""
 
+import os
+import shlex
 import shutil
+import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 PROGRAM = "ngram-mlp"
@@ -19,6 +23,11 @@ def usage() -> str:
     """The command in a usage line."""
     *_, last = words = called()
     return " ".join([PROGRAM, last]) if Path(words[0]).stem == PROGRAM else Path(last).name
+
+
+def as_typed(words: Sequence[str]) -> str:
+    """Words as the shell takes them."""
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
 def program(name: str) -> Path | str:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.panel import Panel
 
 from ngram_mlp.callbacks.checkpoints import Interrupted
-from ngram_mlp.cli.called import called, from_here, program
+from ngram_mlp.cli.called import as_typed, called, from_here, program
 from ngram_mlp.cli.command import command, open_console, quiet_threads
 from ngram_mlp.cli.evaluate import print_metrics
 from ngram_mlp.cli.resuming import cannot_resume
@@ -127,7 +126,7 @@ def _leave(cli: TrainCLI, run: Run, console: Console, error: BaseException) -> N
         where = f"the run is in {run.folder}" if run.folder.exists() else "nothing was saved yet"
         console.print(f"interrupted{by} at update {run.trainer.global_step}; {where}")
     if last.exists():
-        console.print(f"go on with: {shlex.join([*called(), '--resume', str(run.folder)])}")
+        console.print(f"go on with: {as_typed([*called(), '--resume', str(run.folder)])}")
     if isinstance(error, SystemExit):
         # Lightning's own exceptions have status 1 for Ctrl-C and none for SIGTERM.
         raise SystemExit(130 if error.code == 1 else error.code or 143) from None

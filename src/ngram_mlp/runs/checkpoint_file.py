@@ -16,6 +16,8 @@ from ngram_mlp.errors import UserError, shortened
 
 LARGEST_FILE = 8 * 2**30
 LARGEST_PICKLE = 16 * 2**20
+# A FIFO would block without O_NONBLOCK; Windows has none, and translates line ends without O_BINARY.
+FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 REMEDY = "give a .ckpt file of a run"
 # What torch writes for tensors in containers. Its own list for `weights_only` also has names that let a few bytes
 # allocate any amount of memory, such as bytearray and the constructors of tensors.
@@ -37,8 +39,7 @@ def load(path: str | Path) -> Any:
     Nothing that the file names is imported or run, and nothing is allocated for it beyond the size of the file.
     """
     try:
-        # A FIFO would block without O_NONBLOCK.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        with open(os.open(path, FLAGS), "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_FILE:
                 raise UserError(f"is not a regular file of at most {LARGEST_FILE:,} bytes; {REMEDY}", ckpt_path=path)

@@ -1,7 +1,7 @@
 """A pool of processes, each of which trains one run of a study.
 
-They are forked from a server, which has imported everything once: starting a process anew would take longer than
-20,000 updates. A run that is killed kills nothing else.
+On Linux they are forked from a server, which has imported everything once: starting a process anew would take longer
+than 20,000 updates. A run that is killed kills nothing else.
 """
 
 import multiprocessing
@@ -28,6 +28,9 @@ from ngram_mlp.callbacks import supervised
 from ngram_mlp.studies.run import Run
 
 R = TypeVar("R", bound=Run)
+
+# By which a cluster ends a job; Windows has one of them.
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def cores() -> int:
@@ -69,7 +72,7 @@ class Pool:
         self._handlers = ExitStack()
 
     def __enter__(self) -> "Pool":
-        for number in (signal.SIGTERM, signal.SIGHUP):  # by which a cluster ends a job
+        for number in SIGNALS:
             self._handlers.callback(signal.signal, number, signal.signal(number, _stop))
         return self
 
@@ -163,8 +166,8 @@ def _stop(number: int, _: FrameType | None) -> NoReturn:
 
 
 def _server() -> Any:
-    """Makes processes that have imported what a training needs, where the system can fork."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
+    """Makes processes that have imported what a training needs, on Linux; libraries of macOS do not bear a fork."""
+    if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(["ngram_mlp.cli.server"])
@@ -201,7 +204,8 @@ def _train(
     connection: Connection | None,
 ) -> None:
     """Runs the script as a command of its own would: with its arguments, its output in a file, nothing to read."""
-    os.setsid()  # in a session of its own, so that Ctrl-C reaches the pool alone, which ends the others in order
+    if hasattr(os, "setsid"):
+        os.setsid()  # in a session of its own, so that Ctrl-C reaches the pool alone, which ends the others in order
     with log.open("wb") as output, open(os.devnull, "rb") as nothing:
         for descriptor, file in enumerate((nothing, output, output)):
             os.dup2(file.fileno(), descriptor)
@@ -221,4 +225,4 @@ def _train(
 def _end_with(pool: int) -> None:
     """Ends this process in order, as Ctrl-C would, when that of the pool has ended, which was killed then."""
     wait([pool])
-    os.kill(os.getpid(), signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)  # `os.kill` would end it at once on Windows

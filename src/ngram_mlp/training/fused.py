@@ -148,7 +148,7 @@ class FusedEngine:
             compile_update,  # here, since the compiler takes seconds to import
         )
 
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps a library in use
             code, plan = compile_update(self._update, self._update.still(), minibatches, Path(folder))
             program = Program(code, plan)
             if self._describe(trial.contexts, trial.targets) != self._description:

@@ -85,7 +85,7 @@ def save(key: str, code: Path, plan: Plan, seconds: float) -> None:
         folder().mkdir(mode=0o700, parents=True, exist_ok=True)
         if not is_private(folder()):
             raise PermissionError(f"{folder()} can be read or written by others")
-        with tempfile.TemporaryDirectory(dir=folder()) as temporary:
+        with tempfile.TemporaryDirectory(dir=folder(), ignore_cleanup_errors=True) as temporary:
             new = Path(temporary) / key
             new.mkdir(mode=0o700)
             shutil.copy(code, new / CODE)
