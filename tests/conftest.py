@@ -17,6 +17,7 @@ from ngram_mlp.places import SAMPLE_CORPUS
 
 # Each deprecated call of jsonargparse tells its own message, so that pyproject.toml can name Lightning's.
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "all"
+ENVIRONMENT = dict(os.environ)
 # The tests compare with loops on the CPU, in processes of their own, too.
 os.environ |= {"CUDA_VISIBLE_DEVICES": "", "DISABLE_MPS": "1"}
 # What one test compiles, the others load; the workers of a session have its folder from their parent.

@@ -8,7 +8,7 @@ interfaces alone. `pyproject.toml` names the same releases as the extra `known`.
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
-KNOWN = {"torch": ("2.13", "2.14"), "pytorch-lightning": ("2.6",)}
+KNOWN = {"torch": ("2.13", "2.14", "2.15"), "pytorch-lightning": ("2.6",)}
 
 
 @cache
@@ -20,5 +20,5 @@ def unknown_release() -> str | None:
         except PackageNotFoundError:
             installed = "without a version"
         if ".".join(installed.split(".")[:2]) not in known:
-            return f"{name} {installed} is not known here, {' and '.join(known)} are"
+            return f"{name} {installed} is not known here ({', '.join(known)} {'are' if len(known) > 1 else 'is'})"
     return None

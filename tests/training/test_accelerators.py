@@ -6,7 +6,7 @@ from torch import nn
 
 from ngram_mlp.training.accelerators import resolve_accelerator
 
-SMALL, LARGE = nn.Linear(30, 200), nn.Linear(1_000, 1_000)
+SMALL, LARGE = nn.Linear(30, 200), nn.Linear(2_000, 1_000)
 
 
 @pytest.fixture

@@ -42,6 +42,8 @@ def candidates(network: nn.Module, batch_size: int, before: int | None) -> list[
         return [present]
     if before is not None:
         return [before]
+    if any(parameter.device.type != "cpu" for parameter in network.parameters()):  # threads do not matter then
+        return [present]
     return [1, present] if present > 1 and multiplications_in(network, batch_size) >= MIGHT_PAY_FROM else [1]
 
 
