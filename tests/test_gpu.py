@@ -125,7 +125,7 @@ def test_precisions_averages_clipping_and_calibration_train_on_a_gpu(call, folde
 
 
 def test_auto_takes_the_cpu_for_a_small_network_and_the_gpu_for_a_large_one(call):
-    auto = (*QUIET, "--trainer.accelerator", "auto", "--trainer.devices", "auto", "--trainer.max_steps", "3")
+    auto = (*QUIET, "--trainer.accelerator", "auto", "--trainer.max_steps", "3")
     large = ("--model.n_hidden", "3000", "--model.n_layers", "3", "--data.batch_size", "1024")
     out = call(training("small", *auto), training("large", *auto, *large))
     assert "accelerator  cpu: a GPU pays from " in out

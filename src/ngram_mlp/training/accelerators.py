@@ -9,7 +9,7 @@ from ngram_mlp.training.threads import multiplications_in
 
 log = logging.getLogger(__name__)
 
-# The multiplications in a forward pass from which a GPU pays, as benchmarks/accelerators.py measures: eager updates of a
+# The multiplications in a forward pass from which a GPU pays, measured by benchmarks/accelerators.py. Eager updates of a
 # smaller network are bound by launching a hundred kernels, and the fused engine takes as long or less on a CPU.
 GPU_PAYS_FROM = 50_000_000
 
@@ -19,11 +19,15 @@ def resolve_accelerator(accelerator: str, devices: int | str | list[int], networ
 
     Args:
         accelerator: as Lightning's trainer takes it; whatever else it names, is taken.
-        devices: as Lightning's trainer takes them; where their number is given, Lightning chooses.
+        devices: as Lightning's trainer takes them; where several are asked for, Lightning chooses.
         network: which is to be trained.
         batch_size: the examples in a minibatch.
     """
-    if accelerator != "auto" or devices != "auto" or not (torch.cuda.is_available() or torch.mps.is_available()):
+    if (
+        accelerator != "auto"
+        or str(devices) not in ("auto", "1")
+        or not (torch.cuda.is_available() or torch.mps.is_available())
+    ):
         return accelerator
     multiplications = multiplications_in(network, batch_size)
     if multiplications >= GPU_PAYS_FROM:
