@@ -9,8 +9,8 @@ from ngram_mlp.training.threads import multiplications_in
 
 log = logging.getLogger(__name__)
 
-# The multiplications in a forward pass from which a GPU pays, measured by benchmarks/accelerators.py. Eager updates of a
-# smaller network are bound by launching a hundred kernels, and the fused engine takes as long or less on a CPU.
+# The multiplications in a forward pass from which a GPU pays, measured by benchmarks/accelerators.py. Eager updates of
+# a smaller network are bound by launching a hundred kernels, and the fused engine takes as long or less on a CPU.
 GPU_PAYS_FROM = 50_000_000
 
 
