@@ -6,6 +6,7 @@ import unicodedata
 # Controls, format characters (bidirectional marks), surrogates, private and unassigned codes, line separators.
 UNPRINTABLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # of the device, of the user's quota, of one file
+LARGEST_NUMBER = 2**62
 JOINERS = "\u200c\u200d"  # format characters without which Persian and Indian words are misspelt
 
 
@@ -36,10 +37,12 @@ def full_disk(error: BaseException | None) -> OSError | None:
 
 
 def require_at_least(least: int, **arguments: int) -> None:
-    """Raises a UserError for the first argument below `least`."""
+    """Raises a UserError for the first argument below `least`, or larger than torch can count."""
     for name, value in arguments.items():
-        if value < least:
+        if not isinstance(value, int) or value < least:
             raise UserError(f"give a whole number of at least {least}", **{name: value})
+        if value > LARGEST_NUMBER:
+            raise UserError(f"give a whole number of at most {LARGEST_NUMBER:,}", **{name: value})
 
 
 def printable(text: str) -> str:

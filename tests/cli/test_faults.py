@@ -118,7 +118,7 @@ def test_a_disk_that_fills_up_with_events_is_one_line(tmp_path, corpus_file):
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (60_000, 60_000))  # the checkpoints are smaller
     out, err = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert err == "error: a file of the run cannot be written (File too large); make room\n"
+    assert err == "error: a file of the run, or the output, cannot be written (File too large); make room\n"
     assert "go on with: " in out
     assert not list(tmp_path.rglob("*.part"))
 

@@ -2,3 +2,7 @@
 
 Machinery: a new model, callback or corpus needs no change here, since its arguments become options by themselves.
 """
+
+import logging
+
+logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of a missing home as it is imported

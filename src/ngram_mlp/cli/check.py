@@ -31,7 +31,9 @@ def main(default_config: Path, args: Sequence[str] | None = None) -> None:
     cli = CheckCLI(args, default_config)
     if cli.resume_point is not None:
         raise UserError("--ckpt_path, --resume: an initial network is judged, not a checkpoint; leave them out")
-    trainer = cli.config.trainer
+    trainer, output = cli.config.trainer, cli.config.output
+    if output is not None and (Path(output).is_dir() or not Path(output).parent.is_dir()):
+        raise UserError("is no file in a folder that exists; give another", output=output)
     cli.model.network.train()
     verdicts = judge_model(
         cli.model,
@@ -43,7 +45,7 @@ def main(default_config: Path, args: Sequence[str] | None = None) -> None:
         saturation=cli.config.observe.saturation,
     )
     console.print(as_table(f"{cli.config.name}, before the first update", verdicts), soft_wrap=False)
-    if cli.config.output is not None:
-        Path(cli.config.output).write_text(json.dumps(as_json(verdicts), indent=2) + "\n", encoding="utf-8")
+    if output is not None:
+        Path(output).write_text(json.dumps(as_json(verdicts), indent=2) + "\n", encoding="utf-8")
     if worst(verdicts) == "bad":
         raise SystemExit(1)

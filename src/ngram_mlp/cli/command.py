@@ -1,6 +1,8 @@
 """What all commands share: a console, and an end with one line and status 2 where the user was wrong."""
 
+import io
 import logging
+import os
 import sys
 import threading
 import warnings
@@ -11,11 +13,12 @@ from typing import ParamSpec
 
 from rich.console import Console
 
-from ngram_mlp.cli.mistakes import exit_with, mistake_in
+from ngram_mlp.cli.mistakes import about_memory, exit_with, mistake_in
 from ngram_mlp.errors import full_disk
 from ngram_mlp.training.processes import rank
 
 P = ParamSpec("P")
+NOT_ALLOWED = (PermissionError, IsADirectoryError, NotADirectoryError)
 
 
 def command(main: Callable[P, None]) -> Callable[P, None]:
@@ -23,13 +26,19 @@ def command(main: Callable[P, None]) -> Callable[P, None]:
 
     @wraps(main)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a console that lacks a character shows its escape
+                stream.reconfigure(errors="backslashreplace")
         try:
             main(*args, **kwargs)
+        except BrokenPipeError:  # whoever reads the output has read enough, such as `head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            raise SystemExit(141) from None
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise SystemExit(130) from None
         except Exception as error:
-            if (line := mistake_in(error) or _about_full_disk(error)) is None:
+            if (line := mistake_in(error) or _about_surroundings(error)) is None:
                 raise
             exit_with(line)
 
@@ -38,7 +47,7 @@ def command(main: Callable[P, None]) -> Callable[P, None]:
 
 def open_console() -> Console:
     """A console for the first process alone, which shows this package's own words and Lightning's warnings."""
-    console = Console(soft_wrap=True, markup=False, highlight=False, quiet=rank() > 0)
+    console = _Console(soft_wrap=True, markup=False, highlight=False, quiet=rank() > 0)
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # its table is what was asked for
@@ -46,9 +55,15 @@ def open_console() -> Console:
     own.setLevel(logging.INFO)
     own.handlers = [_ConsoleHandler(console)]
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own affair
+    warnings.filterwarnings("ignore", message=".*sync_dist=True")  # every process evaluates the whole split
     warnings.filterwarnings("ignore", message="`max_epochs` was not set")  # refused in our own words
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")  # as with --observe.cadence off
     return console
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # rich would end the process without a word
 
 
 class _ConsoleHandler(logging.Handler):
@@ -78,7 +93,11 @@ def quiet_threads() -> Iterator[None]:
         threading.excepthook = before
 
 
-def _about_full_disk(error: BaseException | None) -> str | None:
-    """The line about a full disk that led to an error, if one did."""
-    cause = full_disk(error)
-    return f"{cause.filename or 'a file of the run'} cannot be written ({cause.strerror}); make room" if cause else None
+def _about_surroundings(error: BaseException) -> str | None:
+    """The line about a full disk, too little memory or a file that may not be touched, if one led to the error."""
+    if cause := full_disk(error):
+        what = cause.filename or "a file of the run, or the output,"
+        return f"{what} cannot be written ({cause.strerror}); make room"
+    if isinstance(error, NOT_ALLOWED) and error.filename is not None:
+        return f"{error.filename} cannot be read or written ({error.strerror}); give another, or change what is there"
+    return about_memory(error)

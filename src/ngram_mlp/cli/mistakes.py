@@ -3,11 +3,13 @@
 import argparse
 import difflib
 import inspect
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import NoReturn
 
+import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import optim
 from torch.optim import lr_scheduler
@@ -20,7 +22,9 @@ NESTED = {  # whose arguments are options of a model, with the classes that one 
     "optimizer": (optim.SGD, optim.Adam, optim.AdamW),
     "lr_scheduler": (lr_scheduler.MultiStepLR, lr_scheduler.StepLR, lr_scheduler.CosineAnnealingLR, WarmupCosine),
 }
+TAKE_CLASSES = ("model", "optimizer", "lr_scheduler", "callbacks", "logger", "profiler", "plugins", "strategy")
 OTHER_WORDS = {"learning_rate": "lr", "epochs": "max_steps", "steps": "max_steps", "layers": "n_layers"}
+NO_MEMORY = re.compile("can't allocate memory|not enough memory|bad_alloc")
 typed: Sequence[str] = ()
 known: Sequence[str] = ()
 
@@ -63,6 +67,17 @@ def about_unknown(option: str) -> str:
     return f"there is no option {option}; {hint}"
 
 
+def about_missing(names: str) -> str:
+    """The line about arguments that are required: of a command, or of the class that was chosen last."""
+    if f"--{names}" in known:
+        return f"--{names}: is required"
+    chosen = [option for option in typed if option.rpartition(".")[2].lstrip("-") in TAKE_CLASSES]
+    if not chosen:
+        return f"the following arguments are required: {names}"
+    one, *_ = names.split(",")
+    return f"{chosen[-1]}: the class needs {names}; give {chosen[-1]}.{one} VALUE behind it"
+
+
 def _homes(option: str) -> list[str]:
     """The options whose last word is that of this one, or nearly: `--model.optimizer.lr` for `--lr`."""
     words = {name.rpartition(".")[2].lstrip("-"): None for name in known}
@@ -83,6 +98,13 @@ def mistake_in(error: BaseException | None) -> str | None:
         return None
     line, argument = " ".join(str(error).split()), getattr(error, "argument", None)
     return line if argument is None else line.replace(argument, as_typed(argument), 1)
+
+
+def about_memory(error: BaseException | str) -> str | None:
+    """The line about too little memory, where an error says so: torch's allocator for the CPU has none of its own."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or NO_MEMORY.search(str(error)):
+        return "the memory does not suffice; take a smaller network, batch_size or corpus"
+    return None
 
 
 def exit_with(line: str) -> NoReturn:

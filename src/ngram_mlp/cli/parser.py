@@ -10,7 +10,16 @@ from jsonargparse import DefaultHelpFormatter, Namespace, set_parsing_settings
 from pytorch_lightning.cli import LightningArgumentParser
 
 from ngram_mlp.cli.called import usage
-from ngram_mlp.cli.mistakes import about_unknown, as_typed, exit_with, mistake_in, remember_options
+from ngram_mlp.cli.mistakes import (
+    about_memory,
+    about_missing,
+    about_unknown,
+    as_typed,
+    exit_with,
+    mistake_in,
+    remember_options,
+)
+from ngram_mlp.models.language_model import WAITS_FOR_A_METRIC
 
 set_parsing_settings(add_print_completion_argument=True)
 # Defaults that say nothing: the address of a function, and a model with all of its options.
@@ -64,15 +73,32 @@ class Parser(LightningArgumentParser):
             self._action_groups = everything
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        line = mistake_in(ex) or " ".join(message.split())
+        line = mistake_in(ex) or about_memory(message) or " ".join(message.split())
         if found := re.match(r"(?:[Uu]nrecognized arguments: (?=--)|Option ')([^ =']+)", line):
             line = about_unknown(as_typed(found[1]))
         elif found := re.match(r"[Uu]nrecognized arguments: (\S+)", line):
             line = f"{found[1]}: is no option; there are no subcommands, and options begin with --"
+        elif "ReduceLROnPlateau" in line:  # of which there are two, of torch and of Lightning
+            line = f"{as_typed('lr_scheduler')} ReduceLROnPlateau: {WAITS_FOR_A_METRIC}"
+        elif found := re.match(r"the following arguments are required: (.*)", line):
+            line = about_missing(found[1])
         elif found := re.match(r'Parser key "([^"]+)": (.*)', line):
             reason = "is a group of options; set them one by one" if "Unable to load config" in line else found[2]
-            line = f"{as_typed(found[1])}: {reason}"
+            line = _about_types(as_typed(found[1]), reason) or f"{as_typed(found[1])}: {reason}"
         exit_with(line)
+
+
+def _about_types(option: str, reason: str) -> str | None:
+    """The line about a word that is of none of the types that an option takes; None for another reason."""
+    found = re.search(r"against any of the Union subtypes Subtypes: \[(.*)\] Errors: .*Given value: (.*)$", reason)
+    if found is None or "<class 'str'> Given value" not in reason:
+        return None
+    literals = re.findall(r"Literal\[(.*?)\]", found[1])
+    choices = [word.strip("' ") for literal in literals for word in literal.split(",")]
+    kinds = [name for name in re.findall(r"<class '(?:\w+\.)*(\w+)'>", found[1]) if name != "NoneType"]
+    expected = [*dict.fromkeys(choices), *(f"a class of the kind {name}" for name in kinds if name[0].isupper())]
+    expected += ["true", "false"] if "bool" in kinds else []
+    return f"{option} {found[2]}: give one of {', '.join(expected)}" if expected else None
 
 
 class ShowTrainer(argparse.Action):

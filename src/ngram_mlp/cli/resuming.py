@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
+from ngram_mlp.cli.config_files import read_configuration
 from ngram_mlp.cli.mistakes import remember_options
 from ngram_mlp.cli.parser import PlainParser
 from ngram_mlp.data import NGramDataModule
@@ -55,12 +55,8 @@ def split_arguments(args: Sequence[str]) -> tuple[list[str], ResumePoint | None]
     configs = [word for file in files for word in ("--config", file)]
     typed = [word for option, value in options.items() if value is not None for word in (f"--{option}", value)]
     for file in files:
-        try:
-            given = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError):
-            continue  # the parser itself says what is wrong
-        if isinstance(given, dict):
-            options |= {key: given[key] for key in options if options[key] is None and given.get(key)}
+        given = read_configuration(file)
+        options |= {key: given[key] for key in options if options[key] is None and given.get(key)}
     return [*configs, *typed, *others], _origin(**options)
 
 

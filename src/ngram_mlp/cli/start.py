@@ -2,6 +2,7 @@
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,6 +11,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.plugins import AsyncCheckpointIO
 from rich.console import Console
 
 from ngram_mlp import callbacks
@@ -69,16 +71,16 @@ def start_run(cli: TrainCLI, console: Console, resources: ExitStack) -> Run:
         if own and checkpoint:
             rewind(folder, checkpoint.update, checkpoint.parts["events"], configuration)
         write_atomically(folder / "config.yaml", configuration.encode())
-    except BaseException as error:
+    except BaseException:
         if not own:
             remove_folder(folder)
-        if type(error) is ValueError:
-            raise UserError(f"--trainer: {error}") from error
         raise
     return Run(trainer, outcome, folder, checkpoint.path.absolute() if checkpoint else None, is_new=not own)
 
 
 def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, chosen: list[Callback]) -> Any:
+    if cli.config.trainer.profiler == "xla" and find_spec("torch_xla") is None:  # Lightning raises twice
+        raise UserError("needs torch_xla; install it, or choose another", profiler="xla")
     if cli.config.trainer.barebones:
         raise UserError("a run is logged, shown and saved; leave it out, or train in Python", barebones=True)
     given: dict[str, Any] = {"enable_autolog_hparams": False}  # `Hyperparameters` logs more, and once
@@ -91,9 +93,17 @@ def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, c
         wanted.accelerator, wanted.devices, cli.model.network, cli.datamodule.batch_size
     )
     cli.trainer_defaults["callbacks"] = chosen
-    trainer: Any = cli.build_trainer(**given)
+    try:
+        trainer: Any = cli.build_trainer(**given)
+    except UserError:
+        raise
+    except (ValueError, TypeError, ImportError, OverflowError) as error:  # about its options, in Lightning's words
+        raise UserError(f"--trainer: {' '.join(str(error).split())}; choose another value") from error
     refuse_options_without_meaning(trainer, cli.model)  # before Lightning starts further processes
     cli.datamodule.refuse_unequal_parts(trainer.world_size)
+    if isinstance(trainer.strategy.checkpoint_io, AsyncCheckpointIO):
+        remedy = "a checkpoint has to be complete before the run goes on; leave it out"
+        raise UserError(remedy, plugins="AsyncCheckpointIO")
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = CheckpointFiles(checkpoint)
     return trainer

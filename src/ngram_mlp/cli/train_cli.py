@@ -1,5 +1,6 @@
 """The LightningCLI of this package: from arguments to a model and its data. A trainer is built when a run starts."""
 
+import os
 import re
 import sys
 import warnings
@@ -12,7 +13,7 @@ from jsonargparse import SUPPRESS, Namespace
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from ngram_mlp.cli.mistakes import mistake_in
+from ngram_mlp.cli.mistakes import about_memory, mistake_in
 from ngram_mlp.cli.parser import Parser, ShowTrainer
 from ngram_mlp.cli.resuming import split_arguments
 from ngram_mlp.data import NGramDataModule
@@ -46,6 +47,8 @@ class TrainCLI(LightningCLI):
         args, self.resume_point = split_arguments(args)
         if self.resume_point and self.resume_point.folder:
             default_config = self.resume_point.folder / "config.yaml"
+        if default_config.is_file() and not os.access(default_config, os.R_OK):
+            raise UserError(f"{default_config} cannot be read; change its rights")
         about = f"{self.description} {ABOUT_OPTIONS}"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SampleCorpusWarning)  # `train.py` shows a panel
@@ -102,12 +105,22 @@ class TrainCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         self.config = _plain(parser.parse_args(args))  # type: ignore[arg-type]
+        self._refuse_what_is_no_value()
 
     def _set_seed(self) -> None:
         try:
             super()._set_seed()
         except ValueError as error:
             raise UserError(str(error), seed_everything=None) from error
+
+    def _refuse_what_is_no_value(self) -> None:
+        """Refuses `null` for what has to be there, and values for groups, which a file can hold."""
+        for group in ("model", "data", "trainer", "observe"):
+            if not isinstance(self.config.get(group), Namespace):
+                raise UserError(f"--{group}: is a group of options; set them one by one")
+        for option in ("name", "runs_dir"):
+            if not isinstance(self.config[option], str):
+                raise UserError(f"--{option}: give a name")
 
     def before_instantiate_classes(self) -> None:
         """Refuses what would be overwritten without a word: these arguments of a model come from the data."""
@@ -119,7 +132,7 @@ class TrainCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except ValueError as error:
-            if mistake_in(error) or (line := _cause(str(error))) is None:
+            if mistake_in(error) or (line := about_memory(error) or _cause(str(error))) is None:
                 raise
             raise UserError(line) from error
 

@@ -24,6 +24,8 @@ from ngram_mlp.training.loop import choose_loop, trains_chunks
 from ngram_mlp.training.processes import average, processes
 from ngram_mlp.training.trainer import log_at, refuse_options_without_meaning, validates_at
 
+WAITS_FOR_A_METRIC = "waits for a metric; choose a schedule of the update alone, like MultiStepLR or CosineAnnealingLR"
+
 
 class LanguageModel(LightningModule):
     """Trains and evaluates a network that predicts the next character from the `block_size` characters before it.
@@ -93,8 +95,7 @@ class LanguageModel(LightningModule):
             reason = str(error) or "it is abstract"
             raise UserError(f"cannot be made for an optimizer ({reason}); choose another", lr_scheduler=None) from error
         if isinstance(scheduler, ReduceLROnPlateau):
-            remedy = "waits for a metric; choose a schedule of the update alone, like MultiStepLR or CosineAnnealingLR"
-            raise UserError(remedy, lr_scheduler="ReduceLROnPlateau")
+            raise UserError(WAITS_FOR_A_METRIC, lr_scheduler="ReduceLROnPlateau")
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def setup(self, stage: str) -> None:

@@ -64,7 +64,8 @@ class FusedEngine:
         if key is not None and library.has(key):
             return 0
         trial = Trial(self._network, self._optimizer, self._rule, contexts, targets)
-        return int(library.seconds_to_compile() / trial.seconds())  # beside an eager update, a fused one is short
+        seconds = library.seconds_to_compile(len(self._update.still()))
+        return int(seconds / trial.seconds())  # beside an eager update, a fused one is short
 
     def compile(self, contexts: Tensor, targets: Tensor, threads: Sequence[int] = ()) -> None:
         """Compiles an update for minibatches of these shapes, or loads it; tries it on copies, and performs none.
@@ -144,10 +145,7 @@ class FusedEngine:
             log.info("engine  fused: compiled before, loaded in %.1f s", time.perf_counter() - started)
             return program
         log.info("engine  fused: compiling ...")
-        from ngram_mlp.training.compiling.compiler import (
-            compile_update,  # here, since the compiler takes seconds to import
-        )
-
+        compile_update = _compiler()
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps a library in use
             code, plan = compile_update(self._update, self._update.still(), minibatches, Path(folder))
             program = Program(code, plan)
@@ -157,7 +155,7 @@ class FusedEngine:
                 raise CannotFuseError(difference)
             seconds = time.perf_counter() - started
             if key is not None:
-                library.save(key, code, plan, seconds)
+                library.save(key, code, plan, seconds, len(self._update.still()))
         log.info("engine  fused: compiled in %.1f s", seconds)
         return program
 
@@ -181,3 +179,14 @@ class FusedEngine:
 
     def _copies(self) -> list[Tensor]:
         return [tensor.clone() for tensor in self._update.still()]
+
+
+def _compiler() -> Any:
+    """The function that compiles, imported now, since torch's compiler takes seconds to import."""
+    if not __debug__:
+        raise CannotFuseError("python -O has torch compile wrong code; leave it out")
+    try:
+        from ngram_mlp.training.compiling.compiler import compile_update
+    except Exception as error:  # of a package or a locale that torch did not reckon with
+        raise CannotFuseError(f"torch's compiler cannot be imported here ({type(error).__name__}: {error})") from error
+    return compile_update

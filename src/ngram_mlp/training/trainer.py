@@ -6,7 +6,7 @@ from typing import Any
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 
-from ngram_mlp.errors import UserError
+from ngram_mlp.errors import LARGEST_NUMBER, UserError
 from ngram_mlp.training.calls import Calls, calls_of, validation_interval
 
 
@@ -65,14 +65,15 @@ def refuse_options_without_meaning(trainer: Any, model: Any) -> None:
         calls_of(callback, trainer, model)
     strategy = trainer.strategy
     starts = getattr(strategy, "_start_method", "popen")
-    if trainer.world_size > 1 and not (isinstance(strategy, DDPStrategy) and starts == "popen"):
-        raise UserError("several processes train only with ddp; use it, or 1 device", strategy=type(strategy).__name__)
+    if starts != "popen" or not (isinstance(strategy, DDPStrategy) or trainer.world_size == 1):
+        remedy = "processes are started by ddp alone; use it, or auto with 1 device"
+        raise UserError(remedy, strategy=type(strategy).__name__)
     if trainer.fast_dev_run:  # Lightning derives the options below from it
         return
     validates_every = getattr(trainer, "val_check_interval", None)  # absent where it is a time
     refusals = {
         "accumulate_grad_batches": (trainer.accumulate_grad_batches < 1, "give a number of minibatches, at least 1"),
-        "max_steps": (trainer.max_steps < 0, "give the number of updates, 0 or more"),
+        "max_steps": (not 0 <= trainer.max_steps <= LARGEST_NUMBER, "give the number of updates, 0 or more"),
         "max_epochs": (trainer.max_epochs not in (None, -1), "there are no epochs; use max_steps"),
         "min_epochs": (trainer.min_epochs not in (None, 0, 1), "there are no epochs; use min_steps"),
         "overfit_batches": (trainer.overfit_batches != 0, "there are no epochs; use a small corpus"),

@@ -1,5 +1,6 @@
 """Compiling an update: traced to a graph, its kernels written by inductor, its loop written here, all built by g++."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -79,11 +80,14 @@ def compile_update(
         CannotFuseError: the update cannot be compiled here.
     """
     try:
-        with suppress(CppCompileError):  # an old compiler, perhaps, for a new processor
-            return _compile(update, still, moving, folder, OPTIONS | TRUSTING)
-        return _compile(update, still, moving, folder, OPTIONS)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Can't find Python.h")  # which is not included
+            with suppress(CppCompileError):  # an old compiler, perhaps, for a new processor
+                return _compile(update, still, moving, folder, OPTIONS | TRUSTING)
+            return _compile(update, still, moving, folder, OPTIONS)
     except Exception as error:  # the compiler's exceptions are of many kinds
-        reason = next(iter(str(error).strip().splitlines()), "")
+        lines = str(error).strip().splitlines()
+        reason = next((line for line in lines if "error:" in line), lines[0] if lines else "")
         raise CannotFuseError(f"the network cannot be compiled here ({type(error).__name__}: {reason})") from error
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 import os
 import platform
 import shutil
@@ -19,6 +20,7 @@ from ngram_mlp.training.compiling.program import Call, Place, Plan, Program
 log = logging.getLogger(__name__)
 
 CODE, PLAN, SECONDS = "update.so", "plan.pt", "seconds_to_compile"
+USUAL = (8.0, 8)  # seconds to compile an update, and its tensors
 TRAINING = Path(__file__).resolve().parents[1]
 
 
@@ -58,11 +60,14 @@ def has(key: str) -> bool:
     return (folder() / key / PLAN).exists()
 
 
-def seconds_to_compile() -> float:
-    """How long compiling took here the last time, or where it never did, about how long it takes."""
-    with suppress(OSError, ValueError):
-        return float((folder() / SECONDS).read_text(encoding="utf-8"))
-    return 8.0
+def seconds_to_compile(tensors: int) -> float:
+    """About how long an update of so many tensors takes to compile: by the last one here, longer if it has more."""
+    seconds, then = USUAL
+    with suppress(OSError, ValueError, TypeError):
+        last, of = json.loads((folder() / SECONDS).read_text(encoding="utf-8"))
+        if 0 < last < math.inf and 0 < of < math.inf:
+            seconds, then = last, of
+    return float(seconds * max(1.0, tensors / then))
 
 
 def load(key: str) -> Program | None:
@@ -79,8 +84,8 @@ def load(key: str) -> Program | None:
         return None
 
 
-def save(key: str, code: Path, plan: Plan, seconds: float) -> None:
-    """Keeps a library that took so long to compile and its plan; where that is impossible, a line is logged."""
+def save(key: str, code: Path, plan: Plan, seconds: float, tensors: int) -> None:
+    """Keeps a library, its plan, and how long it took for how many tensors; if that is impossible, a line is logged."""
     try:
         folder().mkdir(mode=0o700, parents=True, exist_ok=True)
         if not is_private(folder()):
@@ -92,7 +97,7 @@ def save(key: str, code: Path, plan: Plan, seconds: float) -> None:
             torch.save({"plan": plan, "sha256": _digest(code)}, new / PLAN)
             shutil.rmtree(folder() / key, ignore_errors=True)
             new.rename(folder() / key)
-        (folder() / SECONDS).write_text(f"{seconds:.1f}", encoding="utf-8")
+        (folder() / SECONDS).write_text(json.dumps([round(seconds, 1), tensors]), encoding="utf-8")
     except Exception as error:  # of the file system, or of an argument that torch.save does not know
         log.info("engine  fused: the compiled code is not kept for the next run: %s", error)
 
