@@ -46,7 +46,7 @@ from ngram_mlp.cli import train
 from ngram_mlp.places import DEFAULT_CONFIG
 for words in sys.argv[1].split("|"):
     train.main(DEFAULT_CONFIG, words.split())
-forbidden = ("ngram_mlp.training.chunks", "ngram_mlp.training.fused", "ngram_mlp.training.compiling")
+forbidden = tuple(f"ngram_mlp.training.{name}" for name in ("chunks", "fused", "compiling"))
 assert not [name for name in sys.modules if name.startswith(forbidden)]
 """
 

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from ngram_mlp.__main__ import COMMANDS
 from ngram_mlp.cli import called
 from tests.conftest import PROJECT
 
@@ -51,6 +52,7 @@ def test_the_installed_command_trains_resumes_and_samples(call, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
+# part: studies begins
 def test_the_installed_command_compares(call, tmp_path):
     for width in (8, 16):
         (tmp_path / f"width_{width}.yaml").write_text(f"model: {{init_args: {{n_hidden: {width}}}}}\n")
@@ -60,12 +62,13 @@ def test_the_installed_command_compares(call, tmp_path):
     assert "ngram-mlp compare width_8.yaml width_16.yaml" in report.read_text()
 
 
+# part: studies ends
 def test_the_installed_command_says_what_it_can_do(call):
     listed = call("--help")
-    assert all(f"\n  {name} " in listed for name in ("train", "check", "evaluate", "sample", "compare", "search"))
+    assert all(f"\n  {name} " in listed for name in COMMANDS)
     assert "usage: ngram-mlp sample --" in call("sample", "--help")
     line = call("trian", status=2)
-    assert line == "error: trian: is no command; give one of train, check, evaluate, sample, compare, search\n"
+    assert line == f"error: trian: is no command; give one of {', '.join(COMMANDS)}\n"
 
 
 def test_what_comes_with_the_package_is_in_the_wheel(installed):

@@ -1,26 +1,29 @@
-"""The installed command `ngram-mlp`, also `python -m ngram_mlp`: its first word says which of the commands it is."""
+"""The installed command `ngram-mlp`, whose first word says which of the commands it is."""
 
 import sys
 from importlib import import_module
 
 from ngram_mlp import __version__
 from ngram_mlp.cli.mistakes import exit_with
-from ngram_mlp.places import DEFAULT_CONFIG, TRAIN_SCRIPT
+from ngram_mlp.places import (
+    DEFAULT_CONFIG,
+    TRAIN_SCRIPT,  # part: studies
+)
 
 COMMANDS = {
     "train": "train a model, and report what came out",
     "check": "judge a network before its first update",
     "evaluate": "print the losses of a checkpoint",
     "sample": "sample words from a checkpoint",
-    "compare": "compare recipes over several seeds",
-    "search": "find the best recipe of a space",
+    "compare": "compare recipes over several seeds",  # part: studies
+    "search": "find the best recipe of a space",  # part: studies
 }
 # What the commands take before their arguments.
 TAKES = {
     "train": (DEFAULT_CONFIG,),
     "check": (DEFAULT_CONFIG,),
-    "compare": (TRAIN_SCRIPT,),
-    "search": (TRAIN_SCRIPT,),
+    "compare": (TRAIN_SCRIPT,),  # part: studies
+    "search": (TRAIN_SCRIPT,),  # part: studies
 }
 
 

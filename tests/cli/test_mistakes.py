@@ -57,7 +57,10 @@ DEFAULT = PROJECT / "configs" / "default.yaml"
         (["--model.optimizer", "LBFGS", "--model.engine", "eager"], ["--model.engine eager", "LBFGS", "lightning"]),
         (["--model.lr_scheduler", "LRScheduler"], ["--model.lr_scheduler", "abstract"]),
         (["--model.lr_scheduler", "ChainedScheduler"], ["--model.lr_scheduler", "choose another"]),
-        (["--trainer.callbacks+=LearningRateFinder"], ["--trainer.callbacks", "LearningRateFinder", "compare.py"]),
+        (
+            ["--trainer.callbacks+=LearningRateFinder"],
+            ["--trainer.callbacks", "LearningRateFinder", "several rates"],
+        ),
         (["--trainer.callbacks+=BaseFinetuning"], ["--trainer.callbacks", "BaseFinetuning", "subclass"]),
         (
             ["--trainer.callbacks+=WeightAveraging", "--model.engine", "fused"],

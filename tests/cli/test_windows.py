@@ -8,6 +8,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.conftest import PROJECT
 
 HIDE = """
@@ -45,34 +47,54 @@ builtins.__import__ = importing
 """
 MAIN_JOB = """
 if __name__ == "__main__":
-    from pathlib import Path
-    from ngram_mlp.cli import check, compare, evaluate, sample, train
-    from ngram_mlp.places import DEFAULT_CONFIG, TRAIN_SCRIPT
+    from ngram_mlp.cli import check, evaluate, sample, train
+    from ngram_mlp.places import DEFAULT_CONFIG
     short = ["--data.corpus", "sample", "--trainer.max_steps", "40"]
     train.main(DEFAULT_CONFIG, [*short, "--model.engine", "fused"])
     train.main(DEFAULT_CONFIG, ["--ckpt_path", "last", "--trainer.max_steps", "60"])
     check.main(DEFAULT_CONFIG, short)
     evaluate.main(["--ckpt_path", "runs/default/version_0"])
     sample.main(["--ckpt_path", "runs/default/version_0", "--num", "3"])
+"""
+# part: studies begins
+COMPARE = """
+if __name__ == "__main__":
+    from pathlib import Path
+    from ngram_mlp.cli import compare
+    from ngram_mlp.places import TRAIN_SCRIPT
     Path("a.yaml").write_text("name: a")
+    short = ["--data.corpus", "sample", "--trainer.max_steps", "40"]
     compare.main(TRAIN_SCRIPT, ["a.yaml", "--seeds", "1", "--jobs", "1", *short])
 """
+# part: studies ends
 
 
-def test_the_main_job_needs_nothing_that_windows_lacks(tmp_path):
-    (tmp_path / "job.py").write_text(HIDE + MAIN_JOB)
-    environment = os.environ | {"PYTHONPATH": str(PROJECT / "src"), "OMP_NUM_THREADS": "1"}
+def call(job, folder):
+    (folder / "job.py").write_text(HIDE + job)
     out = subprocess.run(
         [sys.executable, "job.py"],
-        cwd=tmp_path,
-        env=environment,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(PROJECT / "src"), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
     assert out.returncode == 0, out.stderr
-    assert "trained to update 60" in out.stdout
+    return out.stdout
+
+
+def test_the_main_job_needs_nothing_that_windows_lacks(tmp_path):
+    assert "trained to update 60" in call(MAIN_JOB, tmp_path)
     for name in ("losses.npy", "metrics.json", "samples.txt", "figures/loss.png"):
         assert (tmp_path / "runs" / "default" / "version_0" / name).exists()
+
+
+# part: studies begins
+@pytest.mark.slow
+def test_a_study_needs_nothing_that_windows_lacks(tmp_path):
+    call(COMPARE, tmp_path)
     assert (tmp_path / "runs" / "compare" / "study" / "report.md").exists()
+
+
+# part: studies ends

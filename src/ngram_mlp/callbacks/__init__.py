@@ -15,7 +15,7 @@ from ngram_mlp.callbacks.outcome import Outcome
 from ngram_mlp.callbacks.progress import UpdateProgress
 from ngram_mlp.callbacks.recorder import Recorder
 from ngram_mlp.callbacks.samples import EmbeddingView, SampledNames
-from ngram_mlp.callbacks.supervised import Supervised
+from ngram_mlp.callbacks.supervised import Supervised  # part: studies
 from ngram_mlp.callbacks.verdicts import InitializationCheck, TrainingVerdicts
 
 __all__ = [
@@ -35,7 +35,7 @@ __all__ = [
     "Recorder",
     "RunCheckpoints",
     "SampledNames",
-    "Supervised",
+    "Supervised",  # part: studies
     "TrainingVerdicts",
     "UpdateProgress",
 ]

@@ -15,7 +15,7 @@ from pytorch_lightning.plugins import AsyncCheckpointIO
 from rich.console import Console
 
 from ngram_mlp import callbacks
-from ngram_mlp.callbacks import supervised
+from ngram_mlp.callbacks import supervised  # part: studies
 from ngram_mlp.cli.resuming import check_checkpoint
 from ngram_mlp.cli.train_cli import TrainCLI
 from ngram_mlp.diagnostics.batch_norm_statistics import require_batch_norm
@@ -129,8 +129,8 @@ def _callbacks(cli: TrainCLI, folder: Path, saved: str, console: Console) -> lis
             callbacks.CustomScalars(layers),
             callbacks.LossHistory(),
         ]
-    if supervised.connection is not None:
-        chosen.append(callbacks.Supervised(supervised.connection))
+    if supervised.connection is not None:  # part: studies
+        chosen.append(callbacks.Supervised(supervised.connection))  # part: studies
     if config.statistics != "running":
         chosen.append(callbacks.EvaluationStatistics(config.statistics))
     given = cli.config_init.trainer.callbacks or []

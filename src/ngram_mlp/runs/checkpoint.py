@@ -91,8 +91,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if parts["schema"] != SCHEMA:
         saved_by = "0.1" if parts["schema"] == 1 else parts.get("version")
         raise UserError(
-            f"was saved by version {saved_by!s:.20} of ngram_mlp, this is {ngram_mlp.__version__}; check that version "
-            "out to use it, or train again",
+            f"was saved by version {saved_by!s:.20} of ngram_mlp, "
+            f"this is {ngram_mlp.__version__}; check that version out to use it, or train again",
             ckpt_path=path,
         )
     _require(path, parts, {"model": str, "engine": str | None, "losses": Tensor, "logged": int})

@@ -118,7 +118,7 @@ LIGHTNINGS: dict[type[Callback], Calls | Wish | None] = {
     callbacks.EarlyStopping: NOTHING,
     callbacks.GradientAccumulationScheduler: _counts_epochs("use the trainer's accumulate_grad_batches"),
     callbacks.LambdaCallback: NOTHING,  # but for the hooks that it was given
-    callbacks.LearningRateFinder: _needs(("lr", "learning_rate"), "compare rates with scripts/compare.py --grid"),
+    callbacks.LearningRateFinder: _needs(("lr", "learning_rate"), "compare several rates"),
     callbacks.LearningRateMonitor: _learning_rates,
     callbacks.ModelCheckpoint: _checkpoints,
     callbacks.ModelPruning: None,  # it replaces parameters
