@@ -24,6 +24,11 @@ FILES = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", SHOWN, flags=re.DOT
 SNIPPETS = re.findall(r"```python\n(?!# \w+\.py)(.*?)```", SHOWN, flags=re.DOTALL)
 
 
+TYPED = r"^(?:PYTHONPATH=. )?(?:python scripts/|ngram-mlp )(\w+)(?:\.py)?(.*)$"
+COMMAND = {name: partial(import_module(f"ngram_mlp.cli.{name}").main, *TAKES.get(name, ())) for name in COMMANDS}
+SHORT = ("--trainer.max_steps", "5", "--trainer.val_check_interval", "5")
+
+
 @pytest.fixture
 def shown(tmp_path, monkeypatch):
     """The files that are shown, where they can be imported."""
@@ -76,11 +81,6 @@ def test_the_commands_of_the_documents_work(run_train, corpus_file, tmp_path):
     for script, line in dict.fromkeys(re.findall(TYPED, SHOWN, flags=re.MULTILINE)):
         line = line.replace("runs/default/version_0", str(first)).replace("configs/", f"{PROJECT}/configs/")
         call(script, shlex.split(line, comments=True), corpus_file, run_train)
-
-
-TYPED = r"^(?:PYTHONPATH=. )?(?:python scripts/|ngram-mlp )(\w+)(?:\.py)?(.*)$"
-COMMAND = {name: partial(import_module(f"ngram_mlp.cli.{name}").main, *TAKES.get(name, ())) for name in COMMANDS}
-SHORT = ("--trainer.max_steps", "5", "--trainer.val_check_interval", "5")
 
 
 def call(script, args, corpus, run_train):

@@ -40,7 +40,8 @@ def require_at_least(least: int, **arguments: int) -> None:
     """Raises a UserError for the first argument below `least`, or larger than torch can count."""
     for name, value in arguments.items():
         if not isinstance(value, int) or value < least:
-            raise UserError(f"give a whole number of at least {least}", **{name: value})
+            shown = value if isinstance(value, (int, float)) else None  # anything may come from a checkpoint
+            raise UserError(f"give a whole number of at least {least}", **{name: shown})
         if value > LARGEST_NUMBER:
             raise UserError(f"give a whole number of at most {LARGEST_NUMBER:,}", **{name: value})
 

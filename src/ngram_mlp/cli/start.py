@@ -2,7 +2,6 @@
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -79,8 +78,6 @@ def start_run(cli: TrainCLI, console: Console, resources: ExitStack) -> Run:
 
 
 def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, chosen: list[Callback]) -> Any:
-    if cli.config.trainer.profiler == "xla" and find_spec("torch_xla") is None:  # Lightning raises twice
-        raise UserError("needs torch_xla; install it, or choose another", profiler="xla")
     if cli.config.trainer.barebones:
         raise UserError("a run is logged, shown and saved; leave it out, or train in Python", barebones=True)
     given: dict[str, Any] = {"enable_autolog_hparams": False}  # `Hyperparameters` logs more, and once

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from enum import Enum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -123,10 +124,14 @@ class TrainCLI(LightningCLI):
                 raise UserError(f"--{option}: give a name")
 
     def before_instantiate_classes(self) -> None:
-        """Refuses what would be overwritten without a word: these arguments of a model come from the data."""
+        """Refuses what would be overwritten without a word, and what would raise twice."""
         for key in ("block_size", "characters"):
             if (value := self.config.model.init_args.get(key)) is not None:
                 raise UserError(f"--model.{key} {value}: comes from the data; set --data.block_size or --data.corpus")
+        profiler = self.config.trainer.profiler
+        profiler = str(getattr(profiler, "class_path", profiler))
+        if profiler.lower().endswith(("xla", "xlaprofiler")) and find_spec("torch_xla") is None:
+            raise UserError(f"--trainer.profiler {profiler}: needs torch_xla; install it, or choose another")
 
     def instantiate_classes(self) -> None:
         try:
@@ -145,7 +150,13 @@ class TrainCLI(LightningCLI):
 
     def configuration(self, form: str = "yaml") -> str:
         """All options with their values, which alone repeat the run."""
-        return str(self.parser.dump(self.config, skip_unset=False, format=form))
+        text = str(self.parser.dump(self.config, skip_unset=False, format=form))
+        return re.sub(r"(?:\\u[dD][cC][89a-fA-F][0-9a-fA-F])+", _in_utf_8, text)
+
+
+def _in_utf_8(found: re.Match[str]) -> str:
+    """Bytes of a path that the locale could not decode, as UTF-8, which a file can hold."""
+    return bytes(int(code[-2:], 16) for code in found[0].split("\\u")[1:]).decode("utf-8", "replace")
 
 
 def _cause(message: str) -> str | None:
