@@ -32,14 +32,14 @@ search: .venv/.installed-search ## search a space of recipes, as ARGS say; insta
 
 # part: studies ends
 test: .venv/.installed-test ## run the tests; installs the test extras on first use
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 .venv/.installed-loggers: .venv/.installed-test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[known,loggers,databases]'
 	touch $@
 
 test-all: .venv/.installed-loggers ## run the tests, the long ones too; installs loggers and a driver of PostgreSQL on first use
-	$(BIN)/python -m pytest -n 2 -m "" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "" $(ARGS)
 
 # part: replay begins
 replay: .venv/.installed-test ## replay 200,000 updates of the notebooks' loop number for number, with both engines
@@ -66,7 +66,7 @@ tensorboard: .venv/.installed ## open TensorBoard on all runs
 
 # part: template begins
 adopt: .venv/.installed-test ## make a project of your own of this: NAME=my_project, and WITHOUT=studies,tour,replay,benchmarks
-	$(PYTHON) scripts/adopt.py --name "$(NAME)" --owner "$(OWNER)" --without "$(WITHOUT)"
+	$(PYTHON) scripts/adopt.py --name "$(NAME)" --owner "$(or $(OWNER),OWNER)" --without "$(WITHOUT)"
 	$(BIN)/ruff check --fix --exit-zero --quiet .
 	$(BIN)/ruff format --quiet .
 	rm -rf .venv src/*.egg-info

@@ -43,11 +43,12 @@ OF_THE_TEMPLATE = ["scripts/adopt.py", "tests/test_template.py", "CITATION.cff"]
 
 def main() -> None:
     """Adopts the project that this script lies in."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[2])
+    about = (__doc__ or "").partition("\n\n")[2]
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
     add("--name", required=True, help="The name of the package, as it is imported.")
-    add("--owner", default="", help="Whose repository it will be, for its addresses on GitHub.")
-    add("--without", default="", metavar="PART,PART", help=f"Parts to remove, of {', '.join(PARTS)}.")
+    add("--owner", default="OWNER", help="Whose repository it will be, for its addresses on GitHub.")
+    add("--without", default="", metavar="PART,PART", help=f"Parts to remove: {', '.join(PARTS)}.")
     options = parser.parse_args()
     try:
         name, without = checked(options.name, options.without.split(","))
@@ -55,7 +56,7 @@ def main() -> None:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    adopt(PROJECT, name, options.owner or "OWNER", without)
+    adopt(PROJECT, name, options.owner, without)
     removed = f", without {', '.join(without)}" if without else ""
     print(f"{OLD} is {name} now{removed}. Next: `make lint test`, write your README.md, and commit.")
 

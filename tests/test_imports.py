@@ -55,7 +55,10 @@ def run(statements):
 
 @pytest.mark.parametrize(
     "statements",
-    [pytest.param(s, id=name, marks=[pytest.mark.slow] * (name == "exporting")) for name, s in NEEDS_IT.items()],
+    [
+        pytest.param(s, id=name, marks=[pytest.mark.slow] * (name in ("exporting", "an attribute")))
+        for name, s in NEEDS_IT.items()
+    ],
 )
 def test_what_needs_the_compiler_finds_it(statements):
     run(statements + "\nassert not postponed()\nassert torch._dynamo is sys.modules['torch._dynamo']")

@@ -124,6 +124,7 @@ def test_a_disk_that_fills_up_with_events_is_one_line(tmp_path, corpus_file):
 
 
 @on_linux
+@pytest.mark.slow
 def test_a_disk_that_fills_up_spares_the_checkpoint_before(whole, tmp_path, corpus_file, run_train):
     folder = tmp_path / "runs" / "full" / "version_0"
     process = begin(folder, corpus_file)

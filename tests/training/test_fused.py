@@ -49,12 +49,11 @@ def adamw(parameters):
 @pytest.mark.parametrize(
     "options",
     [
-        {},
-        {"model_class": MLP},
-        {"optimizer": momentum},
-        {"network": deep, "optimizer": adamw},
+        pytest.param({}, id="batch norm"),
+        pytest.param({"model_class": MLP}, id="no norm", marks=pytest.mark.slow),
+        pytest.param({"optimizer": momentum}, id="with momentum and parameter groups", marks=pytest.mark.slow),
+        pytest.param({"network": deep, "optimizer": adamw}, id="deep, with AdamW"),
     ],
-    ids=["batch norm", "no norm", "with momentum and parameter groups", "deep, with AdamW"],
 )
 def test_it_agrees_with_the_eager_engine(options):
     eager, fused = Run(EagerEngine, **options), Run(FusedEngine, **options)

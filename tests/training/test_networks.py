@@ -83,7 +83,15 @@ NETWORKS = {
 }
 
 
-MANY_ALIKE = ("attention", "recurrent", "double precision", "random activation", "parametrized weights", "one unit")
+MANY_ALIKE = (
+    "attention",
+    "convolution",
+    "recurrent",
+    "double precision",
+    "random activation",
+    "parametrized weights",
+    "one unit",
+)
 LONG = dict.fromkeys(MANY_ALIKE, pytest.mark.slow)
 
 

@@ -1,6 +1,7 @@
 """A file for `--config`, read before the parser reads it, so that what no run could mean is one line."""
 
 import stat
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,9 @@ def _weigh(node: Any, sizes: dict[int, int | None], path: str) -> int:
         return known
     sizes[id(node)], size = None, 1
     if isinstance(node, yaml.MappingNode):
-        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        for key in keys:
-            if keys.count(key) > 1:
+        keys = Counter(str(key.value) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge")
+        for key, times in keys.most_common(1):
+            if times > 1:
                 raise UserError(f"has {shortened(key)} twice in one group; leave one of them", config=path)
         children = [child for pair in node.value for child in pair]
     else:
