@@ -34,6 +34,7 @@ assert not isinstance(model, OptimizedModule)
 """,
     "exporting": "torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),))",
 }
+LONG = ("exporting", "an attribute", "a name in a module of it")
 DOES_NOT_NEED_IT = {
     "seeding": "torch.manual_seed(1)",
     "an update": """
@@ -55,10 +56,7 @@ def run(statements):
 
 @pytest.mark.parametrize(
     "statements",
-    [
-        pytest.param(s, id=name, marks=[pytest.mark.slow] * (name in ("exporting", "an attribute")))
-        for name, s in NEEDS_IT.items()
-    ],
+    [pytest.param(s, id=name, marks=[pytest.mark.slow] * (name in LONG)) for name, s in NEEDS_IT.items()],
 )
 def test_what_needs_the_compiler_finds_it(statements):
     run(statements + "\nassert not postponed()\nassert torch._dynamo is sys.modules['torch._dynamo']")

@@ -13,7 +13,7 @@ from tests.conftest import PROJECT
 from tests.test_readme import DOCUMENTS
 
 OWN = (".git", ".venv", ".venv-jax", ".whl", "runs", "build", "dist", ".hypothesis")
-PORTABLE = ("tests/test_architecture.py", "tests/models", "tests/data/test_ngrams.py")
+PORTABLE = ("tests/test_architecture.py", "tests/models/layers")
 CACHES = shutil.ignore_patterns("*_cache", "__pycache__", "*.egg-info")
 
 

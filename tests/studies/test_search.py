@@ -184,7 +184,8 @@ def test_a_trial_that_is_killed_is_gone_on_with_from_its_checkpoint(run_search, 
     assert not (folder / "trials" / "0" / "version_1").exists()  # resumed, not begun again
 
 
-@pytest.mark.parametrize("storage", [None, pytest.param("journal.log", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("storage", [None, "journal.log"])
 def test_two_calls_share_a_search_and_no_trial_runs_twice(run_search, tmp_path, storage):
     options = ["--trials", "4", "--jobs", "1", "--confirm", "0", "--pruner", "none"]
     options += ["--storage", storage] if storage else []

@@ -51,8 +51,8 @@ def adamw(parameters):
     [
         pytest.param({}, id="batch norm"),
         pytest.param({"model_class": MLP}, id="no norm", marks=pytest.mark.slow),
-        pytest.param({"optimizer": momentum}, id="with momentum and parameter groups", marks=pytest.mark.slow),
-        pytest.param({"network": deep, "optimizer": adamw}, id="deep, with AdamW"),
+        pytest.param({"optimizer": momentum}, id="with momentum and parameter groups"),
+        pytest.param({"network": deep, "optimizer": adamw}, id="deep, with AdamW", marks=pytest.mark.slow),
     ],
 )
 def test_it_agrees_with_the_eager_engine(options):
@@ -165,6 +165,7 @@ def test_without_a_compiler_the_eager_engine_takes_over(caplog):
 
 
 @pytest.mark.usefixtures("nothing_compiled")
+@pytest.mark.slow
 def test_where_the_compiler_refuses_the_processors_instructions_it_is_asked_which_it_knows(monkeypatch):
     from ngram_mlp.training.compiling import compiler
 

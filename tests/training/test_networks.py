@@ -164,6 +164,7 @@ def test_what_compiled_code_would_get_wrong_is_refused(network, reason):
         Run(FusedEngine, network=network).train(10)
 
 
+@pytest.mark.slow
 def test_a_network_that_is_changed_between_two_chunks_is_compiled_again():
     runs = []
     for engine in (EagerEngine, FusedEngine):
