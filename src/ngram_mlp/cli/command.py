@@ -21,6 +21,18 @@ P = ParamSpec("P")
 NOT_ALLOWED = (PermissionError, IsADirectoryError, NotADirectoryError)
 
 
+class OutputClosed(BrokenPipeError):
+    """Whoever reads the output has read enough, such as `head`."""
+
+
+def show(line: str) -> None:
+    """Prints a line; raises OutputClosed where nobody reads it."""
+    try:
+        print(line)
+    except BrokenPipeError as error:
+        raise OutputClosed from error
+
+
 def command(main: Callable[P, None]) -> Callable[P, None]:
     """Wraps a command so that it ends with one line and status 2 where the user, not the code, was wrong."""
 
@@ -31,7 +43,7 @@ def command(main: Callable[P, None]) -> Callable[P, None]:
                 stream.reconfigure(errors="backslashreplace")
         try:
             main(*args, **kwargs)
-        except BrokenPipeError:  # whoever reads the output has read enough, such as `head`
+        except OutputClosed:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             raise SystemExit(141) from None
         except KeyboardInterrupt:
@@ -63,7 +75,7 @@ def open_console() -> Console:
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        raise BrokenPipeError  # rich would end the process without a word
+        raise OutputClosed  # rich would end the process without a word
 
 
 class _ConsoleHandler(logging.Handler):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ngram_mlp.cli.command import command
+from ngram_mlp.cli.command import command, show
 from ngram_mlp.cli.parser import Parser
 from ngram_mlp.errors import printable, require_at_least
 from ngram_mlp.models import LanguageModel
@@ -35,7 +35,7 @@ def main(args: Sequence[str] | None = None) -> None:
     generator = torch.Generator().manual_seed(options.seed)
     cut = 0
     for word, ended in sample(model, options.num, generator, options.prompt, options.temperature, options.max_length):
-        print(printable(word))
+        show(printable(word))
         cut += not ended
     if cut:
         print(f"note: {cut} of {options.num} words were cut at {options.max_length} characters", file=sys.stderr)
