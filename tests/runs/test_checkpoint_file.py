@@ -17,6 +17,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import ngram_mlp
 from ngram_mlp.cli import evaluate, sample, train
 from ngram_mlp.cli.resuming import check_checkpoint
 from ngram_mlp.cli.train_cli import TrainCLI
@@ -370,7 +371,7 @@ def test_an_honest_checkpoint_can_be_resumed(honest, resumed):
 @pytest.mark.parametrize(
     ("parts", "told"),
     [
-        (None, "was saved by version 0.1 of ngram_mlp, this is 0.2.0; check that version out"),
+        (None, f"was saved by version 0.1 of ngram_mlp, this is {ngram_mlp.__version__}; check that version out"),
         ({"schema": 99, "version": "3.1"}, "was saved by version 3.1"),
     ],
 )

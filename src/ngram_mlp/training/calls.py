@@ -6,6 +6,7 @@ Lightning's own callbacks are known here by what they need. Another one is asked
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from pytorch_lightning import Callback, callbacks
@@ -71,6 +72,16 @@ def _logging(_callback: Any, trainer: Any, _model: Any) -> Calls:
     return Calls(before=(every,), after=(every,)) if every else NOTHING
 
 
+def _device_statistics(callback: Any, trainer: Any, model: Any) -> Calls:
+    if (
+        getattr(callback, "_cpu_stats", None) is not False
+        and trainer.strategy.root_device.type == "cpu"
+        and find_spec("psutil") is None
+    ):
+        raise UserError("DeviceStatsMonitor needs psutil on a CPU; install it, or leave it out", callbacks=None)
+    return _logging(callback, trainer, model)
+
+
 def _progress(callback: Any, _trainer: Any, _model: Any) -> Calls:
     # It shows the number of a minibatch, where that is a multiple of its rate. Every update would be too often.
     rate = getattr(callback, "refresh_rate", 0) or SHOWS_EVERY
@@ -114,7 +125,7 @@ LIGHTNINGS: dict[type[Callback], Calls | Wish | None] = {
     callbacks.BatchSizeFinder: NOTHING,  # it trains by itself, before the first update
     callbacks.Callback: NOTHING,  # its hooks do nothing
     callbacks.Checkpoint: NOTHING,
-    callbacks.DeviceStatsMonitor: _logging,
+    callbacks.DeviceStatsMonitor: _device_statistics,
     callbacks.EarlyStopping: NOTHING,
     callbacks.GradientAccumulationScheduler: _counts_epochs("use the trainer's accumulate_grad_batches"),
     callbacks.LambdaCallback: NOTHING,  # but for the hooks that it was given
