@@ -13,12 +13,12 @@ from tests.conftest import PROJECT
 from tests.test_readme import DOCUMENTS
 
 OWN = (".git", ".venv", ".venv-jax", ".whl", "runs", "build", "dist", ".hypothesis")
-PORTABLE = ("tests/test_architecture.py", "tests/models/layers")
+QUICK = ("tests/test_architecture.py", "tests/models/layers")
 CACHES = shutil.ignore_patterns("*_cache", "__pycache__", "*.egg-info")
 
 
-def adopted(folder: Path, *options: str, status: int = 0) -> Path:
-    """A copy of the project, which its own script has adopted; with another status, the line that it prints."""
+def adopted(folder: Path, *options: str) -> Path:
+    """A copy of the project, which its own script has adopted."""
     fork = folder / "fork"
     for path in PROJECT.iterdir():
         if path.is_dir() and path.name not in OWN and not path.name.endswith("_cache"):
@@ -28,7 +28,7 @@ def adopted(folder: Path, *options: str, status: int = 0) -> Path:
             shutil.copy(path, fork)
     command = [sys.executable, str(fork / "scripts" / "adopt.py"), *options]
     out = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert out.returncode == status, out.stderr
+    assert out.returncode == 0, out.stderr
     return fork
 
 
@@ -44,7 +44,7 @@ def call(fork: Path, *words: str) -> None:
 @pytest.mark.parametrize(
     ("name", "without", "tests"),
     [
-        pytest.param("zebra", "studies,replay", PORTABLE, id="little"),
+        pytest.param("zebra", "studies,replay", QUICK, id="little"),
         pytest.param("a_project_with_long_name", "", (), id="all of it", marks=pytest.mark.slow),
         pytest.param("my_project", "studies,replay,tour,benchmarks", ("tests",), id="tested", marks=pytest.mark.slow),
     ],
@@ -58,7 +58,7 @@ def test_a_project_is_made_of_it_that_lints_and_passes_its_tests(name, without, 
     assert (fork / "src" / name / "models" / "mlp.py").exists()
     for rule in (["check", "--fix", "--exit-zero"], ["format"], ["check"]):  # the first two as `make adopt` does
         call(fork, "ruff", *rule, "--quiet", ".")
-    if tests != PORTABLE:
+    if tests != QUICK:
         call(fork, "mypy")
     call(fork, f"{name}", "check", "--data.corpus", "sample")
     if tests:
