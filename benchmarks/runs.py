@@ -30,7 +30,7 @@ def run(script: Path, *arguments: object, cache: str, python: str | None = sys.e
     """
     started = time.time()
     environment = os.environ | {
-        "NGRAM_MLP_CACHE_DIR": cache,
+        "MULTISTEP_CACHE_DIR": cache,
         "BENCHMARK_STARTED": str(started),
         "PYTHONWARNINGS": "ignore",
     }

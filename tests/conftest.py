@@ -21,9 +21,9 @@ ENVIRONMENT = dict(os.environ)
 # The tests compare with loops on the CPU, in processes of their own, too.
 os.environ |= {"CUDA_VISIBLE_DEVICES": "", "DISABLE_MPS": "1"}
 # What one test compiles, the others load; the workers of a session have its folder from their parent.
-if "NGRAM_MLP_CACHE_DIR" not in os.environ:
-    os.environ["NGRAM_MLP_CACHE_DIR"] = tempfile.mkdtemp()
-    atexit.register(shutil.rmtree, os.environ["NGRAM_MLP_CACHE_DIR"])
+if "MULTISTEP_CACHE_DIR" not in os.environ:
+    os.environ["MULTISTEP_CACHE_DIR"] = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, os.environ["MULTISTEP_CACHE_DIR"])
 # Several workers share the cores: with more threads than cores, each waits for the others.
 torch.set_num_threads(1)
 # A diagnosis that fails is to fail the test, too, instead of being switched off.

@@ -26,7 +26,7 @@ def call(script, *args, cwd, status=0, python=(), **environment):
     out = subprocess.run(
         [sys.executable, *python, str(SCRIPTS / f"{script}.py"), *args],
         cwd=cwd,
-        env=PATHS | {"NGRAM_MLP_CACHE_DIR": os.environ["NGRAM_MLP_CACHE_DIR"]} | environment,
+        env=PATHS | {"MULTISTEP_CACHE_DIR": os.environ["MULTISTEP_CACHE_DIR"]} | environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=300,
@@ -93,7 +93,7 @@ def test_what_cannot_be_compiled_is_trained_by_the_eager_engine(surroundings, py
     args = ("--data.corpus", "wörter.txt", *SHORT, "--trainer.max_steps", "100000", "--trainer.max_time", "00:00:00:20")
     surroundings = {key: str(odd_folder / value) if key == "TMPDIR" else value for key, value in surroundings.items()}
     out = call(
-        "train", *args, cwd=odd_folder, python=python, NGRAM_MLP_CACHE_DIR=str(odd_folder / "new"), **surroundings
+        "train", *args, cwd=odd_folder, python=python, MULTISTEP_CACHE_DIR=str(odd_folder / "new"), **surroundings
     )
     assert "engine  eager: " in out or (reason is None and "compiled in" in out)
     assert reason is None or reason in out

@@ -142,7 +142,7 @@ def test_what_cannot_be_fused_falls_back_with_a_reason_or_is_refused(options, re
 @pytest.fixture
 def nothing_compiled(monkeypatch, tmp_path):
     """A machine on which nothing was compiled before."""
-    monkeypatch.setenv("NGRAM_MLP_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("MULTISTEP_CACHE_DIR", str(tmp_path / "cache"))
 
 
 @pytest.mark.usefixtures("nothing_compiled")

@@ -24,7 +24,7 @@ def compiled(tmp_path_factory):
     """A folder with the code of one update, and the losses of that update's run."""
     folder = tmp_path_factory.mktemp("compiled") / "cache"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NGRAM_MLP_CACHE_DIR", str(folder))
+        patch.setenv("MULTISTEP_CACHE_DIR", str(folder))
         losses = run().train(30)
     return folder, losses
 
@@ -33,7 +33,7 @@ def compiled(tmp_path_factory):
 def cache(tmp_path, monkeypatch):
     """An empty folder."""
     folder = tmp_path / "cache"
-    monkeypatch.setenv("NGRAM_MLP_CACHE_DIR", str(folder))
+    monkeypatch.setenv("MULTISTEP_CACHE_DIR", str(folder))
     return folder
 
 
@@ -102,14 +102,14 @@ def test_a_folder_that_others_can_write_is_not_used(cache, trained):
 
 
 def test_a_folder_that_cannot_be_made_is_told_and_nothing_is_lost(trained, compiled, monkeypatch):
-    monkeypatch.setenv("NGRAM_MLP_CACHE_DIR", "/dev/null/cache")
+    monkeypatch.setenv("MULTISTEP_CACHE_DIR", "/dev/null/cache")
     losses, said = trained()
     assert "is not kept for the next run" in said
     assert losses.equal(compiled[1])
 
 
 def test_a_user_without_a_home_has_a_folder(monkeypatch, tmp_path):
-    for variable in ("NGRAM_MLP_CACHE_DIR", "XDG_CACHE_HOME"):
+    for variable in ("MULTISTEP_CACHE_DIR", "XDG_CACHE_HOME"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(library.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
     monkeypatch.setattr(library.tempfile, "gettempdir", lambda: str(tmp_path))

@@ -5,7 +5,7 @@ import logging
 import torch
 from torch import nn
 
-from ngram_mlp.training.threads import multiplications_in
+from multistep._threads import multiplications_in
 
 log = logging.getLogger(__name__)
 

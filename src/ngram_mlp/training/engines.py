@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import ConstantLR, LRScheduler
 from ngram_mlp.errors import UserError
 from ngram_mlp.training.optimizers import CannotFuseError, has_step_hooks
 from ngram_mlp.training.processes import average, processes
-from ngram_mlp.training.threads import candidates, use_fastest
+from multistep._threads import candidates, use_fastest
 from ngram_mlp.training.updates import PLAIN, UpdateRule
 
 log = logging.getLogger(__name__)

@@ -13,15 +13,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ngram_mlp.errors import UserError
-from ngram_mlp.training.compiling import library
-from ngram_mlp.training.compiling.program import Program
+from multistep.compiled import cache as library
+from multistep.compiled.program import Program
 from ngram_mlp.training.compiling.structure import is_known, sources_of
 from ngram_mlp.training.compiling.traced import TracedUpdate
 from ngram_mlp.training.engines import Trial
 from ngram_mlp.training.optimizers import CannotFuseError
 from ngram_mlp.training.processes import processes
 from ngram_mlp.training.schedules import changes_more_than_the_learning_rate, upcoming_rates
-from ngram_mlp.training.threads import use_fastest
+from multistep._threads import use_fastest
 from ngram_mlp.training.updates import PLAIN, UpdateRule
 
 log = logging.getLogger(__name__)
@@ -155,7 +155,8 @@ class FusedEngine:
                 raise CannotFuseError(difference)
             seconds = time.perf_counter() - started
             if key is not None:
-                library.save(key, code, plan, seconds, len(self._update.still()))
+                if error := library.save(key, code, plan, seconds, len(self._update.still())):
+                    log.info("engine  fused: the compiled code is not kept for the next run: %s", error)
         log.info("engine  fused: compiled in %.1f s", seconds)
         return program
 
@@ -186,7 +187,7 @@ def _compiler() -> Any:
     if not __debug__:
         raise CannotFuseError("python -O has torch compile wrong code; leave it out")
     try:
-        from ngram_mlp.training.compiling.compiler import compile_update
+        from multistep.compiled.inductor import compile_update
     except Exception as error:  # of a package or a locale that torch did not reckon with
         raise CannotFuseError(f"torch's compiler cannot be imported here ({type(error).__name__}: {error})") from error
     return compile_update

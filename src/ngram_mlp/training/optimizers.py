@@ -7,15 +7,13 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from multistep._errors import CannotFuseError
+
 State = dict[str, Tensor]
 # (parameter, gradient, its optimizer state, learning rate, its parameter group) -> (parameter, state) after the step
 Formula = Callable[[Tensor, Tensor, State, Tensor, dict[str, Any]], tuple[Tensor, State]]
 # What has the shape of its parameter in the state of torch's optimizers; `step` is one number.
 OF_THE_SHAPE = {"momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"}
-
-
-class CannotFuseError(Exception):
-    """Why the fused engine cannot train this, in words for the user."""
 
 
 def sgd(parameter: Tensor, gradient: Tensor, state: State, lr: Tensor, group: dict[str, Any]) -> tuple[Tensor, State]:

@@ -7,8 +7,8 @@ import torch
 from torch._inductor.cpp_builder import CppBuilder, CppTorchDeviceOptions
 from torch._inductor.cpu_vec_isa import pick_vec_isa
 
-from ngram_mlp.training.compiling.program import ARENA, Place, Plan
-from ngram_mlp.training.compiling.recording import Kernel, Product, Recording, Step
+from multistep.compiled.program import ARENA, BufferView, Plan
+from multistep.compiled.recorder import Kernel, MatMul, Recording, Step
 
 # The multiplications in a product from which sharing it pays.
 PARALLEL_FROM = 2**19
@@ -120,7 +120,7 @@ def source_of(recording: Recording, plan: Plan) -> str:
             number = kernels.setdefault(step.source, len(kernels))
             arguments = (f"({type_}){_address(p, plan)}" for type_, p in zip(step.types, step.args, strict=True))
             lines.append(f"kernel_{number}::kernel({', '.join(arguments)});")
-        elif isinstance(step, Product):
+        elif isinstance(step, MatMul):
             lines += _multiplications(step, plan, recording.arena)
         else:
             lines.append(f"if (torch({calls}, n)) return nullptr;")
@@ -140,7 +140,7 @@ def source_of(recording: Recording, plan: Plan) -> str:
 
 def scratch_for(step: Step) -> int:
     """The bytes of scratch memory that a step needs."""
-    if not isinstance(step, Product) or step.left.dtype != torch.float32:
+    if not isinstance(step, MatMul) or step.left.dtype != torch.float32:
         return 0
     rows, inner = step.left.size[-2:]
     return (rows + step.right.size[-1]) * inner * step.left.dtype.itemsize
@@ -156,7 +156,7 @@ def build(source: str, folder: Path) -> Path:
     return Path(builder.get_target_file_path())
 
 
-def _multiplications(step: Product, plan: Plan, scratch: int) -> list[str]:
+def _multiplications(step: MatMul, plan: Plan, scratch: int) -> list[str]:
     """C++ for a product, of each matrix of a batch."""
     rows, inner = step.left.size[-2:]
     columns = step.right.size[-1]
@@ -171,7 +171,8 @@ def _multiplications(step: Product, plan: Plan, scratch: int) -> list[str]:
         lines.append(
             f"for (int64_t i = 0; i < {step.out.size[0]}; ++i) for (int64_t j = 0; j < {step.out.size[1]}; ++j) "
             f"(({type_}*){_address(step.out, plan)})[i * {step.out.stride[0]} + j * {step.out.stride[1]}] = "
-            f"((const {type_}*){_address(step.bias, plan)})[j];"
+            f"({type_}){step.beta!r} * ((const {type_}*){_address(step.bias, plan)})"
+            f"[i * {step.bias.stride[0]} + j * {step.bias.stride[1]}];"
         )
     for i in range(out.size[0] if len(out.size) == 3 else 1):
         matrices = ", ".join(_matrix(place, type_, i, plan) for place in (left, right))
@@ -182,26 +183,26 @@ def _multiplications(step: Product, plan: Plan, scratch: int) -> list[str]:
     return lines
 
 
-def _matrix(place: Place, type_: str, number: int, plan: Plan) -> str:
+def _matrix(place: BufferView, type_: str, number: int, plan: Plan) -> str:
     across, along = place.stride[-2:]
     transposed = along != 1
     ld = max(along if transposed else across, 1)
     return f"{{(const {type_}*){_address(_item(place, number), plan)}, {ld}, {'true' if transposed else 'false'}}}"
 
 
-def _item(place: Place, number: int) -> Place:
+def _item(place: BufferView, number: int) -> BufferView:
     if len(place.size) == 2:
         return place
     offset = place.offset + number * place.stride[0] * place.dtype.itemsize
-    return Place(place.memory, offset, place.dtype, place.size[1:], place.stride[1:])
+    return BufferView(place.memory, offset, place.dtype, place.size[1:], place.stride[1:])
 
 
-def _transposed(place: Place) -> Place:
+def _transposed(place: BufferView) -> BufferView:
     size, stride = ((*value[:-2], value[-1], value[-2]) for value in (place.size, place.stride))
-    return Place(place.memory, place.offset, place.dtype, size, stride)
+    return BufferView(place.memory, place.offset, place.dtype, size, stride)
 
 
-def _address(place: Place, plan: Plan) -> str:
+def _address(place: BufferView, plan: Plan) -> str:
     if place.memory == ARENA:
         return f"(arena + {place.offset})"
     advance = plan.advance[place.memory]

@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ngram_mlp.training.compiling.program import ARENA, Call, Place
+from multistep.compiled.program import ARENA, Call, BufferView
 
 aten = torch.ops.aten
 ALIGNMENT = 64  # bytes, a cache line
@@ -31,20 +31,21 @@ class Kernel:
 
     source: str
     types: tuple[str, ...]
-    args: tuple[Place, ...]
+    args: tuple[BufferView, ...]
 
 
 @dataclass(frozen=True)
-class Product:
-    """out = left @ right, or out = bias + left @ right with a bias for each column."""
+class MatMul:
+    """out = left @ right, or out = beta * bias + left @ right, with a bias for each column or for each number."""
 
-    left: Place
-    right: Place
-    out: Place
-    bias: Place | None = None
+    left: BufferView
+    right: BufferView
+    out: BufferView
+    bias: BufferView | None = None
+    beta: float = 1.0
 
 
-Step = Kernel | Product | Call
+Step = Kernel | MatMul | Call
 
 
 @dataclass(frozen=True)
@@ -120,12 +121,12 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._steps.append(Call(str(function), tuple(place(list(args))), place(kwargs), places))
         return results
 
-    def _product(self, function: Any, args: Any, kwargs: Any) -> Product | None:
+    def _product(self, function: Any, args: Any, kwargs: Any) -> MatMul | None:
         """The product that an operator computes, if native code can compute it."""
         bias = None
         if function is aten.addmm.out:
             bias, *args = args
-            if bias.dim() != 1 or bias.stride(0) != 1 or kwargs.get("alpha", 1) != 1 or kwargs.get("beta", 1) != 1:
+            if kwargs.get("alpha", 1) != 1:
                 return None
         elif function not in (aten.mm.out, aten.bmm.out):
             return None
@@ -133,9 +134,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if tensors[0].dtype not in (torch.float32, torch.float64) or not all(map(_is_matrix, tensors)):
             return None
         left, right, out = map(self._place, tensors)
-        return Product(left, right, out, None if bias is None else self._place(bias))
+        bias = None if bias is None else self._place(bias.expand(out.size))
+        return MatMul(left, right, out, bias, float(kwargs.get("beta", 1)))
 
-    def _place(self, tensor: Tensor) -> Place:
+    def _place(self, tensor: Tensor) -> BufferView:
         """Where a tensor lies; until all steps are known, allocations count from ARENA downwards."""
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self._known:
@@ -143,7 +145,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._kept.append(tensor)
             self._bytes.append(storage.nbytes())
         offset = int(tensor.storage_offset()) * tensor.itemsize
-        return Place(self._known[storage.data_ptr()], offset, tensor.dtype, tuple(tensor.shape), tensor.stride())
+        return BufferView(self._known[storage.data_ptr()], offset, tensor.dtype, tuple(tensor.shape), tensor.stride())
 
     def _places(self, value: Any) -> Any:
         return tree_map(lambda v: self._place(v) if isinstance(v, Tensor) else v, value)
@@ -167,11 +169,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             offsets[new] = offset
         size = max((offsets[i] + self._bytes[i] for i in offsets), default=0)
 
-        def settle(place: Place) -> Place:
+        def settle(place: BufferView) -> BufferView:
             if place.memory > ARENA:
                 return place
             offset = offsets[ARENA - place.memory] + place.offset
-            return Place(ARENA, offset, place.dtype, place.size, place.stride)
+            return BufferView(ARENA, offset, place.dtype, place.size, place.stride)
 
         return [_with_places(step, settle) for step in self._steps], _aligned(size)
 
@@ -180,20 +182,20 @@ def _aligned(offset: int) -> int:
     return -(-offset // ALIGNMENT) * ALIGNMENT
 
 
-def _places_in(step: Step) -> list[Place]:
-    found: list[Place] = []
+def _places_in(step: Step) -> list[BufferView]:
+    found: list[BufferView] = []
     _with_places(step, lambda place: found.append(place) or place)  # type: ignore[func-returns-value]
     return found
 
 
-def _with_places(step: Step, change: Callable[[Place], Place]) -> Step:
+def _with_places(step: Step, change: Callable[[BufferView], BufferView]) -> Step:
     def changed(value: Any) -> Any:
-        return tree_map(lambda v: change(v) if isinstance(v, Place) else v, value)
+        return tree_map(lambda v: change(v) if isinstance(v, BufferView) else v, value)
 
     if isinstance(step, Kernel):
         return Kernel(step.source, step.types, changed(step.args))
-    if isinstance(step, Product):
-        return Product(*(changed(place) for place in (step.left, step.right, step.out, step.bias)))
+    if isinstance(step, MatMul):
+        return MatMul(*(changed(place) for place in (step.left, step.right, step.out, step.bias)), step.beta)
     return Call(step.operator, changed(step.args), changed(step.kwargs), changed(step.results))
 
 

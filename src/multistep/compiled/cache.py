@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import math
 import os
 import platform
@@ -15,24 +14,22 @@ from typing import Any
 
 import torch
 
-from ngram_mlp.training.compiling.program import Call, Place, Plan, Program
-
-log = logging.getLogger(__name__)
+from multistep.compiled.program import Call, BufferView, Plan, Program
 
 CODE, PLAN, SECONDS = "update.so", "plan.pt", "seconds_to_compile"
 USUAL = (8.0, 8)  # seconds to compile an update, and its tensors
-TRAINING = Path(__file__).resolve().parents[1]
+SOURCES = Path(__file__).resolve().parents[1]
 
 
 def folder() -> Path:
-    """Where compiled updates are kept: `NGRAM_MLP_CACHE_DIR`, or a folder among the user's caches."""
-    if own := os.environ.get("NGRAM_MLP_CACHE_DIR"):
+    """Where compiled updates are kept: `MULTISTEP_CACHE_DIR`, or a folder among the user's caches."""
+    if own := os.environ.get("MULTISTEP_CACHE_DIR"):
         return Path(own)
     try:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:  # a user without a home, as in a container
         caches = Path(tempfile.gettempdir())
-    return caches / "ngram_mlp"
+    return caches / "multistep"
 
 
 def key_of(described: Any) -> str:
@@ -50,7 +47,7 @@ def key_of(described: Any) -> str:
             torch.get_float32_matmul_precision(),
             torch.are_deterministic_algorithms_enabled(),
         ),
-        "sources": [path.read_text(encoding="utf-8") for path in sorted(TRAINING.rglob("*.py"))],
+        "sources": [path.read_text(encoding="utf-8") for path in sorted(SOURCES.rglob("*.py"))],
     }
     return hashlib.sha256(json.dumps([described, surroundings], default=str).encode()).hexdigest()[:32]
 
@@ -76,7 +73,7 @@ def load(key: str) -> Program | None:
     if not (is_private(place.parent) and is_private(place)):
         return None
     try:
-        with torch.serialization.safe_globals([Plan, Place, Call]):
+        with torch.serialization.safe_globals([Plan, BufferView, Call]):
             content = torch.load(place / PLAN, weights_only=True)
         intact = content["sha256"] == _digest(place / CODE)
         return Program(place / CODE, content["plan"]) if intact else None
@@ -84,8 +81,8 @@ def load(key: str) -> Program | None:
         return None
 
 
-def save(key: str, code: Path, plan: Plan, seconds: float, tensors: int) -> None:
-    """Keeps a library, its plan, and how long it took for how many tensors; if that is impossible, a line is logged."""
+def save(key: str, code: Path, plan: Plan, seconds: float, tensors: int) -> Exception | None:
+    """Keeps a library, its plan, and how long it took for how many tensors; returns why that was impossible, or None."""
     try:
         folder().mkdir(mode=0o700, parents=True, exist_ok=True)
         if not is_private(folder()):
@@ -99,7 +96,8 @@ def save(key: str, code: Path, plan: Plan, seconds: float, tensors: int) -> None
             new.rename(folder() / key)
         (folder() / SECONDS).write_text(json.dumps([round(seconds, 1), tensors]), encoding="utf-8")
     except Exception as error:  # of the file system, or of an argument that torch.save does not know
-        log.info("engine  fused: the compiled code is not kept for the next run: %s", error)
+        return error
+    return None
 
 
 def is_private(path: Path) -> bool:

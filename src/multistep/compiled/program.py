@@ -15,7 +15,7 @@ ARENA = -1  # the memory of everything that an update computes on the way
 
 
 @dataclass(frozen=True)
-class Place:
+class BufferView:
     """Where a tensor lies: in the arena or in an input, from a byte on."""
 
     memory: int  # the number of the input, or ARENA
@@ -32,7 +32,7 @@ class Call:
     operator: str
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    results: tuple[Place, ...]
+    results: tuple[BufferView, ...]
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Program:
             return 1
         return 0
 
-    def _tensor_at(self, minibatch: int, place: Place) -> Tensor:
+    def _tensor_at(self, minibatch: int, place: BufferView) -> Tensor:
         tensor, offset = self._arena, place.offset
         if place.memory != ARENA:
             tensor = self._inputs[place.memory]
@@ -104,7 +104,7 @@ def _operator(name: str) -> Any:
 
 
 def _mapped(value: Any, at: Any) -> Any:
-    if isinstance(value, Place):
+    if isinstance(value, BufferView):
         return at(value)
     if isinstance(value, dict):
         return {key: _mapped(item, at) for key, item in value.items()}

@@ -14,10 +14,10 @@ from torch._inductor.decomposition import select_decomp_table
 from torch._inductor.exc import CppCompileError
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from ngram_mlp.training.compiling.native import build, scratch_for, source_of
-from ngram_mlp.training.compiling.program import Call, Plan
-from ngram_mlp.training.compiling.recording import Recording, record, recorded_kernels
-from ngram_mlp.training.optimizers import CannotFuseError
+from multistep.compiled.codegen import build, scratch_for, source_of
+from multistep.compiled.program import Call, Plan
+from multistep.compiled.recorder import Recording, record, recorded_kernels
+from multistep._errors import CannotFuseError
 
 OPTIONS: dict[str, Any] = {
     # Multiplies and adds in one instruction, which rounds once and so more accurately.
@@ -63,14 +63,14 @@ def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
 
 
 def compile_update(
-    update: Callable[..., None], still: Sequence[Tensor], moving: Sequence[Tensor], folder: Path
+    update: Callable[..., None], state: Sequence[Tensor], inputs_each: Sequence[Tensor], folder: Path
 ) -> tuple[Path, Plan]:
     """Compiles an update for tensors of these shapes.
 
     Args:
-        update: called with lists of tensors, `still` and one minibatch of each of `moving`; writes into them in place.
-        still: what stays from one minibatch to the next: parameters, buffers, optimizer state.
-        moving: tensors whose first dimension counts minibatches.
+        update: called with lists of tensors, `state` and one minibatch of each of `inputs_each`; writes into them in place.
+        state: what stays from one minibatch to the next: parameters, buffers, optimizer state.
+        inputs_each: tensors whose first dimension counts minibatches.
         folder: where the library goes.
 
     Returns:
@@ -83,8 +83,10 @@ def compile_update(
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Can't find Python.h")  # which is not included
             with suppress(CppCompileError):  # an old compiler, perhaps, for a new processor
-                return _compile(update, still, moving, folder, OPTIONS | TRUSTING)
-            return _compile(update, still, moving, folder, OPTIONS)
+                return _compile(update, state, inputs_each, folder, OPTIONS | TRUSTING)
+            return _compile(update, state, inputs_each, folder, OPTIONS)
+    except CannotFuseError:
+        raise
     except Exception as error:  # the compiler's exceptions are of many kinds
         lines = str(error).strip().splitlines()
         reason = next((line for line in lines if "error:" in line), lines[0] if lines else "")
@@ -93,16 +95,16 @@ def compile_update(
 
 def _compile(
     update: Callable[..., None],
-    still: Sequence[Tensor],
-    moving: Sequence[Tensor],
+    state: Sequence[Tensor],
+    inputs_each: Sequence[Tensor],
     folder: Path,
     options: dict[str, Any],
 ) -> tuple[Path, Plan]:
     # Storages of their own, so that an address tells which tensor it belongs to.
-    inputs = [torch.empty_like(tensor) for tensor in (*still, *(tensor[0] for tensor in moving))]
+    inputs = [torch.empty_like(tensor) for tensor in (*state, *(tensor[0] for tensor in inputs_each))]
     with torch.random.fork_rng(devices=[]), torch._inductor.config.patch(options):  # the compiler draws, too
-        recording = _record(lambda *all: update(list(all[: len(still)]), list(all[len(still) :])), inputs)
-        advance = [0] * len(still) + [tensor[0].numel() * tensor.itemsize for tensor in moving]
+        recording = _record(lambda *all: update(list(all[: len(state)]), list(all[len(state) :])), inputs)
+        advance = [0] * len(state) + [tensor[0].numel() * tensor.itemsize for tensor in inputs_each]
         advance += [0] * len(recording.constants)
         calls = tuple(step for step in recording.steps if isinstance(step, Call))
         scratch = max(map(scratch_for, recording.steps), default=0)

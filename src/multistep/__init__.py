@@ -1,0 +1,15 @@
+"""Trains any LightningModule at the speed of a compiled loop, by one callback.
+
+    from multistep import MultiStep
+
+    trainer = Trainer(max_epochs=20, callbacks=[MultiStep()])
+    trainer.fit(module, loader)
+
+docs/multistep.md says what is compiled, and what trains as Python.
+"""
+
+from multistep._callback import EngineName, MultiStep
+from multistep._calls import Calls
+from multistep._errors import EngineMismatchError, EngineUnavailableError
+
+__all__ = ["Calls", "EngineMismatchError", "EngineName", "EngineUnavailableError", "MultiStep"]

@@ -1,0 +1,61 @@
+"""Averages of the weights, which Lightning's `WeightAveraging` callbacks keep, moved by an engine at its own updates."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pytorch_lightning.callbacks import WeightAveraging
+from torch import Tensor
+
+
+class Average:
+    """The average that a callback keeps; validation, checkpoints and the end of training stay the callback's affair."""
+
+    def __init__(self, callback: WeightAveraging) -> None:
+        model = callback._average_model
+        assert model is not None
+        assert model.avg_fn is not None
+        self._callback = callback
+        self._model: Any = model
+
+    def description(self) -> list[Any]:
+        """Returns what the compiled code of this average depends on."""
+        return [self._model.avg_fn, self._model.use_buffers]
+
+    def state(self) -> dict[str, list[Tensor]]:
+        """Returns the tensors of the average, in the order of the module's own, and how many it is made of."""
+        module = self._model.module
+        return {
+            "parameters": [parameter.detach() for parameter in module.parameters()],
+            "buffers": list(module.buffers()),
+            "averaged": [self._model.n_averaged],
+        }
+
+    def move(
+        self, state: dict[str, list[Tensor]], parameters: Sequence[Tensor], buffers: Sequence[Tensor], due: Tensor
+    ) -> None:
+        """Does in place, where `due`, what torch's `AveragedModel.update_parameters` does."""
+        (averaged,) = state["averaged"]
+        pairs = list(zip(state["parameters"], parameters, strict=True))
+        others = list(zip(state["buffers"], buffers, strict=True))
+        if self._model.use_buffers:
+            pairs, others = [*pairs, *others], []
+        for average, value in pairs:
+            moved = self._model.avg_fn(average, value, averaged).to(average.dtype)
+            average.copy_(torch.where(due, torch.where(averaged == 0, value, moved), average))
+        for average, value in others:
+            average.copy_(torch.where(due, value, average))
+        averaged.copy_(averaged + due)
+
+    def due(self, first: int, updates: int) -> list[bool]:
+        """Returns for each of these updates whether it moves the average."""
+        return [bool(self._callback.should_update(step_idx=update)) for update in range(first, first + updates)]
+
+    def moved(self, update: int) -> None:
+        """Notes that the average was moved after an update, so that the callback does not move it once more."""
+        self._callback._latest_update_step = update + 1
+
+
+def averages_of(trainer: Any) -> list[Average]:
+    """Returns the averages that the trainer's callbacks keep."""
+    return [Average(callback) for callback in trainer.callbacks if isinstance(callback, WeightAveraging)]

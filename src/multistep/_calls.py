@@ -1,0 +1,164 @@
+"""When callbacks have to be called, and what makes a training take one step at a time."""
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from pytorch_lightning import Callback, LightningModule, callbacks
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
+from pytorch_lightning.utilities.model_helpers import is_overridden
+
+
+class Calls(NamedTuple):
+    """The updates at which a callback needs `on_train_batch_start` and `on_train_batch_end`, as intervals.
+
+    A callback declares them as its attribute `update_calls`; a plain tuple does as well. Between these updates others
+    are performed without calling it. Whenever both hooks are called, it is around one ordinary minibatch.
+
+    Args:
+        after: `on_train_batch_end` is called where `trainer.global_step` has become a multiple of one of these.
+        before: `on_train_batch_start` is called right before an update that makes it a multiple of one of these.
+        around: both are called around every update whose number, counted from 0, is a multiple of one of these, and
+            around the last one; None where no update is meant, not even the last.
+    """
+
+    after: tuple[int, ...] = ()
+    before: tuple[int, ...] = ()
+    around: tuple[int, ...] | None = None
+
+    def next_end(self, done: int) -> int | None:
+        """Returns the first update after `done` at whose end a hook is due; None if there is none."""
+        return min((done + every - done % every for every in self.after), default=None)
+
+    def next_begin(self, done: int, last: int | None) -> int | None:
+        """Returns the first update from number `done` on that a hook has to precede; `last` is the run's last one."""
+        numbers = [done + (-1 - done) % every for every in self.before]
+        if self.around is not None:
+            numbers += [done + -done % every for every in self.around]
+            numbers += [last] if last is not None and last >= done else []
+        return min(numbers, default=None)
+
+
+def together(all_calls: Iterable[Calls]) -> Calls:
+    """Returns what several callbacks need together."""
+    every = list(all_calls)
+    around = [calls.around for calls in every if calls.around is not None]
+    return Calls(
+        tuple({n for calls in every for n in calls.after}),
+        tuple({n for calls in every for n in calls.before}),
+        tuple({n for numbers in around for n in numbers}) if around else None,
+    )
+
+
+HOOKS_WITHIN = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
+BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end", *HOOKS_WITHIN)
+MODULE_HOOKS = (
+    *BATCH_HOOKS,
+    "backward",
+    "optimizer_step",
+    "optimizer_zero_grad",
+    "configure_gradient_clipping",
+    "clip_gradients",
+    "lr_scheduler_step",
+)
+NOTHING = Calls()
+SHOWS_EVERY = 1_000  # updates after which a progress bar is drawn anew
+
+
+def _checkpoints(callback: Any, _trainer: Any) -> Calls:
+    every: int = getattr(callback, "_every_n_train_steps", 0)
+    return Calls(after=(every,)) if every > 0 else NOTHING  # a time is checked at the end of a chunk
+
+
+def _logging(_callback: Any, trainer: Any) -> Calls:
+    every: int = trainer.log_every_n_steps
+    return Calls(after=(every,), before=(every,)) if every else NOTHING
+
+
+def _learning_rates(callback: Any, trainer: Any) -> Calls:
+    return NOTHING if callback.logging_interval == "epoch" else _logging(callback, trainer)
+
+
+def _progress(callback: Any, _trainer: Any) -> Calls:
+    # It shows multiples of its rate; to show every update would cost more than the update.
+    rate: int = getattr(callback, "refresh_rate", 0)
+    return Calls(after=(rate * -(-SHOWS_EVERY // rate),)) if rate else NOTHING
+
+
+def _averages(callback: Any, trainer: Any) -> Calls | None:
+    return NOTHING if averages_by_itself(callback, trainer) else None
+
+
+# What Lightning's own callbacks need that override a hook of a batch; None for every update.
+KNOWN_CALLBACKS: dict[type[Callback], Callable[[Any, Any], Calls | None]] = {
+    callbacks.DeviceStatsMonitor: _logging,
+    callbacks.LearningRateMonitor: _learning_rates,
+    callbacks.ModelCheckpoint: _checkpoints,
+    callbacks.RichProgressBar: _progress,
+    callbacks.TQDMProgressBar: _progress,
+    callbacks.Timer: lambda _callback, _trainer: NOTHING,  # it stops the training at the end of a chunk
+    callbacks.WeightAveraging: _averages,
+}
+
+
+def averages_by_itself(callback: Any, trainer: Any) -> bool:
+    """True where an engine can average the weights itself: one formula of two tensors, on the device of training."""
+    model = callback._average_model
+    return (
+        model is not None
+        and model.avg_fn is not None
+        and model.multi_avg_fn is None
+        and (callback._device is None or callback._device == trainer.strategy.root_device)
+    )
+
+
+def calls_of(callback: Callback, trainer: Any) -> Calls | None:
+    """Returns when a callback has to be called; None for every update."""
+    declared = getattr(callback, "update_calls", None)
+    if declared is not None:
+        return None if _overridden(HOOKS_WITHIN, callback, Callback) else Calls(*declared)
+    kind = next((kind for kind in type(callback).__mro__ if kind in KNOWN_CALLBACKS), Callback)
+    if _overridden(BATCH_HOOKS, callback, kind):
+        return None
+    return NOTHING if kind is Callback else KNOWN_CALLBACKS[kind](callback, trainer)
+
+
+def calls_of_all(trainer: Any) -> Calls:
+    """Returns when any of the trainer's callbacks has to be called."""
+    return together(calls_of(callback, trainer) or NOTHING for callback in trainer.callbacks)
+
+
+def single_step_reason(trainer: Any) -> str | None:
+    """Returns the reason why training must go one step at a time, or None; called when the optimizers are there."""
+    module = trainer.lightning_module
+    if not module.automatic_optimization:
+        return f"{type(module).__name__} optimizes manually"
+    for callback in trainer.callbacks:
+        if calls_of(callback, trainer) is None:
+            hooks = _overridden((*HOOKS_WITHIN, *BATCH_HOOKS), callback, Callback)
+            may_declare = not type(callback).__module__.startswith("pytorch_lightning.") and hooks[0] not in HOOKS_WITHIN
+            unless = "; it may declare update_calls" if may_declare else ""
+            return f"{type(callback).__name__} overrides {hooks[0]}{unless}"
+    if hooks := _overridden(MODULE_HOOKS, module, LightningModule):
+        return f"{type(module).__name__} overrides {hooks[0]}"
+    if "dataloader_iter" in inspect.signature(module.training_step).parameters:
+        return "training_step takes the iterator of the loader"
+    strategy, precision = trainer.strategy, trainer.precision_plugin
+    for part in (strategy, precision):
+        if not type(part).__module__.startswith("pytorch_lightning."):
+            return f"{type(part).__name__} may act at every update"
+    if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)):
+        return f"{type(strategy).__name__} exchanges gradients by itself"
+    if getattr(precision, "scaler", None) is not None:
+        return f"precision {trainer.precision} rescales the gradients"
+    if not trainer.optimizers:
+        return "there is no optimizer"
+    optimizer = trainer.optimizers[0]
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        return f"the optimizer {type(optimizer).__name__} evaluates the loss by itself"
+    return None
+
+
+def _overridden(hooks: tuple[str, ...], instance: Any, parent: type) -> list[str]:
+    return [hook for hook in hooks if is_overridden(hook, instance, parent)]

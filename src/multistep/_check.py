@@ -1,0 +1,78 @@
+"""Whether compiled updates did what plain PyTorch does: all tensors and outputs compared, to rounding."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+# By how much the change of a tensor, or an output, may differ, relative to its norm: in float32, and below.
+TOLERANCE, LOW_TOLERANCE = 1e-3, 5e-2
+# Rounding of the tensor itself, in units of its last place.
+UNITS = 32
+# What two runs of plain PyTorch differ by whose parameters differ by rounding: so much more is no rounding.
+AMPLIFIED = 10.0
+
+
+def differences(
+    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], before: Mapping[str, Tensor], low: bool
+) -> dict[str, tuple[float, float]]:
+    """Returns what differs beyond rounding, by name: the norm of the difference, and what it may be.
+
+    Args:
+        found: the tensors after compiled updates.
+        expected: the tensors after the same updates by plain PyTorch.
+        before: the tensors before; what is not in it, is an output, which is compared as a whole.
+        low: whether anything is computed in less than float32.
+    """
+    wrong = {}
+    for name, value in expected.items():
+        other = found[name]
+        if not (value.is_floating_point() or value.is_complex()):
+            if not torch.equal(other, value):
+                wrong[name] = (float("inf"), 0.0)
+            continue
+        one, two = _numbers(other), _numbers(value)
+        changed = two - _numbers(before[name]) if name in before else two
+        tolerance = LOW_TOLERANCE if low else TOLERANCE
+        allowed = tolerance * _norm(changed) + UNITS * torch.finfo(value.dtype).eps * _norm(two)
+        if not torch.equal(one.isfinite(), two.isfinite()):
+            wrong[name] = (float("inf"), allowed)
+        elif (error := _norm(one - two)) > allowed:
+            wrong[name] = (error, allowed)
+    return wrong
+
+
+def beyond_rounding(
+    wrong: Mapping[str, tuple[float, float]], expected: Mapping[str, Tensor], perturbed: Mapping[str, Tensor]
+) -> list[str]:
+    """Returns the names among those of `differences` that rounding does not explain.
+
+    Args:
+        wrong: what differs.
+        expected: the tensors after updates by plain PyTorch.
+        perturbed: the same after parameters were changed by rounding.
+    """
+    return [
+        name
+        for name, (error, allowed) in wrong.items()
+        if not expected[name].is_floating_point()
+        or error > allowed + AMPLIFIED * _norm(_numbers(perturbed[name]) - _numbers(expected[name]))
+    ]
+
+
+def perturb(tensors: Sequence[Tensor]) -> None:
+    """Changes floating-point tensors in place by a few units in the last place."""
+    generator = torch.Generator().manual_seed(0)
+    for tensor in tensors:
+        if tensor.is_floating_point():
+            noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float32).to(tensor)
+            tensor.mul_(1 + 4 * torch.finfo(tensor.dtype).eps * noise)
+
+
+def _numbers(tensor: Tensor) -> Tensor:
+    return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).double()
+
+
+def _norm(tensor: Tensor) -> float:
+    """The norm of the finite numbers."""
+    return float(tensor.nan_to_num(0.0, 0.0, 0.0).norm())

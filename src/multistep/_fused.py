@@ -1,0 +1,263 @@
+"""The fused engine: a module's update compiled to native code, which performs all updates of a chunk in one call."""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor
+from torch.optim import Optimizer
+
+from multistep import _check
+from multistep._averaging import Average
+from multistep._errors import CannotFuseError
+from multistep._guards import guarded, unchanged
+from multistep._step import Outcome, Reference, Rule, TracedUpdate, tracing
+from multistep._threads import use_fastest
+from multistep._tree import Layout, flatten
+from multistep.compiled import cache
+from multistep.compiled.fingerprint import Fingerprint, is_known, sources_of
+from multistep.compiled.program import Program
+
+TRIAL_UPDATES = 8
+RAISED = 1e-3  # the learning rate of a trial where it is zero
+
+
+class FusedEngine:
+    """Performs the same updates as plain PyTorch, up to rounding, and many times as fast.
+
+    One update is compiled for one minibatch. It works in place, on parameters, buffers, optimizer state and averages
+    where they always live, and native code repeats it for each minibatch of a chunk; so a run has the same bits however
+    it is cut. What cannot be fused raises a CannotFuseError, and leaves everything as it was.
+
+    Args:
+        module: whose `training_step` is performed.
+        optimizer: whose `step` is performed; it has performed at least one update, so that it has its state.
+        rule: what an update does beside it.
+        averages: those that its updates move.
+        batch: a minibatch like those to come.
+        context: returns the context in which Lightning performs a step, of its precision.
+        say: is given lines for the user.
+    """
+
+    def __init__(
+        self,
+        module: LightningModule,
+        optimizer: Optimizer,
+        rule: Rule,
+        averages: Sequence[Average],
+        batch: Any,
+        context: Callable[[], AbstractContextManager[Any]],
+        say: Callable[[str], None],
+    ) -> None:
+        if torch.is_anomaly_enabled():
+            raise CannotFuseError("detect_anomaly looks at every operation")
+        self._module, self._optimizer, self._rule, self._averages = module, optimizer, rule, averages
+        self._batch, self._context, self._say = batch, context, say
+        self.draws = False  # whether a step draws random numbers
+        try:
+            _, self.layout = flatten(batch)
+        except TypeError as error:
+            raise CannotFuseError(str(error)) from error
+        with _explained("described"):
+            self._update = TracedUpdate(module, optimizer, rule, averages, self.layout)
+            devices = {tensor.device.type for tensor in self._update.state()} | {t[2].type for t in self.layout.tensors}
+            if devices != {"cpu"}:
+                raise CannotFuseError(f"it compiles for the CPU only, this is {', '.join(sorted(devices - {'cpu'}))}")
+            self._fingerprint = Fingerprint(module)
+            self._description = self._describe()
+            started = time.perf_counter()
+            self._trial = self._reference(TRIAL_UPDATES)
+            self.seconds_by_reference = (time.perf_counter() - started) / TRIAL_UPDATES
+        self.captured = self._trial.captured
+        self._program: Program | None = None
+
+    def pays_from(self) -> int:
+        """Returns the number of updates from which compiling saves time on this machine; 0 if that was done before."""
+        key = self._key(1)
+        if key is not None and cache.has(key):
+            return 0
+        return int(cache.seconds_to_compile(len(self._update.state())) / self.seconds_by_reference)
+
+    def compile(self, threads: Sequence[int]) -> None:
+        """Compiles an update, or loads it, tries it on copies, and chooses among numbers of threads."""
+        programs: dict[int, Program] = {}
+        with _explained("compiled"):
+            for number in threads:
+                torch.set_num_threads(number)
+                programs[number] = self._program_for(self._key(number))
+            inputs = [*self._copies(), *self._trial_inputs(TRIAL_UPDATES)]
+            count = TRIAL_UPDATES * self._rule.accumulate
+            with guarded():
+                fastest = use_fastest(list(programs), lambda number: programs[number].run(inputs, count))
+        self._program = programs[fastest]
+
+    def is_outdated(self, rule: Rule, averages: Sequence[Average]) -> bool:
+        """Returns whether an update does something else beside the optimizer's step than what was compiled."""
+        return rule != self._rule or [a.description() for a in averages] != [a.description() for a in self._averages]
+
+    def changed(self) -> bool:
+        """Returns whether anything that the compiled code depends on has changed since it was compiled."""
+        with _explained("described"):
+            return self._describe() != self._description
+
+    def run(self, tensors: Sequence[Tensor], rates: Tensor, ends: Tensor, due: Tensor) -> list[Tensor]:
+        """Performs the steps of K minibatches, and the updates that end with them.
+
+        Args:
+            tensors: of the minibatches, each (K, ...).
+            rates: learning rates of the parameter groups, float64 (K, groups).
+            ends: whether a minibatch ends an update, (K,).
+            due: whether an average is moved then, (K, averages).
+
+        Returns:
+            All that `Captured.tensors` has, each (K, ...).
+        """
+        assert self._program is not None
+        self._update.load_sums()
+        outputs = self._outputs(len(rates))
+        inputs = [*(tensor.contiguous() for tensor in tensors), rates, ends, due, *outputs]
+        self._program.run([*self._update.state(), *inputs], len(rates))
+        if self._rule.accumulate > 1 and not bool(ends[-1]):
+            self._update.leave_sums()
+        else:
+            for group in self._optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = None
+        return outputs
+
+    def check(self, batch: Any) -> str | None:
+        """Performs one update with a minibatch on copies, compiled and by plain PyTorch; returns what differs."""
+        self._batch = batch
+        with _explained("compared"):
+            self._trial = self._reference(1)
+        assert self._program is not None
+        return self._difference(self._program, 1)
+
+    def _reference(self, updates: int, perturbed: bool = False) -> Outcome:
+        originals = [tensor for tensor in self._update.state() if not isinstance(tensor, torch.nn.Parameter)]
+        with guarded(), unchanged([*self._module.parameters(), *originals]), self._context():
+            reference = Reference(self._module, self._optimizer, self._rule)
+            if perturbed:
+                _check.perturb([parameter.detach() for parameter in reference.module.parameters()])
+            outcome = reference.run([self._batch] * (updates * self._rule.accumulate), self._rates())
+        self.draws = self.draws or reference.draws
+        return outcome
+
+    def _rates(self) -> list[float]:
+        """Learning rates at which a trial changes something."""
+        groups = self._optimizer.param_groups
+        return [max(float(group["lr"]), float(group.get("initial_lr", 0.0))) or RAISED for group in groups]
+
+    def _trial_inputs(self, updates: int) -> list[Tensor]:
+        each = self._rule.accumulate
+        count = updates * each
+        tensors, _ = flatten(self._batch)
+        stacked = [tensor.detach().expand(count, *tensor.shape).contiguous() for tensor in tensors]
+        rates = torch.tensor(self._rates(), dtype=torch.float64).expand(count, -1).contiguous()
+        ends = torch.arange(1, count + 1) % each == 0
+        due = torch.zeros(count, len(self._averages), dtype=torch.bool)
+        return [*stacked, rates, ends, due, *self._outputs(count)]
+
+    def _outputs(self, count: int) -> list[Tensor]:
+        return [torch.empty(count, *tensor.shape, dtype=tensor.dtype) for tensor in self.captured.tensors()]
+
+    def _describe(self) -> list[Any]:
+        """All that the compiled code depends on in this process."""
+        layout = [self.layout.structure, [(str(dtype), list(shape)) for shape, dtype, _ in self.layout.tensors]]
+        return [self._fingerprint.describe(self._module), self._update.description(), repr(layout)]
+
+    def _key(self, threads: int) -> str | None:
+        """The key of the compiled code; None if it depends on what cannot be told to the next process."""
+        sources = sources_of(self._module)
+        if sources is None or not is_known(self._description):
+            return None
+        return cache.key_of([self._description, sources, threads])
+
+    def _program_for(self, key: str | None) -> Program:
+        """A program for torch's present number of threads, kept or newly compiled."""
+        started = time.perf_counter()
+        program = None if key is None else cache.load(key)
+        if program is not None and self._difference(program, TRIAL_UPDATES) is None:
+            self._say(f"engine fused: compiled before, loaded in {time.perf_counter() - started:.1f} s")
+            return program
+        self._say("engine fused: compiling ...")
+        compile_update = _compiler()
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps a library in use
+            inputs = self._trial_inputs(1)
+            with tracing(self._update, self._module, self._optimizer) as traced, self._context():
+                code, plan = compile_update(traced, self._update.state(), inputs, Path(folder))
+            assert traced.captured is not None
+            if traced.captured.structure() != self.captured.structure():
+                raise CannotFuseError("training_step does something else when it is traced")
+            program = Program(code, plan)
+            if difference := self._difference(program, TRIAL_UPDATES):
+                raise CannotFuseError(f"compiled, it differs from training_step: {difference}")
+            seconds = time.perf_counter() - started
+            if key is not None:
+                problem = cache.save(key, code, plan, seconds, len(self._update.state()))
+                if problem:
+                    self._say(f"engine fused: the compiled code is not kept for the next run: {problem}")
+        self._say(f"engine fused: compiled in {seconds:.1f} s")
+        return program
+
+    def _difference(self, program: Program, updates: int) -> str | None:
+        """What is wrong where compiled updates of copies leave other tensors or outputs than the trial, else None."""
+        inputs, state = self._trial_inputs(updates), self._copies()
+        with guarded():
+            program.run([*state, *inputs], updates * self._rule.accumulate)
+        before = self._update.named_state()
+        addresses = {tensor.data_ptr(): copy for tensor, copy in zip(self._update.state(), state, strict=True)}
+        found = {name: addresses[tensor.data_ptr()] if tensor.numel() else tensor for name, tensor in before.items()}
+        found |= self._named_outputs(inputs[-len(self.captured.tensors()) :])
+        expected = {**self._trial.tensors, **self._named_outputs(self._trial.outputs)}
+        low = torch.is_autocast_enabled("cpu") or any(t.dtype.itemsize == 2 for t in expected.values())
+        with self._context():
+            low = low or torch.is_autocast_enabled("cpu")
+        wrong = _check.differences(found, expected, before, low)
+        if wrong:
+            other = self._reference(updates, perturbed=True)
+            perturbed = {**other.tensors, **self._named_outputs(other.outputs)}
+            worst = _check.beyond_rounding(wrong, expected, perturbed)
+            if worst:
+                more = f" and {len(worst) - 1} more" if len(worst) > 1 else ""
+                return f"{worst[0]}{more} after {updates} update{'s' if updates > 1 else ''}"
+        return None
+
+    def _named_outputs(self, outputs: Sequence[Tensor]) -> dict[str, Tensor]:
+        names = ["the loss", *(f"{log.name} as logged" for log in self.captured.logs if isinstance(log.value, Tensor))]
+        names += [f"output {number}" for number in range(len(names), len(outputs))]
+        return dict(zip([f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names)], outputs, strict=True))
+
+    def _copies(self) -> list[Tensor]:
+        return [tensor.clone() for tensor in self._update.state()]
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Turns whatever a module raises while it is described, tried or compiled into a CannotFuseError in one line."""
+    try:
+        yield
+    except CannotFuseError:
+        raise
+    except Exception as error:
+        cause = error.__cause__ or error.__context__
+        if isinstance(cause, CannotFuseError):
+            raise cause from error
+        lines = str(error).strip().splitlines() or [""]
+        raise CannotFuseError(f"it cannot be {what} ({type(error).__name__}: {lines[0][:200]})") from error
+
+
+def _compiler() -> Any:
+    """The function that compiles, imported now, since torch's compiler takes seconds to import."""
+    if not __debug__:
+        raise CannotFuseError("python -O has torch compile wrong code; leave it out")
+    try:
+        from multistep.compiled.inductor import compile_update
+    except Exception as error:  # of a package or a locale that torch did not reckon with
+        raise CannotFuseError(f"torch's compiler cannot be imported here ({type(error).__name__}: {error})") from error
+    return compile_update

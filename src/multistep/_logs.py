@@ -1,0 +1,284 @@
+"""What a step logs: captured while it is performed on copies, and handed to Lightning's own `self.log` afterwards."""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.utilities import dim_zero_cat, dim_zero_sum
+
+from multistep._errors import CannotFuseError
+from multistep._tree import Layout, flatten, rebuild
+
+SIGNATURE = inspect.signature(LightningModule.log)
+SUMS = (dim_zero_sum, dim_zero_cat)  # reductions under which states of many minibatches may be those of one
+
+
+@dataclass
+class BatchValue:
+    """Stands for the value that a metric's `forward` returns of a minibatch: it can be logged, and nothing else."""
+
+    call: int
+    key: str | None = None  # in the dictionary of a collection
+
+    def __getattr__(self, name: str) -> Any:
+        raise CannotFuseError("training_step computes with the value of a metric")
+
+
+@dataclass(eq=False)
+class MetricCall:
+    """A metric's `update` or `forward` in a step, and the tensors among its arguments."""
+
+    path: str
+    method: str
+    layout: Layout
+    tensors: list[Tensor]
+
+
+@dataclass(eq=False)
+class Logged:
+    """A call of `self.log`: a number that stays, one that is computed at every update, or a metric."""
+
+    name: str
+    options: dict[str, Any]
+    value: Any  # a number, Tensor, BatchValue, or the path of a metric
+
+
+@dataclass(eq=False)
+class Captured:
+    """All that a step hands out beside its gradients."""
+
+    loss: Tensor
+    extra: dict[str, Any] = field(default_factory=dict)
+    logs: list[Logged] = field(default_factory=list)
+    calls: list[MetricCall] = field(default_factory=list)
+
+    def tensors(self) -> list[Tensor]:
+        """Returns the loss, the logged values, the arguments of metrics, and the other tensors that are returned."""
+        logged = [log.value for log in self.logs if isinstance(log.value, Tensor)]
+        arguments = [tensor for call in self.calls for tensor in call.tensors]
+        others = [value for value in self.extra.values() if isinstance(value, Tensor)]
+        return [value.detach() for value in (self.loss, *logged, *arguments, *others)]
+
+    def structure(self) -> list[Any]:
+        """Returns what has to be the same at every update, as values that can be compared."""
+        logs = [(log.name, sorted(map(repr, log.options.items())), _kind(log.value)) for log in self.logs]
+        calls = [(call.path, call.method, call.layout) for call in self.calls]
+        extra = [(key, _kind(value)) for key, value in self.extra.items()]
+        return [_kind(self.loss), logs, calls, extra]
+
+
+def _kind(value: Any) -> Any:
+    return (tuple(value.shape), str(value.dtype)) if isinstance(value, Tensor) else repr(value)
+
+
+class Capture:
+    """Takes the place of a module's `log` and of its metrics while its step is performed on a copy."""
+
+    def __init__(self, module: LightningModule) -> None:
+        self._module = module
+        self.logs: list[Logged] = []
+        self.calls: list[MetricCall] = []
+        self._metrics = {id(child): name for name, child in module.named_modules() if isinstance(child, Metric)}
+        self._collections = {
+            id(child): name for name, child in module.named_modules() if isinstance(child, MetricCollection)
+        }
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Within, logs and metric calls are noted instead of performed."""
+        places: list[tuple[dict[str, Any], str, Any]] = [(self._module.__dict__, "log", self._log)]
+        inner = {
+            id(metric)
+            for child in self._module.modules()
+            if isinstance(child, MetricCollection)
+            for metric in child.modules()
+            if metric is not child
+        }
+        for name, child in self._module.named_modules():
+            if isinstance(child, (Metric, MetricCollection)) and id(child) not in inner:
+                for method in ("update", "forward"):
+                    places.append((child.__dict__, method, self._noting(name, method, child)))
+                for method in ("compute", "reset"):
+                    places.append((child.__dict__, method, self._refusing(f"training_step calls a metric's {method}")))
+            elif isinstance(child, LightningModule) and child is not self._module:
+                places.append((child.__dict__, "log", self._refusing(f"the module {name} logs by itself")))
+        missing = object()
+        before = [(space, key, space.get(key, missing)) for space, key, _ in places]
+        try:
+            for space, key, value in places:
+                space[key] = value
+            yield
+        finally:
+            for space, key, value in before:
+                if value is missing:
+                    space.pop(key, None)
+                else:
+                    space[key] = value
+
+    def _log(self, *args: Any, **kwargs: Any) -> None:
+        bound = SIGNATURE.bind(self._module, *args, **kwargs).arguments
+        name, value = bound["name"], bound["value"]
+        options = {key: option for key, option in bound.items() if key not in ("self", "name", "value")}
+        if isinstance(value, Metric):
+            if id(value) not in self._metrics:
+                raise CannotFuseError(f"the metric logged as {name} is no attribute of the module")
+            value = self._metrics[id(value)]
+        elif isinstance(value, Tensor):
+            if value.numel() != 1:
+                raise CannotFuseError(f"the value logged as {name} is not one number")
+            value = value.detach().clone().reshape(())
+        elif not isinstance(value, (bool, int, float, BatchValue)):
+            raise CannotFuseError(f"a {type(value).__name__} is logged as {name}")
+        self.logs.append(Logged(name, options, value))
+
+    def _noting(self, path: str, method: str, metric: Any) -> Any:
+        def note(*args: Any, **kwargs: Any) -> Any:
+            try:
+                tensors, layout = flatten((args, kwargs))
+            except TypeError as error:
+                raise CannotFuseError(f"an argument of the metric {path} cannot leave a compiled update") from error
+            number = len(self.calls)
+            self.calls.append(MetricCall(path, method, layout, [tensor.detach() for tensor in tensors]))
+            if method == "update":
+                return None
+            if isinstance(metric, MetricCollection):
+                return {str(key): BatchValue(number, str(key)) for key in metric.keys(keep_base=False)}
+            return BatchValue(number)
+
+        return note
+
+    @staticmethod
+    def _refusing(reason: str) -> Any:
+        def refuse(*_: Any, **__: Any) -> Any:
+            raise CannotFuseError(reason)
+
+        return refuse
+
+
+class Replay:
+    """Hands what compiled updates computed to the module's metrics and to Lightning, as if they came one by one.
+
+    Args:
+        module: whose `log` is called.
+        captured: what one step hands out; the tensors of many come in its order, each (K, ...).
+    """
+
+    def __init__(self, module: LightningModule, captured: Captured) -> None:
+        self._module = module
+        self._captured = captured
+        self._at_once: dict[str, bool] = {}  # by metric, whether many minibatches can be given as one
+
+    def __call__(self, outputs: Sequence[Tensor], begin: int, end: int) -> None:
+        """Replays the minibatches from `begin` to before `end`, after which Lightning may log."""
+        rest = iter(outputs[1:])
+        values = {id(log): next(rest) for log in self._captured.logs if isinstance(log.value, Tensor)}
+        of_metrics = [
+            self._update(call, [next(rest)[begin:end] for _ in call.tensors]) for call in self._captured.calls
+        ]
+        self._module._current_fx_name = "training_step"  # in which Lightning lets a module log
+        try:
+            for log in self._captured.logs:
+                self._log(log, values.get(id(log)), of_metrics, begin, end)
+        finally:
+            self._module._current_fx_name = None
+
+    def _log(self, log: Logged, values: Any, of_metrics: list[Any], begin: int, end: int) -> None:
+        options: dict[str, Any] = dict(log.options)
+        if isinstance(log.value, str):
+            self._module.log(log.name, self._module.get_submodule(log.value), **options)  # type: ignore[arg-type]
+            return
+        if isinstance(log.value, BatchValue):
+            found = of_metrics[log.value.call]
+            each = [value if log.value.key is None else value[log.value.key] for value in found]
+            values = torch.stack([torch.as_tensor(value) for value in each])
+        elif values is None:
+            values = torch.full((end - begin,), float(log.value), dtype=torch.get_default_dtype())
+            if isinstance(log.value, int):
+                values = torch.full((end - begin,), log.value)
+        else:
+            values = values[begin:end]
+        self._module.log(log.name, values[-1], **options)
+        if end - begin > 1:
+            self._accumulate(log.name, values[:-1].detach(), options.get("batch_size"))
+
+    def _accumulate(self, name: str, values: Tensor, batch_size: int | None) -> None:
+        """Adds further values to a logged one, as Lightning's `_ResultMetric.update` adds them one by one."""
+        results: Any = self._module.trainer._results
+        metric = results[f"training_step.{name}"]
+        if not metric.meta.on_epoch:
+            return
+        values = values if values.dtype in (torch.float32, torch.float64) else values.to(metric.value.dtype)
+        if metric.meta.is_mean_reduction:
+            size = results._extract_batch_size(metric, batch_size, metric.meta)
+            metric.value = metric.value + (values * size).sum()
+            metric.cumulated_batch_size = metric.cumulated_batch_size + size * len(values)
+        elif metric.meta.is_sum_reduction:
+            metric.value = metric.value + values.sum()
+        else:
+            metric.value = metric.meta.reduce_fx(metric.value, metric.meta.reduce_fx(values))
+
+    def _update(self, call: MetricCall, tensors: list[Tensor]) -> list[Any]:
+        """Updates a metric by minibatches; returns the values of its `forward`, which the last one has in any case."""
+        metric: Any = self._module.get_submodule(call.path)
+        count = len(tensors[0]) if tensors else 1
+        logged = [log for log in self._captured.logs if isinstance(log.value, BatchValue) and self._captured.calls[log.value.call] is call]
+        method = metric if call.method == "forward" else metric.update
+        last = self._arguments(call, [tensor[-1] for tensor in tensors])
+        if count > 1 and not logged and tensors and self._takes_all(metric, call, tensors):
+            args, kwargs = self._arguments(call, [tensor[:-1].flatten(0, 1) for tensor in tensors])
+            metric.update(*args, **kwargs)
+            return [method(*last[0], **last[1])]
+        values = []
+        for i in range(count):
+            args, kwargs = self._arguments(call, [tensor[i] for tensor in tensors])
+            values.append(method(*args, **kwargs))
+        return values
+
+    @staticmethod
+    def _arguments(call: MetricCall, tensors: list[Tensor]) -> Any:
+        return rebuild(call.layout, tensors)
+
+    def _takes_all(self, metric: Any, call: MetricCall, tensors: list[Tensor]) -> bool:
+        """Whether a metric has the same state after one update with all minibatches as after one with each.
+
+        Tried once: its states have to be sums or lists, and those of a copy have to agree.
+        """
+        key = f"{call.path} {[tuple(tensor.shape[1:]) for tensor in tensors]}"
+        if key not in self._at_once:
+            self._at_once[key] = self._agrees(metric, call, tensors)
+        return self._at_once[key]
+
+    def _agrees(self, metric: Any, call: MetricCall, tensors: list[Tensor]) -> bool:
+        if any(tensor.dim() < 2 for tensor in tensors):
+            return False
+        parts = list(metric.values(copy_state=False)) if isinstance(metric, MetricCollection) else [metric]
+        if any(part._reductions[name] not in SUMS for part in parts for name in part._defaults):
+            return False
+        states = []
+        for sizes in ((len(tensors[0]),), (1,) * len(tensors[0])):
+            copy = metric.clone()
+            copy.reset()
+            begin = 0
+            for size in sizes:
+                flat = [tensor[begin : begin + size].flatten(0, 1) for tensor in tensors]
+                args, kwargs = self._arguments(call, flat)
+                copy.update(*args, **kwargs)
+                begin += size
+            copies = list(copy.values(copy_state=False)) if isinstance(copy, MetricCollection) else [copy]
+            states.append([_joined(getattr(part, name)) for part in copies for name in part._defaults])
+        return all(
+            one.shape == other.shape and torch.allclose(one.double(), other.double(), rtol=1e-4, atol=1e-6, equal_nan=True)
+            for one, other in zip(*states, strict=True)
+        )
+
+
+def _joined(state: Any) -> Tensor:
+    if isinstance(state, Tensor):
+        return state
+    return torch.cat([torch.atleast_1d(part) for part in state]) if len(state) else torch.empty(0)

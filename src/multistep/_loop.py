@@ -1,0 +1,543 @@
+"""The loop in the place of Lightning's around one minibatch: it performs others before, and keeps the same accounts.
+
+Lightning's epoch loop fetches a minibatch, calls the hooks around it, and performs it. `StepLoop` performs the
+minibatches up to the next one at which somebody has to be called; that one it leaves to Lightning, with all hooks.
+"""
+
+import signal
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pytorch_lightning.loops.optimization.automatic import _AutomaticOptimization
+from pytorch_lightning.plugins.precision import MixedPrecision, Precision
+from pytorch_lightning.strategies import SingleDeviceStrategy
+from pytorch_lightning.callbacks import WeightAveraging
+from torch import Tensor
+from torch.optim import Optimizer
+
+from multistep._averaging import averages_of
+from multistep._calls import calls_of_all
+from multistep._errors import CannotFuseError, EngineMismatchError
+from multistep._fused import FusedEngine
+from multistep._logs import Replay
+from multistep._minibatches import Odd, Source, Stacked, as_lightning_hands_it, longest_chunk, take_one
+from multistep._optimizers import plain_step
+from multistep._schedules import changes_more_than_the_learning_rate, upcoming_rates
+from multistep._step import Rule
+from multistep._tree import flatten, rebuild
+
+SECONDS = 0.25  # after which a chunk ends, so that progress is seen and signals are heard
+CHECKED_EVERY = 10_000  # updates after which compiled ones are compared with the module's own step again
+COMPILATIONS = 3  # in a run, because something has changed
+
+
+class StepLoop(_AutomaticOptimization):
+    """Performs minibatches by an engine, and Lightning's accounts of them.
+
+    Args:
+        trainer: which trains.
+        owner: the callback that chose this loop; it is told which engine trains, and why.
+    """
+
+    def __init__(self, trainer: Any, owner: Any) -> None:
+        super().__init__(trainer)
+        self._owner = owner
+        self._engine: FusedEngine | None = None
+        self._decided = False
+        self._source: Source | None = None
+        self._replay: Replay | None = None
+        self._losses: list[Tensor] = []  # of the chunk so far
+        self._logged: dict[str, list[Tensor]] = {}
+        self._seconds = SECONDS / 50  # a fused minibatch takes, at most
+        self._checked_at = 0
+        self._compilations = 0
+        self._last_batch: Any = None
+        self._random_state: Tensor | None = None
+        self._data_draw: bool | None = None
+
+    def install(self) -> None:
+        """Takes the place of Lightning's loop."""
+        epoch_loop = self._epoch_loop
+        self.optim_progress = epoch_loop.automatic_optimization.optim_progress  # has `global_step`
+        epoch_loop.automatic_optimization = self
+        epoch_loop.advance = self.advance
+
+    def remove(self) -> None:
+        """Gives Lightning's loop its place back."""
+        epoch_loop = self._epoch_loop
+        loop = _AutomaticOptimization(self.trainer)
+        loop.optim_progress = self.optim_progress
+        epoch_loop.automatic_optimization = loop
+        epoch_loop.__dict__.pop("advance", None)
+
+    def advance(self, fetcher: Any) -> None:
+        """Performs a chunk of minibatches, and has Lightning perform the last of them."""
+        epoch_loop = self._epoch_loop
+        self._losses, self._logged = [], {}
+        if not epoch_loop.restarting and self._decided and not self._skip_backward:
+            with self.trainer.profiler.profile("run_training_batches"):
+                self._perform_ahead(fetcher)
+        if self._data_draw is None:
+            self._random_state = torch.get_rng_state()
+        type(epoch_loop).advance(epoch_loop, fetcher)
+
+    def run(self, optimizer: Optimizer, batch_idx: int, kwargs: "OrderedDict[str, Any]") -> dict[str, Any]:
+        if self._skip_backward:
+            return super().run(optimizer, batch_idx, kwargs)
+        batch = kwargs["batch"]
+        self._note_draws()
+        if not self._decided:
+            self._decide(batch)
+        elif self._engine is not None and self._owner.others_are_called(self.trainer):
+            self._renew(batch)
+        tensors = None
+        if self._engine is not None:
+            tensors, layout = self._flattened(batch)
+            tensors = tensors if layout == self._engine.layout else None
+        if tensors is None:
+            with self._capturing():
+                outputs = super().run(optimizer, batch_idx, kwargs)
+            if outputs:
+                scale = self.trainer.accumulate_grad_batches
+                self._losses.append((outputs["loss"] * scale if scale > 1 else outputs["loss"]).reshape(1))
+        else:
+            outputs = self._run_fused(tensors, optimizer, batch)
+        if self._losses:
+            outputs["losses"] = torch.cat([loss.reshape(-1) for loss in self._losses])
+            outputs["logged"] = {name: torch.cat(values) for name, values in self._logged.items()}
+        return outputs
+
+    def finish(self) -> None:
+        """Compares once more, at the end of the training."""
+        if self._engine is not None and self._last_batch is not None:
+            self._compare(self._last_batch)
+
+    @property
+    def _epoch_loop(self) -> Any:
+        return self.trainer.fit_loop.epoch_loop
+
+    # Which minibatches
+
+    def _room(self) -> int:
+        """How many minibatches there are up to the next at which somebody has to be called."""
+        trainer: Any = self.trainer
+        loop, each = self._epoch_loop, trainer.accumulate_grad_batches
+        if trainer.should_stop or trainer.received_sigterm:
+            return 1
+        ready = loop.batch_progress.current.ready  # minibatches of this epoch so far
+        within, update = ready % each, trainer.global_step
+        rooms = [2**31]
+        last: int | None = None
+        if trainer.fit_loop.max_batches != float("inf"):
+            left = int(trainer.fit_loop.max_batches) - ready
+            rooms.append(left)
+            last = update + (left + within - 1) // each
+        if trainer.max_steps >= 0:
+            rooms.append((trainer.max_steps - update) * each - within)
+            last = trainer.max_steps - 1 if last is None else min(last, trainer.max_steps - 1)
+        calls = calls_of_all(trainer)
+        if (end := calls.next_end(update)) is not None:
+            rooms.append((end - update) * each - within)
+        if (begin := calls.next_begin(update, last)) is not None:
+            rooms.append(1 if begin == update else (begin - update) * each - within + 1)
+        rooms += self._until_validation(ready)
+        for config in trainer.lr_scheduler_configs:
+            if config.reduce_on_plateau and config.interval == "step":
+                rooms.append(config.frequency - ready % config.frequency)
+        return max(1, min(rooms))
+
+    def _until_validation(self, ready: int) -> list[int]:
+        """As `_TrainingEpochLoop._should_check_val_fx` counts."""
+        trainer, loop = self.trainer, self._epoch_loop
+        every: Any = trainer.val_check_batch
+        if not loop._should_check_val_epoch() or every is None:
+            return []
+        if every == float("inf"):
+            every = trainer.limit_train_batches
+            return [every - ready % every] if isinstance(every, int) and every > 0 else []
+        done = loop.total_batch_idx + 1 if trainer.check_val_every_n_epoch is None else ready
+        return [int(every - done % every)]
+
+    def _perform_ahead(self, fetcher: Any) -> None:
+        left = self._room() - 1
+        started = time.monotonic()
+        trainer: Any = self.trainer
+        if left > 0 and self._engine is not None:
+            self._renew(None)
+        while left > 0 and not (trainer.should_stop or trainer.received_sigterm):
+            if self._engine is None or self._data_draw is None:
+                if self._engine is not None:
+                    return  # whether fetching draws random numbers is seen at the next minibatch
+                found = take_one(fetcher)
+                if found is None:
+                    return
+                self._perform_one(as_lightning_hands_it(trainer, found[0]), fetcher)
+                left -= 1
+            else:
+                done = self._take_fused(fetcher, left)
+                if not done:
+                    return
+                left -= done
+            if time.monotonic() - started > SECONDS:
+                return
+
+    # Eager minibatches
+
+    def _perform_one(self, batch: Any, fetcher: Any) -> None:
+        """Performs one minibatch as Python, and does what `_TrainingEpochLoop.advance` does around it."""
+        trainer: Any = self.trainer
+        loop = self._epoch_loop
+        loop.batch_progress.is_last_batch = False
+        loop.batch_progress.increment_ready()
+        trainer._logger_connector.on_batch_start(batch)
+        loop.batch_progress.increment_started()
+        kwargs = loop._build_kwargs(OrderedDict(), batch, loop.batch_idx)
+        with self._capturing():
+            if self._is_plain():
+                outputs = self._plain_run(trainer.optimizers[0], kwargs)
+            else:
+                outputs = super().run(trainer.optimizers[0], loop.batch_idx, kwargs)
+                scale = trainer.accumulate_grad_batches
+                if outputs:
+                    self._losses.append((outputs["loss"] * scale if scale > 1 else outputs["loss"]).reshape(1))
+        loop.batch_progress.increment_processed()
+        loop.update_lr_schedulers("step", update_plateau_schedulers=False)
+        for callback in trainer.callbacks:
+            if isinstance(callback, WeightAveraging):
+                callback.on_train_batch_end(trainer, trainer.lightning_module, outputs, batch, loop.batch_idx)
+        loop.batch_progress.increment_completed()
+        trainer._logger_connector.update_train_step_metrics()
+        loop.update_lr_schedulers("step", update_plateau_schedulers=True)
+        if not loop._should_accumulate():
+            loop._batches_that_stepped += 1
+
+    def _is_plain(self) -> bool:
+        """True where nothing of a strategy or a precision has to be called around a minibatch."""
+        trainer: Any = self.trainer
+        return type(trainer.strategy) is SingleDeviceStrategy and type(trainer.precision_plugin) in (
+            Precision,
+            MixedPrecision,
+        )
+
+    def _plain_run(self, optimizer: Optimizer, kwargs: "OrderedDict[str, Any]") -> dict[str, Any]:
+        """What `_AutomaticOptimization.run` does, without the layers through which it calls hooks that nobody has."""
+        trainer: Any = self.trainer
+        module = trainer.lightning_module
+        accumulate = trainer.accumulate_grad_batches
+        progress = self.optim_progress.optimizer
+        module._current_fx_name = "training_step"
+        with trainer.precision_plugin.train_step_context():
+            output = module.training_step(*kwargs.values())
+        module._current_fx_name = None
+        result = self.output_result_cls.from_training_step_output(output, accumulate)
+        if self._epoch_loop.batch_idx % accumulate == 0:
+            progress.zero_grad.increment_ready()
+            progress.zero_grad.increment_started()
+            optimizer.zero_grad()
+            progress.zero_grad.increment_completed()
+        if result.closure_loss is not None:
+            torch.autograd.backward(result.closure_loss)
+            self._losses.append((result.loss * accumulate if accumulate > 1 else result.loss).reshape(1))  # type: ignore[operator, union-attr]
+        if not trainer.fit_loop._should_accumulate():
+            progress.step.increment_ready()
+            if trainer.gradient_clip_val:
+                module.clip_gradients(optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
+            step = plain_step(optimizer)
+            if step is None:
+                optimizer.step()
+            else:  # torch's wrappers for profilers and hooks cost twice as much as a small step
+                optimizer._opt_called = True  # type: ignore[attr-defined]  # what a schedule checks
+                step()
+            progress.step.increment_completed()
+        return {} if result.loss is None else result.asdict()
+
+    @contextmanager
+    def _capturing(self) -> Iterator[None]:
+        """Within, the numbers that the module logs are noted beside, for the hook at the end of the chunk."""
+        module: Any = self.trainer.lightning_module
+        if not self._owner.others_are_called(self.trainer):
+            yield
+            return
+        original = module.log
+
+        def log(name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+            original(name, value, *args, **kwargs)
+            if isinstance(value, (int, float, Tensor)):
+                number = torch.as_tensor(value).detach().clone().reshape(1)
+                self._logged.setdefault(name, []).append(number)
+
+        module.__dict__["log"] = log
+        try:
+            yield
+        finally:
+            module.__dict__.pop("log", None)
+
+    # Fused minibatches
+
+    def _flattened(self, batch: Any) -> tuple[list[Tensor] | None, Any]:
+        try:
+            return flatten(batch)
+        except TypeError:
+            return None, None
+
+    def _note_draws(self) -> None:
+        """Notes whether fetching a minibatch draws from torch's generator; the first of an epoch may seed a sampler."""
+        if self._random_state is not None and self._epoch_loop.batch_idx > 0 and self._fetched_before:
+            self._data_draw = not torch.equal(self._random_state, torch.get_rng_state())
+            self._refuse_both()
+        self._fetched_before = True
+        self._random_state = None
+
+    _fetched_before = False
+
+    def _refuse_both(self) -> None:
+        if self._data_draw and self._engine is not None and self._engine.draws:
+            self._fall_back("both the data and training_step draw from torch's generator, in turn")
+
+    def _decide(self, batch: Any) -> None:
+        """Chooses the engine, once the optimizer has performed an update itself."""
+        wanted = self._owner.wanted
+        if wanted == "eager":
+            self._decided = True
+            self._owner.tell("eager", self._owner.reason or "as asked")
+        elif self.trainer.global_step > 0:
+            self._decided = True
+            try:
+                self._engine = self._compiled(batch, wanted)
+            except CannotFuseError as error:
+                self._fall_back(str(error))
+            else:
+                if self._engine is not None:
+                    self._owner.tell("fused", None)
+                    self._refuse_both()
+
+    def _compiled(self, batch: Any, wanted: str) -> FusedEngine | None:
+        trainer: Any = self.trainer
+        if trainer.world_size > 1:
+            raise CannotFuseError("several processes exchange their gradients at every update")
+        for config in trainer.lr_scheduler_configs:
+            if changes_more_than_the_learning_rate(config.scheduler):
+                raise CannotFuseError(f"the schedule {type(config.scheduler).__name__} changes the momentum, too")
+        engine = FusedEngine(
+            trainer.lightning_module,
+            trainer.optimizers[0],
+            Rule.of(trainer),
+            averages_of(trainer),
+            batch,
+            trainer.precision_plugin.train_step_context,
+            self._owner.say,
+        )
+        if wanted == "auto":
+            left, pays_from = self._updates_left(), engine.pays_from()
+            if left < pays_from:
+                self._owner.tell("eager", f"compiling pays from {pays_from:,} updates on, {left:,.0f} are to come")
+                return None
+        engine.compile(self._owner.candidates(trainer, batch))
+        self._owner.note_threads()
+        self._replay = Replay(trainer.lightning_module, engine.captured)
+        self._source = Source(trainer)
+        self._longest = longest_chunk(engine.layout, engine.captured.tensors())
+        self._last_batch, self._checked_at = batch, trainer.global_step
+        return engine
+
+    def _updates_left(self) -> float:
+        trainer: Any = self.trainer
+        left = float("inf") if trainer.max_steps < 0 else trainer.max_steps - trainer.global_step
+        if trainer.max_epochs not in (None, -1):
+            epochs = trainer.max_epochs - trainer.current_epoch
+            left = min(left, epochs * trainer.fit_loop.max_batches / trainer.accumulate_grad_batches)
+        return float(left)
+
+    def _renew(self, batch: Any) -> None:
+        """Compiles anew, or falls back, where something has changed that compiled code depends on; compares at times."""
+        assert self._engine is not None
+        engine, trainer = self._engine, self.trainer
+        try:
+            if engine.is_outdated(Rule.of(trainer), averages_of(trainer)) or engine.changed():
+                self._compilations += 1
+                if self._compilations > COMPILATIONS:
+                    raise CannotFuseError("the module or the optimizer changes again and again")
+                self._engine = self._compiled(self._last_batch if batch is None else batch, "fused")
+            elif trainer.global_step - self._checked_at >= CHECKED_EVERY:
+                self._compare(self._last_batch if batch is None else batch)
+        except CannotFuseError as error:
+            self._fall_back(f"after {trainer.global_step:,} updates: {error}")
+
+    def _compare(self, batch: Any) -> None:
+        assert self._engine is not None
+        trainer = self.trainer
+        if difference := self._engine.check(batch):
+            doubt = f"updates {self._checked_at + 1:,} to {trainer.global_step:,} are in doubt"
+            raise EngineMismatchError(f"engine fused: it differs from training_step in {difference}; {doubt}; use engine eager")
+        self._checked_at = trainer.global_step
+
+    def _fall_back(self, reason: str) -> None:
+        self._engine = None
+        self._owner.fall_back(reason, self.trainer)
+
+    def _take_fused(self, fetcher: Any, most: int) -> int:
+        """Fetches and performs minibatches; returns how many, 0 where only the last of the epoch is left."""
+        assert self._engine is not None
+        assert self._source is not None
+        most = min(most, self._longest, max(1, int(SECONDS / self._seconds)))
+        state = torch.get_rng_state() if self._engine.draws else None
+        pieces = self._source.take(fetcher, most, self._engine.layout)
+        if state is not None and not torch.equal(state, torch.get_rng_state()) and self._epoch_loop.batch_progress.current.ready:
+            self._data_draw = True
+            self._refuse_both()
+        done = 0
+        for piece in pieces:
+            done += piece.count if isinstance(piece, Stacked) else 1
+            if isinstance(piece, Odd):
+                self._perform_one(piece.batch, fetcher)
+                continue
+            begin = 0
+            while begin < piece.count:
+                rest = [tensor[begin:] for tensor in piece.tensors]
+                begin += self._perform_fused(rest, piece.count - begin, fetcher)
+        return done
+
+    def _perform_fused(self, tensors: Sequence[Tensor], count: int, fetcher: Any) -> int:
+        """Performs stacked minibatches, and Lightning's accounts of them; returns how many."""
+        trainer: Any = self.trainer
+        loop, engine = self._epoch_loop, self._engine
+        if engine is None:  # it has fallen back within this chunk
+            self._perform_one(rebuild(self._layout, [tensor[0] for tensor in tensors]), fetcher)
+            return 1
+        self._layout = engine.layout
+        each, ready, first = trainer.accumulate_grad_batches, loop.batch_progress.current.ready, trainer.global_step
+        ends = [(ready + n) % each == 0 for n in range(1, count + 1)]
+        optimizer = trainer.optimizers[0]
+        progress = loop.scheduler_progress
+        rates = upcoming_rates(optimizer, trainer.lr_scheduler_configs, ready, ends, progress)
+        count, ends = len(rates), ends[: len(rates)]
+        started = time.perf_counter()
+        with _deferring_interrupts():
+            outputs = engine.run(
+                [tensor[:count] for tensor in tensors], rates, torch.tensor(ends), self._due(first, ends)
+            )
+            self._seconds = max((time.perf_counter() - started) / count, 1e-6)
+            self._account(outputs, ends, tensors)
+        self._keep(outputs, [tensor[count - 1] for tensor in tensors])
+        return count
+
+    def _run_fused(self, tensors: list[Tensor], optimizer: Optimizer, batch: Any) -> dict[str, Any]:
+        """Performs the minibatch that Lightning hands over, of which it keeps all accounts but the optimizer's."""
+        assert self._engine is not None
+        assert self._replay is not None
+        ends = not self.trainer.fit_loop._should_accumulate()
+        rates = torch.tensor([[float(group["lr"]) for group in optimizer.param_groups]], dtype=torch.float64)
+        due = self._due(self.trainer.global_step, [ends])
+        with _deferring_interrupts():
+            outputs = self._engine.run([tensor[None] for tensor in tensors], rates, torch.tensor([ends]), due)
+            self._count_optimizer([ends], self._epoch_loop.batch_idx)
+        self._replay(outputs, 0, 1)
+        self._keep(outputs, tensors)
+        captured = self._engine.captured
+        extra = dict(captured.extra)
+        values = iter(outputs[len(outputs) - sum(isinstance(value, Tensor) for value in extra.values()) :])
+        extra = {key: next(values)[0] if isinstance(value, Tensor) else value for key, value in extra.items()}
+        loss = outputs[0][0]
+        return {"loss": loss / self.trainer.accumulate_grad_batches, **extra}
+
+    def _due(self, first: int, ends: Sequence[bool]) -> Tensor:
+        """Whether each minibatch's update moves each average, (K, averages)."""
+        averages = averages_of(self.trainer)
+        due = torch.zeros(len(ends), len(averages), dtype=torch.bool)
+        where = [n for n, end in enumerate(ends) if end]
+        for i, average in enumerate(averages):
+            moves = average.due(first, len(where))
+            due[where, i] = torch.tensor(moves, dtype=torch.bool)
+            if any(moves):
+                average.moved(first + max(n for n, moved in enumerate(moves) if moved))
+        return due
+
+    def _account(self, outputs: list[Tensor], ends: Sequence[bool], tensors: Sequence[Tensor]) -> None:
+        """Does for performed minibatches what `_TrainingEpochLoop.advance` does, and logs where it would."""
+        assert self._engine is not None
+        assert self._replay is not None
+        trainer: Any = self.trainer
+        loop, every = self._epoch_loop, trainer.log_every_n_steps
+        begin, stepped = 0, loop._batches_that_stepped
+        logs = bool(trainer.loggers) and every > 0 and bool(self._engine.captured.logs)
+        bounds = []
+        for n, end in enumerate(ends, 1):
+            stepped += end
+            if n == len(ends) or (logs and end and stepped % every == 0):
+                bounds.append(n)
+        try:
+            for bound in bounds:
+                self._advance(ends[begin:bound])
+                batch = rebuild(self._engine.layout, [tensor[bound - 1] for tensor in tensors])
+                trainer._logger_connector.on_batch_start(batch)
+                last, begin_of_replay = ends[bound - 1], begin
+                begin = bound
+                self._replay(outputs, begin_of_replay, bound)
+                if bound - begin_of_replay > 1:
+                    trainer._logger_connector.on_batch_start(batch)
+                loop._batches_that_stepped -= last
+                try:
+                    trainer._logger_connector.update_train_step_metrics()
+                finally:
+                    loop._batches_that_stepped += last
+        finally:  # a logger may have raised: the weights are those after all of them
+            self._advance(ends[begin:])
+
+    def _advance(self, ends: Sequence[bool]) -> None:
+        loop, count = self._epoch_loop, len(ends)
+        self._count_optimizer(ends, loop.batch_progress.current.ready)
+        for batches in (loop.batch_progress.total, loop.batch_progress.current):
+            batches.ready += count
+            batches.started += count
+            batches.processed += count
+            batches.completed += count
+        loop.batch_progress.is_last_batch = False
+        loop._batches_that_stepped += sum(ends)
+
+    def _count_optimizer(self, ends: Sequence[bool], first_batch: int) -> None:
+        updates, each = sum(ends), self.trainer.accumulate_grad_batches
+        begun = sum((first_batch + n) % each == 0 for n in range(len(ends)))
+        progress = self.optim_progress.optimizer
+        for steps in (progress.step.total, progress.step.current):
+            steps.ready += updates
+            steps.completed += updates
+        for zeroed in (progress.zero_grad.total, progress.zero_grad.current):
+            zeroed.ready += begun
+            zeroed.started += begun
+            zeroed.completed += begun
+
+    def _keep(self, outputs: Sequence[Tensor], last: Sequence[Tensor]) -> None:
+        assert self._engine is not None
+        self._losses.append(outputs[0])
+        self._last_batch = rebuild(self._engine.layout, list(last))
+        rest = iter(outputs[1:])
+        for log in self._engine.captured.logs:
+            if isinstance(log.value, Tensor):
+                self._logged.setdefault(log.name, []).append(next(rest))
+            elif isinstance(log.value, (int, float)):
+                self._logged.setdefault(log.name, []).append(torch.full((len(outputs[0]),), float(log.value)))
+
+
+@contextmanager
+def _deferring_interrupts() -> Iterator[None]:
+    """Within, Ctrl-C waits, as weights and accounts would not agree."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    if before is None:  # not Python's
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if heard:
+        signal.raise_signal(signal.SIGINT)

@@ -1,0 +1,220 @@
+"""Where the minibatches of a chunk come from: one by one as Lightning fetches them, or many at once, stacked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningDataModule, LightningModule
+from pytorch_lightning.loops.fetchers import _DataFetcher
+from pytorch_lightning.plugins.precision import MixedPrecision, Precision
+from pytorch_lightning.trainer import call
+from pytorch_lightning.utilities.model_helpers import is_overridden
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset, default_collate
+from torch.utils.data.dataloader import _DatasetKind, _SingleProcessDataLoaderIter
+
+from multistep._tree import Layout, flatten, rebuild
+
+TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+# Precisions that leave minibatches as they are.
+IDENTITIES = (Precision.convert_input, MixedPrecision.convert_input)
+MOST = 1_000  # minibatches in a chunk
+MOST_BYTES = 2**26
+
+
+@dataclass(eq=False)
+class Stacked:
+    """Minibatches of one layout: their tensors, each (K, ...)."""
+
+    tensors: list[Tensor]
+    count: int
+
+
+@dataclass(eq=False)
+class Odd:
+    """A minibatch of another layout."""
+
+    batch: Any
+
+
+Pieces = list[Stacked | Odd]
+
+
+def take_one(fetcher: Any) -> tuple[Any] | None:
+    """Returns a tuple of the next minibatch, or None where it is the last of the epoch, which stays for Lightning."""
+    if fetcher.length is not None:
+        return None if fetcher.fetched + 1 >= fetcher.length else (next(fetcher)[0],)
+    try:  # one that is fetched in advance tells whether another follows
+        fetcher.batches.append(_DataFetcher.__next__(fetcher))
+    except StopIteration:
+        return None
+    return (fetcher.batches.pop(0)[0],)
+
+
+def as_lightning_hands_it(trainer: Any, batch: Any) -> Any:
+    """Returns a minibatch as it comes to `training_step`: converted and on the device, through all hooks."""
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
+    return call._call_strategy_hook(trainer, "batch_to_device", batch, dataloader_idx=0)
+
+
+class Source:
+    """Fetches stacked minibatches for a trainer on the CPU.
+
+    A loader, or its iterator, that has `draw(n)` is asked for them: it returns a minibatch whose tensors have another
+    first dimension of n, or less where it ends. A DataLoader over a TensorDataset, or over a dataset with
+    `__getitems__`, without workers and with the default collation, is read with one indexing, in the order of its own
+    sampler. Any other is asked for minibatches one by one.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+        data = trainer._data_connector._datahook_selector
+        owners: list[tuple[Any, type]] = [(data.model, LightningModule)]
+        owners += [(data.datamodule, LightningDataModule)] if data.datamodule is not None else []
+        hooks = any(is_overridden(hook, owner, kind) for owner, kind in owners for hook in TRANSFER_HOOKS)
+        self._as_they_are = not hooks and type(trainer.precision_plugin).convert_input in IDENTITIES
+
+    def take(self, fetcher: Any, most: int, layout: Layout) -> Pieces:
+        """Returns up to `most` minibatches in their order, without the last of the epoch, which stays for Lightning.
+
+        Args:
+            fetcher: Lightning's.
+            most: the greatest number.
+            layout: of those that are stacked.
+        """
+        many = None
+        if self._as_they_are and most > 1:
+            many = self._drawn(fetcher, most, layout) or self._indexed(fetcher, most, layout)
+        return many or self._one_by_one(fetcher, most, layout)
+
+    def _one_by_one(self, fetcher: Any, most: int, layout: Layout) -> Pieces:
+        batches: list[Any] = []
+        while len(batches) < most and (found := take_one(fetcher)) is not None:
+            batches.append(as_lightning_hands_it(self._trainer, found[0]))
+        return _pieces(batches, layout)
+
+    def _drawn(self, fetcher: Any, most: int, layout: Layout) -> Pieces | None:
+        loader, iterator = _only_loader(fetcher)
+        draw = getattr(iterator, "draw", None) or getattr(loader, "draw", None)
+        if draw is None:
+            return None
+        ahead: list[list[Tensor]] = []
+        if fetcher.length is None:
+            for found in fetcher.batches:
+                tensors = _tensors_of(found[0], layout)
+                if tensors is None:
+                    return None
+                ahead.append(tensors)
+        else:
+            most = min(most, fetcher.length - fetcher.fetched - 1)
+        if most <= len(ahead):
+            return None
+        tensors, drawn = flatten(draw(most - len(ahead)))
+        count = len(tensors[0])
+        each = [(tensor.shape[1:], tensor.dtype, tensor.device) for tensor in tensors]
+        if drawn.structure != layout.structure or each != list(layout.tensors):
+            raise TypeError("draw(n) returns minibatches of another layout than the loader's iterator")
+        fetcher.fetched += count
+        if fetcher.length is None:  # one stays in advance
+            fetcher.batches.clear()
+            try:
+                fetcher.batches.append(_DataFetcher.__next__(fetcher))
+            except StopIteration:
+                last = [tensor[-1] for tensor in tensors]
+                fetcher.batches.append((rebuild(layout, last), 0, 0))
+                tensors, count = [tensor[:-1] for tensor in tensors], count - 1
+        stacked = [torch.cat([*(row[i][None] for row in ahead), tensor]) for i, tensor in enumerate(tensors)]
+        return [Stacked(stacked if ahead else tensors, count + len(ahead))]
+
+    def _indexed(self, fetcher: Any, most: int, layout: Layout) -> Pieces | None:
+        loader, iterator = _only_loader(fetcher)
+        if (
+            type(iterator) is not _SingleProcessDataLoaderIter
+            or not isinstance(loader, DataLoader)
+            or fetcher.length is None
+            or loader._dataset_kind != _DatasetKind.Map
+            or not loader._auto_collation
+            or loader.collate_fn is not default_collate
+            or loader.pin_memory
+        ):
+            return None
+        dataset = loader.dataset
+        is_tensors = type(dataset) is TensorDataset
+        if not is_tensors and not getattr(dataset, "__getitems__", None):
+            return None
+        size = layout.tensors[0][0][0] if layout.tensors and layout.tensors[0][0] else 0
+        taken: list[list[int]] = []
+        rest: list[list[int]] = []
+        while not rest and len(taken) < min(most, fetcher.length - fetcher.fetched - 1 + len(taken)):
+            index = iterator._next_index()
+            iterator._num_yielded += 1
+            fetcher.fetched += 1
+            (taken if len(index) == size else rest).append(index)
+        pieces: Pieces = []
+        if taken and is_tensors:
+            flat = torch.tensor(taken).flatten()
+            stacked = [tensor[flat].view(len(taken), size, *tensor.shape[1:]) for tensor in dataset.tensors]
+            pieces.append(Stacked(stacked, len(taken)))
+        elif taken:
+            pieces += _collated([dataset.__getitems__(index) for index in taken], size, layout)
+        return pieces + [Odd(iterator._dataset_fetcher.fetch(index)) for index in rest]
+
+
+def _collated(minibatches: list[list[Any]], size: int, layout: Layout) -> Pieces:
+    """Minibatches that are lists of examples, collated all at once where they are alike."""
+    try:
+        tensors, whole = flatten(default_collate([example for examples in minibatches for example in examples]))
+        stacked = [tensor.view(len(minibatches), size, *tensor.shape[1:]) for tensor in tensors]
+        kinds = tuple((tensor.shape[1:], tensor.dtype, tensor.device) for tensor in stacked)
+        if (whole.structure, kinds) == (layout.structure, layout.tensors):
+            return [Stacked(stacked, len(minibatches))]
+    except (RuntimeError, TypeError):  # of different sizes, or no tensors
+        pass
+    return _pieces([default_collate(examples) for examples in minibatches], layout)
+
+
+def _pieces(batches: Sequence[Any], layout: Layout) -> Pieces:
+    """Minibatches in their order, those of one layout that follow each other stacked."""
+    pieces: Pieces = []
+    rows: list[list[Tensor]] = []
+
+    def stack() -> None:
+        if rows:
+            pieces.append(Stacked([torch.stack(column) for column in zip(*rows, strict=True)], len(rows)))
+            rows.clear()
+
+    for batch in batches:
+        tensors = _tensors_of(batch, layout)
+        if tensors is None:
+            stack()
+            pieces.append(Odd(batch))
+        else:
+            rows.append(tensors)
+    stack()
+    return pieces
+
+
+def longest_chunk(layout: Layout, outputs: Sequence[Tensor]) -> int:
+    """Returns the most minibatches in a chunk, so that they fit memory."""
+    size = sum(shape.numel() * dtype.itemsize for shape, dtype, _ in layout.tensors)
+    size += sum(tensor.numel() * tensor.itemsize for tensor in outputs)
+    return max(1, min(MOST, MOST_BYTES // max(size, 1)))
+
+
+def _only_loader(fetcher: Any) -> tuple[Any, Any]:
+    """The one loader of a fetcher and its iterator; None where there are several."""
+    combined = fetcher.combined_loader
+    iterators = getattr(combined._iterator, "iterators", [])
+    if len(combined.flattened) != 1 or len(iterators) != 1 or combined.iterables is not combined.flattened[0]:
+        return None, None
+    return combined.flattened[0], iterators[0]
+
+
+def _tensors_of(batch: Any, layout: Layout) -> list[Tensor] | None:
+    try:
+        tensors, own = flatten(batch)
+    except TypeError:
+        return None
+    return tensors if own == layout else None

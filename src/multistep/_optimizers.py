@@ -1,0 +1,169 @@
+"""A torch optimizer's own `step`, performed on copies and traced."""
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.overrides import TorchFunctionMode
+
+from multistep._errors import CannotFuseError
+from multistep.compiled.fingerprint import describe
+
+TENSORS_BY_OTHER_MEANS = {"foreach": False, "fused": False, "capturable": True}
+
+
+class TensorScalars(TorchFunctionMode):
+    """Writes out products with `alpha=` and `value=` that are tensors, where torch takes numbers alone."""
+
+    TERMS: dict[str, Callable[..., Tensor]] = {
+        "add": lambda x: x,
+        "sub": lambda x: -x,
+        "addcmul": lambda x, y: x * y,
+        "addcdiv": lambda x, y: x / y,
+    }
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        for key in ("alpha", "value"):
+            factor = kwargs.get(key)
+            if isinstance(factor, Tensor) and name.rstrip("_") in self.TERMS:
+                x, *rest = args
+                term = self.TERMS[name.rstrip("_")](*rest) * factor.to(x.dtype)
+                return x.add_(term) if name.endswith("_") else x + term
+        return func(*args, **kwargs)
+
+
+def has_step_hooks(optimizer: Optimizer) -> bool:
+    """True where a hook is registered on the steps of this optimizer, or of all optimizers."""
+    from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+
+    own = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    return bool(own or _global_optimizer_pre_hooks or _global_optimizer_post_hooks)
+
+
+def plain_step(optimizer: Optimizer) -> Callable[[], Any] | None:
+    """Returns the optimizer's step without torch's wrappers for profilers and schedules; None if others wrap it."""
+    own = vars(optimizer).get("step")
+    if has_step_hooks(optimizer) or (own is not None and not hasattr(own, "_wrapped_by_lr_sched")):
+        return None
+    step: Any = type(optimizer).step
+    step = step.__wrapped__ if hasattr(step, "hooked") else step
+    return lambda: step(optimizer)
+
+
+def copied(module: nn.Module, optimizer: Optimizer) -> tuple[Any, Any]:
+    """Returns copies of a module and its optimizer, which share nothing with them but the trainer."""
+    memo: dict[int, Any] = {}
+    if (trainer := getattr(module, "_trainer", None)) is not None:
+        memo[id(trainer)] = trainer
+    other = copy.deepcopy(module, memo)
+    attributes = {key: value for key, value in vars(optimizer).items() if key != "step"}
+    twin = object.__new__(type(optimizer))
+    twin.__dict__.update(copy.deepcopy(attributes, memo))  # torch's own copies leave attributes of subclasses out
+    return other, twin
+
+
+def state_of(optimizer: Optimizer, names: Mapping[nn.Parameter, str]) -> dict[str, dict[str, Tensor]]:
+    """Returns the tensors in the optimizer's state, by parameter and key."""
+    state: dict[str, dict[str, Tensor]] = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            found = optimizer.state.get(parameter, {})
+            state[names[parameter]] = {key: value for key, value in found.items() if isinstance(value, Tensor)}
+    return state
+
+
+def options_of(optimizer: Optimizer, names: Mapping[nn.Parameter, str]) -> list[Any]:
+    """Returns what the compiled code of a step depends on beside tensors: class, groups, options, plain state."""
+    groups = [
+        [[names[p] for p in group["params"]], describe({k: v for k, v in group.items() if k not in NOT_OPTIONS})]
+        for group in optimizer.param_groups
+    ]
+    plain = [
+        [(key, describe(value)) for key, value in optimizer.state.get(parameter, {}).items() if not isinstance(value, Tensor)]
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    ]
+    own = {key: value for key, value in vars(optimizer).items() if key not in OF_EVERY_OPTIMIZER}
+    return [f"{type(optimizer).__module__}.{type(optimizer).__qualname__}", groups, plain, describe(own)]
+
+
+NOT_OPTIONS = {"params", "lr", "initial_lr"}
+OF_EVERY_OPTIMIZER = set(vars(torch.optim.SGD([torch.zeros(1)]))) | {"step", "_opt_called"}
+
+
+def traced_step(
+    optimizer: Optimizer,
+    names: Mapping[nn.Parameter, str],
+    tensors: Mapping[str, Tensor],
+    gradients: Mapping[str, Tensor],
+    state: Mapping[str, Mapping[str, Tensor]],
+    rates: Sequence[Tensor],
+) -> None:
+    """Performs the optimizer's own step on other tensors, in place, as operations that can be traced.
+
+    Args:
+        optimizer: whose class, options and plain state are used; it stays as it is.
+        names: of its parameters.
+        tensors: stand for the parameters, by name.
+        gradients: by name; a parameter without one is left out, as the optimizer itself does it.
+        state: stands for the optimizer's state.
+        rates: of the parameter groups, float64 scalars.
+
+    Raises:
+        CannotFuseError: the step changes something that is no tensor.
+    """
+    twin = object.__new__(type(optimizer))
+    twin.__dict__.update({key: value for key, value in vars(optimizer).items() if key != "step"})
+    groups: list[dict[str, Any]] = []
+    twin.state = defaultdict(dict)
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        other = {k: TENSORS_BY_OTHER_MEANS.get(k, v) for k, v in group.items()}
+        groups.append({**other, "lr": rate, "params": [tensors[names[p]] for p in group["params"]]})
+        for parameter in group["params"]:
+            name = names[parameter]
+            tensors[name].grad = gradients.get(name)
+            kept = dict(optimizer.state.get(parameter, {}))
+            for key, value in state[name].items():
+                # Torch counts steps exactly, in Python's floats.
+                kept[key] = value.double() if key == "step" and value.dim() == 0 else value
+            if kept:
+                twin.state[tensors[name]] = kept
+    twin.param_groups = groups
+    before = _plain_values(twin)
+    step: Any = type(optimizer).step
+    step = step.__wrapped__ if hasattr(step, "hooked") else step
+    flag = torch.compiler._is_compiling_flag
+    torch.compiler._is_compiling_flag = True  # under which torch's optimizers leave their counters tensors
+    try:
+        with torch.no_grad(), TensorScalars():
+            step(twin)
+    finally:
+        torch.compiler._is_compiling_flag = flag
+        for tensor in tensors.values():
+            tensor.grad = None
+    if _plain_values(twin) != before:
+        raise CannotFuseError(f"the step of {type(optimizer).__name__} changes values that are no tensors")
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            name = names[parameter]
+            for key, old in state[name].items():
+                new = twin.state[tensors[name]][key]
+                if new is not old:
+                    old.copy_(new)
+
+
+def _plain_values(optimizer: Any) -> list[Any]:
+    """All in an optimizer that is no tensor, and the names of its state's tensors."""
+    groups = [describe({k: v for k, v in group.items() if k not in ("params", "lr")}) for group in optimizer.param_groups]
+    state = [
+        [(key, "tensor" if isinstance(value, Tensor) else describe(value)) for key, value in kept.items()]
+        for kept in optimizer.state.values()
+    ]
+    own = {key: value for key, value in vars(optimizer).items() if key not in OF_EVERY_OPTIMIZER}
+    return [groups, state, describe(own)]

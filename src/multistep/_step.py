@@ -1,0 +1,301 @@
+"""One update of a module: its own `training_step`, clipping, and its optimizer's own `step`.
+
+`Reference` performs it on copies, as plain PyTorch; `TracedUpdate` as a function of tensors alone, which the compiler
+can trace. Both do what ordinary training does with one minibatch.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves, tree_structure, tree_unflatten
+
+from multistep._averaging import Average
+from multistep._errors import CannotFuseError
+from multistep._guards import RefusingIndex, guarded
+from multistep._logs import Capture, Captured
+from multistep._optimizers import copied, options_of, plain_step, state_of, traced_step
+from multistep._tree import Layout, rebuild
+from multistep.compiled.fingerprint import Fingerprint
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What an update does beside the optimizer's step, as the trainer's options ask for it."""
+
+    accumulate: int = 1  # minibatches whose gradients an update adds up
+    clip: float = 0.0  # the greatest norm of all gradients together, or absolute value of each; 0: not clipped
+    clip_by: str = "norm"  # or `value`
+
+    @classmethod
+    def of(cls, trainer: Any) -> "Rule":
+        return cls(
+            trainer.accumulate_grad_batches,
+            trainer.gradient_clip_val or 0.0,
+            str(getattr(trainer.gradient_clip_algorithm, "value", trainer.gradient_clip_algorithm) or "norm"),
+        )
+
+    def clip_in_place(self, parameters: Sequence[Tensor]) -> None:
+        """Clips gradients by the functions that Lightning calls."""
+        if self.clip > 0:
+            clip = clip_grad_norm_ if self.clip_by == "norm" else clip_grad_value_
+            clip(parameters, self.clip)
+
+
+def perform_step(module: LightningModule, batch: Any) -> Captured:
+    """Performs a module's `training_step`, and returns all that it hands out; nothing is logged."""
+    capture = Capture(module)
+    arguments: list[Any] = [batch]
+    if is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2):
+        arguments.append(RefusingIndex())
+    with capture.installed(), torch.enable_grad():
+        output = module.training_step(*arguments)
+    extra = {key: value for key, value in output.items() if key != "loss"} if isinstance(output, Mapping) else {}
+    loss = output.get("loss") if isinstance(output, Mapping) else output
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+        raise CannotFuseError("training_step does not return a loss that can be differentiated")
+    extra = {key: value.detach() if isinstance(value, Tensor) else value for key, value in extra.items()}
+    return Captured(loss, extra, capture.logs, capture.calls)
+
+
+@dataclass(eq=False)
+class Outcome:
+    """What updates left behind: the tensors of the module and its optimizer by name, and outputs (updates, ...)."""
+
+    tensors: dict[str, Tensor]
+    outputs: list[Tensor]
+    captured: Captured
+
+
+class Reference:
+    """Updates of copies of a module and its optimizer by plain PyTorch, at raised learning rates if these are zero."""
+
+    def __init__(self, module: LightningModule, optimizer: Optimizer, rule: Rule) -> None:
+        self.module, self.optimizer = copied(module, optimizer)
+        self._rule = rule
+        self._fingerprint = Fingerprint(self.module)
+        self.draws = False  # whether a step draws random numbers
+
+    def run(self, minibatches: Sequence[Any], rates: Sequence[float]) -> Outcome:
+        """Performs the updates of these minibatches.
+
+        Raises a CannotFuseError where the step does more than a compiled one could repeat.
+        """
+        step = plain_step(self.optimizer)
+        if step is None:
+            raise CannotFuseError("something is registered on the optimizer's steps")
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        before, random_state = self._fingerprint.describe(self.module), torch.get_rng_state()
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        outputs: list[list[Tensor]] = []
+        captured: Captured | None = None
+        for number, batch in enumerate(minibatches, 1):
+            found = perform_step(self.module, batch)
+            if captured is not None and found.structure() != captured.structure():
+                raise CannotFuseError("training_step does something else at every update")
+            captured = found
+            if number % self._rule.accumulate == 1 or self._rule.accumulate == 1:
+                for parameter in parameters:
+                    parameter.grad = None
+            with torch.enable_grad():
+                torch.autograd.backward(found.loss / self._rule.accumulate)
+            if number % self._rule.accumulate == 0:
+                self._rule.clip_in_place(parameters)
+                step()
+            outputs.append([tensor.clone() for tensor in found.tensors()])
+            found.loss = found.loss.detach()
+        assert captured is not None
+        self.draws = not torch.equal(random_state, torch.get_rng_state())
+        if self._fingerprint.describe(self.module) != before:
+            raise CannotFuseError("training_step changes an attribute, or a value elsewhere, that is no buffer")
+        return Outcome(self.tensors(), [torch.stack(each) for each in zip(*outputs, strict=True)], captured)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns the tensors of the copies by name, not copied again."""
+        return named_tensors(self.module, self.optimizer)
+
+
+def names_of(module: nn.Module) -> dict[nn.Parameter, str]:
+    """Returns the names of a module's parameters."""
+    return {parameter: name for name, parameter in module.named_parameters()}
+
+
+def named_tensors(module: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """Returns parameters, buffers and optimizer state by name, as they are."""
+    tensors = {f"parameter {name}": p.detach() for name, p in module.named_parameters()}
+    tensors |= {f"buffer {name}": buffer for name, buffer in trained_buffers(module).items()}
+    for name, kept in state_of(optimizer, names_of(module)).items():
+        tensors |= {f"{key} of {name}": value for key, value in kept.items()}
+    return tensors
+
+
+def trained_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """Returns the buffers of a module by name."""
+    return dict(module.named_buffers())
+
+
+class TracedUpdate:
+    """An update as a function of tensors, which it changes in place.
+
+    They are the state, in the order of `state()`, and of a minibatch: its own tensors, the learning rates of the
+    parameter groups in float64, whether it ends an update, which averages its update moves, and tensors for all that
+    `Captured.tensors` has.
+
+    Raises a CannotFuseError where it cannot be written so.
+    """
+
+    def __init__(
+        self, module: LightningModule, optimizer: Optimizer, rule: Rule, averages: Sequence[Average], layout: Layout
+    ) -> None:
+        self._module = module
+        self._optimizer = optimizer
+        self._rule = rule
+        self._averages = averages
+        self._layout = layout
+        self._names = names_of(module)
+        for group in optimizer.param_groups:
+            if any(parameter not in self._names for parameter in group["params"]):
+                raise CannotFuseError("the optimizer holds a parameter that is not one of the module")
+        self._trained = [
+            self._names[p] for group in optimizer.param_groups for p in group["params"] if p.requires_grad
+        ]
+        if not self._trained:
+            raise CannotFuseError("the optimizer holds no parameter that is trained")
+        several = rule.accumulate > 1
+        self._sums = {name: torch.zeros_like(module.get_parameter(name)) for name in self._trained if several}
+        self._structure = tree_structure(self._state())
+        self.captured: Captured | None = None  # of the last trace
+
+    def state(self) -> list[Tensor]:
+        """Returns the tensors that stay: parameters, buffers, optimizer state, sums of gradients, averages."""
+        return tree_leaves(self._state())
+
+    def named_state(self) -> dict[str, Tensor]:
+        """Returns those of the module and the optimizer by name."""
+        return named_tensors(self._module, self._optimizer)
+
+    def description(self) -> list[Any]:
+        """Returns what the compiled code depends on beside the module's attributes, as values that can be compared."""
+        tensors = [(str(t.dtype), list(t.shape), list(t.stride())) for t in self.state()]
+        rule = [self._rule.accumulate, self._rule.clip, self._rule.clip_by]
+        averages = [average.description() for average in self._averages]
+        return [str(self._structure), tensors, rule, averages, options_of(self._optimizer, self._names)]
+
+    def load_sums(self) -> None:
+        """Takes up the gradients that an update has accumulated so far."""
+        for name, total in self._sums.items():
+            gradient = self._module.get_parameter(name).grad
+            total.zero_() if gradient is None else total.copy_(gradient)
+
+    def leave_sums(self) -> None:
+        """Leaves the sums of an update that is not complete in `.grad`, and removes all other gradients."""
+        for parameter, name in self._names.items():
+            total = self._sums.get(name)
+            parameter.grad = total.clone() if total is not None else None
+
+    def __call__(self, state: Sequence[Tensor], minibatch: Sequence[Tensor]) -> None:
+        now = tree_unflatten(state, self._structure)
+        count, rest = len(self._layout.tensors), iter(minibatch)
+        batch = rebuild(self._layout, [next(rest) for _ in range(count)])
+        rates, ends, due = next(rest), next(rest), next(rest)
+        captured, gradients, buffers = self._differentiate(now, batch)
+        with torch.no_grad():
+            for name, value in buffers.items():  # what a step assigns to a buffer, instead of changing it in place
+                if value is not now["buffers"][name]:
+                    now["buffers"][name].copy_(value)
+            for name, total in now["sums"].items():
+                if name in gradients:
+                    gradients[name] = total + gradients[name]
+                    total.copy_(gradients[name] * ~ends)
+            self._step(now, gradients, rates, ends)
+            for average, of_average, moves in zip(self._averages, now["averages"], due.unbind(), strict=True):
+                values = [now["parameters"][name] for name in self._names.values()]
+                average.move(of_average, values, list(now["buffers"].values()), moves & ends)
+            for out, value in zip(rest, captured.tensors(), strict=True):
+                out.copy_(value)
+        self.captured = captured
+
+    def _step(self, now: dict[str, Any], gradients: dict[str, Tensor], rates: Tensor, ends: Tensor) -> None:
+        """The clipping and the optimizer's step; of several minibatches only the last changes anything by it."""
+        old = {**now["parameters"], **{(n, k): v for n, kept in now["optimizer"].items() for k, v in kept.items()}}
+        new = old
+        if self._sums:
+            new = {key: value.clone() for key, value in old.items()}
+        parameters = {name: new[name] for name in now["parameters"]}
+        kept = {name: {key: new[name, key] for key in keys} for name, keys in now["optimizer"].items()}
+        held = [self._names[p] for group in self._optimizer.param_groups for p in group["params"]]
+        for name in held:
+            parameters[name].grad = gradients.get(name)
+        self._rule.clip_in_place([parameters[name] for name in held])
+        clipped = {name: parameters[name].grad for name in held if parameters[name].grad is not None}
+        own = {name: tensor for name, tensor in parameters.items() if name in held}
+        traced_step(self._optimizer, self._names, own, clipped, kept, rates.unbind())  # type: ignore[arg-type]
+        if self._sums:
+            for key, value in old.items():
+                value.copy_(torch.where(ends, new[key], value))
+
+    def _differentiate(self, now: dict[str, Any], batch: Any) -> tuple[Captured, dict[str, Tensor], dict[str, Tensor]]:
+        leaves = {
+            f"module.{name}": value.detach().requires_grad_() if name in self._trained else value
+            for name, value in now["parameters"].items()
+        }
+        buffers = {f"module.{name}": value for name, value in now["buffers"].items()}
+        step = _Differentiated(self._module, self._trained, self._rule.accumulate)
+        return functional_call(step, {**leaves, **buffers}, (batch,))  # type: ignore[no-any-return]
+
+    def _state(self) -> dict[str, Any]:
+        module = self._module
+        return {
+            "parameters": {name: parameter.detach() for name, parameter in module.named_parameters()},
+            "buffers": trained_buffers(module),
+            "optimizer": state_of(self._optimizer, self._names),
+            "sums": self._sums,
+            "averages": [average.state() for average in self._averages],
+        }
+
+
+class _Differentiated(nn.Module):
+    """A module's step and its gradients: differentiated here, so that what is computed again finds the same tensors."""
+
+    def __init__(self, module: LightningModule, trained: Sequence[str], accumulate: int) -> None:
+        super().__init__()
+        self.module = module
+        self._trained = trained
+        self._accumulate = accumulate
+
+    def forward(self, batch: Any) -> tuple[Captured, dict[str, Tensor], dict[str, Tensor]]:
+        for child in self.module.modules():
+            if isinstance(child, nn.RNNBase):  # keeps its weights in a list as well
+                child._flat_weights = [getattr(child, name, None) for name in child._flat_weights_names]
+        parameters = dict(self.module.named_parameters())
+        captured = perform_step(self.module, batch)
+        leaves = [parameters[name] for name in self._trained]
+        with torch.enable_grad():
+            found = torch.autograd.grad(captured.loss / self._accumulate, leaves, allow_unused=True)
+        gradients = {name: g.detach() for name, g in zip(self._trained, found, strict=True) if g is not None}
+        buffers = trained_buffers(self.module)
+        if any(buffer.requires_grad for buffer in buffers.values()):
+            raise CannotFuseError("training_step keeps the graph of a buffer")
+        captured.loss = captured.loss.detach()
+        return captured, gradients, buffers
+
+
+@contextmanager
+def tracing(update: TracedUpdate, module: LightningModule, optimizer: Optimizer) -> Iterator[TracedUpdate]:
+    """Within, a traced update of copies may be traced; raises a CannotFuseError where tracing changed the copies."""
+    twin, other = copied(module, optimizer)
+    fingerprint = Fingerprint(twin)
+    before = fingerprint.describe(twin)
+    with guarded():
+        yield TracedUpdate(twin, other, update._rule, update._averages, update._layout)
+    if fingerprint.describe(twin) != before:
+        raise CannotFuseError("training_step changes an attribute, or a value elsewhere, that is no buffer")

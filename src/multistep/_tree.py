@@ -1,0 +1,91 @@
+"""Batches as flat lists of tensors, and back: any nesting of lists, tuples, dictionaries and dataclasses.
+
+Torch's own pytrees would want dataclasses registered for the whole process.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CONSTANTS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What two minibatches have in common that one compiled update serves: structure, shapes, dtypes and constants."""
+
+    structure: tuple[Any, ...]
+    tensors: tuple[tuple[torch.Size, torch.dtype, torch.device], ...]
+    example: Any  # a minibatch, of which `rebuild` makes others
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Layout) and (self.structure, self.tensors) == (other.structure, other.tensors)
+
+    def __hash__(self) -> int:
+        return hash((self.structure, self.tensors))
+
+
+def flatten(batch: Any) -> tuple[list[Tensor], Layout]:
+    """Returns the tensors of a minibatch and its layout. Raises a TypeError where it holds anything but plain values.
+
+    >>> tensors, layout = flatten({"x": torch.ones(2), "scale": 3})
+    >>> rebuild(layout, [torch.zeros(2)])
+    {'x': tensor([0., 0.]), 'scale': 3}
+    """
+    tensors: list[Tensor] = []
+
+    def describe(value: Any) -> tuple[Any, ...]:
+        if isinstance(value, Tensor):
+            tensors.append(value)
+            return ("tensor",)
+        if type(value) in CONSTANTS:
+            return (type(value), value)
+        children = _children(value)
+        if children is None:
+            raise TypeError(f"the minibatch holds a {type(value).__name__}")
+        return (type(value), *((key, describe(child)) for key, child in children))
+
+    structure = describe(batch)
+    kinds = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in tensors)
+    return tensors, Layout(structure, kinds, batch)
+
+
+def rebuild(layout: Layout, tensors: Sequence[Tensor]) -> Any:
+    """Returns a minibatch of this layout with these tensors in the place of its own."""
+    rest = iter(tensors)
+    return _replaced(layout.example, lambda _: next(rest))
+
+
+def _children(value: Any) -> list[tuple[Any, Any]] | None:
+    if isinstance(value, dict):
+        return list(value.items())
+    if isinstance(value, (list, tuple)):
+        return list(enumerate(value))
+    if is_dataclass(value) and not isinstance(value, type):
+        return [(field.name, getattr(value, field.name)) for field in fields(value)]
+    return None
+
+
+def _replaced(value: Any, new: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return new(value)
+    children = _children(value)
+    if children is None:
+        return value
+    replaced = {key: _replaced(child, new) for key, child in children}
+    if isinstance(value, dict):
+        other = copy.copy(value)
+        other.update(replaced)
+        return other
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*replaced.values())
+    if isinstance(value, (list, tuple)):
+        return type(value)(replaced.values())
+    other = copy.copy(value)
+    for key, child in replaced.items():
+        object.__setattr__(other, key, child)
+    return other

@@ -1,0 +1,308 @@
+"""What compiled code depends on, as plain values: compared while a run goes on, and hashed to a key for the next one.
+
+A module's `training_step` reads attributes of its modules, attributes of their classes, global names, and what
+functions enclose. A callback may change any of them; another process may have others. Values are described, not
+identities, so that a change in place is seen.
+"""
+
+import enum
+import functools
+import hashlib
+import inspect
+import sys
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+from torchmetrics import Metric, MetricCollection
+
+from multistep._errors import CannotFuseError
+
+PLAIN = (bool, int, float, complex, str, bytes, type(None))
+FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial, staticmethod, classmethod, property)
+# What a bare module has of its own; parameters, buffers and submodules are described by themselves.
+OF_EVERY_MODULE = set(nn.Module().__dict__) - {"training"}
+OF_LIGHTNING = set(LightningModule().__dict__) - {"training", "_hparams"} | {"_hparams_initial", "_hparams_name"}
+# Hooks that torch itself registers compute weights; any other is called at every update.
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+KNOWN_PACKAGES = {"torch", "pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics", "numpy", "multistep"}
+DEEPEST, MOST = 12, 20_000  # levels and values of a description
+
+
+class Unhashable(str):
+    """Stands for a value that is known by its identity alone: what depends on it cannot outlive the process."""
+
+
+class Fingerprint:
+    """Describes a module again and again; the names that its code refers to are looked up once."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._names = list(_names_of(module))
+
+    def describe(self, module: nn.Module) -> list[Any]:
+        """Returns all that the compiled code of a module depends on beside its parameters, buffers and batches.
+
+        Raises a CannotFuseError where a hook is registered, or where there is too much to describe.
+        """
+        describer = _Describer()
+        described: list[Any] = []
+        for name, child in module.named_modules():
+            own = child.__dict__
+            _refuse_hooks(child, name)
+            if isinstance(child, (Metric, MetricCollection)):
+                continue  # updated beside the compiled code
+            skipped = OF_LIGHTNING if isinstance(child, LightningModule) else OF_EVERY_MODULE
+            attributes = [(key, describer(value)) for key, value in own.items() if key not in skipped]
+            described.append((name, _name_of(type(child)), attributes))
+        for name, parameter in module.named_parameters():
+            if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
+                raise CannotFuseError(f"a hook is registered on the parameter {name}")
+            described.append((name, parameter.requires_grad, str(parameter.dtype), list(parameter.shape)))
+        described += [(name, str(buffer.dtype), list(buffer.shape)) for name, buffer in module.named_buffers()]
+        described += [(label, describer(value())) for label, value in self._names]
+        return described
+
+
+def describe(value: Any) -> Any:
+    """Returns a value as plain values that can be compared."""
+    return _Describer()(value)
+
+
+def is_known(described: Any) -> bool:
+    """True where a description holds nothing that is known by its identity alone."""
+    if isinstance(described, (list, tuple)):
+        return all(map(is_known, described))
+    return not isinstance(described, Unhashable)
+
+
+def sources_of(module: nn.Module) -> str | None:
+    """Returns a digest of the files that the classes of a module are written in, and of those that these import.
+
+    Torch's and the standard library's are left out, and of other installed packages those that they import. None where
+    there is no file, as in a notebook.
+    """
+    modules = {cls.__module__ for child in module.modules() for cls in type(child).__mro__}
+    waiting, seen = {name for name in modules if _is_foreign(name)}, set()
+    digest = hashlib.sha256()
+    files = []
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        found = sys.modules.get(name)
+        file = getattr(found, "__file__", None)
+        if found is None or file is None or not Path(file).is_file():
+            return None
+        files.append(file)
+        if "site-packages" not in Path(file).parts:
+            waiting |= set(_imported(found)) - seen
+    for file in sorted(files):
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()
+
+
+class _Describer:
+    """Describes values; what refers to itself is described once."""
+
+    def __init__(self) -> None:
+        self._inside: set[int] = set()
+        self._count = 0
+
+    def __call__(self, value: Any) -> Any:
+        if isinstance(value, PLAIN):
+            return (type(value).__name__, repr(value)) if isinstance(value, float) else value
+        self._count += 1
+        if self._count > MOST:
+            raise CannotFuseError("its attributes hold too many values to watch")
+        if isinstance(value, (enum.Enum, torch.dtype, torch.device, torch.Size, np.dtype)):
+            return [type(value).__name__, str(value)]
+        if isinstance(value, (Tensor, np.ndarray)):
+            return _digest(value)
+        if id(value) in self._inside or len(self._inside) > DEEPEST:
+            return [type(value).__name__, "..."]
+        self._inside.add(id(value))
+        try:
+            return self._compound(value)
+        finally:
+            self._inside.discard(id(value))
+
+    def _compound(self, value: Any) -> Any:
+        kind = type(value).__name__
+        if isinstance(value, (list, tuple)):
+            return [kind, *map(self, value)]
+        if isinstance(value, (set, frozenset)):
+            return [kind, *sorted(map(repr, map(self, value)))]
+        if isinstance(value, (dict, types.MappingProxyType)):
+            return [kind, *((self(key), self(item)) for key, item in value.items())]
+        if isinstance(value, type):
+            return _name_of(value)
+        if isinstance(value, nn.Module):
+            return [kind, "module"]  # described where it belongs to the module
+        if isinstance(value, types.ModuleType):
+            return [kind, value.__name__]
+        if isinstance(value, (types.BuiltinFunctionType, np.ufunc)):
+            return [kind, getattr(value, "__name__", kind)]
+        if isinstance(value, functools.partial):
+            return [kind, self(value.func), self(value.args), self(value.keywords)]
+        if isinstance(value, types.MethodType):
+            return [kind, self(value.__func__)]
+        if isinstance(value, types.FunctionType):
+            return [kind, _name_of(value), _code(value.__code__), self(value.__defaults__), self(_enclosed(value))]
+        if isinstance(value, torch.Generator):
+            return _digest(value.get_state())
+        if is_dataclass(value):
+            return [_name_of(type(value)), *(self(getattr(value, field.name, None)) for field in fields(value))]
+        if type(value).__module__.partition(".")[0] in {"pytorch_lightning", "lightning_fabric", "torch"} - {"torch"}:
+            return Unhashable(f"{kind} {id(value)}")  # a trainer, or part of it
+        if state := self._state_of(value):
+            return state
+        return Unhashable(f"{kind} {id(value)}")
+
+    def _state_of(self, value: Any) -> Any:
+        """What an object would be pickled as."""
+        try:
+            made = value.__reduce_ex__(2)
+        except Exception:  # of any kind: it cannot be pickled
+            attributes = getattr(value, "__dict__", None)
+            return None if attributes is None else [Unhashable(f"{type(value).__name__} {id(value)}"), self(attributes)]
+        if isinstance(made, str):
+            return [type(value).__name__, made]
+        items = [list(part) if part is not None else None for part in made[3:5]]
+        return [_name_of(type(value)), self(made[1]), self(made[2] if len(made) > 2 else None), self(items)]
+
+
+def _digest(value: Any) -> list[Any]:
+    if isinstance(value, Tensor):
+        if not isinstance(value, nn.Parameter) and type(value) is not Tensor:
+            return [type(value).__name__, Unhashable(str(id(value)))]
+        if value.layout != torch.strided or value.is_quantized:
+            return [type(value).__name__, Unhashable(f"{id(value)} {value._version}")]
+        data = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy() if value.numel() else b""
+        return ["Tensor", str(value.dtype), list(value.shape), value.requires_grad, hashlib.sha256(data).hexdigest()]
+    if value.dtype.hasobject:
+        return ["ndarray", Unhashable(f"{id(value)} {value!r}")]
+    return ["ndarray", str(value.dtype), list(value.shape), hashlib.sha256(np.ascontiguousarray(value)).hexdigest()]
+
+
+def _refuse_hooks(module: nn.Module, name: str) -> None:
+    for hooks in HOOKS:
+        for hook in module.__dict__[hooks].values():
+            if not str(getattr(hook, "__module__", type(hook).__module__)).startswith("torch."):
+                raise CannotFuseError(f"a hook is registered on {name or 'the module'}")
+
+
+def _enclosed(function: types.FunctionType) -> list[Any]:
+    cells = function.__closure__ or ()
+    return [cell.cell_contents for cell in cells if not _is_empty(cell)]
+
+
+def _is_empty(cell: types.CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return True
+    return False
+
+
+def _code(code: types.CodeType) -> str:
+    constants = [_code(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts]
+    return hashlib.sha256(code.co_code + repr((constants, code.co_names)).encode()).hexdigest()
+
+
+def _names_of(module: nn.Module) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """The attributes of the classes of a module, and the global names that their code refers to, and its code's."""
+    classes = {cls: None for child in module.modules() for cls in type(child).__mro__ if _is_foreign(cls.__module__)}
+    waiting: list[Any] = list(classes)
+    waiting += [value for child in module.modules() for value in child.__dict__.values() if isinstance(value, FUNCTIONS)]
+    seen: set[int] = set()
+    while waiting:
+        value = waiting.pop(0)
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, type):
+            for key, attribute in list(vars(value).items()):
+                if isinstance(attribute, FUNCTIONS):
+                    waiting.append(attribute)
+                elif not key.startswith("__") and not inspect.isroutine(attribute) and not isinstance(attribute, type):
+                    yield f"{_name_of(value)}.{key}", functools.partial(getattr, value, key, None)
+        for function in _functions_in(value):
+            if id(function) not in seen or function is value:
+                seen.add(id(function))
+                yield from _referred_to(function, waiting)
+
+
+def _referred_to(function: types.FunctionType, waiting: list[Any]) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """The global names that a function's code refers to; functions and classes among them go to `waiting`."""
+    names = set(_names_in(function.__code__))
+    space = function.__globals__
+    for cell in function.__closure__ or ():
+        if not _is_empty(cell) and isinstance(cell.cell_contents, (*FUNCTIONS, type)) and _is_own(cell.cell_contents):
+            waiting.append(cell.cell_contents)
+    if function.__closure__:
+        yield f"{function.__qualname__} encloses", functools.partial(_enclosed, function)
+    for name in sorted(names & space.keys()):
+        value = space[name]
+        if isinstance(value, types.ModuleType):
+            if _is_own_module(value.__name__):
+                for inner in sorted(names & vars(value).keys()):
+                    if isinstance(vars(value)[inner], (*FUNCTIONS, type)):
+                        waiting.append(vars(value)[inner])
+                    yield f"{value.__name__}.{inner}", functools.partial(vars(value).get, inner)
+        elif isinstance(value, (*FUNCTIONS, type)):
+            if _is_own(value):
+                waiting.append(value)
+            yield f"{function.__module__}.{name}", functools.partial(space.get, name)
+        else:
+            yield f"{function.__module__}.{name}", functools.partial(space.get, name)
+
+
+def _functions_in(value: Any) -> Iterator[types.FunctionType]:
+    if isinstance(value, types.FunctionType):
+        yield value
+        if isinstance(wrapped := getattr(value, "__wrapped__", None), types.FunctionType):
+            yield wrapped
+    elif isinstance(value, (staticmethod, classmethod, types.MethodType)):
+        yield from _functions_in(value.__func__)
+    elif isinstance(value, functools.partial):
+        yield from _functions_in(value.func)
+    elif isinstance(value, property):
+        yield from _functions_in(value.fget)
+
+
+def _names_in(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names_in(constant)
+
+
+def _imported(module: types.ModuleType) -> Iterator[str]:
+    """The modules of which another one has something among its names."""
+    for value in list(vars(module).values()):
+        name = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None)
+        if isinstance(name, str) and name in sys.modules and _is_foreign(name):
+            yield name
+
+
+def _is_foreign(name: str) -> bool:
+    return name.partition(".")[0] not in {*KNOWN_PACKAGES, *sys.stdlib_module_names} or name == "__main__"
+
+
+def _is_own_module(name: str) -> bool:
+    """True for a module that is no installed package's."""
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return _is_foreign(name) and (file is None or "site-packages" not in Path(file).parts)
+
+
+def _is_own(value: Any) -> bool:
+    return _is_own_module(str(getattr(value, "__module__", "")))
+
+
+def _name_of(value: Any) -> str:
+    return f"{value.__module__}.{value.__qualname__}"
