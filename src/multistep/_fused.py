@@ -140,7 +140,8 @@ class FusedEngine:
 
     def _reference(self, updates: int, perturbed: bool = False) -> Outcome:
         originals = [tensor for tensor in self._update.state() if not isinstance(tensor, torch.nn.Parameter)]
-        with guarded(), unchanged([*self._module.parameters(), *originals]), self._context():
+        changeable = [*self._module.parameters(), *originals]
+        with guarded(), self._fingerprint.preserved(), unchanged(changeable), self._context():
             reference = Reference(self._module, self._optimizer, self._rule)
             if perturbed:
                 _check.perturb([parameter.detach() for parameter in reference.module.parameters()])
@@ -189,7 +190,8 @@ class FusedEngine:
         compile_update = _compiler()
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps a library in use
             inputs = self._trial_inputs(1)
-            with tracing(self._update, self._module, self._optimizer) as traced, self._context():
+            tracing_update = tracing(self._update, self._module, self._optimizer)
+            with self._fingerprint.preserved(), tracing_update as traced, self._context():
                 code, plan = compile_update(traced, self._update.state(), inputs, Path(folder))
             assert traced.captured is not None
             if traced.captured.structure() != self.captured.structure():

@@ -23,7 +23,7 @@ from multistep._errors import CannotFuseError
 from multistep._guards import RefusingIndex, guarded
 from multistep._logs import Capture, Captured
 from multistep._optimizers import copied, options_of, plain_step, state_of, traced_step
-from multistep._tree import Layout, rebuild
+from multistep._tree import Layout, flatten, rebuild
 from multistep.compiled.fingerprint import Fingerprint
 
 
@@ -99,7 +99,8 @@ class Reference:
         outputs: list[list[Tensor]] = []
         captured: Captured | None = None
         for number, batch in enumerate(minibatches, 1):
-            found = perform_step(self.module, batch)
+            tensors, layout = flatten(batch)  # copied, as a step may change its minibatch
+            found = perform_step(self.module, rebuild(layout, [tensor.detach().clone() for tensor in tensors]))
             if captured is not None and found.structure() != captured.structure():
                 raise CannotFuseError("training_step does something else at every update")
             captured = found
@@ -273,11 +274,16 @@ class _Differentiated(nn.Module):
         self._accumulate = accumulate
 
     def forward(self, batch: Any) -> tuple[Captured, dict[str, Tensor], dict[str, Tensor]]:
-        for child in self.module.modules():
-            if isinstance(child, nn.RNNBase):  # keeps its weights in a list as well
-                child._flat_weights = [getattr(child, name, None) for name in child._flat_weights_names]
         parameters = dict(self.module.named_parameters())
-        captured = perform_step(self.module, batch)
+        recurrent = [child for child in self.module.modules() if isinstance(child, nn.RNNBase)]
+        weights = [child._flat_weights for child in recurrent]
+        for child in recurrent:  # they keep their weights in a list as well
+            child._flat_weights = [getattr(child, name, None) for name in child._flat_weights_names]
+        try:
+            captured = perform_step(self.module, batch)
+        finally:
+            for child, own in zip(recurrent, weights, strict=True):
+                child._flat_weights = own
         leaves = [parameters[name] for name in self._trained]
         with torch.enable_grad():
             found = torch.autograd.grad(captured.loss / self._accumulate, leaves, allow_unused=True)

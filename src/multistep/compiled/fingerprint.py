@@ -9,10 +9,13 @@ import enum
 import functools
 import hashlib
 import inspect
+import random
 import sys
 import types
+import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,33 +48,43 @@ class Fingerprint:
     def __init__(self, module: nn.Module) -> None:
         self._names = list(_names_of(module))
 
+    @contextmanager
+    def preserved(self) -> Iterator[None]:
+        """Puts what the code refers to outside of the module, and may change, back to what it was."""
+        undo = [restore for name in self._names for restore in _restoring(name.space, name.key)]
+        try:
+            yield
+        finally:
+            for restore in undo:
+                restore()
+
     def describe(self, module: nn.Module) -> list[Any]:
         """Returns all that the compiled code of a module depends on beside its parameters, buffers and batches.
 
         Raises a CannotFuseError where a hook is registered, or where there is too much to describe.
         """
-        describer = _Describer()
+        own = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+        describer = _Describer({id(tensor): name for name, tensor in own})
         described: list[Any] = []
         for name, child in module.named_modules():
-            own = child.__dict__
             _refuse_hooks(child, name)
             if isinstance(child, (Metric, MetricCollection)):
                 continue  # updated beside the compiled code
             skipped = OF_LIGHTNING if isinstance(child, LightningModule) else OF_EVERY_MODULE
-            attributes = [(key, describer(value)) for key, value in own.items() if key not in skipped]
+            attributes = [(key, describer(value)) for key, value in child.__dict__.items() if key not in skipped]
             described.append((name, _name_of(type(child)), attributes))
         for name, parameter in module.named_parameters():
             if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
                 raise CannotFuseError(f"a hook is registered on the parameter {name}")
             described.append((name, parameter.requires_grad, str(parameter.dtype), list(parameter.shape)))
         described += [(name, str(buffer.dtype), list(buffer.shape)) for name, buffer in module.named_buffers()]
-        described += [(label, describer(value())) for label, value in self._names]
+        described += [(name.label, describer(_get(name.space, name.key))) for name in self._names]
         return described
 
 
 def describe(value: Any) -> Any:
     """Returns a value as plain values that can be compared."""
-    return _Describer()(value)
+    return _Describer({})(value)
 
 
 def is_known(described: Any) -> bool:
@@ -107,9 +120,10 @@ def sources_of(module: nn.Module) -> str | None:
 
 
 class _Describer:
-    """Describes values; what refers to itself is described once."""
+    """Describes values; what refers to itself is described once, and a tensor of the module by its name."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: dict[int, str]) -> None:
+        self._names = names
         self._inside: set[int] = set()
         self._count = 0
 
@@ -122,7 +136,9 @@ class _Describer:
         if isinstance(value, (enum.Enum, torch.dtype, torch.device, torch.Size, np.dtype)):
             return [type(value).__name__, str(value)]
         if isinstance(value, (Tensor, np.ndarray)):
-            return _digest(value)
+            return ["own", self._names[id(value)]] if id(value) in self._names else _digest(value)
+        if isinstance(value, weakref.ref):
+            return ["weakref"]
         if id(value) in self._inside or len(self._inside) > DEEPEST:
             return [type(value).__name__, "..."]
         self._inside.add(id(value))
@@ -214,7 +230,49 @@ def _code(code: types.CodeType) -> str:
     return hashlib.sha256(code.co_code + repr((constants, code.co_names)).encode()).hexdigest()
 
 
-def _names_of(module: nn.Module) -> Iterator[tuple[str, Callable[[], Any]]]:
+@dataclass(frozen=True)
+class _Name:
+    """A name outside of the module that its code refers to: an attribute of a class or module, or a global name."""
+
+    label: str
+    space: Any  # a class, a dictionary, or a function for what it encloses
+    key: str
+
+
+def _get(space: Any, key: str) -> Any:
+    if isinstance(space, types.FunctionType):
+        return _enclosed(space)
+    return space.get(key) if isinstance(space, dict) else getattr(space, key, None)
+
+
+def _restoring(space: Any, key: str) -> Iterator[Callable[[], Any]]:
+    """What puts a name, and the values in it, back to what they are now."""
+    value = _get(space, key)
+    if isinstance(space, dict) and key in space:
+        yield lambda: space.__setitem__(key, value)
+    elif isinstance(space, type) and key in vars(space):
+        before = vars(space)[key]
+        yield lambda: setattr(space, key, before) if vars(space).get(key) is not before else None
+    for inner in value if isinstance(space, types.FunctionType) else [value]:
+        if isinstance(inner, (list, dict, set)):
+            yield functools.partial(_refill, inner, inner.copy())
+        elif isinstance(inner, np.ndarray):
+            yield functools.partial(np.copyto, inner, inner.copy())
+        elif isinstance(inner, (random.Random, torch.Generator, np.random.RandomState)):
+            get, put = ("getstate", "setstate") if isinstance(inner, random.Random) else ("get_state", "set_state")
+            yield functools.partial(getattr(inner, put), getattr(inner, get)())
+        elif isinstance(inner, np.random.Generator):
+            yield functools.partial(setattr, inner.bit_generator, "state", inner.bit_generator.state)
+        elif isinstance(inner, types.SimpleNamespace):
+            yield functools.partial(_refill, vars(inner), dict(vars(inner)))
+
+
+def _refill(container: Any, content: Any) -> None:
+    container.clear()
+    container.extend(content) if isinstance(container, list) else container.update(content)
+
+
+def _names_of(module: nn.Module) -> Iterator[_Name]:
     """The attributes of the classes of a module, and the global names that their code refers to, and its code's."""
     classes = {cls: None for child in module.modules() for cls in type(child).__mro__ if _is_foreign(cls.__module__)}
     waiting: list[Any] = list(classes)
@@ -230,14 +288,14 @@ def _names_of(module: nn.Module) -> Iterator[tuple[str, Callable[[], Any]]]:
                 if isinstance(attribute, FUNCTIONS):
                     waiting.append(attribute)
                 elif not key.startswith("__") and not inspect.isroutine(attribute) and not isinstance(attribute, type):
-                    yield f"{_name_of(value)}.{key}", functools.partial(getattr, value, key, None)
+                    yield _Name(f"{_name_of(value)}.{key}", value, key)
         for function in _functions_in(value):
             if id(function) not in seen or function is value:
                 seen.add(id(function))
                 yield from _referred_to(function, waiting)
 
 
-def _referred_to(function: types.FunctionType, waiting: list[Any]) -> Iterator[tuple[str, Callable[[], Any]]]:
+def _referred_to(function: types.FunctionType, waiting: list[Any]) -> Iterator[_Name]:
     """The global names that a function's code refers to; functions and classes among them go to `waiting`."""
     names = set(_names_in(function.__code__))
     space = function.__globals__
@@ -245,7 +303,7 @@ def _referred_to(function: types.FunctionType, waiting: list[Any]) -> Iterator[t
         if not _is_empty(cell) and isinstance(cell.cell_contents, (*FUNCTIONS, type)) and _is_own(cell.cell_contents):
             waiting.append(cell.cell_contents)
     if function.__closure__:
-        yield f"{function.__qualname__} encloses", functools.partial(_enclosed, function)
+        yield _Name(f"{function.__qualname__} encloses", function, "")
     for name in sorted(names & space.keys()):
         value = space[name]
         if isinstance(value, types.ModuleType):
@@ -253,13 +311,11 @@ def _referred_to(function: types.FunctionType, waiting: list[Any]) -> Iterator[t
                 for inner in sorted(names & vars(value).keys()):
                     if isinstance(vars(value)[inner], (*FUNCTIONS, type)):
                         waiting.append(vars(value)[inner])
-                    yield f"{value.__name__}.{inner}", functools.partial(vars(value).get, inner)
-        elif isinstance(value, (*FUNCTIONS, type)):
-            if _is_own(value):
-                waiting.append(value)
-            yield f"{function.__module__}.{name}", functools.partial(space.get, name)
+                    yield _Name(f"{value.__name__}.{inner}", vars(value), inner)
         else:
-            yield f"{function.__module__}.{name}", functools.partial(space.get, name)
+            if isinstance(value, (*FUNCTIONS, type)) and _is_own(value):
+                waiting.append(value)
+            yield _Name(f"{function.__module__}.{name}", space, name)
 
 
 def _functions_in(value: Any) -> Iterator[types.FunctionType]:

@@ -31,6 +31,8 @@ OPTIONS: dict[str, Any] = {
 # The compiler tests each instruction set that the processor reports by building a program, which takes 6 s.
 TRUSTING: dict[str, Any] = {"cpp.vec_isa_ok": True}
 
+MOST_OPERATIONS = 3_000  # in an update; to compile so many takes about a minute
+
 # Rational approximation of tanh (Eigen's and XLA's coefficients), of odd and even powers, highest first.
 TANH_LIMIT = 7.90531110763549805
 TANH_NUMERATOR = (
@@ -131,7 +133,10 @@ def _record(update: Callable[..., None], inputs: list[Tensor]) -> Recording:
     table = {op: formula for op, formula in select_decomp_table().items() if random not in getattr(op, "tags", ())}
     table[torch.ops.aten.tanh.default] = fast_tanh
     with torch.no_grad(), recorded_kernels():
-        graph = make_fx(returning_nothing, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
+        with torch.backends.mkldnn.flags(enabled=False):  # whose recurrent layers keep memory of unknown size
+            graph = make_fx(returning_nothing, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
+        if len(graph.graph.nodes) > MOST_OPERATIONS:
+            raise CannotFuseError(f"an update of {len(graph.graph.nodes):,} operations would compile for minutes")
         inputs = inputs + _lifted_constants(graph)
         compile_fx(graph, inputs, inner_compile=note, decompositions=table)
         return record(compiled.current_callable, inputs, list((compiled.constants or {}).values()), count)
