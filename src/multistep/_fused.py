@@ -103,9 +103,11 @@ class FusedEngine:
     def changed(self) -> bool:
         """Returns whether anything that the compiled code depends on has changed since it was compiled."""
         with _explained("described"):
-            return self._describe() != self._description
+            return self._update.has_other_parameters() or self._describe() != self._description
 
-    def run(self, tensors: Sequence[Tensor], rates: Tensor, ends: Tensor, due: Tensor) -> list[Tensor]:
+    def run(
+        self, tensors: Sequence[Tensor], rates: Tensor, ends: Tensor, due: Tensor, within: bool
+    ) -> list[Tensor]:
         """Performs the steps of K minibatches, and the updates that end with them.
 
         Args:
@@ -113,12 +115,13 @@ class FusedEngine:
             rates: learning rates of the parameter groups, float64 (K, groups).
             ends: whether a minibatch ends an update, (K,).
             due: whether an average is moved then, (K, averages).
+            within: whether the first minibatch goes on with an update that has accumulated gradients.
 
         Returns:
             All that `Captured.tensors` has, each (K, ...).
         """
         assert self._program is not None
-        self._update.load_sums()
+        self._update.load_sums(within)
         outputs = self._outputs(len(rates))
         inputs = [*(tensor.contiguous() for tensor in tensors), rates, ends, due, *outputs]
         self._program.run([*self._update.state(), *inputs], len(rates))

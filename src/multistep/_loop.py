@@ -418,9 +418,8 @@ class StepLoop(_AutomaticOptimization):
         count, ends = len(rates), ends[: len(rates)]
         started = time.perf_counter()
         with _deferring_interrupts():
-            outputs = engine.run(
-                [tensor[:count] for tensor in tensors], rates, torch.tensor(ends), self._due(first, ends)
-            )
+            some = [tensor[:count] for tensor in tensors]
+            outputs = engine.run(some, rates, torch.tensor(ends), self._due(first, ends), ready % each != 0)
             self._seconds = max((time.perf_counter() - started) / count, 1e-6)
             self._account(outputs, ends, tensors)
         self._keep(outputs, [tensor[count - 1] for tensor in tensors])
@@ -434,7 +433,8 @@ class StepLoop(_AutomaticOptimization):
         rates = torch.tensor([[float(group["lr"]) for group in optimizer.param_groups]], dtype=torch.float64)
         due = self._due(self.trainer.global_step, [ends])
         with _deferring_interrupts():
-            outputs = self._engine.run([tensor[None] for tensor in tensors], rates, torch.tensor([ends]), due)
+            within = self._epoch_loop.batch_idx % self.trainer.accumulate_grad_batches != 0
+            outputs = self._engine.run([tensor[None] for tensor in tensors], rates, torch.tensor([ends]), due, within)
             self._count_optimizer([ends], self._epoch_loop.batch_idx)
         self._replay(outputs, 0, 1)
         self._keep(outputs, tensors)

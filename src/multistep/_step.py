@@ -191,10 +191,16 @@ class TracedUpdate:
         averages = [average.description() for average in self._averages]
         return [str(self._structure), tensors, rule, averages, options_of(self._optimizer, self._names)]
 
-    def load_sums(self) -> None:
-        """Takes up the gradients that an update has accumulated so far."""
+    def has_other_parameters(self) -> bool:
+        """Returns whether the module or the optimizer holds another parameter than when this was made."""
+        known = set(map(id, self._names))
+        held = {id(parameter) for group in self._optimizer.param_groups for parameter in group["params"]}
+        return set(map(id, self._module.parameters())) != known or not held <= known
+
+    def load_sums(self, within: bool) -> None:
+        """Takes up the gradients that an update has accumulated so far, or begins with none."""
         for name, total in self._sums.items():
-            gradient = self._module.get_parameter(name).grad
+            gradient = self._module.get_parameter(name).grad if within else None
             total.zero_() if gradient is None else total.copy_(gradient)
 
     def leave_sums(self) -> None:

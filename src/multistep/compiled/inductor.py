@@ -56,6 +56,16 @@ def fast_tanh(x: Tensor) -> Tensor:
     return x * _polynomial(TANH_NUMERATOR, square) / _polynomial(TANH_DENOMINATOR, square)
 
 
+def add_product(x: Tensor, y: Any, *, alpha: Any = 1) -> Tensor:
+    """x + alpha * y; inductor drops `alpha` where it makes one matrix product of a product and a sum."""
+    return NotImplemented if alpha == 1 else x + y * alpha  # type: ignore[return-value]
+
+
+def subtract_product(x: Tensor, y: Any, *, alpha: Any = 1) -> Tensor:
+    """x - alpha * y, for the same reason."""
+    return NotImplemented if alpha == 1 else x - y * alpha  # type: ignore[return-value]
+
+
 def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
     first, second, *rest = coefficients
     value = first * x + second
@@ -132,6 +142,8 @@ def _record(update: Callable[..., None], inputs: list[Tensor]) -> Recording:
     random = torch.Tag.nondeterministic_seeded
     table = {op: formula for op, formula in select_decomp_table().items() if random not in getattr(op, "tags", ())}
     table[torch.ops.aten.tanh.default] = fast_tanh
+    table[torch.ops.aten.add.Tensor] = add_product
+    table[torch.ops.aten.sub.Tensor] = subtract_product
     with torch.no_grad(), recorded_kernels():
         with torch.backends.mkldnn.flags(enabled=False):  # whose recurrent layers keep memory of unknown size
             graph = make_fx(returning_nothing, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
