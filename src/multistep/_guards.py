@@ -7,6 +7,7 @@ at every update, so it is noticed here, and the step is performed as Python.
 import builtins
 import logging
 import random
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -69,7 +70,8 @@ def guarded() -> Iterator[None]:
         return raise_
 
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    with ExitStack() as stack:
+    with ExitStack() as stack, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they were heard at the first update, which Lightning itself performs
         stack.enter_context(torch.random.fork_rng(devices=[]))
         torch.manual_seed(0)
         for name in OF_THE_MODULE:

@@ -105,9 +105,7 @@ class Capture:
                 for method in ("update", "forward"):
                     places.append((child.__dict__, method, self._noting(name, method, child)))
                 for method in ("compute", "reset"):
-                    places.append((child.__dict__, method, self._refusing(f"training_step calls a metric's {method}")))
-            elif isinstance(child, LightningModule) and child is not self._module:
-                places.append((child.__dict__, "log", self._refusing(f"the module {name} logs by itself")))
+                    places.append((child.__dict__, method, self._refusing(method)))
         missing = object()
         before = [(space, key, space.get(key, missing)) for space, key, _ in places]
         try:
@@ -154,9 +152,9 @@ class Capture:
         return note
 
     @staticmethod
-    def _refusing(reason: str) -> Any:
+    def _refusing(method: str) -> Any:
         def refuse(*_: Any, **__: Any) -> Any:
-            raise CannotFuseError(reason)
+            raise CannotFuseError(f"training_step calls a metric's {method}")
 
         return refuse
 

@@ -93,7 +93,7 @@ def compile_update(
     """
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Can't find Python.h")  # which is not included
+            warnings.simplefilter("ignore")  # of what is compiled, or of the compiler
             with suppress(CppCompileError):  # an old compiler, perhaps, for a new processor
                 return _compile(update, state, inputs_each, folder, OPTIONS | TRUSTING)
             return _compile(update, state, inputs_each, folder, OPTIONS)
@@ -142,11 +142,16 @@ def _record(update: Callable[..., None], inputs: list[Tensor]) -> Recording:
     random = torch.Tag.nondeterministic_seeded
     table = {op: formula for op, formula in select_decomp_table().items() if random not in getattr(op, "tags", ())}
     table[torch.ops.aten.tanh.default] = fast_tanh
+    table[torch.ops.aten.bernoulli.p] = lambda like, p, generator=None: torch.ops.multistep.bernoulli(like, p)
     table[torch.ops.aten.add.Tensor] = add_product
     table[torch.ops.aten.sub.Tensor] = subtract_product
     with torch.no_grad(), recorded_kernels():
-        with torch.backends.mkldnn.flags(enabled=False):  # whose recurrent layers keep memory of unknown size
+        enabled = torch._C._get_mkldnn_enabled()
+        torch._C._set_mkldnn_enabled(False)  # as its recurrent layers keep memory of unknown size
+        try:
             graph = make_fx(returning_nothing, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
+        finally:
+            torch._C._set_mkldnn_enabled(enabled)
         if len(graph.graph.nodes) > MOST_OPERATIONS:
             raise CannotFuseError(f"an update of {len(graph.graph.nodes):,} operations would compile for minutes")
         inputs = inputs + _lifted_constants(graph)
