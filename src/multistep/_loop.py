@@ -415,7 +415,7 @@ class StepLoop(_AutomaticOptimization):
         optimizer = trainer.optimizers[0]
         progress = loop.scheduler_progress
         rates = upcoming_rates(optimizer, trainer.lr_scheduler_configs, ready, ends, progress)
-        count, ends = len(rates), ends[: len(rates)]
+        wanted, count, ends = count, len(rates), ends[: len(rates)]
         started = time.perf_counter()
         with _deferring_interrupts():
             some = [tensor[:count] for tensor in tensors]
@@ -423,6 +423,8 @@ class StepLoop(_AutomaticOptimization):
             self._seconds = max((time.perf_counter() - started) / count, 1e-6)
             self._account(outputs, ends, tensors)
         self._keep(outputs, [tensor[count - 1] for tensor in tensors])
+        if count < wanted:
+            self._fall_back(f"after {trainer.global_step:,} updates: a schedule changes more than the learning rate")
         return count
 
     def _run_fused(self, tensors: list[Tensor], optimizer: Optimizer, batch: Any) -> dict[str, Any]:

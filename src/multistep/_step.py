@@ -24,7 +24,7 @@ from multistep._guards import RefusingIndex, guarded
 from multistep._logs import Capture, Captured
 from multistep._optimizers import copied, options_of, plain_step, state_of, traced_step
 from multistep._tree import Layout, flatten, rebuild
-from multistep.compiled.fingerprint import Fingerprint
+from multistep.compiled.fingerprint import Fingerprint, first_difference
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ class Reference:
             found.loss = found.loss.detach()
         assert captured is not None
         self.draws = not torch.equal(random_state, torch.get_rng_state())
-        if self._fingerprint.describe(self.module) != before:
-            raise CannotFuseError("training_step changes an attribute, or a value elsewhere, that is no buffer")
+        if changed := first_difference(before, self._fingerprint.describe(self.module)):
+            raise CannotFuseError(f"training_step changes {changed}")
         return Outcome(self.tensors(), [torch.stack(each) for each in zip(*outputs, strict=True)], captured)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -309,5 +309,5 @@ def tracing(update: TracedUpdate, module: LightningModule, optimizer: Optimizer)
     before = fingerprint.describe(twin)
     with guarded():
         yield TracedUpdate(twin, other, update._rule, update._averages, update._layout)
-    if fingerprint.describe(twin) != before:
-        raise CannotFuseError("training_step changes an attribute, or a value elsewhere, that is no buffer")
+    if changed := first_difference(before, fingerprint.describe(twin)):
+        raise CannotFuseError(f"training_step changes {changed}")

@@ -778,6 +778,18 @@ class SwallowsTheTrainer(Classifier):
         return loss_of(self, batch) * scale
 
 
+@odd(FUSED)
+class FillsAListElsewhere(Classifier):
+    """What its other hooks change is no matter of the step."""
+
+    def __init__(self):
+        super().__init__()
+        self.history = []
+
+    def on_train_epoch_end(self):
+        self.history.append(self.current_epoch)
+
+
 # Logging
 
 

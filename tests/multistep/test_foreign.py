@@ -7,8 +7,9 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from tests.multistep.foreign import FOREIGN, Foreign
 from tests.multistep.training import assert_same, train
 
-SHORT = ("tabular", "auto-encoder", "reads global_step", "branches", "counts", "frozen groups")
+SHORT = ("tabular", "reads global_step", "branches", "counts", "frozen groups")
 NAMES = [pytest.param(name, marks=[] if name in SHORT else pytest.mark.slow) for name in FOREIGN]
+LONG = ("LSTM", "attention")  # to compile
 EPOCHS = {"max_epochs": 3}
 ACCUMULATED = {"max_epochs": -1, "max_steps": 11, "accumulate_grad_batches": 4, "gradient_clip_val": 0.1}
 
@@ -35,7 +36,7 @@ class Remembering:
         self.generator.set_state(state["generator"])
 
 
-@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in FOREIGN])
 def test_trains_as_ordinary_lightning_does_over_epochs_with_an_odd_last_minibatch(name, always_compile):
     foreign = FOREIGN[name]
     ordinary = train(foreign.make, None, foreign.loader, **EPOCHS)

@@ -7,6 +7,12 @@ from tests.multistep.training import assert_same, train
 
 # What shares its compiled code with others, or is one of its kind, runs always; the rest is slow.
 LONG = (
+    "two schedules",
+    "a change of clip",
+    "a change of plain",
+    "a further parameter group",
+    "a parameter that is replaced",
+    "a change at every epoch",
     "64 bits",
     "EMAWeightAveraging of accumulated updates",
     "EMAWeightAveraging at times",
