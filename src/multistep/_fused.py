@@ -18,7 +18,7 @@ from multistep._errors import CannotFuseError
 from multistep._guards import guarded, unchanged
 from multistep._step import Outcome, Reference, Rule, TracedUpdate, tracing
 from multistep._threads import use_fastest
-from multistep._tree import Layout, flatten
+from multistep._tree import flatten
 from multistep.compiled import cache
 from multistep.compiled.fingerprint import Fingerprint, is_known, sources_of
 from multistep.compiled.program import Program
@@ -105,9 +105,7 @@ class FusedEngine:
         with _explained("described"):
             return self._update.has_other_parameters() or self._describe() != self._description
 
-    def run(
-        self, tensors: Sequence[Tensor], rates: Tensor, ends: Tensor, due: Tensor, within: bool
-    ) -> list[Tensor]:
+    def run(self, tensors: Sequence[Tensor], rates: Tensor, ends: Tensor, due: Tensor, within: bool) -> list[Tensor]:
         """Performs the steps of K minibatches, and the updates that end with them.
 
         Args:
@@ -236,7 +234,13 @@ class FusedEngine:
     def _named_outputs(self, outputs: Sequence[Tensor]) -> dict[str, Tensor]:
         names = ["the loss", *(f"{log.name} as logged" for log in self.captured.logs if isinstance(log.value, Tensor))]
         names += [f"output {number}" for number in range(len(names), len(outputs))]
-        return dict(zip([f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names)], outputs, strict=True))
+        return dict(
+            zip(
+                [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names)],
+                outputs,
+                strict=True,
+            )
+        )
 
     def _copies(self) -> list[Tensor]:
         return [tensor.clone() for tensor in self._update.state()]

@@ -13,18 +13,18 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.loops.optimization.automatic import _AutomaticOptimization
 from pytorch_lightning.plugins.precision import MixedPrecision, Precision
 from pytorch_lightning.strategies import SingleDeviceStrategy
-from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 from torch.optim import Optimizer
 
 from multistep._averaging import averages_of
-from multistep._calls import calls_of_all
+from multistep._calls import minibatches_until_a_call
 from multistep._errors import CannotFuseError, EngineMismatchError
 from multistep._fused import FusedEngine
-from multistep._logs import Replay
+from multistep._logs import QuickLog, Replay
 from multistep._minibatches import Odd, Source, Stacked, as_lightning_hands_it, longest_chunk, take_one
 from multistep._optimizers import plain_step
 from multistep._schedules import changes_more_than_the_learning_rate, upcoming_rates
@@ -53,10 +53,13 @@ class StepLoop(_AutomaticOptimization):
         self._replay: Replay | None = None
         self._losses: list[Tensor] = []  # of the chunk so far
         self._logged: dict[str, list[Tensor]] = {}
+        self._log: QuickLog | None = None
         self._seconds = SECONDS / 50  # a fused minibatch takes, at most
         self._checked_at = 0
         self._compilations = 0
         self._last_batch: Any = None
+        self._layout: Any = None
+        self._longest = 1
         self._random_state: Tensor | None = None
         self._data_draw: bool | None = None
 
@@ -78,10 +81,10 @@ class StepLoop(_AutomaticOptimization):
     def advance(self, fetcher: Any) -> None:
         """Performs a chunk of minibatches, and has Lightning perform the last of them."""
         epoch_loop = self._epoch_loop
-        self._losses, self._logged = [], {}
+        self._losses.clear()
+        self._logged.clear()
         if not epoch_loop.restarting and self._decided and not self._skip_backward:
-            with self.trainer.profiler.profile("run_training_batches"):
-                self._perform_ahead(fetcher)
+            self._perform_ahead(fetcher)
         if self._data_draw is None:
             self._random_state = torch.get_rng_state()
         type(epoch_loop).advance(epoch_loop, fetcher)
@@ -121,50 +124,10 @@ class StepLoop(_AutomaticOptimization):
     def _epoch_loop(self) -> Any:
         return self.trainer.fit_loop.epoch_loop
 
-    # Which minibatches
-
-    def _room(self) -> int:
-        """How many minibatches there are up to the next at which somebody has to be called."""
-        trainer: Any = self.trainer
-        loop, each = self._epoch_loop, trainer.accumulate_grad_batches
-        if trainer.should_stop or trainer.received_sigterm:
-            return 1
-        ready = loop.batch_progress.current.ready  # minibatches of this epoch so far
-        within, update = ready % each, trainer.global_step
-        rooms = [2**31]
-        last: int | None = None
-        if trainer.fit_loop.max_batches != float("inf"):
-            left = int(trainer.fit_loop.max_batches) - ready
-            rooms.append(left)
-            last = update + (left + within - 1) // each
-        if trainer.max_steps >= 0:
-            rooms.append((trainer.max_steps - update) * each - within)
-            last = trainer.max_steps - 1 if last is None else min(last, trainer.max_steps - 1)
-        calls = calls_of_all(trainer)
-        if (end := calls.next_end(update)) is not None:
-            rooms.append((end - update) * each - within)
-        if (begin := calls.next_begin(update, last)) is not None:
-            rooms.append(1 if begin == update else (begin - update) * each - within + 1)
-        rooms += self._until_validation(ready)
-        for config in trainer.lr_scheduler_configs:
-            if config.reduce_on_plateau and config.interval == "step":
-                rooms.append(config.frequency - ready % config.frequency)
-        return max(1, min(rooms))
-
-    def _until_validation(self, ready: int) -> list[int]:
-        """As `_TrainingEpochLoop._should_check_val_fx` counts."""
-        trainer, loop = self.trainer, self._epoch_loop
-        every: Any = trainer.val_check_batch
-        if not loop._should_check_val_epoch() or every is None:
-            return []
-        if every == float("inf"):
-            every = trainer.limit_train_batches
-            return [every - ready % every] if isinstance(every, int) and every > 0 else []
-        done = loop.total_batch_idx + 1 if trainer.check_val_every_n_epoch is None else ready
-        return [int(every - done % every)]
+    # The minibatches before the one that Lightning performs
 
     def _perform_ahead(self, fetcher: Any) -> None:
-        left = self._room() - 1
+        left = minibatches_until_a_call(self.trainer) - 1
         started = time.monotonic()
         trainer: Any = self.trainer
         if left > 0 and self._engine is not None:
@@ -242,7 +205,7 @@ class StepLoop(_AutomaticOptimization):
             progress.zero_grad.increment_completed()
         if result.closure_loss is not None:
             torch.autograd.backward(result.closure_loss)
-            self._losses.append((result.loss * accumulate if accumulate > 1 else result.loss).reshape(1))  # type: ignore[operator, union-attr]
+            self._losses.append((result.loss * accumulate if accumulate > 1 else result.loss).reshape(1))  # type: ignore[union-attr]
         if not trainer.fit_loop._should_accumulate():
             progress.step.increment_ready()
             if trainer.gradient_clip_val:
@@ -258,20 +221,14 @@ class StepLoop(_AutomaticOptimization):
 
     @contextmanager
     def _capturing(self) -> Iterator[None]:
-        """Within, the numbers that the module logs are noted beside, for the hook at the end of the chunk."""
+        """Within, the module logs quickly; its numbers are noted where a hook may ask for them."""
         module: Any = self.trainer.lightning_module
-        if not self._owner.others_are_called(self.trainer):
+        if self._log is None:
+            self._log = QuickLog(module, self._logged if self._owner.others_are_called(self.trainer) else None)
+        if "log" in module.__dict__:  # somebody's own
             yield
             return
-        original = module.log
-
-        def log(name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-            original(name, value, *args, **kwargs)
-            if isinstance(value, (int, float, Tensor)):
-                number = torch.as_tensor(value).detach().clone().reshape(1)
-                self._logged.setdefault(name, []).append(number)
-
-        module.__dict__["log"] = log
+        module.__dict__["log"] = self._log
         try:
             yield
         finally:
@@ -354,7 +311,7 @@ class StepLoop(_AutomaticOptimization):
         return float(left)
 
     def _renew(self, batch: Any) -> None:
-        """Compiles anew, or falls back, where something has changed that compiled code depends on; compares at times."""
+        """Compiles anew where something has changed that compiled code depends on, or falls back; compares at times."""
         assert self._engine is not None
         engine, trainer = self._engine, self.trainer
         try:
@@ -373,7 +330,9 @@ class StepLoop(_AutomaticOptimization):
         trainer = self.trainer
         if difference := self._engine.check(batch):
             doubt = f"updates {self._checked_at + 1:,} to {trainer.global_step:,} are in doubt"
-            raise EngineMismatchError(f"engine fused: it differs from training_step in {difference}; {doubt}; use engine eager")
+            raise EngineMismatchError(
+                f"engine fused: it differs from training_step in {difference}; {doubt}; use engine eager"
+            )
         self._checked_at = trainer.global_step
 
     def _fall_back(self, reason: str) -> None:
@@ -387,7 +346,11 @@ class StepLoop(_AutomaticOptimization):
         most = min(most, self._longest, max(1, int(SECONDS / self._seconds)))
         state = torch.get_rng_state() if self._engine.draws else None
         pieces = self._source.take(fetcher, most, self._engine.layout)
-        if state is not None and not torch.equal(state, torch.get_rng_state()) and self._epoch_loop.batch_progress.current.ready:
+        if (
+            state is not None
+            and not torch.equal(state, torch.get_rng_state())
+            and self._epoch_loop.batch_progress.current.ready
+        ):
             self._data_draw = True
             self._refuse_both()
         done = 0
@@ -508,6 +471,7 @@ class StepLoop(_AutomaticOptimization):
         for steps in (progress.step.total, progress.step.current):
             steps.ready += updates
             steps.completed += updates
+        zeroed: Any
         for zeroed in (progress.zero_grad.total, progress.zero_grad.current):
             zeroed.ready += begun
             zeroed.started += begun

@@ -166,9 +166,7 @@ class TracedUpdate:
         for group in optimizer.param_groups:
             if any(parameter not in self._names for parameter in group["params"]):
                 raise CannotFuseError("the optimizer holds a parameter that is not one of the module")
-        self._trained = [
-            self._names[p] for group in optimizer.param_groups for p in group["params"] if p.requires_grad
-        ]
+        self._trained = [self._names[p] for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         if not self._trained:
             raise CannotFuseError("the optimizer holds no parameter that is trained")
         several = rule.accumulate > 1
@@ -257,7 +255,7 @@ class TracedUpdate:
         }
         buffers = {f"module.{name}": value for name, value in now["buffers"].items()}
         step = _Differentiated(self._module, self._trained, self._rule.accumulate)
-        return functional_call(step, {**leaves, **buffers}, (batch,))  # type: ignore[no-any-return]
+        return functional_call(step, {**leaves, **buffers}, (batch,))
 
     def _state(self) -> dict[str, Any]:
         module = self._module

@@ -7,6 +7,7 @@ import tempfile
 
 import pytest
 import torch
+
 from multistep.compiled import cache
 
 if "MULTISTEP_CACHE_DIR" not in os.environ:  # what one test compiles, the others load

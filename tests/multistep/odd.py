@@ -80,7 +80,7 @@ class PythonsRandom(Classifier):
 @odd(EAGER)
 class NumPysRandom(Classifier):
     def training_step(self, batch, batch_idx):
-        return loss_of(self, batch) * float(np.random.rand())
+        return loss_of(self, batch) * float(np.random.rand())  # noqa: NPY002
 
 
 @odd(EAGER)

@@ -15,9 +15,8 @@ import torch.nn.functional as F
 from pytorch_lightning import Callback, LightningModule, callbacks
 from pytorch_lightning.loggers import Logger
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler
 
-from multistep import Calls
 from tests.multistep.training import CLASSES, FEATURES, SIZE, Classifier, examples, loader
 
 FUSED, EAGER, LIGHTNING = "fused", "eager", "lightning"
@@ -236,7 +235,9 @@ class Called(Callback):
         self.seen.append(("start", trainer.global_step, batch_idx, float(batch[0].sum())))
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.seen.append(("end", trainer.global_step, batch_idx, float(outputs["losses"].sum()), sorted(outputs["logged"])))
+        self.seen.append(
+            ("end", trainer.global_step, batch_idx, float(outputs["losses"].sum()), sorted(outputs["logged"]))
+        )
 
 
 class Undeclared(Callback):
@@ -284,13 +285,20 @@ class Changeable(Classifier):
         self.net.insert(2, nn.Dropout(0.0))
 
     def training_step(self, batch, batch_idx):
-        x = batch[0] * torch.from_numpy(self.mask) * self.plain * self.space.scale * self.table["scale"][0] * self.factor
+        x = (
+            batch[0]
+            * torch.from_numpy(self.mask)
+            * self.plain
+            * self.space.scale
+            * self.table["scale"][0]
+            * self.factor
+        )
         loss = F.cross_entropy(self(x), batch[1])
         self.log("loss", loss, on_epoch=True)
         return loss
 
 
-def freeze(trainer, module):
+def freeze(_trainer, module):
     module.net[0].requires_grad_(False)
 
 
@@ -422,9 +430,7 @@ SETTINGS = {
     ),
     "a schedule of one's own": Setting(EAGER, make=partial(Scheduled, MomentumSchedule, interval="step")),
     "two schedules": Setting(make=TwoSchedules),
-    "GradientAccumulationScheduler": Setting(
-        callbacks=lambda: [callbacks.GradientAccumulationScheduler({0: 1, 1: 4})]
-    ),
+    "GradientAccumulationScheduler": Setting(callbacks=lambda: [callbacks.GradientAccumulationScheduler({0: 1, 1: 4})]),
     "StochasticWeightAveraging": Setting(
         make=Normed, callbacks=lambda: [callbacks.StochasticWeightAveraging(0.05, 1, 1)], options={"max_epochs": 4}
     ),

@@ -36,8 +36,9 @@ class Remembering:
         self.generator.set_state(state["generator"])
 
 
+@pytest.mark.usefixtures("always_compile")
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in FOREIGN])
-def test_trains_as_ordinary_lightning_does_over_epochs_with_an_odd_last_minibatch(name, always_compile):
+def test_trains_as_ordinary_lightning_does_over_epochs_with_an_odd_last_minibatch(name):
     foreign = FOREIGN[name]
     ordinary = train(foreign.make, None, foreign.loader, **EPOCHS)
     assert_same(train(foreign.make, "eager", foreign.loader, **EPOCHS), ordinary, exactly=True)
@@ -46,8 +47,9 @@ def test_trains_as_ordinary_lightning_does_over_epochs_with_an_odd_last_minibatc
     assert_same(found, ordinary, exactly=foreign.engine == "eager")
 
 
+@pytest.mark.usefixtures("always_compile")
 @pytest.mark.parametrize("name", NAMES)
-def test_trains_so_with_accumulation_and_clipping_for_a_number_of_updates(name, always_compile):
+def test_trains_so_with_accumulation_and_clipping_for_a_number_of_updates(name):
     foreign = FOREIGN[name]
     ordinary = train(foreign.make, None, foreign.loader, **ACCUMULATED)
     assert ordinary.trainer.global_step == 11
@@ -57,9 +59,10 @@ def test_trains_so_with_accumulation_and_clipping_for_a_number_of_updates(name, 
     assert_same(found, ordinary, exactly=foreign.engine == "eager")
 
 
+@pytest.mark.usefixtures("always_compile")
 @pytest.mark.parametrize("engine", ["eager", "auto"])
 @pytest.mark.parametrize("name", NAMES)
-def test_resumes_within_an_epoch_to_the_bits_of_a_run_without_interruption(name, engine, tmp_path, always_compile):
+def test_resumes_within_an_epoch_to_the_bits_of_a_run_without_interruption(name, engine, tmp_path):
     foreign = FOREIGN[name]
 
     def run(folder, engine, steps, ckpt_path=None):

@@ -43,15 +43,17 @@ def as_before():
     reset()
 
 
+@pytest.mark.usefixtures("always_compile")
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in KINDS else pytest.mark.slow) for n in COMPILED])
-def test_what_can_be_compiled_agrees_with_ordinary_training(name, always_compile):
+def test_what_can_be_compiled_agrees_with_ordinary_training(name):
     found = run(name, "auto")
     assert (found.multistep.engine_used, found.multistep.reason) == (FUSED, None)
     assert_same(found, run(name, None), exactly=False)
 
 
+@pytest.mark.usefixtures("always_compile")
 @pytest.mark.parametrize("name", [name for name, (_, engine) in ODD.items() if engine == EAGER])
-def test_what_cannot_be_compiled_has_the_bits_of_ordinary_training_and_one_line_says_why(name, always_compile):
+def test_what_cannot_be_compiled_has_the_bits_of_ordinary_training_and_one_line_says_why(name):
     found = run(name, "auto")
     assert found.multistep.engine_used == EAGER
     assert found.multistep.reason

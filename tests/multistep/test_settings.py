@@ -1,4 +1,4 @@
-"""Options of the trainer, callbacks, schedules, data and changes while training do what they do in ordinary Lightning."""
+"""Options, callbacks, schedules, data and changes while training do what they do in ordinary Lightning."""
 
 import pytest
 
@@ -38,7 +38,10 @@ def run(name, engine):
 def assert_same_rows(rows, expected, exactly):
     assert [row[:2] for row in rows] == [row[:2] for row in expected]
     for (step, name, value), (_, _, other) in zip(rows, expected, strict=True):
-        assert value == pytest.approx(other, rel=0 if exactly else 2e-3, abs=0 if exactly else 2e-5, nan_ok=True), (step, name)
+        assert value == pytest.approx(other, rel=0 if exactly else 2e-3, abs=0 if exactly else 2e-5, nan_ok=True), (
+            step,
+            name,
+        )
 
 
 @pytest.mark.parametrize("name", [name for name, setting in SETTINGS.items() if setting.engine != LIGHTNING])
@@ -49,8 +52,9 @@ def test_eager_has_the_bits_and_the_logged_rows_of_ordinary_training(name):
     assert_same_rows(rows, expected, exactly=True)
 
 
+@pytest.mark.usefixtures("always_compile")
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in SETTINGS])
-def test_auto_agrees_with_ordinary_training(name, always_compile):
+def test_auto_agrees_with_ordinary_training(name):
     (ordinary, expected), (found, rows) = run(name, None), run(name, "auto")
     engine = SETTINGS[name].engine
     assert found.multistep.engine_used == engine, found.multistep.reason

@@ -11,10 +11,11 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from multistep import MultiStep
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
+
+from multistep import MultiStep
 
 FEATURES, CLASSES, SIZE = 6, 4, 16
 
@@ -97,7 +98,7 @@ def train(
     trainer = pl.Trainer(callbacks=[*callbacks, *([multistep] if multistep else [])], **options)
     torch.manual_seed(2)
     random.seed(2)
-    np.random.seed(2)
+    np.random.seed(2)  # noqa: NPY002
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning")
         warnings.filterwarnings("ignore", module="lightning_fabric")

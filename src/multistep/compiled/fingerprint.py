@@ -211,10 +211,25 @@ def _digest(value: Any) -> list[Any]:
         if value.layout != torch.strided or value.is_quantized:
             return [type(value).__name__, Unhashable(f"{id(value)} {value._version}")]
         data = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy() if value.numel() else b""
-        return ["Tensor", str(value.dtype), list(value.shape), value.requires_grad, hashlib.sha256(data).hexdigest()]
+        return [
+            "Tensor",
+            str(value.dtype),
+            list(value.shape),
+            value.requires_grad,
+            hashlib.sha256(memoryview(data)).hexdigest(),
+        ]
     if value.dtype.hasobject:
         return ["ndarray", Unhashable(f"{id(value)} {value!r}")]
-    return ["ndarray", str(value.dtype), list(value.shape), hashlib.sha256(np.ascontiguousarray(value)).hexdigest()]
+    return [
+        "ndarray",
+        str(value.dtype),
+        list(value.shape),
+        hashlib.sha256(memoryview(np.ascontiguousarray(value))).hexdigest(),
+    ]
+
+
+def _sha256(data: Any) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _refuse_hooks(module: nn.Module, name: str) -> None:
@@ -312,13 +327,19 @@ class _Reach:
                     self._follow_value(value)
         for cls in (*mro, *self._wholly):
             for key, value in vars(cls).items():
-                data = not isinstance(value, (*FUNCTIONS, type)) and not _is_dunder(key) and not inspect.isroutine(value)
+                data = (
+                    not isinstance(value, (*FUNCTIONS, type)) and not _is_dunder(key) and not inspect.isroutine(value)
+                )
                 if data and (cls in self._wholly or self.has(key)):
                     self.names.append(_Name(f"{_name_of(cls)}.{key}", cls, key))
 
     def has(self, key: str) -> bool:
         """Returns whether code in reach may read an attribute of this name."""
-        return key in self._reached or not self._reached.isdisjoint(BY_ANY_NAME) or key == "_hparams" and self.has("hparams")
+        return (
+            key in self._reached
+            or not self._reached.isdisjoint(BY_ANY_NAME)
+            or (key == "_hparams" and self.has("hparams"))
+        )
 
     def _follow_value(self, value: Any) -> None:
         if isinstance(value, FUNCTIONS):

@@ -14,10 +14,10 @@ from torch._inductor.decomposition import select_decomp_table
 from torch._inductor.exc import CppCompileError
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from multistep._errors import CannotFuseError
 from multistep.compiled.codegen import build, scratch_for, source_of
 from multistep.compiled.program import Call, Plan
 from multistep.compiled.recorder import Recording, record, recorded_kernels
-from multistep._errors import CannotFuseError
 
 OPTIONS: dict[str, Any] = {
     # Multiplies and adds in one instruction, which rounds once and so more accurately.
@@ -58,12 +58,12 @@ def fast_tanh(x: Tensor) -> Tensor:
 
 def add_product(x: Tensor, y: Any, *, alpha: Any = 1) -> Tensor:
     """x + alpha * y; inductor drops `alpha` where it makes one matrix product of a product and a sum."""
-    return NotImplemented if alpha == 1 else x + y * alpha  # type: ignore[return-value]
+    return NotImplemented if alpha == 1 else x + y * alpha
 
 
 def subtract_product(x: Tensor, y: Any, *, alpha: Any = 1) -> Tensor:
     """x - alpha * y, for the same reason."""
-    return NotImplemented if alpha == 1 else x - y * alpha  # type: ignore[return-value]
+    return NotImplemented if alpha == 1 else x - y * alpha
 
 
 def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
@@ -75,14 +75,14 @@ def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
 
 
 def compile_update(
-    update: Callable[..., None], state: Sequence[Tensor], inputs_each: Sequence[Tensor], folder: Path
+    update: Callable[..., None], state: Sequence[Tensor], minibatches: Sequence[Tensor], folder: Path
 ) -> tuple[Path, Plan]:
     """Compiles an update for tensors of these shapes.
 
     Args:
-        update: called with lists of tensors, `state` and one minibatch of each of `inputs_each`; writes into them in place.
+        update: called with lists of tensors, `state` and one minibatch of each of `minibatches`; it writes into them.
         state: what stays from one minibatch to the next: parameters, buffers, optimizer state.
-        inputs_each: tensors whose first dimension counts minibatches.
+        minibatches: tensors whose first dimension counts minibatches.
         folder: where the library goes.
 
     Returns:
@@ -95,8 +95,8 @@ def compile_update(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what is compiled, or of the compiler
             with suppress(CppCompileError):  # an old compiler, perhaps, for a new processor
-                return _compile(update, state, inputs_each, folder, OPTIONS | TRUSTING)
-            return _compile(update, state, inputs_each, folder, OPTIONS)
+                return _compile(update, state, minibatches, folder, OPTIONS | TRUSTING)
+            return _compile(update, state, minibatches, folder, OPTIONS)
     except CannotFuseError:
         raise
     except Exception as error:  # the compiler's exceptions are of many kinds
@@ -108,15 +108,15 @@ def compile_update(
 def _compile(
     update: Callable[..., None],
     state: Sequence[Tensor],
-    inputs_each: Sequence[Tensor],
+    minibatches: Sequence[Tensor],
     folder: Path,
     options: dict[str, Any],
 ) -> tuple[Path, Plan]:
     # Storages of their own, so that an address tells which tensor it belongs to.
-    inputs = [torch.empty_like(tensor) for tensor in (*state, *(tensor[0] for tensor in inputs_each))]
+    inputs = [torch.empty_like(tensor) for tensor in (*state, *(tensor[0] for tensor in minibatches))]
     with torch.random.fork_rng(devices=[]), torch._inductor.config.patch(options):  # the compiler draws, too
         recording = _record(lambda *all: update(list(all[: len(state)]), list(all[len(state) :])), inputs)
-        advance = [0] * len(state) + [tensor[0].numel() * tensor.itemsize for tensor in inputs_each]
+        advance = [0] * len(state) + [tensor[0].numel() * tensor.itemsize for tensor in minibatches]
         advance += [0] * len(recording.constants)
         calls = tuple(step for step in recording.steps if isinstance(step, Call))
         scratch = max(map(scratch_for, recording.steps), default=0)
