@@ -306,8 +306,9 @@ class StepLoop(_AutomaticOptimization):
         trainer: Any = self.trainer
         left = float("inf") if trainer.max_steps < 0 else trainer.max_steps - trainer.global_step
         if trainer.max_epochs not in (None, -1):
-            epochs = trainer.max_epochs - trainer.current_epoch
-            left = min(left, epochs * trainer.fit_loop.max_batches / trainer.accumulate_grad_batches)
+            minibatches = (trainer.max_epochs - trainer.current_epoch) * trainer.fit_loop.max_batches
+            minibatches -= self._epoch_loop.batch_progress.current.completed
+            left = min(left, minibatches // trainer.accumulate_grad_batches)
         return float(left)
 
     def _renew(self, batch: Any) -> None:

@@ -243,7 +243,7 @@ class TracedUpdate:
         self._rule.clip_in_place([parameters[name] for name in held])
         clipped = {name: parameters[name].grad for name in held if parameters[name].grad is not None}
         own = {name: tensor for name, tensor in parameters.items() if name in held}
-        traced_step(self._optimizer, self._names, own, clipped, kept, rates.unbind())  # type: ignore[arg-type]
+        traced_step(self._optimizer, self._names, own, clipped, kept, rates.unbind())
         if self._sums:
             for key, value in old.items():
                 value.copy_(torch.where(ends, new[key], value))
@@ -255,7 +255,10 @@ class TracedUpdate:
         }
         buffers = {f"module.{name}": value for name, value in now["buffers"].items()}
         step = _Differentiated(self._module, self._trained, self._rule.accumulate)
-        return functional_call(step, {**leaves, **buffers}, (batch,))
+        found: tuple[Captured, dict[str, Tensor], dict[str, Tensor]] = functional_call(
+            step, {**leaves, **buffers}, (batch,)
+        )
+        return found
 
     def _state(self) -> dict[str, Any]:
         module = self._module

@@ -216,7 +216,7 @@ def _digest(value: Any) -> list[Any]:
             str(value.dtype),
             list(value.shape),
             value.requires_grad,
-            hashlib.sha256(memoryview(data)).hexdigest(),
+            _sha256(data),
         ]
     if value.dtype.hasobject:
         return ["ndarray", Unhashable(f"{id(value)} {value!r}")]
@@ -224,7 +224,7 @@ def _digest(value: Any) -> list[Any]:
         "ndarray",
         str(value.dtype),
         list(value.shape),
-        hashlib.sha256(memoryview(np.ascontiguousarray(value))).hexdigest(),
+        _sha256(np.ascontiguousarray(value)),
     ]
 
 
