@@ -31,6 +31,8 @@ OPTIONS: dict[str, Any] = {
 # The compiler tests each instruction set that the processor reports by building a program, which takes 6 s.
 TRUSTING: dict[str, Any] = {"cpp.vec_isa_ok": True}
 
+# What torch raises where a number is read off a tensor while tracing.
+DEPENDS_ON_VALUES = {"GuardOnDataDependentSymNode", "DataDependentOutputException", "DynamicOutputShapeException"}
 MOST_OPERATIONS = 3_000  # in an update; to compile so many takes about a minute
 
 # Rational approximation of tanh (Eigen's and XLA's coefficients), of odd and even powers, highest first.
@@ -100,9 +102,11 @@ def compile_update(
     except CannotFuseError:
         raise
     except Exception as error:  # the compiler's exceptions are of many kinds
+        if type(error).__name__ in DEPENDS_ON_VALUES:
+            raise CannotFuseError("training_step, or the optimizer, branches on the values of tensors") from error
         lines = str(error).strip().splitlines()
         reason = next((line for line in lines if "error:" in line), lines[0] if lines else "")
-        raise CannotFuseError(f"the network cannot be compiled here ({type(error).__name__}: {reason})") from error
+        raise CannotFuseError(f"it cannot be compiled here ({type(error).__name__}: {reason[:160]})") from error
 
 
 def _compile(
