@@ -34,6 +34,7 @@ from multistep._tree import flatten, rebuild
 SECONDS = 0.25  # after which a chunk ends, so that progress is seen and signals are heard
 CHECKED_EVERY = 10_000  # updates after which compiled ones are compared with the module's own step again
 COMPILATIONS = 3  # in a run, because something has changed
+OTHERS = 5  # minibatches of another layout in turn that Lightning hands over, until one is compiled for
 
 
 class StepLoop(_AutomaticOptimization):
@@ -62,6 +63,7 @@ class StepLoop(_AutomaticOptimization):
         self._longest = 1
         self._random_state: Tensor | None = None
         self._data_draw: bool | None = None
+        self._others = 0
 
     def install(self) -> None:
         """Takes the place of Lightning's loop."""
@@ -101,7 +103,8 @@ class StepLoop(_AutomaticOptimization):
         tensors = None
         if self._engine is not None:
             tensors, layout = self._flattened(batch)
-            tensors = tensors if layout == self._engine.layout else None
+            if layout != self._engine.layout:
+                tensors = self._other_layout(tensors, layout, batch)
         if tensors is None:
             with self._capturing():
                 outputs = super().run(optimizer, batch_idx, kwargs)
@@ -242,6 +245,18 @@ class StepLoop(_AutomaticOptimization):
         except TypeError:
             return None, None
 
+    def _other_layout(self, tensors: list[Tensor] | None, layout: Any, batch: Any) -> list[Tensor] | None:
+        """Returns None where a minibatch is to be performed as Python; many of them in turn are compiled for anew."""
+        self._others += 1
+        if self._others < OTHERS:
+            return None
+        try:
+            self._compile_anew(batch)
+        except CannotFuseError as error:
+            self._fall_back(f"after {self.trainer.global_step:,} updates: {error}")
+        self._others = 0
+        return tensors if self._engine is not None and layout == self._engine.layout else None
+
     def _note_draws(self) -> None:
         """Notes whether fetching a minibatch draws from torch's generator; the first of an epoch may seed a sampler."""
         if self._random_state is not None and self._epoch_loop.batch_idx > 0 and self._fetched_before:
@@ -261,7 +276,7 @@ class StepLoop(_AutomaticOptimization):
         wanted = self._owner.wanted
         if wanted == "eager":
             self._decided = True
-            self._owner.tell("eager", self._owner.reason or "as asked")
+            self._owner.tell("eager", "as asked" if self._owner.engine == "eager" else "as before the interruption")
         elif self.trainer.global_step > 0:
             self._decided = True
             try:
@@ -317,14 +332,17 @@ class StepLoop(_AutomaticOptimization):
         engine, trainer = self._engine, self.trainer
         try:
             if engine.is_outdated(Rule.of(trainer), averages_of(trainer)) or engine.changed():
-                self._compilations += 1
-                if self._compilations > COMPILATIONS:
-                    raise CannotFuseError("the module or the optimizer changes again and again")
-                self._engine = self._compiled(self._last_batch if batch is None else batch, "fused")
+                self._compile_anew(self._last_batch if batch is None else batch)
             elif trainer.global_step - self._checked_at >= CHECKED_EVERY:
                 self._compare(self._last_batch if batch is None else batch)
         except CannotFuseError as error:
             self._fall_back(f"after {trainer.global_step:,} updates: {error}")
+
+    def _compile_anew(self, batch: Any) -> None:
+        self._compilations += 1
+        if self._compilations > COMPILATIONS:
+            raise CannotFuseError("the module, the optimizer or the minibatches change again and again")
+        self._engine = self._compiled(batch, "fused")
 
     def _compare(self, batch: Any) -> None:
         assert self._engine is not None
@@ -480,8 +498,9 @@ class StepLoop(_AutomaticOptimization):
 
     def _keep(self, outputs: Sequence[Tensor], last: Sequence[Tensor]) -> None:
         assert self._engine is not None
+        self._others = 0
         self._losses.append(outputs[0])
-        self._last_batch = rebuild(self._engine.layout, list(last))
+        self._last_batch = rebuild(self._engine.layout, [tensor.clone() for tensor in last])
         rest = iter(outputs[1:])
         for log in self._engine.captured.logs:
             if isinstance(log.value, Tensor):

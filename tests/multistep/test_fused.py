@@ -15,7 +15,7 @@ from pytorch_lightning import Callback
 from multistep import EngineMismatchError, _fused, _loop
 from multistep.compiled import cache, program
 from tests.multistep.odd import BufferInPlace, Dropout, ReadsAGlobal
-from tests.multistep.training import SIZE, Classifier, assert_same, loader, train
+from tests.multistep.training import SIZE, Classifier, assert_same, examples, loader, train
 
 LONG = partial(loader, 200 * SIZE)
 
@@ -187,6 +187,29 @@ def test_an_interrupt_finds_weights_and_counters_that_agree(tmp_path):
     for name, value in until.module.state_dict().items():
         torch.testing.assert_close(saved["state_dict"][name], value, rtol=0, atol=0)
     assert whole.trainer.global_step == 200
+
+
+class Widening:
+    """Minibatches that are wider from the second epoch on, as after a search for the batch size."""
+
+    def __init__(self):
+        self.epochs = 0
+
+    def __len__(self):
+        return 10
+
+    def __iter__(self):
+        self.epochs += 1
+        x, y = examples().tensors
+        size = SIZE if self.epochs == 1 else 2 * SIZE
+        return iter([(x[i : i + size], y[i : i + size]) for i in range(10)])
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_minibatches_of_another_size_are_compiled_for_where_they_stay(said):
+    found = train(Classifier, "fused", Widening(), max_epochs=10)
+    assert_same(found, train(Classifier, None, Widening(), max_epochs=10), exactly=False)
+    assert said.count("engine fused: compiling ...") == 2
 
 
 def test_seconds_to_compile_are_remembered(own_cache):
