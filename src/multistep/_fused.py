@@ -131,6 +131,20 @@ class FusedEngine:
                     parameter.grad = None
         return outputs
 
+    def restoring(self) -> Callable[[], None]:
+        """Returns what puts all tensors that an update changes back to what they are now."""
+        state = [(tensor, tensor.clone()) for tensor in self._update.state()]
+        gradients = [(parameter, parameter.grad) for parameter in self._module.parameters()]
+
+        def restore() -> None:
+            with torch.no_grad():
+                for tensor, value in state:
+                    tensor.copy_(value)
+            for parameter, gradient in gradients:
+                parameter.grad = gradient
+
+        return restore
+
     def check(self, batch: Any) -> str | None:
         """Performs one update with a minibatch on copies, compiled and by plain PyTorch; returns what differs."""
         self._batch = batch

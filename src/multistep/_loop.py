@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -105,14 +105,13 @@ class StepLoop(_AutomaticOptimization):
             tensors, layout = self._flattened(batch)
             if layout != self._engine.layout:
                 tensors = self._other_layout(tensors, layout, batch)
-        if tensors is None:
+        outputs = None if tensors is None else self._run_fused(tensors, optimizer, batch)
+        if outputs is None:
             with self._capturing():
                 outputs = super().run(optimizer, batch_idx, kwargs)
             if outputs:
                 scale = self.trainer.accumulate_grad_batches
                 self._losses.append((outputs["loss"] * scale if scale > 1 else outputs["loss"]).reshape(1))
-        else:
-            outputs = self._run_fused(tensors, optimizer, batch)
         if self._losses:
             outputs["losses"] = torch.cat([loss.reshape(-1) for loss in self._losses])
             outputs["logged"] = {name: torch.cat(values) for name, values in self._logged.items()}
@@ -358,6 +357,10 @@ class StepLoop(_AutomaticOptimization):
         self._engine = None
         self._owner.fall_back(reason, self.trainer)
 
+    def _fall_back_from(self, error: Exception) -> None:
+        line = (str(error).splitlines() or [""])[0]
+        self._fall_back(f"after {self.trainer.global_step:,} updates: {type(error).__name__}: {line}")
+
     def _take_fused(self, fetcher: Any, most: int) -> int:
         """Fetches and performs minibatches; returns how many, 0 where only the last of the epoch is left."""
         assert self._engine is not None
@@ -396,12 +399,18 @@ class StepLoop(_AutomaticOptimization):
         ends = [(ready + n) % each == 0 for n in range(1, count + 1)]
         optimizer = trainer.optimizers[0]
         progress = loop.scheduler_progress
+        undo = self._undoing()
         rates = upcoming_rates(optimizer, trainer.lr_scheduler_configs, ready, ends, progress)
         wanted, count, ends = count, len(rates), ends[: len(rates)]
         started = time.perf_counter()
         with _deferring_interrupts():
-            some = [tensor[:count] for tensor in tensors]
-            outputs = engine.run(some, rates, torch.tensor(ends), self._due(first, ends), ready % each != 0)
+            some, due = [tensor[:count] for tensor in tensors], self._due(first, ends)
+            try:
+                outputs = engine.run(some, rates, torch.tensor(ends), due, ready % each != 0)
+            except Exception as error:  # of whatever minibatch: performed one by one, it is raised where it belongs
+                undo()
+                self._fall_back_from(error)
+                return 0
             self._seconds = max((time.perf_counter() - started) / count, 1e-6)
             self._account(outputs, ends, tensors)
         self._keep(outputs, [tensor[count - 1] for tensor in tensors])
@@ -409,16 +418,48 @@ class StepLoop(_AutomaticOptimization):
             self._fall_back(f"after {trainer.global_step:,} updates: a schedule changes more than the learning rate")
         return count
 
-    def _run_fused(self, tensors: list[Tensor], optimizer: Optimizer, batch: Any) -> dict[str, Any]:
-        """Performs the minibatch that Lightning hands over, of which it keeps all accounts but the optimizer's."""
+    def _undoing(self) -> Callable[[], None]:
+        """Returns what puts all that a chunk changes back to what it is now."""
+        assert self._engine is not None
+        trainer: Any = self.trainer
+        restore, random_state = self._engine.restoring(), torch.get_rng_state()
+        averages = [callback for callback in trainer.callbacks if isinstance(callback, WeightAveraging)]
+        progress = self._epoch_loop.scheduler_progress
+        objects = [config.scheduler for config in trainer.lr_scheduler_configs]
+        objects += [*averages, progress.total, progress.current]
+        attributes = [(vars(each), dict(vars(each))) for each in objects]
+        attributes += [(group, dict(group)) for group in trainer.optimizers[0].param_groups]
+
+        def undo() -> None:
+            restore()
+            torch.set_rng_state(random_state)
+            for now, before in attributes:
+                now.clear()
+                now.update(before)
+
+        return undo
+
+    def _run_fused(self, tensors: list[Tensor], optimizer: Optimizer, batch: Any) -> dict[str, Any] | None:
+        """Performs the minibatch that Lightning hands over, of which it keeps all accounts but the optimizer's.
+
+        Returns None where that raises, and has changed nothing.
+        """
         assert self._engine is not None
         assert self._replay is not None
         ends = not self.trainer.fit_loop._should_accumulate()
         rates = torch.tensor([[float(group["lr"]) for group in optimizer.param_groups]], dtype=torch.float64)
-        due = self._due(self.trainer.global_step, [ends])
+        undo, due = self._undoing(), self._due(self.trainer.global_step, [ends])
         with _deferring_interrupts():
             within = self._epoch_loop.batch_idx % self.trainer.accumulate_grad_batches != 0
-            outputs = self._engine.run([tensor[None] for tensor in tensors], rates, torch.tensor([ends]), due, within)
+            one = [tensor[None] for tensor in tensors]
+            try:
+                outputs = self._engine.run(one, rates, torch.tensor([ends]), due, within)
+            except Exception as error:
+                undo()
+                self._fall_back(
+                    f"after {self.trainer.global_step:,} updates: {type(error).__name__}: {error}".splitlines()[0]
+                )
+                return None
             self._count_optimizer([ends], self._epoch_loop.batch_idx)
         self._replay(outputs, 0, 1)
         self._keep(outputs, tensors)

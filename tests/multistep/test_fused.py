@@ -11,11 +11,12 @@ from functools import partial
 import pytest
 import torch
 from pytorch_lightning import Callback
+from torch.utils.data import DataLoader, TensorDataset
 
 from multistep import EngineMismatchError, _fused, _loop
 from multistep.compiled import cache, program
 from tests.multistep.odd import BufferInPlace, Dropout, ReadsAGlobal
-from tests.multistep.training import SIZE, Classifier, assert_same, examples, loader, train
+from tests.multistep.training import CLASSES, SIZE, Classifier, assert_same, examples, loader, train
 
 LONG = partial(loader, 200 * SIZE)
 
@@ -187,6 +188,39 @@ def test_an_interrupt_finds_weights_and_counters_that_agree(tmp_path):
     for name, value in until.module.state_dict().items():
         torch.testing.assert_close(saved["state_dict"][name], value, rtol=0, atol=0)
     assert whole.trainer.global_step == 200
+
+
+class Failing(Classifier):
+    """Raises in the one minibatch that holds a class which is not there."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        return loss + torch.ones(CLASSES)[batch[1] + 0].sum()
+
+
+@pytest.mark.parametrize("engine", ["eager", "auto"])
+@pytest.mark.usefixtures("always_compile")
+def test_an_error_in_a_step_comes_at_its_update_and_finds_the_state_before_it(engine, tmp_path):
+    class Saving(Callback):
+        def on_exception(self, trainer, pl_module, exception):
+            trainer.save_checkpoint(tmp_path / f"{name}.ckpt")
+
+    def data():
+        x, y = examples().tensors
+        y[13 * SIZE + 3] = 17
+        return DataLoader(TensorDataset(x, y), SIZE)
+
+    for name in ("ordinary", engine):
+        with pytest.raises(IndexError):
+            train(Failing, None if name == "ordinary" else name, data, [Saving()])
+    ordinary, found = (torch.load(tmp_path / f"{name}.ckpt", weights_only=True) for name in ("ordinary", engine))
+    assert found["global_step"] == ordinary["global_step"] == 13
+    assert (
+        found["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        == ordinary["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    )
+    for name, value in ordinary["state_dict"].items():
+        torch.testing.assert_close(found["state_dict"][name], value)
 
 
 class Widening:
