@@ -456,9 +456,7 @@ class StepLoop(_AutomaticOptimization):
                 outputs = self._engine.run(one, rates, torch.tensor([ends]), due, within)
             except Exception as error:
                 undo()
-                self._fall_back(
-                    f"after {self.trainer.global_step:,} updates: {type(error).__name__}: {error}".splitlines()[0]
-                )
+                self._fall_back_from(error)
                 return None
             self._count_optimizer([ends], self._epoch_loop.batch_idx)
         self._replay(outputs, 0, 1)
