@@ -157,7 +157,7 @@ class FusedEngine:
         originals = [tensor for tensor in self._update.state() if not isinstance(tensor, torch.nn.Parameter)]
         changeable = [*self._module.parameters(), *originals]
         with guarded(), self._fingerprint.preserved(), unchanged(changeable), self._context():
-            reference = Reference(self._module, self._optimizer, self._rule)
+            reference = Reference(self._module, self._optimizer, self._rule, self._fingerprint)
             if perturbed:
                 _check.perturb([parameter.detach() for parameter in reference.module.parameters()])
             outcome = reference.run([self._batch] * (updates * self._rule.accumulate), self._rates())
@@ -205,7 +205,7 @@ class FusedEngine:
         compile_update = _compiler()
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps a library in use
             inputs = self._trial_inputs(1)
-            tracing_update = tracing(self._update, self._module, self._optimizer)
+            tracing_update = tracing(self._update, self._module, self._optimizer, self._fingerprint)
             with self._fingerprint.preserved(), tracing_update as traced, self._context():
                 code, plan = compile_update(traced, self._update.state(), inputs, Path(folder))
             assert traced.captured is not None

@@ -68,7 +68,7 @@ def guarded() -> Iterator[None]:
     with ExitStack() as stack, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they were heard at the first update, which Lightning itself performs
         stack.enter_context(torch.random.fork_rng(devices=[]))
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         for name in OF_THE_MODULE:
             new: Any = refused(f"training_step reads self.{name}")
             if isinstance(vars(LightningModule).get(name), property):

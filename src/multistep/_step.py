@@ -78,10 +78,10 @@ class Outcome:
 class Reference:
     """Updates of copies of a module and its optimizer by plain PyTorch, at raised learning rates if these are zero."""
 
-    def __init__(self, module: LightningModule, optimizer: Optimizer, rule: Rule) -> None:
+    def __init__(self, module: LightningModule, optimizer: Optimizer, rule: Rule, fingerprint: Fingerprint) -> None:
         self.module, self.optimizer = copied(module, optimizer)
         self._rule = rule
-        self._fingerprint = Fingerprint(self.module)
+        self._fingerprint = fingerprint
         self.draws = False  # whether a step draws random numbers
 
     def run(self, minibatches: Sequence[Any], rates: Sequence[float]) -> Outcome:
@@ -303,10 +303,11 @@ class _Differentiated(nn.Module):
 
 
 @contextmanager
-def tracing(update: TracedUpdate, module: LightningModule, optimizer: Optimizer) -> Iterator[TracedUpdate]:
+def tracing(
+    update: TracedUpdate, module: LightningModule, optimizer: Optimizer, fingerprint: Fingerprint
+) -> Iterator[TracedUpdate]:
     """Within, a traced update of copies may be traced; raises a CannotFuseError where tracing changed the copies."""
     twin, other = copied(module, optimizer)
-    fingerprint = Fingerprint(twin)
     before = fingerprint.describe(twin)
     with guarded():
         yield TracedUpdate(twin, other, update._rule, update._averages, update._layout)

@@ -37,6 +37,7 @@ HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backwa
 KNOWN_PACKAGES = {"torch", "pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics", "numpy", "multistep"}
 # Code with one of these may read an attribute whose name it does not have.
 BY_ANY_NAME = {"getattr", "setattr", "vars", "__dict__", "locals", "globals", "eval", "exec"}
+MAKING = ("__init__", "__new__", "__init_subclass__", "__class_getitem__")  # no step makes modules
 DEEPEST, MOST = 12, 20_000  # levels and values of a description
 
 
@@ -252,6 +253,7 @@ def _is_empty(cell: types.CellType) -> bool:
     return False
 
 
+@functools.lru_cache(maxsize=1_000)
 def _code(code: types.CodeType) -> str:
     constants = [_code(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts]
     return hashlib.sha256(code.co_code + repr((constants, code.co_names)).encode()).hexdigest()
@@ -316,15 +318,16 @@ class _Reach:
         while size != (size := (len(self._reached), len(self._seen))):
             for cls in mro:
                 for key, value in vars(cls).items():
-                    if isinstance(value, FUNCTIONS) and (self.has(key) or (_is_dunder(key) and key != "__init__")):
+                    if isinstance(value, FUNCTIONS) and key not in MAKING and (self.has(key) or _is_dunder(key)):
                         self._follow(value)
             for child in modules:
                 for key, value in child.__dict__.items():
                     if self.has(key):
                         self._follow_value(value)
             for cls in list(self._wholly):
-                for value in list(vars(cls).values()):
-                    self._follow_value(value)
+                for key, value in list(vars(cls).items()):
+                    if key not in MAKING or not issubclass(cls, nn.Module):
+                        self._follow_value(value)
         for cls in (*mro, *self._wholly):
             for key, value in vars(cls).items():
                 data = (
@@ -416,8 +419,10 @@ def _imported(module: types.ModuleType) -> Iterator[str]:
             yield name
 
 
+@functools.cache
 def _is_foreign(name: str) -> bool:
-    return name.partition(".")[0] not in {*KNOWN_PACKAGES, *sys.stdlib_module_names} or name == "__main__"
+    top = name.partition(".")[0]
+    return (top not in KNOWN_PACKAGES and top not in sys.stdlib_module_names) or name == "__main__"
 
 
 def _is_own_module(name: str) -> bool:
