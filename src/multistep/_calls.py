@@ -159,7 +159,14 @@ def single_step_reason(trainer: Any) -> str | None:
 
 
 def _overridden(hooks: tuple[str, ...], instance: Any, parent: type) -> list[str]:
-    return [hook for hook in hooks if is_overridden(hook, instance, parent)]
+    return [hook for hook in hooks if _is_overridden(hook, instance, parent)]
+
+
+def _is_overridden(hook: str, instance: Any, parent: type) -> bool:
+    try:
+        return bool(is_overridden(hook, instance, parent))
+    except AttributeError:  # a callable object stands for it
+        return True
 
 
 def minibatches_until_a_call(trainer: Any) -> int:

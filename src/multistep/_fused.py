@@ -60,9 +60,12 @@ class FusedEngine:
         self._batch, self._context, self._say = batch, context, say
         self.draws = False  # whether a step draws random numbers
         try:
-            _, self.layout = flatten(batch)
+            tensors, self.layout = flatten(batch)
         except TypeError as error:
             raise CannotFuseError(str(error)) from error
+        storages = {tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel()}
+        if len(storages) < sum(tensor.numel() > 0 for tensor in tensors):
+            raise CannotFuseError("tensors of a minibatch share their memory")
         with _explained("described"):
             self._update = TracedUpdate(module, optimizer, rule, averages, self.layout)
             devices = {tensor.device.type for tensor in self._update.state()} | {t[2].type for t in self.layout.tensors}
@@ -96,8 +99,10 @@ class FusedEngine:
                 fastest = use_fastest(list(programs), lambda number: programs[number].run(inputs, count))
         self._program = programs[fastest]
 
-    def is_outdated(self, rule: Rule, averages: Sequence[Average]) -> bool:
-        """Returns whether an update does something else beside the optimizer's step than what was compiled."""
+    def is_outdated(self, optimizer: Optimizer, rule: Rule, averages: Sequence[Average]) -> bool:
+        """Returns whether updates are another optimizer's, or do something else beside its step."""
+        if optimizer is not self._optimizer:
+            return True
         return rule != self._rule or [a.description() for a in averages] != [a.description() for a in self._averages]
 
     def changed(self) -> bool:

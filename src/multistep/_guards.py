@@ -5,11 +5,14 @@ at every update, so it is noticed here, and the step is performed as Python.
 """
 
 import builtins
+import io
 import logging
 import random
+import sys
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 from unittest import mock
 
@@ -34,6 +37,7 @@ OF_THE_MODULE = (
     "manual_backward",
     "print",
 )
+SEED = 0x5EED_0F_7E575  # which no step gives
 OF_THE_TRAINER = ("global_step", "current_epoch", "callback_metrics", "logged_metrics", "progress_bar_metrics")
 
 
@@ -53,12 +57,16 @@ RefusingIndex: Any = type(
 def guarded() -> Iterator[None]:
     """Within, a step that reads the trainer, prints, or draws from Python's or NumPy's generators is refused.
 
-    Afterwards the random states are what they were before, torch's included; within, torch's begins with seed 0.
+    Afterwards the random states are what they were before; within, torch's begins with a seed of its own.
     """
     found: list[str] = []
 
-    def refused(what: str) -> Any:
-        def raise_(*_: Any, **__: Any) -> Any:
+    thread = threading.get_ident()
+
+    def refused(what: str, original: Any = None) -> Any:
+        def raise_(*args: Any, **kwargs: Any) -> Any:
+            if original is not None and threading.get_ident() != thread:
+                return original(*args, **kwargs)
             found.append(what)
             raise CannotFuseError(what)
 
@@ -68,7 +76,9 @@ def guarded() -> Iterator[None]:
     with ExitStack() as stack, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they were heard at the first update, which Lightning itself performs
         stack.enter_context(torch.random.fork_rng(devices=[]))
-        torch.default_generator.manual_seed(0)
+        torch.default_generator.manual_seed(SEED)
+        for name in ("manual_seed", "seed", "set_rng_state"):
+            stack.enter_context(mock.patch.object(torch, name, refused("training_step seeds torch's generator")))
         for name in OF_THE_MODULE:
             new: Any = refused(f"training_step reads self.{name}")
             if isinstance(vars(LightningModule).get(name), property):
@@ -78,9 +88,14 @@ def guarded() -> Iterator[None]:
             stack.enter_context(
                 mock.patch.object(Trainer, name, property(refused(f"training_step reads its trainer's {name}")))
             )
-        stack.enter_context(mock.patch.object(builtins, "print", refused("training_step prints")))
+        stack.enter_context(mock.patch.object(builtins, "print", refused("training_step prints", print)))
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(AttributeError, TypeError):  # one of another kind
+                write = refused("training_step prints", stream.write)
+                stack.enter_context(mock.patch.object(stream, "write", write))
         stack.enter_context(mock.patch.object(builtins, "input", refused("training_step asks for input")))
-        stack.enter_context(mock.patch.object(builtins, "open", _refusing_to_write(builtins.open, refused)))
+        for module in (builtins, io):
+            stack.enter_context(mock.patch.object(module, "open", _refusing_to_write(open, refused, thread)))
         stack.enter_context(mock.patch.object(logging.Logger, "callHandlers", _only_libraries(refused)))
         try:
             yield
@@ -94,13 +109,11 @@ def guarded() -> Iterator[None]:
         raise CannotFuseError("training_step draws from Python's or NumPy's random numbers")
 
 
-def _refusing_to_write(original: Any, refused: Any) -> Any:
+def _refusing_to_write(original: Any, refused: Any, thread: int) -> Any:
     def open_(file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-        return (
+        if set(mode) & set("wax+") and threading.get_ident() == thread:
             refused("training_step writes a file")()
-            if set(mode) & set("wax+")
-            else original(file, mode, *args, **kwargs)
-        )
+        return original(file, mode, *args, **kwargs)
 
     return open_
 

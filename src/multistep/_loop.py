@@ -25,7 +25,15 @@ from multistep._calls import minibatches_until_a_call
 from multistep._errors import CannotFuseError, EngineMismatchError
 from multistep._fused import FusedEngine
 from multistep._logs import QuickLog, Replay
-from multistep._minibatches import Odd, Source, Stacked, as_lightning_hands_it, longest_chunk, take_one
+from multistep._minibatches import (
+    Odd,
+    Source,
+    Stacked,
+    as_lightning_hands_it,
+    longest_chunk,
+    refused_data,
+    take_one,
+)
 from multistep._optimizers import plain_step
 from multistep._schedules import changes_more_than_the_learning_rate, upcoming_rates
 from multistep._step import Rule
@@ -133,6 +141,8 @@ class StepLoop(_AutomaticOptimization):
         started = time.monotonic()
         trainer: Any = self.trainer
         if left > 0 and self._engine is not None:
+            if self._engine.draws and self._epoch_loop.batch_progress.current.ready == 0:
+                return  # the first minibatch of an epoch may seed a sampler
             self._renew(None)
         while left > 0 and not (trainer.should_stop or trainer.received_sigterm):
             if self._engine is None or self._data_draw is None:
@@ -148,7 +158,7 @@ class StepLoop(_AutomaticOptimization):
                 if not done:
                     return
                 left -= done
-            if time.monotonic() - started > SECONDS:
+            if trainer.world_size == 1 and time.monotonic() - started > SECONDS:  # several have to end it together
                 return
 
     # Eager minibatches
@@ -291,6 +301,8 @@ class StepLoop(_AutomaticOptimization):
         trainer: Any = self.trainer
         if trainer.world_size > 1:
             raise CannotFuseError("several processes exchange their gradients at every update")
+        if reason := refused_data(trainer):
+            raise CannotFuseError(reason)
         for config in trainer.lr_scheduler_configs:
             if changes_more_than_the_learning_rate(config.scheduler):
                 raise CannotFuseError(f"the schedule {type(config.scheduler).__name__} changes the momentum, too")
@@ -312,6 +324,7 @@ class StepLoop(_AutomaticOptimization):
         self._owner.note_threads()
         self._replay = Replay(trainer.lightning_module, engine.captured)
         self._source = Source(trainer)
+        self._layout = engine.layout
         self._longest = longest_chunk(engine.layout, engine.captured.tensors())
         self._last_batch, self._checked_at = batch, trainer.global_step
         return engine
@@ -330,7 +343,7 @@ class StepLoop(_AutomaticOptimization):
         assert self._engine is not None
         engine, trainer = self._engine, self.trainer
         try:
-            if engine.is_outdated(Rule.of(trainer), averages_of(trainer)) or engine.changed():
+            if engine.is_outdated(trainer.optimizers[0], Rule.of(trainer), averages_of(trainer)) or engine.changed():
                 self._compile_anew(self._last_batch if batch is None else batch)
             elif trainer.global_step - self._checked_at >= CHECKED_EVERY:
                 self._compare(self._last_batch if batch is None else batch)
@@ -368,11 +381,7 @@ class StepLoop(_AutomaticOptimization):
         most = min(most, self._longest, max(1, int(SECONDS / self._seconds)))
         state = torch.get_rng_state() if self._engine.draws else None
         pieces = self._source.take(fetcher, most, self._engine.layout)
-        if (
-            state is not None
-            and not torch.equal(state, torch.get_rng_state())
-            and self._epoch_loop.batch_progress.current.ready
-        ):
+        if state is not None and not torch.equal(state, torch.get_rng_state()):
             self._data_draw = True
             self._refuse_both()
         done = 0

@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningDataModule, LightningModule
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.loops.fetchers import _DataFetcher
 from pytorch_lightning.plugins.precision import MixedPrecision, Precision
 from pytorch_lightning.trainer import call
 from pytorch_lightning.utilities.model_helpers import is_overridden
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 from torch.utils.data.dataloader import _DatasetKind, _SingleProcessDataLoaderIter
 
@@ -44,7 +46,12 @@ Pieces = list[Stacked | Odd]
 def take_one(fetcher: Any) -> tuple[Any] | None:
     """Returns a tuple of the next minibatch, or None where it is the last of the epoch, which stays for Lightning."""
     if fetcher.length is not None:
-        return None if fetcher.fetched + 1 >= fetcher.length else (next(fetcher)[0],)
+        if fetcher.fetched + 1 >= fetcher.length:
+            return None
+        try:
+            return (next(fetcher)[0],)
+        except StopIteration:  # the length that it gives is not true
+            return None
     try:  # one that is fetched in advance tells whether another follows
         fetcher.batches.append(_DataFetcher.__next__(fetcher))
     except StopIteration:
@@ -59,6 +66,62 @@ def as_lightning_hands_it(trainer: Any, batch: Any) -> Any:
     return call._call_strategy_hook(trainer, "batch_to_device", batch, dataloader_idx=0)
 
 
+def refused_data(trainer: Any) -> str | None:
+    """Returns why minibatches cannot be fetched before the updates that come before them, or None.
+
+    Hooks around their transfer, and data that can reach the module or the trainer, may depend on those updates.
+    """
+    data = trainer._data_connector._datahook_selector
+    owners: list[tuple[Any, type]] = [(data.model, LightningModule)]
+    owners += [(data.datamodule, LightningDataModule)] if data.datamodule is not None else []
+    for owner, kind in owners:
+        for hook in TRANSFER_HOOKS:
+            if is_overridden(hook, owner, kind):
+                return f"{type(owner).__name__} overrides {hook}"
+    loaders = trainer.fit_loop._combined_loader.flattened
+    return "the data can reach the module or the trainer" if any(_reaches(each, set()) for each in loaders) else None
+
+
+def _reaches(value: Any, seen: set[int], depth: int = 6) -> bool:
+    """True where an object holds a trainer or a module with parameters, in its attributes or what they hold."""
+    if isinstance(value, Trainer):
+        return True
+    if isinstance(value, nn.Module):
+        return isinstance(value, LightningModule) or next(value.parameters(), None) is not None
+    if id(value) in seen or depth == 0 or isinstance(value, (Tensor, str, bytes, type)):
+        return False
+    seen.add(id(value))
+    inner: list[Any] = list(getattr(value, "__dict__", {}).values()) if not isinstance(value, ModuleType) else []
+    if isinstance(value, FunctionType):
+        inner += [cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell)]
+        inner += [value.__globals__[name] for name in value.__code__.co_names if name in value.__globals__]
+    elif isinstance(value, MethodType):
+        inner += [value.__func__, value.__self__]
+    elif isinstance(value, partial):
+        inner += [value.func, *value.args, *value.keywords.values()]
+    elif isinstance(value, (list, tuple, set)) and len(value) < 1_000:
+        inner += list(value)
+    elif isinstance(value, dict) and len(value) < 1_000:
+        inner += list(value.values())
+    code = [
+        getattr(type(value), name, None) for name in ("__getitem__", "__getitems__", "__iter__", "__next__", "draw")
+    ]
+    inner += [method for method in code if isinstance(method, FunctionType) and _is_foreign(method)]
+    return any(_reaches(each, seen, depth - 1) for each in inner)
+
+
+def _is_filled(cell: CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
+
+
+def _is_foreign(function: FunctionType) -> bool:
+    return function.__module__.partition(".")[0] not in ("torch", "pytorch_lightning", "lightning_fabric", "builtins")
+
+
 class Source:
     """Fetches stacked minibatches for a trainer on the CPU.
 
@@ -70,11 +133,8 @@ class Source:
 
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
-        data = trainer._data_connector._datahook_selector
-        owners: list[tuple[Any, type]] = [(data.model, LightningModule)]
-        owners += [(data.datamodule, LightningDataModule)] if data.datamodule is not None else []
-        hooks = any(is_overridden(hook, owner, kind) for owner, kind in owners for hook in TRANSFER_HOOKS)
-        self._as_they_are = not hooks and type(trainer.precision_plugin).convert_input in IDENTITIES
+        self._as_they_are = type(trainer.precision_plugin).convert_input in IDENTITIES
+        self._error: Exception | None = None
 
     def take(self, fetcher: Any, most: int, layout: Layout) -> Pieces:
         """Returns up to `most` minibatches in their order, without the last of the epoch, which stays for Lightning.
@@ -90,9 +150,14 @@ class Source:
         return many or self._one_by_one(fetcher, most, layout)
 
     def _one_by_one(self, fetcher: Any, most: int, layout: Layout) -> Pieces:
+        if self._error is not None:
+            raise self._error
         batches: list[Any] = []
-        while len(batches) < most and (found := take_one(fetcher)) is not None:
-            batches.append(as_lightning_hands_it(self._trainer, found[0]))
+        try:
+            while len(batches) < most and (found := take_one(fetcher)) is not None:
+                batches.append(as_lightning_hands_it(self._trainer, found[0]))
+        except Exception as error:  # of the loader: raised when what came before it has been performed
+            self._error = error
         return _pieces(batches, layout)
 
     def _drawn(self, fetcher: Any, most: int, layout: Layout) -> Pieces | None:

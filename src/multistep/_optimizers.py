@@ -3,7 +3,7 @@
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -48,10 +48,10 @@ def has_step_hooks(optimizer: Optimizer) -> bool:
 
 def plain_step(optimizer: Optimizer) -> Callable[[], Any] | None:
     """Returns the optimizer's step without torch's wrappers for profilers and schedules; None if others wrap it."""
-    own = vars(optimizer).get("step")
-    if has_step_hooks(optimizer) or (own is not None and not hasattr(own, "_wrapped_by_lr_sched")):
+    own, step = vars(optimizer).get("step"), cast(Any, type(optimizer).step)
+    of_a_schedule = hasattr(own, "_wrapped_by_lr_sched") and getattr(own, "__wrapped__", None) is step
+    if has_step_hooks(optimizer) or (own is not None and not of_a_schedule):
         return None
-    step: Any = type(optimizer).step
     step = step.__wrapped__ if hasattr(step, "hooked") else step
     return lambda: step(optimizer)
 

@@ -100,7 +100,10 @@ class Reference:
         captured: Captured | None = None
         for number, batch in enumerate(minibatches, 1):
             tensors, layout = flatten(batch)  # copied, as a step may change its minibatch
-            found = perform_step(self.module, rebuild(layout, [tensor.detach().clone() for tensor in tensors]))
+            copies = [tensor.detach().clone() for tensor in tensors]
+            found = perform_step(self.module, rebuild(layout, copies))
+            if not all(torch.equal(copy, tensor) for copy, tensor in zip(copies, tensors, strict=True)):
+                raise CannotFuseError("training_step changes its minibatch in place")
             if captured is not None and found.structure() != captured.structure():
                 raise CannotFuseError("training_step does something else at every update")
             captured = found
@@ -166,6 +169,8 @@ class TracedUpdate:
         for group in optimizer.param_groups:
             if any(parameter not in self._names for parameter in group["params"]):
                 raise CannotFuseError("the optimizer holds a parameter that is not one of the module")
+        if type(optimizer).zero_grad is not Optimizer.zero_grad or "zero_grad" in vars(optimizer):
+            raise CannotFuseError("the optimizer has a zero_grad of its own")
         self._trained = [self._names[p] for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         if not self._trained:
             raise CannotFuseError("the optimizer holds no parameter that is trained")

@@ -5,6 +5,8 @@ functions enclose. A callback may change any of them; another process may have o
 identities, so that a change in place is seen.
 """
 
+import collections
+import copy
 import enum
 import functools
 import hashlib
@@ -13,7 +15,7 @@ import random
 import sys
 import types
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -54,13 +56,16 @@ class Fingerprint:
 
     @contextmanager
     def preserved(self) -> Iterator[None]:
-        """Puts what the code refers to outside of the module, and may change, back to what it was."""
-        undo = [restore for name in self._names for restore in _restoring(name.space, name.key)]
+        """Puts what the code refers to outside of the module back to what it was, where it is changed within.
+
+        Raises a CannotFuseError, before, where something that may change cannot be put back.
+        """
+        undo = [_Undo(name) for name in self._names]
         try:
             yield
         finally:
-            for restore in undo:
-                restore()
+            for each in undo:
+                each()
 
     def describe(self, module: nn.Module) -> dict[str, Any]:
         """Returns all that the compiled code of a module depends on beside tensors that it is given, by name.
@@ -68,7 +73,8 @@ class Fingerprint:
         Raises a CannotFuseError where a hook is registered, or where there is too much to describe.
         """
         own = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-        describer = _Describer({id(tensor): name for name, tensor in own})
+        names = {id(tensor): name for name, tensor in own}
+        describer = _Describer(names, {id(child) for child in module.modules()})
         described: dict[str, Any] = {}
         for path, child in module.named_modules():
             _refuse_hooks(child, path)
@@ -85,7 +91,13 @@ class Fingerprint:
                 raise CannotFuseError(f"a hook is registered on the parameter {name}")
             described[f"parameter {name}"] = [parameter.requires_grad, str(parameter.dtype), list(parameter.shape)]
         described |= {f"buffer {name}": [str(b.dtype), list(b.shape)] for name, b in module.named_buffers()}
-        return described | {name.label: describer(_get(name.space, name.key)) for name in self._names}
+        described |= {name.label: describer(_get(name.space, name.key)) for name in self._names}
+        for label, value in described.items():
+            if isinstance(value, Unhashable) or (
+                isinstance(value, list) and any(isinstance(v, Unhashable) for v in value)
+            ):
+                raise CannotFuseError(f"what {label} holds cannot be watched")
+        return described
 
 
 def first_difference(one: dict[str, Any], other: dict[str, Any]) -> str | None:
@@ -95,7 +107,7 @@ def first_difference(one: dict[str, Any], other: dict[str, Any]) -> str | None:
 
 def describe(value: Any) -> Any:
     """Returns a value as plain values that can be compared."""
-    return _Describer({})(value)
+    return _Describer({}, set())(value)
 
 
 def is_known(described: Any) -> bool:
@@ -135,8 +147,8 @@ def sources_of(module: nn.Module) -> str | None:
 class _Describer:
     """Describes values; what refers to itself is described once, and a tensor of the module by its name."""
 
-    def __init__(self, names: dict[int, str]) -> None:
-        self._names = names
+    def __init__(self, names: dict[int, str], modules: set[int]) -> None:
+        self._names, self._modules = names, modules
         self._inside: set[int] = set()
         self._count = 0
 
@@ -151,7 +163,7 @@ class _Describer:
         if isinstance(value, (Tensor, np.ndarray)):
             return ["own", self._names[id(value)]] if id(value) in self._names else _digest(value)
         if isinstance(value, weakref.ref):
-            return ["weakref"]
+            return ["weakref", self(value()) if isinstance(value(), nn.Module) else None]
         if id(value) in self._inside or len(self._inside) > DEEPEST:
             return [type(value).__name__, "..."]
         self._inside.add(id(value))
@@ -171,7 +183,7 @@ class _Describer:
         if isinstance(value, type):
             return _name_of(value)
         if isinstance(value, nn.Module):
-            return [kind, "module"]  # described where it belongs to the module
+            return self._module(value)
         if isinstance(value, types.ModuleType):
             return [kind, value.__name__]
         if isinstance(value, (types.BuiltinFunctionType, np.ufunc)):
@@ -181,7 +193,14 @@ class _Describer:
         if isinstance(value, types.MethodType):
             return [kind, self(value.__func__)]
         if isinstance(value, types.FunctionType):
-            return [kind, _name_of(value), _code(value.__code__), self(value.__defaults__), self(_enclosed(value))]
+            return [
+                kind,
+                _name_of(value),
+                _code(value.__code__),
+                self(value.__defaults__),
+                self(value.__dict__),
+                self(_enclosed(value)),
+            ]
         if isinstance(value, torch.Generator):
             return _digest(value.get_state())
         if is_dataclass(value):
@@ -191,6 +210,18 @@ class _Describer:
         if state := self._state_of(value):
             return state
         return Unhashable(f"{kind} {id(value)}")
+
+    def _module(self, value: nn.Module) -> Any:
+        """One of the model's own is described by itself; another one must hold nothing that a step may change."""
+        if id(value) in self._modules:
+            return [type(value).__name__, "module"]
+        tensors = [*value.parameters(), *value.buffers()]
+        if tensors or isinstance(value, Metric) or any(isinstance(child, Metric) for child in value.modules()):
+            raise CannotFuseError(f"training_step can reach a {type(value).__name__} that is no submodule")
+        return [
+            [_name_of(type(child)), [self(v) for k, v in vars(child).items() if k not in OF_EVERY_MODULE]]
+            for child in value.modules()
+        ]
 
     def _state_of(self, value: Any) -> Any:
         """What an object would be pickled as."""
@@ -274,31 +305,68 @@ def _get(space: Any, key: str) -> Any:
     return space.get(key) if isinstance(space, dict) else getattr(space, key, None)
 
 
-def _restoring(space: Any, key: str) -> Iterator[Callable[[], Any]]:
-    """What puts a name, and the values in it, back to what they are now."""
-    value = _get(space, key)
-    if isinstance(space, dict) and key in space:
-        yield lambda: space.__setitem__(key, value)
-    elif isinstance(space, type) and key in vars(space):
-        before = vars(space)[key]
-        yield lambda: setattr(space, key, before) if vars(space).get(key) is not before else None
-    for inner in value if isinstance(space, types.FunctionType) else [value]:
-        if isinstance(inner, (list, dict, set)):
-            yield functools.partial(_refill, inner, inner.copy())
-        elif isinstance(inner, np.ndarray):
-            yield functools.partial(np.copyto, inner, inner.copy())
-        elif isinstance(inner, (random.Random, torch.Generator, np.random.RandomState)):
-            get, put = ("getstate", "setstate") if isinstance(inner, random.Random) else ("get_state", "set_state")
-            yield functools.partial(getattr(inner, put), getattr(inner, get)())
-        elif isinstance(inner, np.random.Generator):
-            yield functools.partial(setattr, inner.bit_generator, "state", inner.bit_generator.state)
-        elif isinstance(inner, types.SimpleNamespace):
-            yield functools.partial(_refill, vars(inner), dict(vars(inner)))
+class _Undo:
+    """Puts a name, and what its value holds, back to what they are now."""
+
+    def __init__(self, name: _Name) -> None:
+        self._name = name
+        self._value = _get(name.space, name.key)
+        self._inner = self._value if isinstance(name.space, types.FunctionType) else [self._value]
+        self._before = [describe(value) for value in self._inner]
+        try:
+            self._copies = [_content(value) for value in self._inner]
+        except Exception as error:
+            raise CannotFuseError(f"what {name.label} holds cannot be put back after a trial") from error
+
+    def __call__(self) -> None:
+        space, key = self._name.space, self._name.key
+        if not isinstance(space, types.FunctionType) and _get(space, key) is not self._value:
+            space.__setitem__(key, self._value) if isinstance(space, dict) else setattr(space, key, self._value)
+        for value, before, content in zip(self._inner, self._before, self._copies, strict=True):
+            if content is not None and describe(value) != before:
+                _put_back(value, content)
 
 
-def _refill(container: Any, content: Any) -> None:
-    container.clear()
-    container.extend(content) if isinstance(container, list) else container.update(content)
+def _content(value: Any) -> Any:
+    """A copy of what a value holds; None where it holds nothing that can change."""
+    if isinstance(value, (list, dict, set, collections.deque)):
+        return copy.deepcopy(value)
+    if isinstance(value, (np.ndarray, Tensor)):
+        return copy.deepcopy(value)
+    if isinstance(value, (random.Random, torch.Generator, np.random.RandomState)):
+        return value.getstate() if isinstance(value, random.Random) else value.get_state()
+    if isinstance(value, np.random.Generator):
+        return value.bit_generator.state
+    if isinstance(value, types.FunctionType):
+        return copy.deepcopy((value.__dict__, value.__defaults__))
+    if type(value).__module__ in ("itertools", "contextvars", "_io") or isinstance(value, types.GeneratorType):
+        raise TypeError(type(value).__name__)
+    if isinstance(value, types.SimpleNamespace) or (not isinstance(value, type) and _is_own(type(value))):
+        return copy.deepcopy(vars(value)) if hasattr(value, "__dict__") else None
+    return None
+
+
+def _put_back(value: Any, content: Any) -> None:
+    if isinstance(value, (list, set, dict, collections.deque)):
+        value.clear()
+        value.extend(content) if isinstance(value, (list, collections.deque)) else value.update(content)
+    elif isinstance(value, np.ndarray):
+        np.copyto(value, content)
+    elif isinstance(value, Tensor):
+        value.detach().copy_(content)
+    elif isinstance(value, random.Random):
+        value.setstate(content)
+    elif isinstance(value, (torch.Generator, np.random.RandomState)):
+        value.set_state(content)
+    elif isinstance(value, np.random.Generator):
+        value.bit_generator.state = content
+    elif isinstance(value, types.FunctionType):
+        value.__dict__.clear()
+        value.__dict__.update(content[0])
+        value.__defaults__ = content[1]
+    else:
+        vars(value).clear()
+        vars(value).update(content)
 
 
 class _Reach:
