@@ -125,7 +125,7 @@ OPTIONS: dict[str, tuple[Any, str]] = {
     "benchmark": (True, ""),
     "inference_mode": (False, ""),
     "use_distributed_sampler": (False, "processes share each minibatch, without a sampler"),
-    "profiler": ("simple", "times what the engine does, in chunks; `--model.engine lightning` has every hook"),
+    "profiler": ("simple", "times what the engine does, in chunks; `--engine lightning` has every hook"),
     "detect_anomaly": (True, "not by `fused`"),
     "barebones": (True, "in Python; `train.py` refuses it, since it logs, shows and saves"),
     "plugins": ([], ""),

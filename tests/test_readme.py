@@ -43,7 +43,7 @@ def test_a_variant_that_is_shown_trains_with_both_engines_and_samples(name, run_
     (variant,) = re.findall(r"^class (\w+)\(LanguageModel\)", FILES[name], flags=re.MULTILINE)
     variant = f"{name.removesuffix('.py')}.{variant}"
     for engine in ("eager", "fused"):
-        folder, _ = run_train("--model", variant, "--model.engine", engine, "--trainer.max_steps", "30")
+        folder, _ = run_train("--model", variant, "--engine", engine, "--trainer.max_steps", "30")
     COMMAND["sample"](["--ckpt_path", str(folder), "--model", variant, "--num", "3"])
     assert len(capsys.readouterr().out.splitlines()) == 3
 

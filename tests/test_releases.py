@@ -53,7 +53,7 @@ assert not [name for name in sys.modules if name.startswith(forbidden)]
 
 def test_an_unknown_release_trains_by_ordinary_lightning_with_the_same_bits_and_resumes(run_train, tmp_path):
     whole, _ = run_train(
-        "--model.engine", "lightning", "--trainer.max_steps", "24", "--trainer.val_check_interval", "8"
+        "--engine", "lightning", "--trainer.max_steps", "24", "--trainer.val_check_interval", "8"
     )
     short = f"--data.corpus {run_train.corpus} --observe.every_n_updates each --trainer.val_check_interval 8 --name new"
     first, then = f"{short} --trainer.max_steps 12", "--ckpt_path last --name new --trainer.max_steps 24"
@@ -80,16 +80,16 @@ def unknown(monkeypatch):
 
 @pytest.mark.usefixtures("unknown")
 def test_an_engine_that_is_asked_for_is_tried(run_train):
-    _, out = run_train("--model.engine", "eager", "--trainer.max_steps", "5")
+    _, out = run_train("--engine", "eager", "--trainer.max_steps", "5")
     assert "engine  eager: as asked, although torch 2.99 is not known here (2.13 is)" in out
 
 
 @pytest.mark.usefixtures("unknown")
 def test_an_engine_that_cannot_be_imported_is_one_line(run_train, fails, monkeypatch):
     monkeypatch.setitem(sys.modules, "ngram_mlp.training.chunks", None)
-    arguments = ["--model.engine", "fused", "--trainer.max_steps", "5", "--data.corpus", str(run_train.corpus)]
+    arguments = ["--engine", "fused", "--trainer.max_steps", "5", "--data.corpus", str(run_train.corpus)]
     line = fails(train.main, PROJECT / "configs" / "default.yaml", arguments)
-    assert line == "error: --model.engine fused: torch 2.99 is not known here (2.13 is); use auto or lightning"
+    assert line == "error: --engine fused: torch 2.99 is not known here (2.13 is); use auto or lightning"
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ class Noisy(LanguageModel):
 
 @pytest.mark.parametrize("engine", ["eager", "fused"])
 def test_observing_changes_no_bit(engine, run_train):
-    args = ["--model", "tests.callbacks.test_observing.Noisy", "--model.engine", engine, "--trainer.max_steps", "150"]
+    args = ["--model", "tests.callbacks.test_observing.Noisy", "--engine", engine, "--trainer.max_steps", "150"]
     args += ["--trainer.val_check_interval", "50", "--trainer.log_every_n_steps", "40"]
     results = []
     for every_n_updates in ("off", "7/14/50"):

@@ -54,7 +54,7 @@ DEFAULT = PROJECT / "configs" / "default.yaml"
         (["--model.optimizer.lr", "1e30"], ["loss is", "at update", "lr"]),
         (["--model.lr_scheduler", "torch.optim.lr_scheduler.ReduceLROnPlateau"], ["ReduceLROnPlateau"]),
         (["--model.optimizer", "SparseAdam"], ["--model.optimizer SparseAdam", "use Adam"]),
-        (["--model.optimizer", "LBFGS", "--model.engine", "eager"], ["--model.engine eager", "LBFGS", "lightning"]),
+        (["--model.optimizer", "LBFGS", "--engine", "eager"], ["--engine eager", "LBFGS", "lightning"]),
         (["--model.lr_scheduler", "LRScheduler"], ["--model.lr_scheduler", "abstract"]),
         (["--model.lr_scheduler", "ChainedScheduler"], ["--model.lr_scheduler", "choose another"]),
         (
@@ -63,8 +63,8 @@ DEFAULT = PROJECT / "configs" / "default.yaml"
         ),
         (["--trainer.callbacks+=BaseFinetuning"], ["--trainer.callbacks", "BaseFinetuning", "subclass"]),
         (
-            ["--trainer.callbacks+=WeightAveraging", "--model.engine", "fused"],
-            ["--model.engine fused", "WeightAveraging", "use auto or lightning"],
+            ["--trainer.callbacks+=WeightAveraging", "--engine", "fused"],
+            ["--engine fused", "WeightAveraging", "use auto or lightning"],
         ),
         (["--model.lr_scheduler", "StepLR"], ["--model.lr_scheduler: the class needs", "lr_scheduler.step_size VALUE"]),
         (["--model.lr_scheduler", "ReduceLROnPlateau"], ["ReduceLROnPlateau", "like MultiStepLR"]),

@@ -161,8 +161,8 @@ def test_no_updates_at_all_still_evaluates_the_initial_network(run_train):
 
 
 def test_the_fused_engine_leaves_the_same_run_as_the_eager_one(run_train):
-    eager, _ = run_train(*SHORT, "--model.engine", "eager")
-    fused, out = run_train(*SHORT, "--model.engine", "fused")
+    eager, _ = run_train(*SHORT, "--engine", "eager")
+    fused, out = run_train(*SHORT, "--engine", "fused")
     assert "engine  fused: compiled" in out
     np.testing.assert_allclose(np.load(fused / "losses.npy"), np.load(eager / "losses.npy"), rtol=1e-5)
     expected, found = scalars(eager), scalars(fused)
@@ -175,7 +175,7 @@ def test_the_fused_engine_leaves_the_same_run_as_the_eager_one(run_train):
 
 
 def test_a_fused_run_resumes_with_the_same_bits_although_cut_elsewhere(run_train):
-    fused = (*SHORT, "--model.engine", "fused")
+    fused = (*SHORT, "--engine", "fused")
     whole, _ = run_train(*fused)
     part, _ = run_train(*fused, "--trainer.max_steps", "701")
     rest, out = run_train(*SHORT, "--ckpt_path", str(part / "checkpoints" / "last.ckpt"))  # auto stays with fused
@@ -216,7 +216,7 @@ def test_a_checkpoint_from_the_middle_of_a_run_goes_on_to_the_same_bits(
         if self.global_step == saved_at:
             shutil.copyfile(path, tmp_path / "middle.ckpt")
 
-    options = (*SHORT, "--checkpoint_every", "300", "--model.engine", engine)
+    options = (*SHORT, "--checkpoint_every", "300", "--engine", engine)
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "save_checkpoint", save_and_keep)
         whole, _ = run_train(*options)

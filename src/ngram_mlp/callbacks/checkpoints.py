@@ -65,6 +65,7 @@ class RunCheckpoints(Checkpoint):
         self._state: tuple[int, bytes] | None = None
         self._state_due = 0.0
         self._signal: int | None = None
+        self._told = 0  # the updates of which all callbacks are told
         self._gate = _Gate(self)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -76,6 +77,7 @@ class RunCheckpoints(Checkpoint):
         callbacks.callbacks = [self._gate, *others, *averages]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._told = trainer.global_step
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self._metrics.items()})
         if threading.current_thread() is threading.main_thread():  # no other can set handlers
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -117,18 +119,20 @@ class RunCheckpoints(Checkpoint):
 
     @property
     def calls(self) -> Calls:
-        """The updates before which it has to be called; the next one after a validation or a signal.
-
-        Several processes have to call it at the same updates: there a signal waits for the next of these.
-        """
-        several = processes() > 1
-        if self._validated or (self._signal and not several):
+        """When it has to be called: at the end of an update and before the next one, without others in between."""
+        several = processes() > 1  # all have to call it at the same updates
+        if self._validated or (not several and (self._signal or time.monotonic() > self._state_due)):
             return Calls(around=(1,))
-        return Calls(around=(self._every_n_updates, *((UPDATES_TO_SIGNAL,) if several else ())))
+        every = (self._every_n_updates, *((UPDATES_TO_SIGNAL,) if several else ()))
+        return Calls(after=every, around=every)
+
+    def after_minibatch(self, trainer: Trainer) -> None:
+        """Notes that all callbacks are told of the updates so far."""
+        self._told = trainer.global_step
 
     def before_minibatch(self, trainer: Any, batch_idx: int) -> None:
         """Saves what is due, and ends the run after a signal; called right before a minibatch."""
-        if not begins_update(trainer, batch_idx):
+        if not begins_update(trainer, batch_idx) or self._told != trainer.global_step:
             return
         update = trainer.global_step
         if self._resumes:  # Lightning counts the step once more where it skips a validation that was done before
@@ -179,6 +183,11 @@ class _Gate(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._checkpoints.before_minibatch(trainer, batch_idx)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._checkpoints.after_minibatch(trainer)
 
 
 def between_updates(loops: dict[str, Any], minibatches: float) -> None:
