@@ -80,12 +80,13 @@ class Losses(Callback):
                 average([updates])
             self._add(updates.cpu())
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        with suppress(OSError):  # of a full disk, perhaps; what ended the run is reported
-            self._save(trainer)
+        if self._count:
+            with suppress(OSError):  # of a full disk, perhaps; what ended the run is reported
+                self._save(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         return {"losses": self.all}
@@ -105,7 +106,7 @@ class Losses(Callback):
         self._count = count
 
     def _save(self, trainer: Trainer) -> None:
-        if self._file is not None and self._count and trainer.is_global_zero:
+        if self._file is not None and trainer.is_global_zero:
             buffer = io.BytesIO()
             np.save(buffer, self.all.numpy())
             write_atomically(self._file, buffer.getvalue())

@@ -23,6 +23,7 @@ from ngram_mlp.runs.files import LAST, checkpoint_file, versions
 
 log = logging.getLogger(__name__)
 
+MOST_THREADS = 1024
 OF_A_SHAPE = ("momentum_buffer", "exp_avg", "exp_avg_sq")  # what an optimizer keeps in the shape of a parameter
 RATES = ("model.optimizer.lr", "model.lr_scheduler")
 # What may change: how long and how a run is watched, the learning rates to come, and where its files are: the corpus is
@@ -151,8 +152,15 @@ def _load_once(checkpoint: Checkpoint, model: LanguageModel) -> None:
     stream, parts = checkpoint.stream, checkpoint.parts
     for state in (stream["minibatches"]["generator"], stream["default_generator"]):
         torch.Generator().set_state(state)
-    if checkpoint.content["callbacks"]["Losses"]["losses"].shape != (checkpoint.update,):
-        raise ValueError("its losses and its weights are not of one update")
+    if not isinstance(stream["minibatches"]["position"], int):
+        raise ValueError("the place in its epoch is no number")
+    callbacks, loops = checkpoint.content["callbacks"], checkpoint.content["loops"]["fit_loop"]
+    steps = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["total"]["completed"]
+    if not callbacks["Losses"]["losses"].shape == (checkpoint.update,) == (steps,):
+        raise ValueError("its losses, its loops and its weights are not of one update")
+    threads = callbacks["MultiStep"]["threads"]
+    if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MOST_THREADS):
+        raise ValueError("its number of threads is none")
     if not all(isinstance(size, int) and size >= 0 for size in parts["events"].values()):
         raise ValueError("the length of a TensorBoard file is no length")
 

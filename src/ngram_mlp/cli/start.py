@@ -37,6 +37,7 @@ class Run:
     outcome: callbacks.Outcome  # three of them
     losses: callbacks.Losses
     engine: MultiStep
+    engine_before: str | None  # that trained it before an interruption
     folder: Path  # its own, locked
     checkpoint: Path | None  # which it resumes from
     is_new: bool  # whether the folder was made for it
@@ -79,7 +80,8 @@ def start_run(cli: TrainCLI, console: Console, resources: ExitStack) -> Run:
         raise
     losses, outcome, engine = own
     resumed = checkpoint.path.absolute() if checkpoint else None
-    return Run(trainer, outcome, losses, engine, folder, resumed, is_new=not old)
+    before = checkpoint.content["callbacks"]["MultiStep"]["engine"] if checkpoint else None
+    return Run(trainer, outcome, losses, engine, before, folder, resumed, is_new=not old)
 
 
 def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, chosen: list[Callback]) -> Any:

@@ -71,7 +71,7 @@ def _report(cli: TrainCLI, run: Run, console: Console) -> None:
         "updates": updates,
         "seconds": outcome.seconds,
         "updates_per_second": speed,
-        "engine": run.engine.engine_used,
+        "engine": run.engine.engine_used or run.engine_before,
         "accelerator": run.trainer.strategy.root_device.type,
         "corpus": cli.datamodule.corpus.summary(),
     }

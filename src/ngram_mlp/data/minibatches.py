@@ -82,7 +82,7 @@ class Minibatches:
         (rank, processes), size = self.part, drawn.shape[1]
         drawn = drawn[:, rank * size // processes : (rank + 1) * size // processes]
         flat = drawn.flatten()
-        contexts = self.ngrams.contexts.index_select(0, flat).long().view(*drawn.shape, -1)
+        contexts = self.ngrams.contexts.index_select(0, flat).long().view(*drawn.shape, self.ngrams.contexts.shape[1])
         return contexts, self.ngrams.targets.index_select(0, flat).long().view(drawn.shape)
 
 
