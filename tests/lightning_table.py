@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ngram_mlp.training import CannotFuseError
+from ngram_mlp.training.fused import FusedEngine
 from pytorch_lightning import Trainer, callbacks, loggers
 from torch.optim import Optimizer, lr_scheduler
 
 from ngram_mlp import MLP, NGramDataModule
 from ngram_mlp.callbacks import boards
 from ngram_mlp.errors import UserError
-from ngram_mlp.training import CannotFuseError
-from ngram_mlp.training.fused import FusedEngine
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "lightning.md"
 KINDS = ("callbacks", "loggers", "options", "optimizers", "schedules")

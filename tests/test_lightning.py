@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from ngram_mlp.training.calls import BATCH_HOOKS, Calls
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.core.hooks import ModelHooks
@@ -18,7 +19,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ngram_mlp import MLP, BatchNormMLP, NGramDataModule
 from ngram_mlp.errors import UserError
-from ngram_mlp.training.calls import BATCH_HOOKS, Calls
 from tests import lightning_table
 from tests.lightning_table import CALLBACKS, OPTIONS, QUIET, SCHEDULES, at_peace, optimizer_of, sgd, trained
 

@@ -126,7 +126,7 @@ def test_a_deep_batch_norm_stack_replays_its_loop_its_statistics_and_its_names(s
     stack.evaluation()
     checkpoint = read_checkpoint(folder / "checkpoints" / "last.ckpt")
     generator = torch.Generator()
-    generator.set_state(checkpoint.stream["stream_generator"])
+    generator.set_state(checkpoint.stream["minibatches"]["generator"])
     names = [name for name, _ in sample_one_by_one(load_model(checkpoint), 20, generator)]
     characters = checkpoint.hyperparameters["characters"]
     assert names == ["".join(characters[i] for i in stack.sample()) for _ in range(20)]

@@ -8,6 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from multistep import Calls
 
+
 class Witness(Callback):
     """Looks at every tenth minibatch before it is trained on, and remembers how often."""
 
