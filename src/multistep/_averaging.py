@@ -1,4 +1,4 @@
-"""Averages of the weights, which Lightning's `WeightAveraging` callbacks keep, moved by an engine at its own updates."""
+"""Averages of the weights, kept by Lightning's `WeightAveraging` callbacks and moved by an engine at its updates."""
 
 from collections.abc import Sequence
 from typing import Any

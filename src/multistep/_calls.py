@@ -62,6 +62,7 @@ MODULE_HOOKS = (
     "lr_scheduler_step",
 )
 NOTHING = Calls()
+LONGEST = 2**31  # minibatches, where nobody is called
 SHOWS_EVERY = 1_000  # updates after which a progress bar is drawn anew
 
 
@@ -123,11 +124,6 @@ def calls_of(callback: Callback, trainer: Any) -> Calls | None:
     return NOTHING if kind is Callback else KNOWN_CALLBACKS[kind](callback, trainer)
 
 
-def calls_of_all(trainer: Any) -> Calls:
-    """Returns when any of the trainer's callbacks has to be called."""
-    return together(calls_of(callback, trainer) or NOTHING for callback in trainer.callbacks)
-
-
 def single_step_reason(trainer: Any) -> str | None:
     """Returns the reason why training must go one step at a time, or None; called when the optimizers are there."""
     module = trainer.lightning_module
@@ -136,7 +132,9 @@ def single_step_reason(trainer: Any) -> str | None:
     for callback in trainer.callbacks:
         if calls_of(callback, trainer) is None:
             hooks = _overridden((*HOOKS_WITHIN, *BATCH_HOOKS), callback, Callback)
-            may_declare = not type(callback).__module__.startswith("pytorch_lightning.") and hooks[0] not in HOOKS_WITHIN
+            may_declare = (
+                not type(callback).__module__.startswith("pytorch_lightning.") and hooks[0] not in HOOKS_WITHIN
+            )
             unless = "; it may declare update_calls" if may_declare else ""
             return f"{type(callback).__name__} overrides {hooks[0]}{unless}"
     if hooks := _overridden(MODULE_HOOKS, module, LightningModule):
@@ -162,3 +160,43 @@ def single_step_reason(trainer: Any) -> str | None:
 
 def _overridden(hooks: tuple[str, ...], instance: Any, parent: type) -> list[str]:
     return [hook for hook in hooks if is_overridden(hook, instance, parent)]
+
+
+def minibatches_until_a_call(trainer: Any) -> int:
+    """Returns how many minibatches come up to the next at which somebody has to be called, that one included."""
+    loop, each = trainer.fit_loop.epoch_loop, trainer.accumulate_grad_batches
+    if trainer.should_stop or trainer.received_sigterm:
+        return 1
+    ready = loop.batch_progress.current.ready  # minibatches of this epoch so far
+    within, update = ready % each, trainer.global_step
+    counts = [LONGEST]
+    last: int | None = None
+    if trainer.fit_loop.max_batches != float("inf"):
+        left = int(trainer.fit_loop.max_batches) - ready
+        counts.append(left)
+        last = update + (left + within - 1) // each
+    if trainer.max_steps >= 0:
+        counts.append((trainer.max_steps - update) * each - within)
+        last = trainer.max_steps - 1 if last is None else min(last, trainer.max_steps - 1)
+    calls = together(calls_of(callback, trainer) or NOTHING for callback in trainer.callbacks)
+    if (end := calls.next_end(update)) is not None:
+        counts.append((end - update) * each - within)
+    if (begin := calls.next_begin(update, last)) is not None:
+        counts.append(1 if begin == update else (begin - update) * each - within + 1)
+    counts += _until_validation(trainer, loop, ready)
+    for config in trainer.lr_scheduler_configs:
+        if config.reduce_on_plateau and config.interval == "step":
+            counts.append(config.frequency - ready % config.frequency)
+    return max(1, min(counts))
+
+
+def _until_validation(trainer: Any, loop: Any, ready: int) -> list[int]:
+    """As `_TrainingEpochLoop._should_check_val_fx` counts."""
+    every: Any = trainer.val_check_batch
+    if not loop._should_check_val_epoch() or every is None:
+        return []
+    if every == float("inf"):
+        every = trainer.limit_train_batches
+        return [every - ready % every] if isinstance(every, int) and every > 0 else []
+    done = loop.total_batch_idx + 1 if trainer.check_val_every_n_epoch is None else ready
+    return [int(every - done % every)]

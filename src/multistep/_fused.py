@@ -18,7 +18,7 @@ from multistep._errors import CannotFuseError
 from multistep._guards import guarded, unchanged
 from multistep._step import Outcome, Reference, Rule, TracedUpdate, tracing
 from multistep._threads import use_fastest
-from multistep._tree import Layout, flatten
+from multistep._tree import flatten
 from multistep.compiled import cache
 from multistep.compiled.fingerprint import Fingerprint, is_known, sources_of
 from multistep.compiled.program import Program
@@ -103,9 +103,9 @@ class FusedEngine:
     def changed(self) -> bool:
         """Returns whether anything that the compiled code depends on has changed since it was compiled."""
         with _explained("described"):
-            return self._describe() != self._description
+            return self._update.has_other_parameters() or self._describe() != self._description
 
-    def run(self, tensors: Sequence[Tensor], rates: Tensor, ends: Tensor, due: Tensor) -> list[Tensor]:
+    def run(self, tensors: Sequence[Tensor], rates: Tensor, ends: Tensor, due: Tensor, within: bool) -> list[Tensor]:
         """Performs the steps of K minibatches, and the updates that end with them.
 
         Args:
@@ -113,12 +113,13 @@ class FusedEngine:
             rates: learning rates of the parameter groups, float64 (K, groups).
             ends: whether a minibatch ends an update, (K,).
             due: whether an average is moved then, (K, averages).
+            within: whether the first minibatch goes on with an update that has accumulated gradients.
 
         Returns:
             All that `Captured.tensors` has, each (K, ...).
         """
         assert self._program is not None
-        self._update.load_sums()
+        self._update.load_sums(within)
         outputs = self._outputs(len(rates))
         inputs = [*(tensor.contiguous() for tensor in tensors), rates, ends, due, *outputs]
         self._program.run([*self._update.state(), *inputs], len(rates))
@@ -130,6 +131,20 @@ class FusedEngine:
                     parameter.grad = None
         return outputs
 
+    def restoring(self) -> Callable[[], None]:
+        """Returns what puts all tensors that an update changes back to what they are now."""
+        state = [(tensor, tensor.clone()) for tensor in self._update.state()]
+        gradients = [(parameter, parameter.grad) for parameter in self._module.parameters()]
+
+        def restore() -> None:
+            with torch.no_grad():
+                for tensor, value in state:
+                    tensor.copy_(value)
+            for parameter, gradient in gradients:
+                parameter.grad = gradient
+
+        return restore
+
     def check(self, batch: Any) -> str | None:
         """Performs one update with a minibatch on copies, compiled and by plain PyTorch; returns what differs."""
         self._batch = batch
@@ -140,7 +155,8 @@ class FusedEngine:
 
     def _reference(self, updates: int, perturbed: bool = False) -> Outcome:
         originals = [tensor for tensor in self._update.state() if not isinstance(tensor, torch.nn.Parameter)]
-        with guarded(), unchanged([*self._module.parameters(), *originals]), self._context():
+        changeable = [*self._module.parameters(), *originals]
+        with guarded(), self._fingerprint.preserved(), unchanged(changeable), self._context():
             reference = Reference(self._module, self._optimizer, self._rule)
             if perturbed:
                 _check.perturb([parameter.detach() for parameter in reference.module.parameters()])
@@ -189,7 +205,8 @@ class FusedEngine:
         compile_update = _compiler()
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps a library in use
             inputs = self._trial_inputs(1)
-            with tracing(self._update, self._module, self._optimizer) as traced, self._context():
+            tracing_update = tracing(self._update, self._module, self._optimizer)
+            with self._fingerprint.preserved(), tracing_update as traced, self._context():
                 code, plan = compile_update(traced, self._update.state(), inputs, Path(folder))
             assert traced.captured is not None
             if traced.captured.structure() != self.captured.structure():
@@ -231,7 +248,13 @@ class FusedEngine:
     def _named_outputs(self, outputs: Sequence[Tensor]) -> dict[str, Tensor]:
         names = ["the loss", *(f"{log.name} as logged" for log in self.captured.logs if isinstance(log.value, Tensor))]
         names += [f"output {number}" for number in range(len(names), len(outputs))]
-        return dict(zip([f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names)], outputs, strict=True))
+        return dict(
+            zip(
+                [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names)],
+                outputs,
+                strict=True,
+            )
+        )
 
     def _copies(self) -> list[Tensor]:
         return [tensor.clone() for tensor in self._update.state()]

@@ -7,6 +7,7 @@ at every update, so it is noticed here, and the step is performed as Python.
 import builtins
 import logging
 import random
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -36,21 +37,16 @@ OF_THE_MODULE = (
 OF_THE_TRAINER = ("global_step", "current_epoch", "callback_metrics", "logged_metrics", "progress_bar_metrics")
 
 
-class RefusingIndex:
-    """Stands for `batch_idx` in a step that must not use it: whatever is done with it raises a CannotFuseError."""
-
-    def _refuse(self, *_: Any, **__: Any) -> Any:
-        raise CannotFuseError("training_step uses batch_idx")
-
-    __getattr__ = _refuse
+def _refuse(*_: Any, **__: Any) -> Any:
+    raise CannotFuseError("training_step uses batch_idx")
 
 
-for _name in dir(int):
-    if _name.startswith("__") and _name not in dir(object) or _name in ("__eq__", "__ne__", "__str__", "__format__"):
-        setattr(RefusingIndex, _name, RefusingIndex._refuse)
-RefusingIndex.__hash__ = RefusingIndex._refuse  # type: ignore[method-assign, assignment]
-RefusingIndex.__lt__ = RefusingIndex.__le__ = RefusingIndex.__gt__ = RefusingIndex.__ge__ = RefusingIndex._refuse  # type: ignore[attr-defined]
-RefusingIndex.__repr__ = RefusingIndex._refuse  # type: ignore[method-assign]
+_OF_NUMBERS = {name for name in dir(int) if name.startswith("__")} - {"__new__", "__class__", "__init__", "__doc__"}
+_LEFT = {"__init_subclass__", "__subclasshook__", "__getattribute__", "__setattr__", "__delattr__", "__reduce__"}
+# Stands for `batch_idx` in a step that must not use it: whatever is done with it raises a CannotFuseError.
+RefusingIndex: Any = type(
+    "RefusingIndex", (), {"__getattr__": _refuse, **dict.fromkeys(_OF_NUMBERS - _LEFT - {"__reduce_ex__"}, _refuse)}
+)
 
 
 @contextmanager
@@ -68,8 +64,9 @@ def guarded() -> Iterator[None]:
 
         return raise_
 
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    with ExitStack() as stack:
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with ExitStack() as stack, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they were heard at the first update, which Lightning itself performs
         stack.enter_context(torch.random.fork_rng(devices=[]))
         torch.manual_seed(0)
         for name in OF_THE_MODULE:
@@ -78,7 +75,9 @@ def guarded() -> Iterator[None]:
                 new = property(new)
             stack.enter_context(mock.patch.object(LightningModule, name, new))
         for name in OF_THE_TRAINER:
-            stack.enter_context(mock.patch.object(Trainer, name, property(refused(f"training_step reads its trainer's {name}"))))
+            stack.enter_context(
+                mock.patch.object(Trainer, name, property(refused(f"training_step reads its trainer's {name}")))
+            )
         stack.enter_context(mock.patch.object(builtins, "print", refused("training_step prints")))
         stack.enter_context(mock.patch.object(builtins, "input", refused("training_step asks for input")))
         stack.enter_context(mock.patch.object(builtins, "open", _refusing_to_write(builtins.open, refused)))
@@ -86,9 +85,9 @@ def guarded() -> Iterator[None]:
         try:
             yield
         finally:
-            drew = random.getstate() != python_state or not _same(np.random.get_state(), numpy_state)
+            drew = random.getstate() != python_state or not _same(np.random.get_state(), numpy_state)  # noqa: NPY002
             random.setstate(python_state)
-            np.random.set_state(numpy_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002
     if found:  # and swallowed by the step
         raise CannotFuseError(found[0])
     if drew:
@@ -97,7 +96,11 @@ def guarded() -> Iterator[None]:
 
 def _refusing_to_write(original: Any, refused: Any) -> Any:
     def open_(file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-        return refused("training_step writes a file")() if set(mode) & set("wax+") else original(file, mode, *args, **kwargs)
+        return (
+            refused("training_step writes a file")()
+            if set(mode) & set("wax+")
+            else original(file, mode, *args, **kwargs)
+        )
 
     return open_
 
@@ -105,7 +108,7 @@ def _refusing_to_write(original: Any, refused: Any) -> Any:
 def _only_libraries(refused: Any) -> Any:
     """Has the records of torch's and Lightning's loggers dropped, as they would come at every update, or not at all."""
 
-    def call_handlers(logger: logging.Logger, record: logging.LogRecord) -> None:
+    def call_handlers(logger: logging.Logger, _record: logging.LogRecord) -> None:
         if logger.name.partition(".")[0] not in {"torch", "pytorch_lightning", "lightning", "lightning_fabric"}:
             refused("training_step logs to Python's logging")()
 
@@ -142,6 +145,8 @@ def unchanged(tensors: list[Tensor]) -> Iterator[None]:
 
 
 def _identical(one: Any, other: Any) -> bool:
-    return torch.equal(one.detach().flatten().view(torch.uint8), other.flatten().view(torch.uint8)) if (
-        one.is_contiguous() and other.is_contiguous()
-    ) else torch.equal(one, other)
+    return (
+        torch.equal(one.detach().flatten().view(torch.uint8), other.flatten().view(torch.uint8))
+        if (one.is_contiguous() and other.is_contiguous())
+        else torch.equal(one, other)
+    )

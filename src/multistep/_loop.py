@@ -8,23 +8,23 @@ import signal
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.loops.optimization.automatic import _AutomaticOptimization
 from pytorch_lightning.plugins.precision import MixedPrecision, Precision
 from pytorch_lightning.strategies import SingleDeviceStrategy
-from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 from torch.optim import Optimizer
 
 from multistep._averaging import averages_of
-from multistep._calls import calls_of_all
+from multistep._calls import minibatches_until_a_call
 from multistep._errors import CannotFuseError, EngineMismatchError
 from multistep._fused import FusedEngine
-from multistep._logs import Replay
+from multistep._logs import QuickLog, Replay
 from multistep._minibatches import Odd, Source, Stacked, as_lightning_hands_it, longest_chunk, take_one
 from multistep._optimizers import plain_step
 from multistep._schedules import changes_more_than_the_learning_rate, upcoming_rates
@@ -34,6 +34,7 @@ from multistep._tree import flatten, rebuild
 SECONDS = 0.25  # after which a chunk ends, so that progress is seen and signals are heard
 CHECKED_EVERY = 10_000  # updates after which compiled ones are compared with the module's own step again
 COMPILATIONS = 3  # in a run, because something has changed
+OTHERS = 5  # minibatches of another layout in turn that Lightning hands over, until one is compiled for
 
 
 class StepLoop(_AutomaticOptimization):
@@ -53,12 +54,16 @@ class StepLoop(_AutomaticOptimization):
         self._replay: Replay | None = None
         self._losses: list[Tensor] = []  # of the chunk so far
         self._logged: dict[str, list[Tensor]] = {}
+        self._log: QuickLog | None = None
         self._seconds = SECONDS / 50  # a fused minibatch takes, at most
         self._checked_at = 0
         self._compilations = 0
         self._last_batch: Any = None
+        self._layout: Any = None
+        self._longest = 1
         self._random_state: Tensor | None = None
         self._data_draw: bool | None = None
+        self._others = 0
 
     def install(self) -> None:
         """Takes the place of Lightning's loop."""
@@ -78,10 +83,10 @@ class StepLoop(_AutomaticOptimization):
     def advance(self, fetcher: Any) -> None:
         """Performs a chunk of minibatches, and has Lightning perform the last of them."""
         epoch_loop = self._epoch_loop
-        self._losses, self._logged = [], {}
+        self._losses.clear()
+        self._logged.clear()
         if not epoch_loop.restarting and self._decided and not self._skip_backward:
-            with self.trainer.profiler.profile("run_training_batches"):
-                self._perform_ahead(fetcher)
+            self._perform_ahead(fetcher)
         if self._data_draw is None:
             self._random_state = torch.get_rng_state()
         type(epoch_loop).advance(epoch_loop, fetcher)
@@ -98,15 +103,15 @@ class StepLoop(_AutomaticOptimization):
         tensors = None
         if self._engine is not None:
             tensors, layout = self._flattened(batch)
-            tensors = tensors if layout == self._engine.layout else None
-        if tensors is None:
+            if layout != self._engine.layout:
+                tensors = self._other_layout(tensors, layout, batch)
+        outputs = None if tensors is None else self._run_fused(tensors, optimizer, batch)
+        if outputs is None:
             with self._capturing():
                 outputs = super().run(optimizer, batch_idx, kwargs)
             if outputs:
                 scale = self.trainer.accumulate_grad_batches
                 self._losses.append((outputs["loss"] * scale if scale > 1 else outputs["loss"]).reshape(1))
-        else:
-            outputs = self._run_fused(tensors, optimizer, batch)
         if self._losses:
             outputs["losses"] = torch.cat([loss.reshape(-1) for loss in self._losses])
             outputs["logged"] = {name: torch.cat(values) for name, values in self._logged.items()}
@@ -121,50 +126,10 @@ class StepLoop(_AutomaticOptimization):
     def _epoch_loop(self) -> Any:
         return self.trainer.fit_loop.epoch_loop
 
-    # Which minibatches
-
-    def _room(self) -> int:
-        """How many minibatches there are up to the next at which somebody has to be called."""
-        trainer: Any = self.trainer
-        loop, each = self._epoch_loop, trainer.accumulate_grad_batches
-        if trainer.should_stop or trainer.received_sigterm:
-            return 1
-        ready = loop.batch_progress.current.ready  # minibatches of this epoch so far
-        within, update = ready % each, trainer.global_step
-        rooms = [2**31]
-        last: int | None = None
-        if trainer.fit_loop.max_batches != float("inf"):
-            left = int(trainer.fit_loop.max_batches) - ready
-            rooms.append(left)
-            last = update + (left + within - 1) // each
-        if trainer.max_steps >= 0:
-            rooms.append((trainer.max_steps - update) * each - within)
-            last = trainer.max_steps - 1 if last is None else min(last, trainer.max_steps - 1)
-        calls = calls_of_all(trainer)
-        if (end := calls.next_end(update)) is not None:
-            rooms.append((end - update) * each - within)
-        if (begin := calls.next_begin(update, last)) is not None:
-            rooms.append(1 if begin == update else (begin - update) * each - within + 1)
-        rooms += self._until_validation(ready)
-        for config in trainer.lr_scheduler_configs:
-            if config.reduce_on_plateau and config.interval == "step":
-                rooms.append(config.frequency - ready % config.frequency)
-        return max(1, min(rooms))
-
-    def _until_validation(self, ready: int) -> list[int]:
-        """As `_TrainingEpochLoop._should_check_val_fx` counts."""
-        trainer, loop = self.trainer, self._epoch_loop
-        every: Any = trainer.val_check_batch
-        if not loop._should_check_val_epoch() or every is None:
-            return []
-        if every == float("inf"):
-            every = trainer.limit_train_batches
-            return [every - ready % every] if isinstance(every, int) and every > 0 else []
-        done = loop.total_batch_idx + 1 if trainer.check_val_every_n_epoch is None else ready
-        return [int(every - done % every)]
+    # The minibatches before the one that Lightning performs
 
     def _perform_ahead(self, fetcher: Any) -> None:
-        left = self._room() - 1
+        left = minibatches_until_a_call(self.trainer) - 1
         started = time.monotonic()
         trainer: Any = self.trainer
         if left > 0 and self._engine is not None:
@@ -242,7 +207,7 @@ class StepLoop(_AutomaticOptimization):
             progress.zero_grad.increment_completed()
         if result.closure_loss is not None:
             torch.autograd.backward(result.closure_loss)
-            self._losses.append((result.loss * accumulate if accumulate > 1 else result.loss).reshape(1))  # type: ignore[operator, union-attr]
+            self._losses.append((result.loss * accumulate if accumulate > 1 else result.loss).reshape(1))  # type: ignore[union-attr]
         if not trainer.fit_loop._should_accumulate():
             progress.step.increment_ready()
             if trainer.gradient_clip_val:
@@ -258,20 +223,14 @@ class StepLoop(_AutomaticOptimization):
 
     @contextmanager
     def _capturing(self) -> Iterator[None]:
-        """Within, the numbers that the module logs are noted beside, for the hook at the end of the chunk."""
+        """Within, the module logs quickly; its numbers are noted where a hook may ask for them."""
         module: Any = self.trainer.lightning_module
-        if not self._owner.others_are_called(self.trainer):
+        if self._log is None:
+            self._log = QuickLog(module, self._logged if self._owner.others_are_called(self.trainer) else None)
+        if "log" in module.__dict__:  # somebody's own
             yield
             return
-        original = module.log
-
-        def log(name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-            original(name, value, *args, **kwargs)
-            if isinstance(value, (int, float, Tensor)):
-                number = torch.as_tensor(value).detach().clone().reshape(1)
-                self._logged.setdefault(name, []).append(number)
-
-        module.__dict__["log"] = log
+        module.__dict__["log"] = self._log
         try:
             yield
         finally:
@@ -284,6 +243,18 @@ class StepLoop(_AutomaticOptimization):
             return flatten(batch)
         except TypeError:
             return None, None
+
+    def _other_layout(self, tensors: list[Tensor] | None, layout: Any, batch: Any) -> list[Tensor] | None:
+        """Returns None where a minibatch is to be performed as Python; many of them in turn are compiled for anew."""
+        self._others += 1
+        if self._others < OTHERS:
+            return None
+        try:
+            self._compile_anew(batch)
+        except CannotFuseError as error:
+            self._fall_back(f"after {self.trainer.global_step:,} updates: {error}")
+        self._others = 0
+        return tensors if self._engine is not None and layout == self._engine.layout else None
 
     def _note_draws(self) -> None:
         """Notes whether fetching a minibatch draws from torch's generator; the first of an epoch may seed a sampler."""
@@ -304,7 +275,7 @@ class StepLoop(_AutomaticOptimization):
         wanted = self._owner.wanted
         if wanted == "eager":
             self._decided = True
-            self._owner.tell("eager", self._owner.reason or "as asked")
+            self._owner.tell("eager", "as asked" if self._owner.engine == "eager" else "as before the interruption")
         elif self.trainer.global_step > 0:
             self._decided = True
             try:
@@ -349,36 +320,46 @@ class StepLoop(_AutomaticOptimization):
         trainer: Any = self.trainer
         left = float("inf") if trainer.max_steps < 0 else trainer.max_steps - trainer.global_step
         if trainer.max_epochs not in (None, -1):
-            epochs = trainer.max_epochs - trainer.current_epoch
-            left = min(left, epochs * trainer.fit_loop.max_batches / trainer.accumulate_grad_batches)
+            minibatches = (trainer.max_epochs - trainer.current_epoch) * trainer.fit_loop.max_batches
+            minibatches -= self._epoch_loop.batch_progress.current.completed
+            left = min(left, minibatches // trainer.accumulate_grad_batches)
         return float(left)
 
     def _renew(self, batch: Any) -> None:
-        """Compiles anew, or falls back, where something has changed that compiled code depends on; compares at times."""
+        """Compiles anew where something has changed that compiled code depends on, or falls back; compares at times."""
         assert self._engine is not None
         engine, trainer = self._engine, self.trainer
         try:
             if engine.is_outdated(Rule.of(trainer), averages_of(trainer)) or engine.changed():
-                self._compilations += 1
-                if self._compilations > COMPILATIONS:
-                    raise CannotFuseError("the module or the optimizer changes again and again")
-                self._engine = self._compiled(self._last_batch if batch is None else batch, "fused")
+                self._compile_anew(self._last_batch if batch is None else batch)
             elif trainer.global_step - self._checked_at >= CHECKED_EVERY:
                 self._compare(self._last_batch if batch is None else batch)
         except CannotFuseError as error:
             self._fall_back(f"after {trainer.global_step:,} updates: {error}")
+
+    def _compile_anew(self, batch: Any) -> None:
+        self._compilations += 1
+        if self._compilations > COMPILATIONS:
+            raise CannotFuseError("the module, the optimizer or the minibatches change again and again")
+        self._engine = self._compiled(batch, "fused")
 
     def _compare(self, batch: Any) -> None:
         assert self._engine is not None
         trainer = self.trainer
         if difference := self._engine.check(batch):
             doubt = f"updates {self._checked_at + 1:,} to {trainer.global_step:,} are in doubt"
-            raise EngineMismatchError(f"engine fused: it differs from training_step in {difference}; {doubt}; use engine eager")
+            raise EngineMismatchError(
+                f"engine fused: it differs from training_step in {difference}; {doubt}; use engine eager"
+            )
         self._checked_at = trainer.global_step
 
     def _fall_back(self, reason: str) -> None:
         self._engine = None
         self._owner.fall_back(reason, self.trainer)
+
+    def _fall_back_from(self, error: Exception) -> None:
+        line = (str(error).splitlines() or [""])[0]
+        self._fall_back(f"after {self.trainer.global_step:,} updates: {type(error).__name__}: {line}")
 
     def _take_fused(self, fetcher: Any, most: int) -> int:
         """Fetches and performs minibatches; returns how many, 0 where only the last of the epoch is left."""
@@ -387,7 +368,11 @@ class StepLoop(_AutomaticOptimization):
         most = min(most, self._longest, max(1, int(SECONDS / self._seconds)))
         state = torch.get_rng_state() if self._engine.draws else None
         pieces = self._source.take(fetcher, most, self._engine.layout)
-        if state is not None and not torch.equal(state, torch.get_rng_state()) and self._epoch_loop.batch_progress.current.ready:
+        if (
+            state is not None
+            and not torch.equal(state, torch.get_rng_state())
+            and self._epoch_loop.batch_progress.current.ready
+        ):
             self._data_draw = True
             self._refuse_both()
         done = 0
@@ -414,27 +399,67 @@ class StepLoop(_AutomaticOptimization):
         ends = [(ready + n) % each == 0 for n in range(1, count + 1)]
         optimizer = trainer.optimizers[0]
         progress = loop.scheduler_progress
+        undo = self._undoing()
         rates = upcoming_rates(optimizer, trainer.lr_scheduler_configs, ready, ends, progress)
-        count, ends = len(rates), ends[: len(rates)]
+        wanted, count, ends = count, len(rates), ends[: len(rates)]
         started = time.perf_counter()
         with _deferring_interrupts():
-            outputs = engine.run(
-                [tensor[:count] for tensor in tensors], rates, torch.tensor(ends), self._due(first, ends)
-            )
+            some, due = [tensor[:count] for tensor in tensors], self._due(first, ends)
+            try:
+                outputs = engine.run(some, rates, torch.tensor(ends), due, ready % each != 0)
+            except Exception as error:  # of whatever minibatch: performed one by one, it is raised where it belongs
+                undo()
+                self._fall_back_from(error)
+                return 0
             self._seconds = max((time.perf_counter() - started) / count, 1e-6)
             self._account(outputs, ends, tensors)
         self._keep(outputs, [tensor[count - 1] for tensor in tensors])
+        if count < wanted:
+            self._fall_back(f"after {trainer.global_step:,} updates: a schedule changes more than the learning rate")
         return count
 
-    def _run_fused(self, tensors: list[Tensor], optimizer: Optimizer, batch: Any) -> dict[str, Any]:
-        """Performs the minibatch that Lightning hands over, of which it keeps all accounts but the optimizer's."""
+    def _undoing(self) -> Callable[[], None]:
+        """Returns what puts all that a chunk changes back to what it is now."""
+        assert self._engine is not None
+        trainer: Any = self.trainer
+        restore, random_state = self._engine.restoring(), torch.get_rng_state()
+        averages = [callback for callback in trainer.callbacks if isinstance(callback, WeightAveraging)]
+        progress = self._epoch_loop.scheduler_progress
+        objects = [config.scheduler for config in trainer.lr_scheduler_configs]
+        objects += [*averages, progress.total, progress.current]
+        attributes = [(vars(each), dict(vars(each))) for each in objects]
+        attributes += [(group, dict(group)) for group in trainer.optimizers[0].param_groups]
+
+        def undo() -> None:
+            restore()
+            torch.set_rng_state(random_state)
+            for now, before in attributes:
+                now.clear()
+                now.update(before)
+
+        return undo
+
+    def _run_fused(self, tensors: list[Tensor], optimizer: Optimizer, batch: Any) -> dict[str, Any] | None:
+        """Performs the minibatch that Lightning hands over, of which it keeps all accounts but the optimizer's.
+
+        Returns None where that raises, and has changed nothing.
+        """
         assert self._engine is not None
         assert self._replay is not None
         ends = not self.trainer.fit_loop._should_accumulate()
         rates = torch.tensor([[float(group["lr"]) for group in optimizer.param_groups]], dtype=torch.float64)
-        due = self._due(self.trainer.global_step, [ends])
+        undo, due = self._undoing(), self._due(self.trainer.global_step, [ends])
         with _deferring_interrupts():
-            outputs = self._engine.run([tensor[None] for tensor in tensors], rates, torch.tensor([ends]), due)
+            within = self._epoch_loop.batch_idx % self.trainer.accumulate_grad_batches != 0
+            one = [tensor[None] for tensor in tensors]
+            try:
+                outputs = self._engine.run(one, rates, torch.tensor([ends]), due, within)
+            except Exception as error:
+                undo()
+                self._fall_back(
+                    f"after {self.trainer.global_step:,} updates: {type(error).__name__}: {error}".splitlines()[0]
+                )
+                return None
             self._count_optimizer([ends], self._epoch_loop.batch_idx)
         self._replay(outputs, 0, 1)
         self._keep(outputs, tensors)
@@ -506,6 +531,7 @@ class StepLoop(_AutomaticOptimization):
         for steps in (progress.step.total, progress.step.current):
             steps.ready += updates
             steps.completed += updates
+        zeroed: Any
         for zeroed in (progress.zero_grad.total, progress.zero_grad.current):
             zeroed.ready += begun
             zeroed.started += begun
@@ -513,8 +539,9 @@ class StepLoop(_AutomaticOptimization):
 
     def _keep(self, outputs: Sequence[Tensor], last: Sequence[Tensor]) -> None:
         assert self._engine is not None
+        self._others = 0
         self._losses.append(outputs[0])
-        self._last_batch = rebuild(self._engine.layout, list(last))
+        self._last_batch = rebuild(self._engine.layout, [tensor.clone() for tensor in last])
         rest = iter(outputs[1:])
         for log in self._engine.captured.logs:
             if isinstance(log.value, Tensor):

@@ -140,7 +140,7 @@ class Source:
             or loader.pin_memory
         ):
             return None
-        dataset = loader.dataset
+        dataset: Any = loader.dataset
         is_tensors = type(dataset) is TensorDataset
         if not is_tensors and not getattr(dataset, "__getitems__", None):
             return None
@@ -148,7 +148,7 @@ class Source:
         taken: list[list[int]] = []
         rest: list[list[int]] = []
         while not rest and len(taken) < min(most, fetcher.length - fetcher.fetched - 1 + len(taken)):
-            index = iterator._next_index()
+            index = iterator._next_index()  # type: ignore[no-untyped-call]
             iterator._num_yielded += 1
             fetcher.fetched += 1
             (taken if len(index) == size else rest).append(index)

@@ -3,7 +3,7 @@
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ TENSORS_BY_OTHER_MEANS = {"foreach": False, "fused": False, "capturable": True}
 class TensorScalars(TorchFunctionMode):
     """Writes out products with `alpha=` and `value=` that are tensors, where torch takes numbers alone."""
 
-    TERMS: dict[str, Callable[..., Tensor]] = {
+    TERMS: ClassVar[dict[str, Callable[..., Tensor]]] = {
         "add": lambda x: x,
         "sub": lambda x: -x,
         "addcmul": lambda x, y: x * y,
@@ -61,6 +61,11 @@ def copied(module: nn.Module, optimizer: Optimizer) -> tuple[Any, Any]:
     memo: dict[int, Any] = {}
     if (trainer := getattr(module, "_trainer", None)) is not None:
         memo[id(trainer)] = trainer
+    for child in module.modules():  # torch copies no tensor with a graph, such as the last value of a metric
+        for value in child.__dict__.values():
+            for tensor in value if isinstance(value, list) else [value]:
+                if isinstance(tensor, Tensor) and tensor.grad_fn is not None:
+                    memo[id(tensor)] = tensor.detach().clone()
     other = copy.deepcopy(module, memo)
     attributes = {key: value for key, value in vars(optimizer).items() if key != "step"}
     twin = object.__new__(type(optimizer))
@@ -85,7 +90,11 @@ def options_of(optimizer: Optimizer, names: Mapping[nn.Parameter, str]) -> list[
         for group in optimizer.param_groups
     ]
     plain = [
-        [(key, describe(value)) for key, value in optimizer.state.get(parameter, {}).items() if not isinstance(value, Tensor)]
+        [
+            (key, describe(value))
+            for key, value in optimizer.state.get(parameter, {}).items()
+            if not isinstance(value, Tensor)
+        ]
         for group in optimizer.param_groups
         for parameter in group["params"]
     ]
@@ -160,7 +169,9 @@ def traced_step(
 
 def _plain_values(optimizer: Any) -> list[Any]:
     """All in an optimizer that is no tensor, and the names of its state's tensors."""
-    groups = [describe({k: v for k, v in group.items() if k not in ("params", "lr")}) for group in optimizer.param_groups]
+    groups = [
+        describe({k: v for k, v in group.items() if k not in ("params", "lr")}) for group in optimizer.param_groups
+    ]
     state = [
         [(key, "tensor" if isinstance(value, Tensor) else describe(value)) for key, value in kept.items()]
         for kept in optimizer.state.values()

@@ -66,11 +66,11 @@ def changes_more_than_the_learning_rate(scheduler: Any) -> bool:
 
 def steps_without_effect(scheduler: LRScheduler) -> int:
     """Returns how many of the schedule's next steps are known not to change the learning rate."""
-    last = scheduler.last_epoch
     if type(scheduler) is MultiStepLR:
-        return int(min((m for m in scheduler.milestones if m > last), default=2**62)) - last - 1
+        following = [milestone for milestone in scheduler.milestones if milestone > scheduler.last_epoch]
+        return int(min(following, default=2**62)) - scheduler.last_epoch - 1
     if type(scheduler) is StepLR:
-        return scheduler.step_size - last % scheduler.step_size - 1
+        return scheduler.step_size - scheduler.last_epoch % scheduler.step_size - 1
     if type(scheduler) is ConstantLR and scheduler.factor == 1:
         return 2**62
     return 0

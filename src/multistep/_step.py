@@ -23,8 +23,8 @@ from multistep._errors import CannotFuseError
 from multistep._guards import RefusingIndex, guarded
 from multistep._logs import Capture, Captured
 from multistep._optimizers import copied, options_of, plain_step, state_of, traced_step
-from multistep._tree import Layout, rebuild
-from multistep.compiled.fingerprint import Fingerprint
+from multistep._tree import Layout, flatten, rebuild
+from multistep.compiled.fingerprint import Fingerprint, first_difference
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,8 @@ class Reference:
         outputs: list[list[Tensor]] = []
         captured: Captured | None = None
         for number, batch in enumerate(minibatches, 1):
-            found = perform_step(self.module, batch)
+            tensors, layout = flatten(batch)  # copied, as a step may change its minibatch
+            found = perform_step(self.module, rebuild(layout, [tensor.detach().clone() for tensor in tensors]))
             if captured is not None and found.structure() != captured.structure():
                 raise CannotFuseError("training_step does something else at every update")
             captured = found
@@ -115,8 +116,8 @@ class Reference:
             found.loss = found.loss.detach()
         assert captured is not None
         self.draws = not torch.equal(random_state, torch.get_rng_state())
-        if self._fingerprint.describe(self.module) != before:
-            raise CannotFuseError("training_step changes an attribute, or a value elsewhere, that is no buffer")
+        if changed := first_difference(before, self._fingerprint.describe(self.module)):
+            raise CannotFuseError(f"training_step changes {changed}")
         return Outcome(self.tensors(), [torch.stack(each) for each in zip(*outputs, strict=True)], captured)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -165,9 +166,7 @@ class TracedUpdate:
         for group in optimizer.param_groups:
             if any(parameter not in self._names for parameter in group["params"]):
                 raise CannotFuseError("the optimizer holds a parameter that is not one of the module")
-        self._trained = [
-            self._names[p] for group in optimizer.param_groups for p in group["params"] if p.requires_grad
-        ]
+        self._trained = [self._names[p] for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         if not self._trained:
             raise CannotFuseError("the optimizer holds no parameter that is trained")
         several = rule.accumulate > 1
@@ -190,10 +189,16 @@ class TracedUpdate:
         averages = [average.description() for average in self._averages]
         return [str(self._structure), tensors, rule, averages, options_of(self._optimizer, self._names)]
 
-    def load_sums(self) -> None:
-        """Takes up the gradients that an update has accumulated so far."""
+    def has_other_parameters(self) -> bool:
+        """Returns whether the module or the optimizer holds another parameter than when this was made."""
+        known = set(map(id, self._names))
+        held = {id(parameter) for group in self._optimizer.param_groups for parameter in group["params"]}
+        return set(map(id, self._module.parameters())) != known or not held <= known
+
+    def load_sums(self, within: bool) -> None:
+        """Takes up the gradients that an update has accumulated so far, or begins with none."""
         for name, total in self._sums.items():
-            gradient = self._module.get_parameter(name).grad
+            gradient = self._module.get_parameter(name).grad if within else None
             total.zero_() if gradient is None else total.copy_(gradient)
 
     def leave_sums(self) -> None:
@@ -238,7 +243,7 @@ class TracedUpdate:
         self._rule.clip_in_place([parameters[name] for name in held])
         clipped = {name: parameters[name].grad for name in held if parameters[name].grad is not None}
         own = {name: tensor for name, tensor in parameters.items() if name in held}
-        traced_step(self._optimizer, self._names, own, clipped, kept, rates.unbind())  # type: ignore[arg-type]
+        traced_step(self._optimizer, self._names, own, clipped, kept, rates.unbind())
         if self._sums:
             for key, value in old.items():
                 value.copy_(torch.where(ends, new[key], value))
@@ -250,7 +255,10 @@ class TracedUpdate:
         }
         buffers = {f"module.{name}": value for name, value in now["buffers"].items()}
         step = _Differentiated(self._module, self._trained, self._rule.accumulate)
-        return functional_call(step, {**leaves, **buffers}, (batch,))  # type: ignore[no-any-return]
+        found: tuple[Captured, dict[str, Tensor], dict[str, Tensor]] = functional_call(
+            step, {**leaves, **buffers}, (batch,)
+        )
+        return found
 
     def _state(self) -> dict[str, Any]:
         module = self._module
@@ -273,11 +281,16 @@ class _Differentiated(nn.Module):
         self._accumulate = accumulate
 
     def forward(self, batch: Any) -> tuple[Captured, dict[str, Tensor], dict[str, Tensor]]:
-        for child in self.module.modules():
-            if isinstance(child, nn.RNNBase):  # keeps its weights in a list as well
-                child._flat_weights = [getattr(child, name, None) for name in child._flat_weights_names]
         parameters = dict(self.module.named_parameters())
-        captured = perform_step(self.module, batch)
+        recurrent = [child for child in self.module.modules() if isinstance(child, nn.RNNBase)]
+        weights = [child._flat_weights for child in recurrent]
+        for child in recurrent:  # they keep their weights in a list as well
+            child._flat_weights = [getattr(child, name, None) for name in child._flat_weights_names]
+        try:
+            captured = perform_step(self.module, batch)
+        finally:
+            for child, own in zip(recurrent, weights, strict=True):
+                child._flat_weights = own
         leaves = [parameters[name] for name in self._trained]
         with torch.enable_grad():
             found = torch.autograd.grad(captured.loss / self._accumulate, leaves, allow_unused=True)
@@ -297,5 +310,5 @@ def tracing(update: TracedUpdate, module: LightningModule, optimizer: Optimizer)
     before = fingerprint.describe(twin)
     with guarded():
         yield TracedUpdate(twin, other, update._rule, update._averages, update._layout)
-    if fingerprint.describe(twin) != before:
-        raise CannotFuseError("training_step changes an attribute, or a value elsewhere, that is no buffer")
+    if changed := first_difference(before, fingerprint.describe(twin)):
+        raise CannotFuseError(f"training_step changes {changed}")

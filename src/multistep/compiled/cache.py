@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from multistep.compiled.program import Call, BufferView, Plan, Program
+from multistep.compiled.program import BufferView, Call, Plan, Program
 
 CODE, PLAN, SECONDS = "update.so", "plan.pt", "seconds_to_compile"
 USUAL = (8.0, 8)  # seconds to compile an update, and its tensors
@@ -82,7 +82,7 @@ def load(key: str) -> Program | None:
 
 
 def save(key: str, code: Path, plan: Plan, seconds: float, tensors: int) -> Exception | None:
-    """Keeps a library, its plan, and how long it took for how many tensors; returns why that was impossible, or None."""
+    """Keeps a library, its plan, and how long it took for how many tensors; returns why it could not, or None."""
     try:
         folder().mkdir(mode=0o700, parents=True, exist_ok=True)
         if not is_private(folder()):

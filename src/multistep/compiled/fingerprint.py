@@ -9,10 +9,13 @@ import enum
 import functools
 import hashlib
 import inspect
+import random
 import sys
 import types
+import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,8 @@ OF_LIGHTNING = set(LightningModule().__dict__) - {"training", "_hparams"} | {"_h
 # Hooks that torch itself registers compute weights; any other is called at every update.
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 KNOWN_PACKAGES = {"torch", "pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics", "numpy", "multistep"}
+# Code with one of these may read an attribute whose name it does not have.
+BY_ANY_NAME = {"getattr", "setattr", "vars", "__dict__", "locals", "globals", "eval", "exec"}
 DEEPEST, MOST = 12, 20_000  # levels and values of a description
 
 
@@ -43,39 +48,59 @@ class Fingerprint:
     """Describes a module again and again; the names that its code refers to are looked up once."""
 
     def __init__(self, module: nn.Module) -> None:
-        self._names = list(_names_of(module))
+        self._reach = _Reach(module)
+        self._names = self._reach.names
 
-    def describe(self, module: nn.Module) -> list[Any]:
-        """Returns all that the compiled code of a module depends on beside its parameters, buffers and batches.
+    @contextmanager
+    def preserved(self) -> Iterator[None]:
+        """Puts what the code refers to outside of the module, and may change, back to what it was."""
+        undo = [restore for name in self._names for restore in _restoring(name.space, name.key)]
+        try:
+            yield
+        finally:
+            for restore in undo:
+                restore()
+
+    def describe(self, module: nn.Module) -> dict[str, Any]:
+        """Returns all that the compiled code of a module depends on beside tensors that it is given, by name.
 
         Raises a CannotFuseError where a hook is registered, or where there is too much to describe.
         """
-        describer = _Describer()
-        described: list[Any] = []
-        for name, child in module.named_modules():
-            own = child.__dict__
-            _refuse_hooks(child, name)
+        own = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+        describer = _Describer({id(tensor): name for name, tensor in own})
+        described: dict[str, Any] = {}
+        for path, child in module.named_modules():
+            _refuse_hooks(child, path)
+            described[f"class of {path or 'self'}"] = _name_of(type(child))
             if isinstance(child, (Metric, MetricCollection)):
                 continue  # updated beside the compiled code
             skipped = OF_LIGHTNING if isinstance(child, LightningModule) else OF_EVERY_MODULE
-            attributes = [(key, describer(value)) for key, value in own.items() if key not in skipped]
-            described.append((name, _name_of(type(child)), attributes))
+            for key, value in child.__dict__.items():
+                known = not _is_foreign(type(child).__module__) or key == "training"
+                if key not in skipped and (known or self._reach.has(key)):
+                    described[f"self.{path}.{key}" if path else f"self.{key}"] = describer(value)
         for name, parameter in module.named_parameters():
             if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
                 raise CannotFuseError(f"a hook is registered on the parameter {name}")
-            described.append((name, parameter.requires_grad, str(parameter.dtype), list(parameter.shape)))
-        described += [(name, str(buffer.dtype), list(buffer.shape)) for name, buffer in module.named_buffers()]
-        described += [(label, describer(value())) for label, value in self._names]
-        return described
+            described[f"parameter {name}"] = [parameter.requires_grad, str(parameter.dtype), list(parameter.shape)]
+        described |= {f"buffer {name}": [str(b.dtype), list(b.shape)] for name, b in module.named_buffers()}
+        return described | {name.label: describer(_get(name.space, name.key)) for name in self._names}
+
+
+def first_difference(one: dict[str, Any], other: dict[str, Any]) -> str | None:
+    """Returns the name of something that two descriptions have otherwise, or None where they agree."""
+    return next((name for name in one | other if one.get(name) != other.get(name)), None)
 
 
 def describe(value: Any) -> Any:
     """Returns a value as plain values that can be compared."""
-    return _Describer()(value)
+    return _Describer({})(value)
 
 
 def is_known(described: Any) -> bool:
     """True where a description holds nothing that is known by its identity alone."""
+    if isinstance(described, dict):
+        return all(map(is_known, described.values()))
     if isinstance(described, (list, tuple)):
         return all(map(is_known, described))
     return not isinstance(described, Unhashable)
@@ -107,9 +132,10 @@ def sources_of(module: nn.Module) -> str | None:
 
 
 class _Describer:
-    """Describes values; what refers to itself is described once."""
+    """Describes values; what refers to itself is described once, and a tensor of the module by its name."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: dict[int, str]) -> None:
+        self._names = names
         self._inside: set[int] = set()
         self._count = 0
 
@@ -122,7 +148,9 @@ class _Describer:
         if isinstance(value, (enum.Enum, torch.dtype, torch.device, torch.Size, np.dtype)):
             return [type(value).__name__, str(value)]
         if isinstance(value, (Tensor, np.ndarray)):
-            return _digest(value)
+            return ["own", self._names[id(value)]] if id(value) in self._names else _digest(value)
+        if isinstance(value, weakref.ref):
+            return ["weakref"]
         if id(value) in self._inside or len(self._inside) > DEEPEST:
             return [type(value).__name__, "..."]
         self._inside.add(id(value))
@@ -183,10 +211,25 @@ def _digest(value: Any) -> list[Any]:
         if value.layout != torch.strided or value.is_quantized:
             return [type(value).__name__, Unhashable(f"{id(value)} {value._version}")]
         data = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy() if value.numel() else b""
-        return ["Tensor", str(value.dtype), list(value.shape), value.requires_grad, hashlib.sha256(data).hexdigest()]
+        return [
+            "Tensor",
+            str(value.dtype),
+            list(value.shape),
+            value.requires_grad,
+            _sha256(data),
+        ]
     if value.dtype.hasobject:
         return ["ndarray", Unhashable(f"{id(value)} {value!r}")]
-    return ["ndarray", str(value.dtype), list(value.shape), hashlib.sha256(np.ascontiguousarray(value)).hexdigest()]
+    return [
+        "ndarray",
+        str(value.dtype),
+        list(value.shape),
+        _sha256(np.ascontiguousarray(value)),
+    ]
+
+
+def _sha256(data: Any) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _refuse_hooks(module: nn.Module, name: str) -> None:
@@ -214,52 +257,132 @@ def _code(code: types.CodeType) -> str:
     return hashlib.sha256(code.co_code + repr((constants, code.co_names)).encode()).hexdigest()
 
 
-def _names_of(module: nn.Module) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """The attributes of the classes of a module, and the global names that their code refers to, and its code's."""
-    classes = {cls: None for child in module.modules() for cls in type(child).__mro__ if _is_foreign(cls.__module__)}
-    waiting: list[Any] = list(classes)
-    waiting += [value for child in module.modules() for value in child.__dict__.values() if isinstance(value, FUNCTIONS)]
-    seen: set[int] = set()
-    while waiting:
-        value = waiting.pop(0)
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, type):
-            for key, attribute in list(vars(value).items()):
-                if isinstance(attribute, FUNCTIONS):
-                    waiting.append(attribute)
-                elif not key.startswith("__") and not inspect.isroutine(attribute) and not isinstance(attribute, type):
-                    yield f"{_name_of(value)}.{key}", functools.partial(getattr, value, key, None)
-        for function in _functions_in(value):
-            if id(function) not in seen or function is value:
-                seen.add(id(function))
-                yield from _referred_to(function, waiting)
+@dataclass(frozen=True)
+class _Name:
+    """A name outside of the module that its code refers to: an attribute of a class or module, or a global name."""
+
+    label: str
+    space: Any  # a class, a dictionary, or a function for what it encloses
+    key: str
 
 
-def _referred_to(function: types.FunctionType, waiting: list[Any]) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """The global names that a function's code refers to; functions and classes among them go to `waiting`."""
-    names = set(_names_in(function.__code__))
-    space = function.__globals__
-    for cell in function.__closure__ or ():
-        if not _is_empty(cell) and isinstance(cell.cell_contents, (*FUNCTIONS, type)) and _is_own(cell.cell_contents):
-            waiting.append(cell.cell_contents)
-    if function.__closure__:
-        yield f"{function.__qualname__} encloses", functools.partial(_enclosed, function)
-    for name in sorted(names & space.keys()):
-        value = space[name]
-        if isinstance(value, types.ModuleType):
-            if _is_own_module(value.__name__):
-                for inner in sorted(names & vars(value).keys()):
-                    if isinstance(vars(value)[inner], (*FUNCTIONS, type)):
-                        waiting.append(vars(value)[inner])
-                    yield f"{value.__name__}.{inner}", functools.partial(vars(value).get, inner)
-        elif isinstance(value, (*FUNCTIONS, type)):
+def _get(space: Any, key: str) -> Any:
+    if isinstance(space, types.FunctionType):
+        return _enclosed(space)
+    return space.get(key) if isinstance(space, dict) else getattr(space, key, None)
+
+
+def _restoring(space: Any, key: str) -> Iterator[Callable[[], Any]]:
+    """What puts a name, and the values in it, back to what they are now."""
+    value = _get(space, key)
+    if isinstance(space, dict) and key in space:
+        yield lambda: space.__setitem__(key, value)
+    elif isinstance(space, type) and key in vars(space):
+        before = vars(space)[key]
+        yield lambda: setattr(space, key, before) if vars(space).get(key) is not before else None
+    for inner in value if isinstance(space, types.FunctionType) else [value]:
+        if isinstance(inner, (list, dict, set)):
+            yield functools.partial(_refill, inner, inner.copy())
+        elif isinstance(inner, np.ndarray):
+            yield functools.partial(np.copyto, inner, inner.copy())
+        elif isinstance(inner, (random.Random, torch.Generator, np.random.RandomState)):
+            get, put = ("getstate", "setstate") if isinstance(inner, random.Random) else ("get_state", "set_state")
+            yield functools.partial(getattr(inner, put), getattr(inner, get)())
+        elif isinstance(inner, np.random.Generator):
+            yield functools.partial(setattr, inner.bit_generator, "state", inner.bit_generator.state)
+        elif isinstance(inner, types.SimpleNamespace):
+            yield functools.partial(_refill, vars(inner), dict(vars(inner)))
+
+
+def _refill(container: Any, content: Any) -> None:
+    container.clear()
+    container.extend(content) if isinstance(container, list) else container.update(content)
+
+
+class _Reach:
+    """What a module's `training_step` can read: found by the names in its code, and in the code that those lead to.
+
+    A list that `validation_step` fills, say, is not in its reach, and may change.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.names: list[_Name] = []
+        self._reached = {"training_step", "forward"}
+        self._seen: set[int] = set()
+        self._wholly: dict[type, None] = {}  # classes of other objects, of which every method counts
+        modules = list(module.modules())
+        mro = {cls: None for child in modules for cls in type(child).__mro__ if _is_foreign(cls.__module__)}
+        size = (-1, -1)
+        while size != (size := (len(self._reached), len(self._seen))):
+            for cls in mro:
+                for key, value in vars(cls).items():
+                    if isinstance(value, FUNCTIONS) and (self.has(key) or (_is_dunder(key) and key != "__init__")):
+                        self._follow(value)
+            for child in modules:
+                for key, value in child.__dict__.items():
+                    if self.has(key):
+                        self._follow_value(value)
+            for cls in list(self._wholly):
+                for value in list(vars(cls).values()):
+                    self._follow_value(value)
+        for cls in (*mro, *self._wholly):
+            for key, value in vars(cls).items():
+                data = (
+                    not isinstance(value, (*FUNCTIONS, type)) and not _is_dunder(key) and not inspect.isroutine(value)
+                )
+                if data and (cls in self._wholly or self.has(key)):
+                    self.names.append(_Name(f"{_name_of(cls)}.{key}", cls, key))
+
+    def has(self, key: str) -> bool:
+        """Returns whether code in reach may read an attribute of this name."""
+        return (
+            key in self._reached
+            or not self._reached.isdisjoint(BY_ANY_NAME)
+            or (key == "_hparams" and self.has("hparams"))
+        )
+
+    def _follow_value(self, value: Any) -> None:
+        if isinstance(value, FUNCTIONS):
+            self._follow(value)
+        elif isinstance(value, type):
             if _is_own(value):
-                waiting.append(value)
-            yield f"{function.__module__}.{name}", functools.partial(space.get, name)
-        else:
-            yield f"{function.__module__}.{name}", functools.partial(space.get, name)
+                self._wholly[value] = None
+        elif _is_own(type(value)) and not isinstance(value, nn.Module):
+            self._wholly[type(value)] = None
+
+    def _follow(self, value: Any) -> None:
+        for function in _functions_in(value):
+            if id(function) not in self._seen:
+                self._seen.add(id(function))
+                self._read(function)
+
+    def _read(self, function: types.FunctionType) -> None:
+        """Takes up the names in a function's code, and what they stand for outside of the module."""
+        names = set(_names_in(function.__code__))
+        self._reached |= names
+        space = function.__globals__
+        for cell in function.__closure__ or ():
+            if not _is_empty(cell):
+                self._follow_value(cell.cell_contents)
+        if function.__closure__:
+            self.names.append(_Name(f"{function.__qualname__} encloses", function, ""))
+        for name in sorted(names & space.keys()):
+            value = space[name]
+            if not isinstance(value, types.ModuleType):
+                self._follow_own(value)
+                self.names.append(_Name(f"{function.__module__}.{name}", space, name))
+            elif _is_own_module(value.__name__):
+                for inner in sorted(names & vars(value).keys()):
+                    self._follow_own(vars(value)[inner])
+                    self.names.append(_Name(f"{value.__name__}.{inner}", vars(value), inner))
+
+    def _follow_own(self, value: Any) -> None:
+        if not isinstance(value, FUNCTIONS) or _is_own(value):
+            self._follow_value(value)
+
+
+def _is_dunder(key: str) -> bool:
+    return key.startswith("__") and key.endswith("__")
 
 
 def _functions_in(value: Any) -> Iterator[types.FunctionType]:
@@ -276,8 +399,11 @@ def _functions_in(value: Any) -> Iterator[types.FunctionType]:
 
 
 def _names_in(code: types.CodeType) -> Iterator[str]:
+    """The names in a function's code, and its strings, as they may be given to `getattr`."""
     yield from code.co_names
     for constant in code.co_consts:
+        if isinstance(constant, str):
+            yield constant
         if isinstance(constant, types.CodeType):
             yield from _names_in(constant)
 

@@ -14,10 +14,10 @@ from torch._inductor.decomposition import select_decomp_table
 from torch._inductor.exc import CppCompileError
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from multistep._errors import CannotFuseError
 from multistep.compiled.codegen import build, scratch_for, source_of
 from multistep.compiled.program import Call, Plan
 from multistep.compiled.recorder import Recording, record, recorded_kernels
-from multistep._errors import CannotFuseError
 
 OPTIONS: dict[str, Any] = {
     # Multiplies and adds in one instruction, which rounds once and so more accurately.
@@ -30,6 +30,10 @@ OPTIONS: dict[str, Any] = {
 }
 # The compiler tests each instruction set that the processor reports by building a program, which takes 6 s.
 TRUSTING: dict[str, Any] = {"cpp.vec_isa_ok": True}
+
+# What torch raises where a number is read off a tensor while tracing.
+DEPENDS_ON_VALUES = {"GuardOnDataDependentSymNode", "DataDependentOutputException", "DynamicOutputShapeException"}
+MOST_OPERATIONS = 3_000  # in an update; to compile so many takes about a minute
 
 # Rational approximation of tanh (Eigen's and XLA's coefficients), of odd and even powers, highest first.
 TANH_LIMIT = 7.90531110763549805
@@ -54,6 +58,16 @@ def fast_tanh(x: Tensor) -> Tensor:
     return x * _polynomial(TANH_NUMERATOR, square) / _polynomial(TANH_DENOMINATOR, square)
 
 
+def add_product(x: Tensor, y: Any, *, alpha: Any = 1) -> Tensor:
+    """x + alpha * y; inductor drops `alpha` where it makes one matrix product of a product and a sum."""
+    return NotImplemented if alpha == 1 else x + y * alpha
+
+
+def subtract_product(x: Tensor, y: Any, *, alpha: Any = 1) -> Tensor:
+    """x - alpha * y, for the same reason."""
+    return NotImplemented if alpha == 1 else x - y * alpha
+
+
 def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
     first, second, *rest = coefficients
     value = first * x + second
@@ -63,14 +77,14 @@ def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
 
 
 def compile_update(
-    update: Callable[..., None], state: Sequence[Tensor], inputs_each: Sequence[Tensor], folder: Path
+    update: Callable[..., None], state: Sequence[Tensor], minibatches: Sequence[Tensor], folder: Path
 ) -> tuple[Path, Plan]:
     """Compiles an update for tensors of these shapes.
 
     Args:
-        update: called with lists of tensors, `state` and one minibatch of each of `inputs_each`; writes into them in place.
+        update: called with lists of tensors, `state` and one minibatch of each of `minibatches`; it writes into them.
         state: what stays from one minibatch to the next: parameters, buffers, optimizer state.
-        inputs_each: tensors whose first dimension counts minibatches.
+        minibatches: tensors whose first dimension counts minibatches.
         folder: where the library goes.
 
     Returns:
@@ -81,30 +95,32 @@ def compile_update(
     """
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Can't find Python.h")  # which is not included
+            warnings.simplefilter("ignore")  # of what is compiled, or of the compiler
             with suppress(CppCompileError):  # an old compiler, perhaps, for a new processor
-                return _compile(update, state, inputs_each, folder, OPTIONS | TRUSTING)
-            return _compile(update, state, inputs_each, folder, OPTIONS)
+                return _compile(update, state, minibatches, folder, OPTIONS | TRUSTING)
+            return _compile(update, state, minibatches, folder, OPTIONS)
     except CannotFuseError:
         raise
     except Exception as error:  # the compiler's exceptions are of many kinds
+        if type(error).__name__ in DEPENDS_ON_VALUES:
+            raise CannotFuseError("training_step, or the optimizer, branches on the values of tensors") from error
         lines = str(error).strip().splitlines()
         reason = next((line for line in lines if "error:" in line), lines[0] if lines else "")
-        raise CannotFuseError(f"the network cannot be compiled here ({type(error).__name__}: {reason})") from error
+        raise CannotFuseError(f"it cannot be compiled here ({type(error).__name__}: {reason[:160]})") from error
 
 
 def _compile(
     update: Callable[..., None],
     state: Sequence[Tensor],
-    inputs_each: Sequence[Tensor],
+    minibatches: Sequence[Tensor],
     folder: Path,
     options: dict[str, Any],
 ) -> tuple[Path, Plan]:
     # Storages of their own, so that an address tells which tensor it belongs to.
-    inputs = [torch.empty_like(tensor) for tensor in (*state, *(tensor[0] for tensor in inputs_each))]
+    inputs = [torch.empty_like(tensor) for tensor in (*state, *(tensor[0] for tensor in minibatches))]
     with torch.random.fork_rng(devices=[]), torch._inductor.config.patch(options):  # the compiler draws, too
         recording = _record(lambda *all: update(list(all[: len(state)]), list(all[len(state) :])), inputs)
-        advance = [0] * len(state) + [tensor[0].numel() * tensor.itemsize for tensor in inputs_each]
+        advance = [0] * len(state) + [tensor[0].numel() * tensor.itemsize for tensor in minibatches]
         advance += [0] * len(recording.constants)
         calls = tuple(step for step in recording.steps if isinstance(step, Call))
         scratch = max(map(scratch_for, recording.steps), default=0)
@@ -130,8 +146,18 @@ def _record(update: Callable[..., None], inputs: list[Tensor]) -> Recording:
     random = torch.Tag.nondeterministic_seeded
     table = {op: formula for op, formula in select_decomp_table().items() if random not in getattr(op, "tags", ())}
     table[torch.ops.aten.tanh.default] = fast_tanh
+    table[torch.ops.aten.bernoulli.p] = lambda like, p, generator=None: torch.ops.multistep.bernoulli(like, p)
+    table[torch.ops.aten.add.Tensor] = add_product
+    table[torch.ops.aten.sub.Tensor] = subtract_product
     with torch.no_grad(), recorded_kernels():
-        graph = make_fx(returning_nothing, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
+        enabled = torch._C._get_mkldnn_enabled()
+        torch._C._set_mkldnn_enabled(False)  # as its recurrent layers keep memory of unknown size
+        try:
+            graph = make_fx(returning_nothing, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
+        finally:
+            torch._C._set_mkldnn_enabled(enabled)
+        if len(graph.graph.nodes) > MOST_OPERATIONS:
+            raise CannotFuseError(f"an update of {len(graph.graph.nodes):,} operations would compile for minutes")
         inputs = inputs + _lifted_constants(graph)
         compile_fx(graph, inputs, inner_compile=note, decompositions=table)
         return record(compiled.current_callable, inputs, list((compiled.constants or {}).values()), count)

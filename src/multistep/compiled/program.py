@@ -11,6 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# Inductor draws into memory in place, and has been seen to read it before: what draws is an operator of its own here.
+_LIBRARY: Any = torch.library.Library("multistep", "DEF")  # type: ignore[no-untyped-call]
+_LIBRARY.define("bernoulli(Tensor like, float p) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,))
+_LIBRARY.impl("bernoulli", lambda like, p: torch.empty_like(like).bernoulli_(p), "CPU")
+_LIBRARY.impl("bernoulli", lambda like, p: torch.empty_like(like), "Meta")
+
 ARENA = -1  # the memory of everything that an update computes on the way
 
 

@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from multistep.compiled.program import ARENA, Call, BufferView
+from multistep.compiled.program import ARENA, BufferView, Call
 
 aten = torch.ops.aten
 ALIGNMENT = 64  # bytes, a cache line
@@ -195,7 +195,7 @@ def _with_places(step: Step, change: Callable[[BufferView], BufferView]) -> Step
     if isinstance(step, Kernel):
         return Kernel(step.source, step.types, changed(step.args))
     if isinstance(step, MatMul):
-        return MatMul(*(changed(place) for place in (step.left, step.right, step.out, step.bias)), step.beta)
+        return MatMul(changed(step.left), changed(step.right), changed(step.out), changed(step.bias), step.beta)
     return Call(step.operator, changed(step.args), changed(step.kwargs), changed(step.results))
 
 

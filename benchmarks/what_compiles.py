@@ -1,0 +1,55 @@
+"""Trains every odd module and setting of tests/multistep, and prints which engine took it, and why, as Markdown.
+
+    python -m benchmarks.what_compiles > table.md
+
+docs/multistep.md holds what it prints.
+"""
+
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+
+from multistep.compiled import cache
+from tests.multistep.foreign import FOREIGN
+from tests.multistep.odd import ODD, reset
+from tests.multistep.settings import SETTINGS
+from tests.multistep.training import train
+
+
+def tried() -> Iterator[tuple[str, str, str]]:
+    """Yields what was trained, the engine, and the reason why that is not `fused`."""
+    for name, foreign in FOREIGN.items():
+        found = train(foreign.make, "auto", foreign.loader, max_epochs=2).multistep
+        yield f"foreign: {name}", found.engine_used, found.reason or ""
+    for name, (make, _) in ODD.items():
+        reset()
+        found = train(make, "auto").multistep
+        yield words_of(name), found.engine_used, found.reason or ""
+    for name, setting in SETTINGS.items():
+        found = train(setting.make, "auto", setting.data, setting.callbacks(), **setting.options).multistep
+        yield name, found.engine_used, found.reason or ""
+
+
+def words_of(name: str) -> str:
+    """Returns the name of a class as words.
+
+    >>> words_of("BufferInPlace")
+    'buffer in place'
+    """
+    return re.sub(r"(?<!^)(?=[A-Z])", " ", name).lower()
+
+
+def row(what: str, engine: str, reason: str) -> str:
+    """Returns a row of the table."""
+    return f"| {what} | {engine} | {reason.replace('|', '/')} |"
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore")
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.ERROR)
+    cache.seconds_to_compile = lambda tensors: 0.0  # compile however short the training is
+    print("| what | engine | reason |\n| --- | --- | --- |")
+    for what, engine, reason in tried():
+        if what != "prints":
+            print(row(what, engine, reason), flush=True)

@@ -1,0 +1,513 @@
+"""Settings of a trainer, its callbacks, schedules and data, by name: what training a module with them takes."""
+
+import copy
+import dataclasses
+import datetime
+from collections import namedtuple
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pytorch_lightning import Callback, LightningModule, callbacks
+from pytorch_lightning.loggers import Logger
+from torch import nn
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler
+
+from tests.multistep.training import CLASSES, FEATURES, SIZE, Classifier, examples, loader
+
+FUSED, EAGER, LIGHTNING = "fused", "eager", "lightning"
+
+
+class Rows(Logger):
+    """Keeps what is logged: (step, name, value)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[tuple[Any, str, float]] = []
+
+    name = version = "rows"
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Of no interest here."""
+
+    def log_metrics(self, metrics: Any, step: Any = None) -> None:
+        self.rows += [(step, name, float(value)) for name, value in metrics.items()]
+
+
+@dataclass
+class Setting:
+    """What one training differs in; `engine` trains it where `fused` would be taken."""
+
+    engine: str = FUSED
+    make: Callable[[], LightningModule] = Classifier
+    data: Callable[[], Any] = loader
+    callbacks: Callable[[], list[Callback]] = list
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+class Validated(Classifier):
+    def validation_step(self, batch, batch_idx):
+        self.log("val/loss", F.cross_entropy(self(batch[0]), batch[1]))
+
+    def val_dataloader(self):
+        return loader(3 * SIZE, shuffle=False)
+
+
+class Scheduled(Validated):
+    def __init__(self, schedule: Callable[..., Any], optimizer: Any = None, **options: Any) -> None:
+        super().__init__(optimizer)
+        self.schedule, self.options = schedule, options
+
+    def configure_optimizers(self):
+        optimizer = super().configure_optimizers()
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.schedule(optimizer), **self.options}}
+
+
+class TwoSchedules(Validated):
+    def configure_optimizers(self):
+        optimizer = super().configure_optimizers()
+        by_step = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.99)
+        by_epoch = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+        return [optimizer], [{"scheduler": by_step, "interval": "step"}, {"scheduler": by_epoch, "interval": "epoch"}]
+
+
+class MomentumSchedule(torch.optim.lr_scheduler.LRScheduler):
+    """A schedule of one's own that changes more than the learning rate."""
+
+    def get_lr(self):
+        for group in self.optimizer.param_groups:
+            group["weight_decay"] = 0.01 * self.last_epoch
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+
+def momentum(parameters):
+    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+
+
+def groups(parameters):
+    parameters = list(parameters)
+    return torch.optim.SGD([{"params": parameters[:2], "lr": 0.05}, {"params": parameters[2:]}], lr=0.1, momentum=0.5)
+
+
+# Data
+
+
+@dataclasses.dataclass
+class Pair:
+    inputs: torch.Tensor
+    targets: torch.Tensor
+    name: str = "pair"
+
+
+Named = namedtuple("Named", "inputs targets")
+
+
+class OfMapping(Classifier):
+    def training_step(self, batch, batch_idx):
+        loss = F.cross_entropy(self(batch["x"]["inner"]) * batch["scale"], batch["y"])
+        self.log("loss", loss, on_epoch=True)
+        return {"loss": loss}
+
+
+class OfAttributes(Classifier):
+    def training_step(self, batch, batch_idx):
+        loss = F.cross_entropy(self(batch.inputs), batch.targets)
+        self.log("loss", loss, batch_size=len(batch.targets))
+        return loss
+
+
+class OfSeveral(Classifier):
+    def training_step(self, batch, batch_idx):
+        return sum(F.cross_entropy(self(x), y) for x, y in batch.values())
+
+
+class WithDropout(Classifier):
+    def __init__(self):
+        super().__init__()
+        self.net.insert(2, nn.Dropout(0.3))
+
+
+def collated(kind: Callable[[list[torch.Tensor]], Any]) -> DataLoader[Any]:
+    def collate(items):
+        return kind([torch.stack(column) for column in zip(*items, strict=True)])
+
+    return loader(collate_fn=collate)
+
+
+def as_mapping(columns):
+    return {"x": {"inner": columns[0]}, "y": columns[1], "scale": 2.0}
+
+
+class Items(Dataset):
+    """A map-style dataset of tensors; with noise, it draws from torch's generator."""
+
+    def __init__(self, noise=False, count=20 * SIZE + 5):
+        self.x, self.y = examples(count).tensors
+        self.noise = noise
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        x = self.x[i]
+        return (x + 0.1 * torch.randn(FEATURES) if self.noise else x), self.y[i]
+
+
+class ItemsAtOnce(Items):
+    def __getitems__(self, indices):
+        return [self[i] for i in indices]
+
+
+class Stream(IterableDataset):
+    def __init__(self, count=20 * SIZE + 5):
+        self.count = count
+
+    def __iter__(self):
+        yield from zip(*examples(self.count).tensors, strict=True)
+
+
+class Drawing:
+    """A loader that draws with replacement, many minibatches at once where it is asked to."""
+
+    def __init__(self, length=20, sized=True):
+        self.x, self.y = examples().tensors
+        self.generator = torch.Generator().manual_seed(5)
+        self.length = length
+        self.draws = 0
+
+    def __len__(self):
+        return self.length
+
+    def __iter__(self):
+        for _ in range(self.length):
+            x, y = self.draw(1)
+            self.draws -= 1
+            yield x[0], y[0]
+
+    def draw(self, n):
+        self.draws += 1
+        rows = torch.randint(len(self.x), (n, SIZE), generator=self.generator)
+        return self.x[rows], self.y[rows]
+
+
+class Minibatches:
+    """An iterable of minibatches that is no DataLoader; it has no length."""
+
+    def __iter__(self):
+        return iter(list(DataLoader(examples(20 * SIZE + 5), SIZE)))
+
+
+class Alternating(Dataset):
+    """Minibatches of two sizes, in turn."""
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, i):
+        x, y = examples().tensors
+        return x[: 8 + i % 2 * 8], y[: 8 + i % 2 * 8]
+
+
+class Growing(Dataset):
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, i):
+        x, y = examples().tensors
+        return {"x": {"inner": x[i : i + SIZE]}, "y": y[i : i + SIZE], "scale": float(1 + i % 3)}
+
+
+# Callbacks
+
+
+class Called(Callback):
+    """Wants to be called around some updates; keeps when it was, and what it was told."""
+
+    def __init__(self, calls):
+        self.update_calls = calls
+        self.seen: list[Any] = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.seen.append(("start", trainer.global_step, batch_idx, float(batch[0].sum())))
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.seen.append(
+            ("end", trainer.global_step, batch_idx, float(outputs["losses"].sum()), sorted(outputs["logged"]))
+        )
+
+
+class Undeclared(Callback):
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        pl_module.net[0].weight.data.mul_(0.999)
+
+
+class AtEpoch(Callback):
+    """Does something to the module as the second epoch begins."""
+
+    def __init__(self, action):
+        self.action = action
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            self.action(trainer, pl_module)
+
+
+class OwnFormula(callbacks.EMAWeightAveraging):
+    def __init__(self):
+        super().__init__(decay=0.9)
+        self._kwargs["avg_fn"] = lambda average, value, count: 0.5 * average + 0.5 * value
+
+
+class EveryThird(callbacks.WeightAveraging):
+    def should_update(self, step_idx=None, epoch_idx=None):
+        return step_idx is not None and step_idx % 3 == 0
+
+
+class Normed(Validated):
+    def __init__(self):
+        super().__init__()
+        self.net.insert(1, nn.BatchNorm1d(12))
+
+
+class Changeable(Classifier):
+    factor = 1.0
+
+    def __init__(self):
+        super().__init__()
+        self.space = copy.copy(dataclasses.make_dataclass("Space", ["scale"])(1.0))
+        self.mask = np.ones(FEATURES, dtype=np.float32)
+        self.plain = torch.ones(FEATURES)
+        self.table = {"scale": [1.0]}
+        self.net.insert(2, nn.Dropout(0.0))
+
+    def training_step(self, batch, batch_idx):
+        x = (
+            batch[0]
+            * torch.from_numpy(self.mask)
+            * self.plain
+            * self.space.scale
+            * self.table["scale"][0]
+            * self.factor
+        )
+        loss = F.cross_entropy(self(x), batch[1])
+        self.log("loss", loss, on_epoch=True)
+        return loss
+
+
+def freeze(_trainer, module):
+    module.net[0].requires_grad_(False)
+
+
+def add_group(trainer, module):
+    module.extra = nn.Linear(FEATURES, CLASSES)
+    with torch.no_grad():
+        for p in module.extra.parameters():
+            p.fill_(0.1)
+    original = module.net
+    module.net = nn.Sequential(nn.Identity(), *original)
+    trainer.optimizers[0].add_param_group({"params": list(module.extra.parameters()), "lr": 0.05})
+
+
+def replace_parameter(trainer, module):
+    new = nn.Parameter(torch.full_like(module.net[0].weight, 0.1))
+    for group in trainer.optimizers[0].param_groups:
+        group["params"] = [new if p is module.net[0].weight else p for p in group["params"]]
+    module.net[0].weight = new
+
+
+def change(name, value):
+    def action(trainer, module):
+        if name == "mask":
+            module.mask[:2] = value
+        elif name == "plain":
+            module.plain[:2] = value
+        elif name == "plain by data":
+            module.plain.data.numpy()[:2] = value
+        elif name == "table":
+            module.table["scale"][0] = value
+        elif name == "space":
+            module.space.scale = value
+        elif name == "dropout":
+            module.net[2].p = value
+        elif name == "rate":
+            trainer.optimizers[0].param_groups[0]["lr"] = value
+        elif name == "decay":
+            trainer.optimizers[0].param_groups[0]["weight_decay"] = value
+        elif name == "mode":
+            module.net.eval()
+        elif name == "step":
+            module.training_step = lambda batch, batch_idx: 2 * F.cross_entropy(module(batch[0]), batch[1])
+        elif name == "activation":
+            module.net[1] = nn.ReLU()
+        elif name == "hook":
+            module.net[0].register_forward_hook(lambda m, args, output: 2 * output)
+        elif name == "weights":
+            module.net[0].weight.data.mul_(0.5)
+        elif name == "clip":
+            trainer.gradient_clip_val = value
+
+    return lambda: [AtEpoch(action)]
+
+
+class EachEpoch(Callback):
+    """Changes something again and again."""
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        pl_module.space.scale = 1.0 + 0.1 * trainer.current_epoch
+
+
+schedules = torch.optim.lr_scheduler
+SETTINGS = {
+    "epochs": Setting(options={"max_epochs": 4}),
+    "an odd last minibatch": Setting(data=partial(loader, 20 * SIZE + 5)),
+    "drop_last": Setting(data=partial(loader, 20 * SIZE + 5, drop_last=True)),
+    "in order": Setting(data=partial(loader, shuffle=False)),
+    "max_steps": Setting(options={"max_epochs": -1, "max_steps": 47}),
+    "max_steps before max_epochs": Setting(options={"max_steps": 33}),
+    "limit_train_batches": Setting(options={"limit_train_batches": 7}),
+    "limit_train_batches as a fraction": Setting(options={"limit_train_batches": 0.4}),
+    "overfit_batches": Setting(options={"overfit_batches": 3}),
+    "fast_dev_run": Setting(EAGER, options={"fast_dev_run": 1}),
+    "accumulation": Setting(options={"accumulate_grad_batches": 4}),
+    "accumulation that ends with the epoch": Setting(
+        data=partial(loader, 20 * SIZE + 5), options={"accumulate_grad_batches": 4}
+    ),
+    "clipping by norm": Setting(options={"gradient_clip_val": 0.05}),
+    "clipping by value": Setting(options={"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"}),
+    "accumulation, clipping and momentum": Setting(
+        make=partial(Classifier, momentum), options={"accumulate_grad_batches": 3, "gradient_clip_val": 0.05}
+    ),
+    "parameter groups": Setting(make=partial(Classifier, groups)),
+    "bf16": Setting(options={"precision": "bf16-mixed"}),
+    "64 bits": Setting(options={"precision": "64-true"}),
+    "validation": Setting(make=Validated),
+    "validation within an epoch": Setting(make=Validated, options={"val_check_interval": 7}),
+    "validation at a fraction": Setting(make=Validated, options={"val_check_interval": 0.3}),
+    "validation over epochs": Setting(
+        make=Validated, options={"val_check_interval": 13, "check_val_every_n_epoch": None}
+    ),
+    "validation every second epoch": Setting(make=Validated, options={"check_val_every_n_epoch": 2}),
+    "validation where accumulation is not done": Setting(
+        make=Validated, options={"val_check_interval": 7, "accumulate_grad_batches": 4}
+    ),
+    "validation after a time": Setting(make=Validated, options={"val_check_interval": datetime.timedelta(hours=1)}),
+    "reloading": Setting(options={"reload_dataloaders_every_n_epochs": 1}),
+    "detect_anomaly": Setting(EAGER, options={"detect_anomaly": True}),
+    "max_time": Setting(options={"max_time": {"hours": 1}}),
+    "a rate that falls at every update": Setting(
+        make=partial(Scheduled, partial(schedules.ExponentialLR, gamma=0.98), interval="step")
+    ),
+    "a rate that falls at every third update": Setting(
+        make=partial(Scheduled, partial(schedules.ExponentialLR, gamma=0.9), interval="step", frequency=3)
+    ),
+    "a rate that falls with accumulation": Setting(
+        make=partial(Scheduled, partial(schedules.ExponentialLR, gamma=0.9), interval="step"),
+        options={"accumulate_grad_batches": 4},
+    ),
+    "a rate that falls at every epoch": Setting(make=partial(Scheduled, partial(schedules.ExponentialLR, gamma=0.5))),
+    "a warm-up from zero": Setting(
+        make=partial(Scheduled, partial(schedules.LambdaLR, lr_lambda=lambda n: min(1.0, n / 20)), interval="step")
+    ),
+    "a plateau by epoch": Setting(
+        make=partial(Scheduled, partial(schedules.ReduceLROnPlateau, patience=0, threshold=0.5), monitor="val/loss")
+    ),
+    "a plateau by update": Setting(
+        make=partial(
+            Scheduled,
+            partial(schedules.ReduceLROnPlateau, patience=0, threshold=0.5),
+            monitor="train/loss",
+            interval="step",
+            frequency=5,
+        )
+    ),
+    "one cycle": Setting(
+        EAGER,
+        make=partial(Scheduled, partial(schedules.OneCycleLR, max_lr=0.2, total_steps=60), momentum, interval="step"),
+    ),
+    "a schedule of one's own": Setting(EAGER, make=partial(Scheduled, MomentumSchedule, interval="step")),
+    "two schedules": Setting(make=TwoSchedules),
+    "GradientAccumulationScheduler": Setting(callbacks=lambda: [callbacks.GradientAccumulationScheduler({0: 1, 1: 4})]),
+    "StochasticWeightAveraging": Setting(
+        make=Normed, callbacks=lambda: [callbacks.StochasticWeightAveraging(0.05, 1, 1)], options={"max_epochs": 4}
+    ),
+    "EMAWeightAveraging": Setting(make=Normed, callbacks=lambda: [callbacks.EMAWeightAveraging(decay=0.9)]),
+    "EMAWeightAveraging at times": Setting(
+        make=Normed,
+        callbacks=lambda: [
+            callbacks.EMAWeightAveraging(
+                decay=0.9, use_buffers=False, update_every_n_steps=3, update_starting_at_step=10
+            )
+        ],
+    ),
+    "EMAWeightAveraging of accumulated updates": Setting(
+        callbacks=lambda: [callbacks.EMAWeightAveraging(decay=0.9)], options={"accumulate_grad_batches": 4}
+    ),
+    "an average by a formula of one's own": Setting(callbacks=lambda: [OwnFormula()]),
+    "an average of every third update": Setting(LIGHTNING, callbacks=lambda: [EveryThird()]),
+    "EarlyStopping": Setting(
+        make=Validated,
+        callbacks=lambda: [callbacks.EarlyStopping("val/loss", patience=0, min_delta=0.3)],
+        options={"max_epochs": 6},
+    ),
+    "LearningRateMonitor": Setting(
+        make=partial(Scheduled, partial(schedules.ExponentialLR, gamma=0.98), interval="step"),
+        callbacks=lambda: [callbacks.LearningRateMonitor("step")],
+    ),
+    "an undeclared callback": Setting(LIGHTNING, callbacks=lambda: [Undeclared()]),
+    "a mapping": Setting(make=OfMapping, data=partial(collated, as_mapping)),
+    "a dataclass": Setting(make=OfAttributes, data=partial(collated, lambda columns: Pair(*columns))),
+    "a named tuple": Setting(make=OfAttributes, data=partial(collated, lambda columns: Named(*columns))),
+    "a constant that changes": Setting(make=OfMapping, data=lambda: DataLoader(Growing(), None)),
+    "a dataset of items": Setting(data=lambda: DataLoader(Items(), SIZE, shuffle=True)),
+    "a dataset of items at once": Setting(data=lambda: DataLoader(ItemsAtOnce(), SIZE, shuffle=True)),
+    "a dataset with noise": Setting(data=lambda: DataLoader(Items(noise=True), SIZE, shuffle=True)),
+    "a dataset with noise and dropout": Setting(
+        EAGER, make=WithDropout, data=lambda: DataLoader(ItemsAtOnce(noise=True), SIZE, shuffle=True)
+    ),
+    "dropout": Setting(make=WithDropout),
+    "a stream": Setting(data=lambda: DataLoader(Stream(), SIZE)),
+    "a stream cut short": Setting(data=lambda: DataLoader(Stream(), SIZE), options={"limit_train_batches": 7}),
+    "an iterable without a length": Setting(data=Minibatches),
+    "a generator of one's own": Setting(data=lambda: loader(generator=torch.Generator().manual_seed(4))),
+    "a sampler with replacement": Setting(
+        data=lambda: DataLoader(examples(), SIZE, sampler=RandomSampler(examples(), True, 300))
+    ),
+    "a batch sampler": Setting(
+        data=lambda: DataLoader(examples(), batch_sampler=BatchSampler(RandomSampler(examples()), SIZE, False))
+    ),
+    "sizes in turn": Setting(data=lambda: DataLoader(Alternating(), None)),
+    "a worker": Setting(data=partial(loader, num_workers=1)),
+    "several loaders": Setting(make=OfSeveral, data=lambda: {"one": loader(), "two": loader(10 * SIZE)}),
+    "a loader that draws": Setting(data=Drawing),
+    "freezing": Setting(make=Changeable, callbacks=lambda: [AtEpoch(freeze)]),
+    "a further parameter group": Setting(make=Changeable, callbacks=lambda: [AtEpoch(add_group)]),
+    "a parameter that is replaced": Setting(make=Changeable, callbacks=lambda: [AtEpoch(replace_parameter)]),
+    "a change at every epoch": Setting(
+        EAGER, make=Changeable, callbacks=lambda: [EachEpoch()], options={"max_epochs": 8}
+    ),
+    **{
+        f"a change of {name}": Setting(
+            EAGER if name in ("hook", "step") else FUSED, make=Changeable, callbacks=change(name, value)
+        )
+        for name, value in {
+            "mask": 0.0,
+            "plain": 0.0,
+            "plain by data": 0.0,
+            "table": 2.0,
+            "space": 2.0,
+            "dropout": 0.5,
+            "rate": 0.01,
+            "decay": 0.1,
+            "mode": None,
+            "step": None,
+            "activation": None,
+            "hook": None,
+            "weights": None,
+            "clip": 0.05,
+        }.items()
+    },
+}

@@ -1,0 +1,140 @@
+"""When callbacks are called, what they are told, and what wants every update."""
+
+import inspect
+from functools import partial
+
+import pytest
+import torch
+from pytorch_lightning import Callback, callbacks
+
+from multistep import Calls, MultiStep
+from tests.multistep.settings import Called
+from tests.multistep.training import SIZE, Classifier, loader, train
+
+
+class Noting(Callback):
+    """Notes every call, as ordinary training makes them."""
+
+    def __init__(self):
+        self.seen = {}
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.seen["start", trainer.global_step] = batch_idx, float(batch[0].sum())
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.seen["end", trainer.global_step] = batch_idx, float(batch[0].sum())
+
+
+@pytest.mark.parametrize("engine", ["eager", "fused"])
+@pytest.mark.parametrize(
+    ("calls", "started", "ended"),
+    [
+        (Calls(after=(7,)), (), (7, 14, 21, 28, 35, 42, 49, 56)),
+        (Calls(before=(10,)), (9, 19, 29, 39, 49, 59), ()),
+        (Calls(around=(25,)), (0, 25, 50, 59), (1, 26, 51, 60)),
+        (Calls(around=()), (59,), (60,)),
+        (((30,), (), None), (), (30, 60)),
+    ],
+)
+def test_a_callback_is_called_where_it_declares_with_the_minibatch_of_that_update(engine, calls, started, ended):
+    ordinary, called = Noting(), Called(calls)
+    train(Classifier, None, callbacks=[ordinary])
+    train(Classifier, engine, callbacks=[called])
+    found = {row[:2]: row[2:4] for row in called.seen if row[0] == "start"}
+    found |= {row[:2]: (row[2],) for row in called.seen if row[0] == "end"}
+    for update in started:
+        assert found["start", update] == ordinary.seen["start", update]
+    for update in ended:
+        assert found["end", update][0] == ordinary.seen["end", update][0]
+    assert len(called.seen) < 2 * 60 / 2  # most updates are performed without a call
+
+
+@pytest.mark.parametrize("engine", ["eager", "fused"])
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_a_hook_is_told_of_all_minibatches_since_the_last_one(engine, accumulate):
+    class Every(Callback):
+        def __init__(self):
+            self.losses = []
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            self.losses.append(outputs["loss"] * accumulate)
+
+    class AtTimes(Every):
+        update_calls = Calls(after=(5,))
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            assert outputs["logged"]["train/loss"].tolist() == outputs["losses"].tolist()
+            assert outputs["losses"][-1] / accumulate == outputs["loss"]
+            self.losses += outputs["losses"].unbind()
+
+    every, at_times = Every(), AtTimes()
+    train(Classifier, None, callbacks=[every], accumulate_grad_batches=accumulate)
+    found = train(Classifier, engine, callbacks=[at_times], accumulate_grad_batches=accumulate)
+    assert found.multistep.engine_used == engine
+    exactly = {"rtol": 0, "atol": 0} if engine == "eager" else {"rtol": 1e-4, "atol": 1e-6}
+    torch.testing.assert_close(torch.stack(at_times.losses), torch.stack(every.losses), **exactly)
+
+
+def test_with_accumulation_a_hook_precedes_the_first_minibatch_of_its_update():
+    called = Called(Calls(around=(3,)))
+    train(Classifier, "eager", callbacks=[called], accumulate_grad_batches=4)
+    firsts = [row for row in called.seen if row[0] == "start" and row[2] % 4 == 0]
+    assert {row[1] for row in firsts} >= {0, 3, 6, 9, 12, 14}
+
+
+# What Lightning's own callbacks need: the others override no hook of a batch.
+EVERY_UPDATE = {"SpikeDetection", "ThroughputMonitor", "WeightAveraging"}
+MADE = {
+    "BatchSizeFinder": None,  # trains by itself
+    "LearningRateFinder": None,
+    "BackboneFinetuning": None,  # wants a module with a backbone
+    "BaseFinetuning": None,  # abstract
+    "BasePredictionWriter": None,
+    "ModelPruning": None,  # replaces parameters by others; see the settings
+    "DeviceStatsMonitor": partial(callbacks.DeviceStatsMonitor, cpu_stats=False),
+    "EarlyStopping": partial(callbacks.EarlyStopping, "train/loss"),
+    "GradientAccumulationScheduler": partial(callbacks.GradientAccumulationScheduler, {1: 2}),
+    "LambdaCallback": callbacks.LambdaCallback,
+    "OnExceptionCheckpoint": partial(callbacks.OnExceptionCheckpoint, "."),
+    "SpikeDetection": None,  # needs a strategy of several processes
+    "StochasticWeightAveraging": partial(callbacks.StochasticWeightAveraging, 0.1),
+    "ThroughputMonitor": partial(callbacks.ThroughputMonitor, batch_size_fn=len),
+    "Timer": partial(callbacks.Timer, "00:01:00:00"),
+}
+NAMES = [
+    name
+    for name, cls in vars(callbacks).items()
+    if inspect.isclass(cls) and issubclass(cls, Callback) and MADE.get(name, cls) is not None
+]
+
+
+@pytest.mark.usefixtures("always_compile")
+@pytest.mark.parametrize("name", NAMES)
+def test_lightnings_own_callbacks_are_known(name, tmp_path):
+    make = MADE.get(name, getattr(callbacks, name))
+    options = {"logger": True, "default_root_dir": tmp_path, "log_every_n_steps": 5, "max_epochs": 2}
+    options |= {"enable_progress_bar": "Progress" in name, "enable_model_summary": "Summary" in name}
+    options |= {"enable_checkpointing": "Checkpoint" in name}
+    found = train(Classifier, "auto", callbacks=[make()], **options)
+    assert found.multistep.engine_used == ("lightning" if name in EVERY_UPDATE else "fused"), found.multistep.reason
+
+
+def test_an_engine_is_one_of_four():
+    with pytest.raises(ValueError, match="engine 'quick': give one of auto, fused, eager, lightning"):
+        MultiStep("quick")
+
+
+def test_the_trainer_is_afterwards_what_it_was():
+    found = train(partial(Classifier), "eager", data=partial(loader, 3 * SIZE))
+    loop = found.trainer.fit_loop.epoch_loop
+    assert type(loop.automatic_optimization).__module__.startswith("pytorch_lightning")
+    assert "advance" not in vars(loop)
+    assert "log" not in vars(found.module)
+
+
+def test_two_trainings_with_one_callback_follow_each_other():
+    multistep = MultiStep("eager")
+    for _ in range(2):
+        found = train(Classifier, None, callbacks=[multistep])
+        assert multistep.engine_used == "eager"
+        assert found.trainer.global_step == 60

@@ -1,0 +1,255 @@
+"""The compiled engine: what is kept, what is drawn, and what is noticed."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+import torch
+from pytorch_lightning import Callback
+from torch.utils.data import DataLoader, TensorDataset
+
+from multistep import EngineMismatchError, _fused, _loop
+from multistep.compiled import cache, program
+from tests.multistep.odd import BufferInPlace, Dropout, ReadsAGlobal
+from tests.multistep.training import CLASSES, SIZE, Classifier, assert_same, examples, loader, train
+
+LONG = partial(loader, 200 * SIZE)
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MULTISTEP_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def said(monkeypatch):
+    lines = []
+    monkeypatch.setattr("multistep._callback.rank_zero_info", lines.append)
+    return lines
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_dropout_draws_the_same_whether_the_code_is_compiled_or_kept(said):
+    cold, warm = train(Dropout, "auto", max_epochs=400), train(Dropout, "auto", max_epochs=400)
+    assert ["compiled in" in line or "compiled before" in line for line in said].count(True) == 2
+    assert "compiled before" in said[-1]
+    assert_same(warm, cold, exactly=True)
+
+
+def test_the_bits_do_not_depend_on_where_chunks_end(monkeypatch):
+    whole = train(BufferInPlace, "fused")
+    monkeypatch.setattr(_loop, "longest_chunk", lambda *_: 3)
+    assert_same(train(BufferInPlace, "fused"), whole, exactly=True)
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_auto_weighs_what_compiling_costs_against_the_updates_to_come(monkeypatch):
+    monkeypatch.setattr(cache, "seconds_to_compile", lambda tensors: 100.0)
+    found = train(Classifier, "auto")
+    assert found.multistep.engine_used == "eager"
+    assert found.multistep.reason.startswith("compiling pays from ")
+    assert found.multistep.reason.endswith(" updates on, 59 are to come")
+
+
+@pytest.mark.usefixtures("said")
+def test_code_is_kept_in_a_private_folder_and_loaded_by_the_next_process(own_cache):
+    train(Classifier, "fused")
+    assert stat.S_IMODE(own_cache.stat().st_mode) == 0o700
+    (kept,) = [path for path in own_cache.iterdir() if path.is_dir()]
+    script = (
+        "import sys; sys.path.insert(0, '.')\n"
+        "from tests.multistep.training import Classifier, train\n"
+        "print(train(Classifier, 'fused').multistep.engine_used)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.endswith("fused\n"), done.stderr
+    assert "compiled before" in done.stderr
+    assert [path.name for path in own_cache.iterdir() if path.is_dir()] == [kept.name]
+
+
+@pytest.mark.parametrize("harm", ["cut short", "another's", "open to others"])
+def test_kept_code_that_cannot_be_trusted_is_compiled_anew(own_cache, said, harm):
+    train(Classifier, "fused")
+    (kept,) = [path for path in own_cache.iterdir() if path.is_dir()]
+    if harm == "cut short":
+        (kept / cache.PLAN).write_bytes((kept / cache.PLAN).read_bytes()[:100])
+    elif harm == "another's":
+        (kept / cache.CODE).write_bytes(b"no library")
+    else:
+        kept.chmod(0o777)
+    said.clear()
+    train(Classifier, "fused")
+    assert "engine fused: compiling ..." in said
+
+
+def test_where_code_cannot_be_kept_one_line_says_so(own_cache, said):
+    own_cache.mkdir()
+    own_cache.chmod(0o777)
+    assert train(Classifier, "fused").multistep.engine_used == "fused"
+    assert any("is not kept for the next run" in line for line in said)
+
+
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.usefixtures("always_compile")
+def test_without_a_compiler_training_is_eager_and_one_line_says_so(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}):
+        found = train(Classifier, "auto")
+    assert found.multistep.engine_used == "eager"
+    assert "\n" not in found.multistep.reason
+    assert_same(found, train(Classifier, None), exactly=True)
+
+
+def test_a_global_value_that_another_process_has_otherwise_is_not_served_from_the_cache(own_cache, monkeypatch):
+    train(ReadsAGlobal, "fused")
+    monkeypatch.setattr("tests.multistep.odd.SCALE", 0.5)
+    assert_same(train(ReadsAGlobal, "fused"), train(ReadsAGlobal, None), exactly=False)
+    assert len([path for path in own_cache.iterdir() if path.is_dir()]) == 2
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_kept_code_that_computes_something_else_is_not_used(said, monkeypatch):
+    """As if a key missed something: the code of another network stands under it."""
+    monkeypatch.setattr(cache, "key_of", lambda _: "key")
+    train(ReadsAGlobal, "fused")
+    monkeypatch.setattr("tests.multistep.odd.SCALE", 0.5)
+    assert_same(train(ReadsAGlobal, "fused"), train(ReadsAGlobal, None), exactly=False)
+    assert said.count("engine fused: compiling ...") == 2
+
+
+def test_a_difference_while_training_ends_it_with_the_numbers_of_the_updates(monkeypatch):
+    monkeypatch.setattr(_loop, "CHECKED_EVERY", 50)
+    original = program.Program.run
+
+    class Spoilt(program.Program):
+        calls = 0
+
+        def run(self, inputs, count):
+            original(self, inputs, count)
+            type(self).calls += 1
+            if type(self).calls > 4:
+                inputs[0].add_(0.01)
+
+    monkeypatch.setattr(_fused, "Program", Spoilt)
+    monkeypatch.setattr(cache, "load", lambda key: None)
+    monkeypatch.setattr(_loop, "longest_chunk", lambda *_: 20)
+    with pytest.raises(EngineMismatchError, match=r"differs from training_step in .*; updates 2 to \d+ are in doubt"):
+        train(Classifier, "fused", LONG, max_epochs=1)
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_python_that_is_changed_while_training_is_noticed_or_refused():
+    class Halving(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 1:
+                OPTIONS["scale"] = 0.5
+
+    from tests.multistep.odd import OPTIONS
+
+    try:
+        found = train(ReadsAGlobal, "fused", callbacks=[Halving()])
+        OPTIONS["scale"] = 1.0
+        assert_same(found, train(ReadsAGlobal, None, callbacks=[Halving()]), exactly=False)
+    finally:
+        OPTIONS["scale"] = 1.0
+
+
+def test_an_interrupt_finds_weights_and_counters_that_agree(tmp_path):
+    """Ctrl-C while native code runs: what is saved then is resumed to the bits of a run without it."""
+
+    class Interrupting(Callback):
+        def on_exception(self, trainer, pl_module, exception):
+            trainer.save_checkpoint(tmp_path / "cut.ckpt")
+
+    original = program.Program.run
+
+    def run(self, inputs, count):
+        original(self, inputs, count)
+        if count > 10:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    whole = train(Classifier, "fused", LONG, max_epochs=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(program.Program, "run", run)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            train(Classifier, "fused", LONG, [Interrupting()], max_epochs=1)
+    saved = torch.load(tmp_path / "cut.ckpt", weights_only=True)
+    steps = saved["global_step"]
+    progress = saved["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+    assert 10 < steps < 200
+    assert progress["completed"] == steps
+    until = train(Classifier, "fused", LONG, max_epochs=-1, max_steps=steps)
+    for name, value in until.module.state_dict().items():
+        torch.testing.assert_close(saved["state_dict"][name], value, rtol=0, atol=0)
+    assert whole.trainer.global_step == 200
+
+
+class Failing(Classifier):
+    """Raises in the one minibatch that holds a class which is not there."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        return loss + torch.ones(CLASSES)[batch[1] + 0].sum()
+
+
+@pytest.mark.parametrize("engine", ["eager", "auto"])
+@pytest.mark.usefixtures("always_compile")
+def test_an_error_in_a_step_comes_at_its_update_and_finds_the_state_before_it(engine, tmp_path):
+    class Saving(Callback):
+        def on_exception(self, trainer, pl_module, exception):
+            trainer.save_checkpoint(tmp_path / f"{name}.ckpt")
+
+    def data():
+        x, y = examples().tensors
+        y[13 * SIZE + 3] = 17
+        return DataLoader(TensorDataset(x, y), SIZE)
+
+    for name in ("ordinary", engine):
+        with pytest.raises(IndexError):
+            train(Failing, None if name == "ordinary" else name, data, [Saving()])
+    ordinary, found = (torch.load(tmp_path / f"{name}.ckpt", weights_only=True) for name in ("ordinary", engine))
+    assert found["global_step"] == ordinary["global_step"] == 13
+    assert (
+        found["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        == ordinary["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    )
+    for name, value in ordinary["state_dict"].items():
+        torch.testing.assert_close(found["state_dict"][name], value)
+
+
+class Widening:
+    """Minibatches that are wider from the second epoch on, as after a search for the batch size."""
+
+    def __init__(self):
+        self.epochs = 0
+
+    def __len__(self):
+        return 10
+
+    def __iter__(self):
+        self.epochs += 1
+        x, y = examples().tensors
+        size = SIZE if self.epochs <= 3 else 2 * SIZE  # Lightning asks once more before the first
+        return iter([(x[i : i + size], y[i : i + size]) for i in range(10)])
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_minibatches_of_another_size_are_compiled_for_where_they_stay(said):
+    found = train(Classifier, "fused", Widening(), max_epochs=10)
+    assert_same(found, train(Classifier, None, Widening(), max_epochs=10), exactly=False)
+    assert said.count("engine fused: compiling ...") == 2
+
+
+def test_seconds_to_compile_are_remembered(own_cache):
+    own_cache.mkdir(mode=0o700)
+    (own_cache / cache.SECONDS).write_text(json.dumps([4.0, 10]))
+    assert cache.seconds_to_compile(10) == 4.0
+    assert cache.seconds_to_compile(20) == 8.0
+    (own_cache / cache.SECONDS).write_text("not JSON")
+    assert cache.seconds_to_compile(8) == cache.USUAL[0]

@@ -1,0 +1,64 @@
+"""Options, callbacks, schedules, data and changes while training do what they do in ordinary Lightning."""
+
+import pytest
+
+from tests.multistep.settings import EAGER, FUSED, LIGHTNING, SETTINGS, Rows
+from tests.multistep.training import assert_same, train
+
+# What shares its compiled code with others, or is one of its kind, runs always; the rest is slow.
+LONG = (
+    "two schedules",
+    "a change of clip",
+    "a change of plain",
+    "a further parameter group",
+    "a parameter that is replaced",
+    "a change at every epoch",
+    "64 bits",
+    "EMAWeightAveraging of accumulated updates",
+    "EMAWeightAveraging at times",
+    "a change of activation",
+    "a change of decay",
+    "a change of dropout",
+    "a change of mode",
+    "a change of plain by data",
+    "a change of table",
+    "a named tuple",
+    "a rate that falls with accumulation",
+    "several loaders",
+    "parameter groups",
+)
+
+
+def run(name, engine):
+    setting, rows = SETTINGS[name], Rows()
+    options = {"logger": rows, "log_every_n_steps": 5, **setting.options}
+    return train(setting.make, engine, setting.data, setting.callbacks(), **options), rows.rows
+
+
+def assert_same_rows(rows, expected, exactly):
+    assert [row[:2] for row in rows] == [row[:2] for row in expected]
+    for (step, name, value), (_, _, other) in zip(rows, expected, strict=True):
+        assert value == pytest.approx(other, rel=0 if exactly else 2e-3, abs=0 if exactly else 2e-5, nan_ok=True), (
+            step,
+            name,
+        )
+
+
+@pytest.mark.parametrize("name", [name for name, setting in SETTINGS.items() if setting.engine != LIGHTNING])
+def test_eager_has_the_bits_and_the_logged_rows_of_ordinary_training(name):
+    (ordinary, expected), (found, rows) = run(name, None), run(name, EAGER)
+    assert found.multistep.engine_used == EAGER
+    assert_same(found, ordinary, exactly=True)
+    assert_same_rows(rows, expected, exactly=True)
+
+
+@pytest.mark.usefixtures("always_compile")
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in SETTINGS])
+def test_auto_agrees_with_ordinary_training(name):
+    (ordinary, expected), (found, rows) = run(name, None), run(name, "auto")
+    engine = SETTINGS[name].engine
+    assert found.multistep.engine_used == engine, found.multistep.reason
+    fused = engine == FUSED or (found.multistep.reason or "").startswith("after ")
+    low = name == "bf16"
+    assert_same(found, ordinary, exactly=not fused, low=low)
+    assert_same_rows(rows, expected, exactly=not fused) if not low else None
