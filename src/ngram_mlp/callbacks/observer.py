@@ -133,8 +133,9 @@ class Snapshots(Diagnosis):
         self._due = {observer: kinds for observer, kinds in due.items() if kinds not in (NOTHING, None)}
         if not self._due:
             return
+        contexts, targets = batch
         with trainer.precision_plugin.train_step_context():
-            self._snapshot = snapshot = take_snapshot(pl_module.network, *batch, update)
+            self._snapshot = snapshot = take_snapshot(pl_module.network, contexts, targets, update)
         for observer, kinds in self._due.items():
             if not observer.selected({**snapshot.layers, **snapshot.nonlinearities, **snapshot.parameters}):
                 names = ", ".join(snapshot.layers)
