@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import Callback
-from pytorch_lightning.callbacks import LearningRateMonitor, ProgressBar
+from pytorch_lightning.callbacks import BaseFinetuning, LearningRateFinder, LearningRateMonitor, ProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins import AsyncCheckpointIO
 from pytorch_lightning.strategies import DDPStrategy
@@ -22,6 +22,7 @@ from ngram_mlp.cli.resuming import check_checkpoint
 from ngram_mlp.cli.train_cli import TrainCLI
 from ngram_mlp.diagnostics.batch_norm_statistics import require_batch_norm
 from ngram_mlp.errors import UserError
+from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.layers import batch_norms
 from ngram_mlp.processes import rank
 from ngram_mlp.runs.checkpoint import Checkpoint, CheckpointFiles
@@ -104,6 +105,7 @@ def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, c
     except (ValueError, TypeError, ImportError, OverflowError) as error:  # about its options, in Lightning's words
         raise UserError(f"--trainer: {' '.join(str(error).split())}; choose another value") from error
     _refuse_other_starts(trainer)
+    _refuse_callbacks(trainer, cli.model)
     cli.datamodule.refuse_unequal_parts(trainer.world_size)
     if isinstance(trainer.strategy.checkpoint_io, AsyncCheckpointIO):
         remedy = "a checkpoint has to be complete before the run goes on; leave it out"
@@ -120,6 +122,16 @@ def _refuse_other_starts(trainer: Any) -> None:
     if starts != "popen" or not (isinstance(strategy, DDPStrategy) or trainer.world_size == 1):
         remedy = "processes are started by ddp alone; use it, or auto with 1 device"
         raise UserError(remedy, strategy=type(strategy).__name__)
+
+
+def _refuse_callbacks(trainer: Any, model: LanguageModel) -> None:
+    """Raises a UserError for a callback of Lightning's that would end a run with a traceback."""
+    for callback in trainer.callbacks:
+        if isinstance(callback, LearningRateFinder) and not (hasattr(model, "lr") or hasattr(model, "learning_rate")):
+            reason = "needs a model with an attribute lr or learning_rate; compare several rates"
+            raise UserError(f"LearningRateFinder {reason}", callbacks=None)
+        if type(callback) is BaseFinetuning:
+            raise UserError("BaseFinetuning is abstract; give a subclass", callbacks=None)
 
 
 def _callbacks(cli: TrainCLI, folder: Path, saved: str, console: Console) -> list[Callback]:
