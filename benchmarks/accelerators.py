@@ -8,13 +8,13 @@ import statistics
 import time
 
 import torch
-
-from ngram_mlp import MLP, NGramDataModule
-from ngram_mlp.data import MinibatchStream
 from ngram_mlp.training import Calls, CannotFuseError, EagerEngine
 from ngram_mlp.training.fused import FusedEngine
 from ngram_mlp.training.threads import multiplications_in
 from ngram_mlp.training.trainer import Chunking
+
+from ngram_mlp import MLP, NGramDataModule
+from ngram_mlp.data import MinibatchStream
 
 # Units in each of the hidden layers, how many layers, and the examples in a minibatch.
 SIZES = ((200, 1, 32), (200, 3, 256), (300, 3, 256), (500, 3, 256), (1000, 3, 256), (1000, 3, 1024), (2000, 3, 1024))

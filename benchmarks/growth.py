@@ -8,13 +8,13 @@ import warnings
 
 import torch
 import torch.nn.functional as F
+from ngram_mlp.training import Calls, choose_engine
+from ngram_mlp.training.trainer import Chunking, longest_chunk
 from sizes import named
 from torch import nn
 
 from ngram_mlp.data import MinibatchStream, NGrams
 from ngram_mlp.models.layers import BatchNorm
-from ngram_mlp.training import Calls, choose_engine
-from ngram_mlp.training.trainer import Chunking, longest_chunk
 
 V, T, E = 27, 3, 10
 EXAMPLES = 180_000

@@ -58,7 +58,7 @@ for name in OBSERVERS:
         if hasattr(kind, hook):
             setattr(kind, hook, timed(getattr(kind, hook), name))
 with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-    arguments = ["--runs_dir", folder, "--model.engine", "fused", "--trainer.max_steps", UPDATES]
+    arguments = ["--runs_dir", folder, "--engine", "fused", "--trainer.max_steps", UPDATES]
     arguments += ["--trainer.accelerator", "cpu", "--observe.every_n_updates", INTERVALS]
     main(PROJECT / "configs" / "default.yaml", arguments)
 print(json.dumps(seconds))

@@ -49,7 +49,7 @@ with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.Stri
         [
             "--runs_dir",
             folder,
-            "--model.engine",
+            "--engine",
             ENGINE,
             "--trainer.max_steps",
             UPDATES,

@@ -97,7 +97,7 @@ def measure_whole(cache: str) -> Record:
                 found["jax.lax.scan"][updates] = run(FOLDER / "jax_scan.py", updates, cache=cache, python=python)[1]
             with tempfile.TemporaryDirectory() as empty:
                 found["train.py, cold"][updates] = train(runs, updates, empty)
-            train(runs, updates, cache, "--model.engine", "fused")  # so that it is compiled, also by itself
+            train(runs, updates, cache, "--engine", "fused")  # so that it is compiled, also by itself
             found["train.py, warm"][updates] = train(runs, updates, cache)
     return found
 
@@ -105,7 +105,7 @@ def measure_whole(cache: str) -> Record:
 def measure_studies(cache: str) -> Record:
     """Updates a second and core of whole studies."""
     with tempfile.TemporaryDirectory() as runs:
-        train(runs, 1_000, cache, "--model.engine", "fused")
+        train(runs, 1_000, cache, "--engine", "fused")
     cores = os.cpu_count() or 1
     return {
         f"{seeds} x {updates:,}": seeds * updates / study(seeds, updates, cache) / cores for seeds, updates in STUDIES

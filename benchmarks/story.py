@@ -64,10 +64,11 @@ def main() -> None:
 
 def _losses(recipe: str, seed: int) -> np.ndarray:
     """The losses of the first updates of an experiment on names.txt."""
-    from ngram_mlp.cli.train_cli import TrainCLI
-    from ngram_mlp.data.minibatches import MinibatchStream
     from ngram_mlp.training.calls import Calls
     from ngram_mlp.training.trainer import Chunking
+
+    from ngram_mlp.cli.train_cli import TrainCLI
+    from ngram_mlp.data.minibatches import MinibatchStream
 
     config = str(PROJECT / "configs" / "experiments" / f"{recipe}.yaml")
     cli = TrainCLI(

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer, callbacks, loggers
 from torch.optim import Optimizer, lr_scheduler
 
+from multistep import EngineUnavailableError, MultiStep
 from ngram_mlp import MLP, NGramDataModule
 from ngram_mlp.callbacks import boards
 from ngram_mlp.errors import UserError
-from ngram_mlp.training import CannotFuseError
-from ngram_mlp.training.fused import FusedEngine
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "lightning.md"
 KINDS = ("callbacks", "loggers", "options", "optimizers", "schedules")
@@ -103,16 +103,16 @@ OPTIONS: dict[str, tuple[Any, str]] = {
     "fast_dev_run": (3, ""),
     "max_epochs": (2, ""),
     "min_epochs": (2, ""),
-    "max_steps": (7, "exact; the last update is followed by a validation, whatever the interval"),
+    "max_steps": (7, "exact; `train.py` validates after the last update, whatever the interval"),
     "min_steps": (5, ""),
-    "max_time": ("00:01:00:00", "together with `max_steps`"),
+    "max_time": ("00:01:00:00", ""),
     "limit_train_batches": (5, ""),
     "limit_val_batches": (1, ""),
     "limit_test_batches": (1, ""),
     "limit_predict_batches": (1, ""),
-    "overfit_batches": (2, ""),
-    "val_check_interval": (5, "a number of minibatches, or a time; without it one validation, at the end"),
-    "check_val_every_n_epoch": (None, "makes no difference, as there is one epoch"),
+    "overfit_batches": (2, "the first minibatches of the training split"),
+    "val_check_interval": (5, "a number of minibatches, a part of an epoch, or a time"),
+    "check_val_every_n_epoch": (None, "`val_check_interval` counts over all epochs then"),
     "num_sanity_val_steps": (0, ""),
     "log_every_n_steps": (3, ""),
     "enable_checkpointing": (True, "of `train.py`: its own checkpoints, with which runs are resumed"),
@@ -125,12 +125,12 @@ OPTIONS: dict[str, tuple[Any, str]] = {
     "benchmark": (True, ""),
     "inference_mode": (False, ""),
     "use_distributed_sampler": (False, "processes share each minibatch, without a sampler"),
-    "profiler": ("simple", "times what the engine does, in chunks; `--model.engine lightning` has every hook"),
+    "profiler": ("simple", "times what the engine does, in chunks; `--engine lightning` has every hook"),
     "detect_anomaly": (True, "not by `fused`"),
     "barebones": (True, "in Python; `train.py` refuses it, since it logs, shows and saves"),
     "plugins": ([], ""),
     "sync_batchnorm": (True, "the manual batch norm has the statistics of all processes in any case"),
-    "reload_dataloaders_every_n_epochs": (1, "makes no difference, as there is one epoch"),
+    "reload_dataloaders_every_n_epochs": (1, ""),
     "default_root_dir": (".", ""),
     "enable_autolog_hparams": (False, ""),
     "model_registry": (None, ""),
@@ -161,6 +161,7 @@ NOTES_OF_SCHEDULES = {
     "LambdaLR": "in Python, as it takes a function",
     "MultiplicativeLR": "in Python, as it takes a function",
     "OneCycleLR": "not by `fused`, as it cycles the momentum",
+    "ReduceLROnPlateau": "by `val/loss`, at the end of an epoch",
     "SequentialLR": "in Python, as it takes other schedules",
 }
 
@@ -215,56 +216,42 @@ def at_peace() -> Iterator[None]:
                 torch.distributed.destroy_process_group()
 
 
-def trained(corpus: str, options: dict[str, Any], **arguments: Any) -> MLP:
-    """An MLP that a trainer with these options has trained."""
+def trained(corpus: str, options: dict[str, Any], engine: str = "auto", **arguments: Any) -> tuple[MLP, str | None]:
+    """An MLP that a trainer with these options has trained, and the engine that did."""
     torch.manual_seed(1)
-    data = NGramDataModule(corpus)
+    data, multistep = NGramDataModule(corpus), MultiStep(engine)
     model = MLP(data.characters, 3, n_hidden=20, **arguments)
     with at_peace():
-        trainer = Trainer(**({} if options.get("barebones") else QUIET) | {"max_steps": UPDATES} | options)
-        trainer.fit(model, data)
+        given = ({} if options.get("barebones") else QUIET) | {"max_steps": UPDATES} | options
+        given["callbacks"] = [multistep, *given.get("callbacks", [])]
+        Trainer(**given).fit(model, data)
         model.cpu()
-    return model
+    return model, multistep.engine_used
 
 
 def way(corpus: str, options: dict[str, Any], **arguments: Any) -> str:
     """How such a training goes: in chunks, update by update, or refused with these words."""
     try:
-        model = trained(corpus, options, **arguments)
-    except UserError as error:
+        _, engine = trained(corpus, options, **arguments)
+    except (UserError, EngineUnavailableError) as error:
         return f"refused: {error}"
-    if not len(model.losses):
+    if engine is None:
         return "trains nothing"
-    return "update by update" if model.engine_name == "lightning" else "in chunks"
+    return "update by update" if engine == "lightning" else "in chunks"
 
 
 def way_of_callback(name: str, corpus: str) -> str:
-    options: dict[str, Any] = {"callbacks": [CALLBACKS[name][0]()]}
+    options: dict[str, Any] = {"callbacks": [CALLBACKS[name][0]()], "max_epochs": 2, "limit_train_batches": 6}
     options |= {"enable_progress_bar": "Bar" in name, "logger": "Monitor" in name}
     options |= {"enable_model_summary": "Summary" in name, "enable_checkpointing": "Checkpoint" in name}
     try:
         return way(corpus, options)
-    except AttributeError as error:  # Lightning's own, before the model is asked; `train.py` has it in a line
+    except (AttributeError, MisconfigurationException) as error:  # Lightning's own; `train.py` has it in a line
         return f"refused: {error}"
 
 
 def way_of_option(name: str, corpus: str) -> str:
     return way(corpus, {name: OPTIONS[name][0]})
-
-
-def engines_of(optimizer: Callable[[Any], Optimizer], schedule: Callable[[Optimizer], Any], corpus: str) -> str:
-    """The engines that train with an optimizer and a schedule, the fastest first; or why none does."""
-    model = MLP(NGramDataModule(corpus).characters, 3, n_hidden=20, optimizer=optimizer, lr_scheduler=schedule)
-    try:
-        configured = model.configure_optimizers()
-    except UserError as error:
-        return f"refused: {error}"
-    chunks = way(corpus, {}, optimizer=optimizer, lr_scheduler=schedule) == "in chunks"
-    try:
-        FusedEngine(model.network, configured["optimizer"], configured["lr_scheduler"]["scheduler"])
-        return "fused, eager, lightning"
-    except CannotFuseError:
-        return "eager, lightning" if chunks else "lightning"
 
 
 def shown_by(name: str) -> str:
@@ -292,9 +279,9 @@ def rows(kind: str, corpus: str) -> list[str]:
         elif kind == "loggers":
             cells[name] = shown_by(name), LOGGERS[name]
         elif kind == "optimizers":
-            cells[name] = engines_of(optimizer_of(name), _step, corpus), NOTES_OF_OPTIMIZERS.get(name, "")
+            cells[name] = way(corpus, {}, optimizer=optimizer_of(name)), NOTES_OF_OPTIMIZERS.get(name, "")
         else:
-            cells[name] = engines_of(sgd, SCHEDULES[name], corpus), NOTES_OF_SCHEDULES.get(name, "")
+            cells[name] = way(corpus, {}, optimizer=sgd, lr_scheduler=SCHEDULES[name]), NOTES_OF_SCHEDULES.get(name, "")
     return [f"| `{name}` | {outcome} | {note} |" for name, (outcome, note) in cells.items()]
 
 

@@ -43,3 +43,11 @@ def test_the_table_of_where_to_look_names_files_that_exist():
     links = re.findall(r"\]\((\.\./src/[^)]+)\)", (PROJECT / "docs" / "architecture.md").read_text())
     assert len(links) > 10
     assert all((PROJECT / "docs" / link).exists() for link in links)
+
+
+def test_the_template_knows_of_multistep_only_what_is_public():
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert all(module == "multistep" for module in modules if module.startswith("multistep")), path

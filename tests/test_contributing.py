@@ -59,7 +59,7 @@ def test_the_variant_is_checked_memorizes_trains_and_samples_and_the_callback_re
         f"{check} {sampled}",
         f"{overfit} --trainer.max_steps 300",
         f"{observe} {sampled} --trainer.max_steps 201 --name ranks",
-        f"{train} {sampled} --trainer.max_steps 30 --model.engine fused",
+        f"{train} {sampled} --trainer.max_steps 30 --engine fused",
         sample,
     )
     assert "first loss" in out

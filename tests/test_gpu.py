@@ -77,11 +77,11 @@ def same(one, other):
 
 @pytest.mark.parametrize("model", ["BatchNormMLP", "MLP", "WaveNet --data.block_size 8"])
 def test_a_gpu_trains_what_the_cpu_trains_and_engines_and_observers_change_no_bit(model, call, folder):
-    quiet, eager = ("--model", *model.split(), *QUIET), ("--model.engine", "eager")
+    quiet, eager = ("--model", *model.split(), *QUIET), ("--engine", "eager")
     out = call(
         training("cpu", *quiet, *eager, "--trainer.accelerator", "cpu"),
         training("gpu", *quiet, *eager),
-        training("lightning", *quiet, "--model.engine", "lightning"),
+        training("lightning", *quiet, "--engine", "lightning"),
         training("observed", "--model", *model.split(), *eager, "--observe.every_n_updates", "10/20/30"),
     )
     assert f"run     runs/gpu/version_0, on {GPU}" in out
@@ -94,7 +94,7 @@ def test_a_gpu_trains_what_the_cpu_trains_and_engines_and_observers_change_no_bi
 
 
 def test_a_run_is_resumed_on_a_gpu_to_the_same_bits_and_judged_on_the_cpu(call, folder):
-    eager = (*QUIET, "--model.engine", "eager")
+    eager = (*QUIET, "--engine", "eager")
     out = call(
         training("whole", *eager),
         training("cut", *eager, "--trainer.max_steps", "30"),
@@ -116,7 +116,7 @@ def test_precisions_averages_clipping_and_calibration_train_on_a_gpu(call, folde
         training("reference", *QUIET, "--statistics", "calibrated"),
         *(training(precision, *QUIET, "--trainer.precision", precision) for precision in precisions),
         training("more", *QUIET, *more),
-        training("cpu", *QUIET, *more, "--trainer.accelerator", "cpu", "--model.engine", "eager"),
+        training("cpu", *QUIET, *more, "--trainer.accelerator", "cpu", "--engine", "eager"),
     )
     for precision in precisions:
         np.testing.assert_allclose(losses(folder(precision)), losses(folder("reference")), rtol=0.05)
@@ -134,5 +134,5 @@ def test_auto_takes_the_cpu_for_a_small_network_and_the_gpu_for_a_large_one(call
 
 
 def test_the_fused_engine_is_refused_on_a_gpu_with_a_line(call):
-    line = call(training("refused", *QUIET, "--model.engine", "fused"), status=2).splitlines()[-1]
+    line = call(training("refused", *QUIET, "--engine", "fused"), status=2).splitlines()[-1]
     assert f"it compiles for the CPU only, this is {GPU}; use auto or eager" in line

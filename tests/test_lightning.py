@@ -1,7 +1,9 @@
 """Lightning means Lightning: what a user brings to an ordinary LightningModule does here what it does there."""
 
+import copy
 import inspect
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,16 +11,17 @@ import torch
 import torch.nn.functional as F
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import EMAWeightAveraging
+from pytorch_lightning.callbacks import EMAWeightAveraging, GradientAccumulationScheduler, StochasticWeightAveraging
 from pytorch_lightning.core.hooks import ModelHooks
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins import MixedPrecision
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from multistep import Calls, MultiStep
 from ngram_mlp import MLP, BatchNormMLP, NGramDataModule
+from ngram_mlp.callbacks import Losses, ValidationAtEnd
 from ngram_mlp.errors import UserError
-from ngram_mlp.training.calls import BATCH_HOOKS, Calls
 from tests import lightning_table
 from tests.lightning_table import CALLBACKS, OPTIONS, QUIET, SCHEDULES, at_peace, optimizer_of, sgd, trained
 
@@ -83,14 +86,16 @@ def loader(data: NGramDataModule, minibatches: int) -> DataLoader:
 
 
 class OrdinaryData(NGramDataModule):
-    """The same splits, with torch's DataLoader for training."""
+    """The same splits, with torch's DataLoader for training: epochs of as many minibatches."""
 
     def train_dataloader(self):
-        return loader(self, self.trainer.max_steps * self.trainer.accumulate_grad_batches)
+        return loader(self, len(self.splits["train"]) // 32)
 
 
+BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end", "on_before_zero_grad", "on_before_backward")
+BATCH_HOOKS += ("on_after_backward", "on_before_optimizer_step")
 TRAINERS = [
-    {"max_steps": 50},
+    {"max_epochs": 2},
     {"max_steps": 50, "val_check_interval": 25, "check_val_every_n_epoch": None},
     {"max_steps": 12, "accumulate_grad_batches": 3, "gradient_clip_val": 0.5, "num_sanity_val_steps": 0},
 ]
@@ -110,6 +115,13 @@ def test_a_callback_is_called_as_in_an_ordinary_run(options, corpus_file):
     assert trace_of_callback(MLP(ours.characters, 3), ours, options) == expected
 
 
+def fit(model, data, engine="auto", callbacks=(), **options):
+    """Trains, and returns the engine that did."""
+    multistep = MultiStep(engine)
+    Trainer(**QUIET, **options, callbacks=[multistep, *callbacks]).fit(model, data)
+    return multistep.engine_used
+
+
 class Forgetful(BatchNormMLP):
     """A variant that overrides a module hook and calls no `super()`."""
 
@@ -120,8 +132,7 @@ class Forgetful(BatchNormMLP):
 def test_a_variant_that_overrides_a_hook_is_called_at_every_update(corpus_file):
     data = NGramDataModule(str(corpus_file))
     model = Forgetful(data.characters, 3)
-    Trainer(**QUIET, max_steps=20).fit(model, data)
-    assert model.engine_name == "lightning"
+    assert fit(model, data, max_steps=20) == "lightning"
     assert model.seen == [((32, 3), update) for update in range(20)]
 
 
@@ -134,13 +145,11 @@ class Gradients(Callback):
         self.norms = [*getattr(self, "norms", []), pl_module.network.output.linear.weight.grad.norm()]
 
 
-def test_a_hook_within_an_update_is_called_at_every_update_whatever_is_declared(corpus_file, caplog):
-    caplog.set_level("INFO", "ngram_mlp")
+def test_a_hook_within_an_update_is_called_at_every_update_whatever_is_declared(corpus_file):
     callback = Gradients()
-    model = trained(str(corpus_file), {"max_steps": 20, "callbacks": [callback]})
-    assert model.engine_name == "lightning"
+    _, engine = trained(str(corpus_file), {"max_steps": 20, "callbacks": [callback]})
+    assert engine == "lightning"
     assert len(callback.norms) == 20
-    assert "Gradients wants its on_after_backward called at every update; that takes 3 times as long" in caplog.text
 
 
 @pytest.mark.parametrize("options", TRAINERS, ids=["plain", "validating", "accumulating"])
@@ -158,25 +167,26 @@ def test_a_variants_hooks_are_called_as_an_ordinary_modules(options, corpus_file
 def test_a_callback_without_batch_hooks_cannot_tell_chunks_from_an_ordinary_run(options, corpus_file):
     ours, ordinary = NGramDataModule(str(corpus_file)), OrdinaryData(str(corpus_file))
     others = [hook for hook in CALLBACK_HOOKS if hook not in BATCH_HOOKS]
-    model = MLP(ours.characters, 3, engine="eager")
-    traces = []
-    for module, data in ((model, ours), (Ordinary(MLP(ours.characters, 3).network), ordinary)):
+    traces, network = [], MLP(ours.characters, 3).network
+    for module, data, engines in (
+        (MLP(ours.characters, 3), ours, [MultiStep("eager")]),
+        (Ordinary(network), ordinary, []),
+    ):
         callback = recording(Callback, others)()
-        Trainer(**QUIET, **options, callbacks=[callback]).fit(module, data)
+        Trainer(**QUIET, **options, callbacks=[*engines, callback]).fit(module, data)
         traces.append(callback.trace)
-    assert model.engine_name == "eager"  # it was trained in chunks
     assert traces[0] == traces[1]
-    assert len(traces[0]) > 12
+    assert len(traces[0]) >= 8
 
 
-def test_the_last_update_is_followed_by_a_validation_where_no_interval_divides_the_updates(corpus_file):
+def test_a_callback_has_the_last_update_followed_by_a_validation_where_no_interval_divides_the_updates(corpus_file):
     data = NGramDataModule(str(corpus_file))
     for engine in ("eager", "lightning"):
         seen = []
         callback = recording(Callback, ["on_validation_end"])()
         callback.trace = seen
-        trainer = Trainer(**QUIET, max_steps=50, val_check_interval=20, num_sanity_val_steps=0, callbacks=[callback])
-        trainer.fit(MLP(data.characters, 3, engine=engine), data)
+        options = {"max_steps": 50, "val_check_interval": 20, "num_sanity_val_steps": 0}
+        fit(MLP(data.characters, 3), data, engine, [ValidationAtEnd(), callback], **options)
         assert seen == [("on_validation_end", 20), ("on_validation_end", 40), ("on_validation_end", 50)]
 
 
@@ -201,7 +211,7 @@ class Notes(Logger):
         self.points += [(key, step) for key in metrics if key not in OURS]
 
 
-OURS = {"train/loss", "train/lr", "step", "epoch", "val/loss", "val/perplexity", "val/accuracy", "samples_per_second"}
+OURS = {"train/loss", "step", "epoch", "val/loss", "val/perplexity", "val/accuracy", "samples_per_second"}
 
 
 @pytest.mark.parametrize("name", sorted(set(CALLBACKS) - {"BatchSizeFinder"}))
@@ -218,20 +228,20 @@ def test_a_callback_of_lightnings_does_what_it_does_in_an_ordinary_run(name, cor
             callback = make()
             options = {**QUIET, **shown, "logger": notes, "log_every_n_steps": 4, "val_check_interval": 6}
             try:
-                trainer = Trainer(**options, max_steps=12, callbacks=[callback])
+                engines = [MultiStep()] if ours else []
+                trainer = Trainer(**options, max_steps=12, callbacks=[*engines, callback])
                 trainer.fit(model if ours else Ordinary(model.network), data)
             except (UserError, AttributeError, MisconfigurationException) as error:
-                seen.append(str(error))
+                seen.append(str(error).replace("Ordinary", "MLP"))
             else:
                 files = sorted(path.name for path in Path().rglob("*") if path.is_file())
                 points = sorted(point for point in notes.points if not isinstance(point[1], float))
                 seen.append((points, files, trainer.global_step, sorted(callback.state_dict())))
-    refused = isinstance(seen[0], str)
-    assert refused or seen[0] == seen[1]
-    assert refused == (name in {"BackboneFinetuning", *REFUSED})
+    assert seen[0] == seen[1]
+    assert isinstance(seen[0], str) == (name in REFUSED)
 
 
-REFUSED = {"GradientAccumulationScheduler", "LearningRateFinder", "StochasticWeightAveraging"}
+REFUSED = {"BackboneFinetuning", "LearningRateFinder", "StochasticWeightAveraging"}  # the last wants max_epochs
 
 
 def traces_of(options, corpus):
@@ -245,25 +255,87 @@ def traces_of(options, corpus):
         with at_peace():
             bare = options.get("barebones")
             given = ({} if bare else QUIET) | {"max_steps": 10} | options
-            Trainer(**given | {"callbacks": [callback]}).fit(model if ours else Ordinary(model.network), data)
+            engines = [MultiStep()] if ours else []
+            Trainer(**given | {"callbacks": [*engines, callback]}).fit(model if ours else Ordinary(model.network), data)
         traces.append(callback.trace)
     return traces
 
 
 @pytest.mark.parametrize("option", sorted(OPTIONS))
 def test_an_option_of_the_trainer_does_what_it_does_in_an_ordinary_run(option, corpus_file):
-    options = {option: OPTIONS[option][0]}
-    if option in {"max_epochs", "min_epochs", "limit_train_batches", "overfit_batches"}:
-        with pytest.raises(UserError, match=option):
-            traces_of(options, str(corpus_file))
-    else:
-        ours, ordinary = traces_of(options, str(corpus_file))
-        assert ours == ordinary
+    ours, ordinary = traces_of({option: OPTIONS[option][0]}, str(corpus_file))
+    assert ours == ordinary
+
+
+@pytest.mark.parametrize("engine", ["eager", "lightning"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_epochs": 2},
+        {"max_epochs": 3, "limit_train_batches": 10, "accumulate_grad_batches": 4},
+        {"max_epochs": 3, "overfit_batches": 2},
+        {"max_epochs": 2, "val_check_interval": 0.25},
+        {"max_epochs": 4, "check_val_every_n_epoch": 2, "limit_train_batches": 0.1},
+        {"max_epochs": 2, "callbacks": [GradientAccumulationScheduler({0: 1, 1: 3})]},
+        {"max_epochs": 3, "callbacks": [StochasticWeightAveraging(0.05, swa_epoch_start=1)]},
+    ],
+    ids=["epochs", "limited", "overfit", "validating in parts", "every second", "scheduled", "averaged"],
+)
+@pytest.mark.parametrize("sampling", ["replacement", "epochs"])
+def test_what_counts_epochs_has_the_bits_of_plain_lightning(options, sampling, engine, corpus_file):
+    found = []
+    for engines in ([MultiStep(engine)], []):
+        torch.manual_seed(1)
+        data = NGramDataModule(str(corpus_file), sampling=sampling)
+        model = BatchNormMLP(data.characters, 3, n_hidden=20)
+        callbacks = [*engines, *copy.deepcopy(options.get("callbacks", []))]
+        with at_peace():
+            trainer = Trainer(**QUIET | options | {"callbacks": callbacks})
+            trainer.fit(model, data)
+        found.append((trainer.global_step, trainer.current_epoch, [*model.state_dict().values()]))
+    assert found[0][:2] == found[1][:2]
+    assert all(a.equal(b) for a, b in zip(found[0][2], found[1][2], strict=True))
+
+
+def test_a_plateau_lowers_the_rate_at_the_end_of_an_epoch(corpus_file):
+    data = NGramDataModule(str(corpus_file))
+    schedule = partial(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=0, threshold=10.0, factor=0.5)
+    model = MLP(data.characters, 3, lr_scheduler=schedule)
+    fit(model, data, max_epochs=4)  # no loss falls by so much
+    assert model.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 * 0.5**4)
+
+
+class OwnStep(MLP):
+    """A variant with its own loss, and a hook without `super()`."""
+
+    def on_fit_start(self):
+        pass
+
+    def training_step(self, batch, batch_idx):
+        contexts, targets = batch
+        logits = self(contexts)
+        self.log("train/accuracy", (logits.argmax(1) == targets).float().mean())
+        return F.cross_entropy(logits, targets, label_smoothing=0.1)
+
+
+def test_a_variant_with_its_own_step_and_hooks_trains_by_all_engines(corpus_file):
+    found = {}
+    for engine in ("lightning", "eager", "fused"):
+        torch.manual_seed(1)
+        data = NGramDataModule(str(corpus_file))
+        model = OwnStep(data.characters, 3, n_hidden=20)
+        assert fit(model, data, engine, max_steps=60) == engine
+        found[engine] = [*model.state_dict().values()]
+    for reference, eager, fused in zip(*found.values(), strict=True):
+        assert reference.equal(eager)
+        torch.testing.assert_close(fused, reference, rtol=1e-4, atol=1e-5)
 
 
 def weights_and_losses(corpus, options, **arguments):
-    model = trained(str(corpus), options, **arguments)
-    return model.engine_name, [*model.state_dict().values(), model.losses.all]
+    losses = Losses()
+    given = options | {"callbacks": [*options.get("callbacks", []), losses]}
+    model, engine = trained(str(corpus), given, **arguments)
+    return engine, [*model.state_dict().values(), losses.all]
 
 
 OPTIMIZERS = sorted(lightning_table.names_of("optimizers") - {"LBFGS", "Muon", "SparseAdam"})
@@ -325,8 +397,8 @@ def test_moving_averages_are_the_same_bits_by_eager_and_lightning_and_are_what_v
     options = {"accumulate_grad_batches": accumulate, "val_check_interval": 4}
     found = []
     for engine, beside in (("lightning", [Beside()]), ("eager", [])):
-        model = trained(str(corpus_file), options | {"callbacks": [*beside, moving()]}, engine=engine)
-        found.append((model.engine_name, [*model.network.state_dict().values()]))
+        model, used = trained(str(corpus_file), options | {"callbacks": [*beside, moving()]}, engine=engine)
+        found.append((used, [*model.network.state_dict().values()]))
     assert [engine for engine, _ in found] == ["lightning", "eager"]
     for expected, lightning, eager in zip(average, found[0][1], found[1][1], strict=True):
         torch.testing.assert_close(lightning, expected)

@@ -43,7 +43,7 @@ def test_a_variant_that_is_shown_trains_with_both_engines_and_samples(name, run_
     (variant,) = re.findall(r"^class (\w+)\(LanguageModel\)", FILES[name], flags=re.MULTILINE)
     variant = f"{name.removesuffix('.py')}.{variant}"
     for engine in ("eager", "fused"):
-        folder, _ = run_train("--model", variant, "--model.engine", engine, "--trainer.max_steps", "30")
+        folder, _ = run_train("--model", variant, "--engine", engine, "--trainer.max_steps", "30")
     COMMAND["sample"](["--ckpt_path", str(folder), "--model", variant, "--num", "3"])
     assert len(capsys.readouterr().out.splitlines()) == 3
 
@@ -67,8 +67,8 @@ def test_the_callback_of_docs_lightning_is_called_as_it_says(corpus_file):
             seen.append(trainer.global_step)
             super().on_train_batch_end(trainer, *args)
 
-    model = trained(str(corpus_file), {"max_steps": 25, "callbacks": [Noted()]})
-    assert model.engine_name != "lightning"  # it was trained in chunks
+    _, engine = trained(str(corpus_file), {"max_steps": 25, "callbacks": [Noted()]})
+    assert engine != "lightning"  # it was trained in chunks
     assert {10, 20} <= {*seen}
     assert len(seen) < 6
 

@@ -40,7 +40,7 @@ def train_on(tmp_path, *args):
 
 def replay_notebook(words, corpus, updates, engine, tmp_path):
     """The default run against the notebooks' loop: losses to four decimals, train and val loss to five."""
-    args = ["--data.corpus", corpus, "--trainer.max_steps", str(updates), "--model.engine", engine]
+    args = ["--data.corpus", corpus, "--trainer.max_steps", str(updates), "--engine", engine]
     _, losses, metrics = train_on(tmp_path, *args)
     assert metrics["engine"] == engine
     ((X, Y), (Xval, Yval), _), vocab_size = dataset(words)
@@ -108,7 +108,7 @@ def numbers_of_an_update(stack, X, Y):
 @pytest.mark.parametrize("engine", ["eager", pytest.param("fused", marks=pytest.mark.slow)])
 def test_a_deep_batch_norm_stack_replays_its_loop_its_statistics_and_its_names(sample_words, tmp_path, engine):
     config = PROJECT / "configs" / "experiments" / "deep_batch_norm.yaml"
-    args = ["--data.corpus", "sample", "--trainer.max_steps", "1001", "--model.engine", engine]
+    args = ["--data.corpus", "sample", "--trainer.max_steps", "1001", "--engine", engine]
     folder, losses, _ = train_on(tmp_path, "--config", str(config), *args, "--observe.every_n_updates", "1000/1000/0")
     ((X, Y), _, _), vocab_size = dataset(sample_words)
     stack = Stack(2147483647, vocab_size)
@@ -126,7 +126,7 @@ def test_a_deep_batch_norm_stack_replays_its_loop_its_statistics_and_its_names(s
     stack.evaluation()
     checkpoint = read_checkpoint(folder / "checkpoints" / "last.ckpt")
     generator = torch.Generator()
-    generator.set_state(checkpoint.stream["stream_generator"])
+    generator.set_state(checkpoint.stream["minibatches"]["generator"])
     names = [name for name, _ in sample_one_by_one(load_model(checkpoint), 20, generator)]
     characters = checkpoint.hyperparameters["characters"]
     assert names == ["".join(characters[i] for i in stack.sample()) for _ in range(20)]

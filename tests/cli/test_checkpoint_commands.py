@@ -102,7 +102,7 @@ def test_a_run_validates_with_the_statistics_that_it_is_told(run_train, capsys):
         weights[statistics] = checkpoint["state_dict"]
         reported = json.loads((folder / "metrics.json").read_text())
         events = EventAccumulator(str(folder)).Reload()
-        assert [event.step for event in events.Scalars("val/loss")] == [20, 40]
+        assert [event.step for event in events.Scalars("val/loss")] == [19, 39]
         assert events.Scalars("val/loss")[-1].value == pytest.approx(reported["val"]["loss"], rel=1e-5)
         evaluate.main(["--ckpt_path", str(folder / "checkpoints" / "last.ckpt"), "--statistics", statistics])
         assert f"{reported['val']['loss']:.4f}" in capsys.readouterr().out

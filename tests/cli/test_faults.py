@@ -19,7 +19,7 @@ from tests.conftest import PROJECT, on_linux
 
 OPTIONS = (
     *("--trainer.max_steps", "1500", "--trainer.val_check_interval", "150", "--trainer.log_every_n_steps", "50"),
-    *("--checkpoint_every", "50", "--model.n_hidden", "50", "--model.engine", "eager"),
+    *("--checkpoint_every", "50", "--model.n_hidden", "50", "--engine", "eager"),
     *("--observe.every_n_updates", "100/500/0"),
 )
 

@@ -13,20 +13,19 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tensorboard.summary.writer import event_file_writer
 
-from ngram_mlp.callbacks import checkpoints
+from ngram_mlp.callbacks import UpdateProgress, checkpoints
 from ngram_mlp.cli import train
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.loading import load_model
 from ngram_mlp.runs.checkpoint import read_checkpoint
 from ngram_mlp.runs.lock import alone_in
-from ngram_mlp.training import EagerEngine
 from tests.cli.folders import assert_same_run, scalars
 from tests.conftest import PROJECT
 
 DEFAULT = PROJECT / "configs" / "default.yaml"
 OPTIONS = (
     *("--trainer.max_steps", "330", "--trainer.val_check_interval", "100", "--trainer.log_every_n_steps", "50"),
-    *("--checkpoint_every", "30", "--model.n_hidden", "20", "--model.engine", "eager"),
+    *("--checkpoint_every", "30", "--model.n_hidden", "20", "--engine", "eager"),
 )
 
 
@@ -35,24 +34,17 @@ class SabotageError(Exception):
 
 
 def sabotage(patch, moment, update):
-    """Has the code raise at a moment of the first chunk that reaches `update`."""
-    owner = EagerEngine if moment == "run" else LanguageModel
+    """Has the code raise at a moment of the first minibatch, or of the first call of a hook, from `update` on."""
+    owner = UpdateProgress if moment.startswith("on_train_batch") else LanguageModel
     original = getattr(owner, moment)
 
-    def in_the_chunk(self, contexts, targets, first):
-        self.updates_before_sabotage = getattr(self, "updates_before_sabotage", 0) + len(contexts)
-        if self.updates_before_sabotage > update:
-            half = -(-len(contexts) // 2)
-            original(self, contexts[:half], targets[:half], first)
-            raise SabotageError
-        return original(self, contexts, targets, first)
-
-    def in_a_hook(self, *args):
-        if self.trainer.global_step >= update:
+    def raising(self, *args):
+        trainer = args[0] if owner is UpdateProgress else self.trainer
+        if trainer.global_step >= update:
             raise SabotageError
         return original(self, *args)
 
-    patch.setattr(owner, moment, in_the_chunk if moment == "run" else in_a_hook)
+    patch.setattr(owner, moment, raising)
 
 
 WITNESSED = (*OPTIONS, "--trainer.callbacks+=tests.cli.folders.Witness")
@@ -94,7 +86,7 @@ def witnessed(trained):
 
 INTERRUPTIONS = given(
     moment=st.sampled_from(
-        ["run", "on_train_batch_start", "on_train_batch_end", "on_validation_start", "on_validation_epoch_end"]
+        ["training_step", "on_train_batch_start", "on_train_batch_end", "validation_step", "on_validation_epoch_end"]
     ),
     update=st.integers(0, 330),
     seconds=st.sampled_from([0.0, 1.0]),
@@ -110,7 +102,7 @@ MANY, FEW = (
 
 @FEW
 @INTERRUPTIONS
-@example(moment="run", update=120, seconds=0.0, times=1)
+@example(moment="training_step", update=120, seconds=0.0, times=1)
 @example(moment="on_validation_epoch_end", update=200, seconds=0.0, times=2)
 @example(moment="on_train_batch_end", update=300, seconds=1.0, times=1)
 def test_an_exception_anywhere_leaves_a_state_to_go_on_from(
@@ -150,7 +142,7 @@ def interrupt_and_go_on(whole, run_train, tmp_path, moment, update, seconds, tim
 def test_clipped_accumulated_and_averaged_updates_go_on_as_well(engine, run_train):
     averaging = ("--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay", "0.95")
     options = (*OPTIONS, "--trainer.accumulate_grad_batches", "2", "--trainer.gradient_clip_val", "0.5", *averaging)
-    options += ("--model.engine", engine)
+    options += ("--engine", engine)
     whole, _ = run_train(*options, "--name", "whole")
     with pytest.MonkeyPatch.context() as patch:
         sabotage(patch, "on_train_batch_end", 210)
@@ -258,14 +250,14 @@ def test_a_learning_rate_given_with_a_checkpoint_is_the_one_trained_with(cut, ru
     checkpoint = read_checkpoint(cut / "checkpoints" / "last.ckpt")
     first, configuration = checkpoint.update, (cut / "config.yaml").read_text()
     folder, _ = run_train(
-        "--resume", str(cut), "--model.optimizer.lr", "0.02", "--model.lr_scheduler.milestones", "[9,300]"
+        "--resume", str(cut), "--model.optimizer.lr", "0.02", "--model.lr_scheduler.milestones", "[9,280]"
     )
     losses = np.load(folder / "losses.npy")
-    assert [rate for step, rate in scalars(folder)["train/lr"] if step > first] == pytest.approx([2e-3, 2e-3, 2e-4])
+    assert [rate for step, rate in scalars(folder)["lr-SGD"] if step > first] == pytest.approx([2e-3, 2e-4])
     # The updates, written out: the rate has met its first milestone long before the checkpoint.
     model = load_model(checkpoint).train()
     generator = torch.Generator()
-    generator.set_state(checkpoint.stream["stream_generator"])
+    generator.set_state(checkpoint.stream["minibatches"]["generator"])
     contexts, targets = training_examples(run_train.corpus, model.characters)
     for update in range(first, first + 20):
         drawn = torch.randint(0, len(targets), (32,), generator=generator)
@@ -291,7 +283,7 @@ def test_a_finished_run_goes_on_to_more_updates_and_a_changed_interval(run_train
     folder, _ = run_train(*OPTIONS, "--trainer.max_steps", "100")
     run_train("--ckpt_path", "last", "--trainer.max_steps", "330", "--trainer.val_check_interval", "110")
     assert len(np.load(folder / "losses.npy")) == 330
-    assert [step for step, _ in scalars(folder)["val/loss"]] == [100, 110, 220, 330]
+    assert [step for step, _ in scalars(folder)["val/loss"]] == [99, 109, 219, 329]
     assert (folder / "losses.npy").read_bytes() == (whole / "losses.npy").read_bytes()
     again, _ = run_train("--resume", str(folder))  # nothing is left to train
     assert again == folder
@@ -361,17 +353,17 @@ def test_signals_end_a_run_with_their_status_and_a_second_one_at_once(
 ):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it starts with & ignore it
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    end_block, updates = LanguageModel.on_train_batch_end, []
+    end_block, updates = UpdateProgress.on_train_batch_end, []
 
-    def send(self, *args):
-        updates.append(self.trainer.global_step)
+    def send(self, trainer, *args):
+        updates.append(trainer.global_step)
         if updates[-1] == 150:
             for number in signals:
                 os.kill(os.getpid(), number)
-        end_block(self, *args)
+        end_block(self, trainer, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(LanguageModel, "on_train_batch_end", send)
+        patch.setattr(UpdateProgress, "on_train_batch_end", send)
         with pytest.raises(SystemExit) as stop:
             run_train(*OPTIONS, *options)
     assert stop.value.code == status

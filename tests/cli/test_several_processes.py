@@ -65,7 +65,7 @@ TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", *RENDEZVOUS,
 )
 def test_two_processes_do_what_one_does(command, statistic, updates, engine, run_train, corpus_file, tmp_path):
     options = (*OPTIONS, "--model.batch_norm.statistic", statistic, "--trainer.max_steps", updates)
-    options += ("--model.engine", engine)
+    options += ("--engine", engine)
     alone, _ = run_train(*options, "--name", "alone")
     more = ("--data.corpus", str(corpus_file), "--name", "together")
     process = start(*command, *options, *DDP, *more, cwd=tmp_path)

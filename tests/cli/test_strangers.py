@@ -13,7 +13,7 @@ from ngram_mlp.cli import evaluate, sample, train
 from tests.conftest import PROJECT
 
 DEFAULT = PROJECT / "configs" / "default.yaml"
-SHORT = ("--trainer.max_steps", "3", "--model.n_hidden", "8", "--model.n_embd", "2", "--model.engine", "eager")
+SHORT = ("--trainer.max_steps", "3", "--model.n_hidden", "8", "--model.n_embd", "2", "--engine", "eager")
 
 
 def outcome(function, capsys, *args):

@@ -50,7 +50,7 @@ if __name__ == "__main__":
     from ngram_mlp.cli import check, evaluate, sample, train
     from ngram_mlp.places import DEFAULT_CONFIG
     short = ["--data.corpus", "sample", "--trainer.max_steps", "40"]
-    train.main(DEFAULT_CONFIG, [*short, "--model.engine", "fused"])
+    train.main(DEFAULT_CONFIG, [*short, "--engine", "fused"])
     train.main(DEFAULT_CONFIG, ["--ckpt_path", "last", "--trainer.max_steps", "60"])
     check.main(DEFAULT_CONFIG, short)
     evaluate.main(["--ckpt_path", "runs/default/version_0"])

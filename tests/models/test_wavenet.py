@@ -22,7 +22,7 @@ LECTURE = {0: 3.3167, 10_000: 2.0576, 50_000: 1.7836, 100_000: 1.7736, 150_000: 
 
 @pytest.mark.parametrize(("engine", "rtol"), [("eager", 1e-5), pytest.param("fused", 1e-4, marks=pytest.mark.slow)])
 def test_a_run_is_the_lectures_loop_number_for_number(engine, rtol, run_train, corpus_file):
-    options = ("--trainer.max_steps", "300", "--model.engine", engine, "--seed_everything", "7")
+    options = ("--trainer.max_steps", "300", "--engine", engine, "--seed_everything", "7")
     folder, _ = run_train(*EXPERIMENT, *options)
     words = corpus_file.read_text().split()
     ((X, Y), (Xval, Yval), _), vocab_size = dataset(words, block_size=8)

@@ -10,12 +10,14 @@ from ngram_mlp.callbacks.diagnosis import Diagnosis
 from ngram_mlp.callbacks.hyperparameters import Hyperparameters
 from ngram_mlp.callbacks.layer_statistics import ActivationStatistics, GradientStatistics
 from ngram_mlp.callbacks.loss_history import LossHistory
+from ngram_mlp.callbacks.losses import Losses
 from ngram_mlp.callbacks.observer import Intervals, Observer
 from ngram_mlp.callbacks.outcome import Outcome
 from ngram_mlp.callbacks.progress import UpdateProgress
 from ngram_mlp.callbacks.recorder import Recorder
 from ngram_mlp.callbacks.samples import EmbeddingView, SampledNames
 from ngram_mlp.callbacks.supervised import Supervised  # part: studies
+from ngram_mlp.callbacks.validation_at_end import ValidationAtEnd
 from ngram_mlp.callbacks.verdicts import InitializationCheck, TrainingVerdicts
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "InitializationCheck",
     "Intervals",
     "LossHistory",
+    "Losses",
     "Observer",
     "Outcome",
     "Recorder",
@@ -38,4 +41,5 @@ __all__ = [
     "Supervised",  # part: studies
     "TrainingVerdicts",
     "UpdateProgress",
+    "ValidationAtEnd",
 ]

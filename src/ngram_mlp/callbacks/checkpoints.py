@@ -8,20 +8,21 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Checkpoint, LambdaCallback, WeightAveraging
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint, WeightAveraging
 from pytorch_lightning.trainer.states import TrainerFn
 
+from multistep import Calls
+from ngram_mlp.callbacks.recorder import begins_update
 from ngram_mlp.errors import require_at_least
-from ngram_mlp.releases import unknown_release
+from ngram_mlp.processes import greatest, processes
 from ngram_mlp.runs.checkpoint import Parts, add_parts
 from ngram_mlp.runs.checkpoint_file import serialized
 from ngram_mlp.runs.files import event_files, write_atomically
-from ngram_mlp.training import Calls
-from ngram_mlp.training.processes import greatest
-from ngram_mlp.training.trainer import between_updates
 
 SECONDS_AT_RISK = 1.0
+UPDATES_TO_SIGNAL = 500  # after which several processes ask each other for signals
 
 
 class Interrupted(SystemExit):
@@ -40,8 +41,8 @@ class RunCheckpoints(Checkpoint):
     the run ends at the next such moment; a second signal ends it at once. An exception may come half-way through a
     chunk, so what is saved then is the latest of the states that are kept in memory, one a second.
 
-    It is not Lightning's ModelCheckpoint, which warns at each save with manual optimization, and whose `last.ckpt` is
-    only the newest of the best.
+    It is not Lightning's ModelCheckpoint, which saves before the loggers have all of an update, and whose `last.ckpt`
+    is only the newest of the best.
 
     Args:
         folder: where the checkpoints go.
@@ -51,7 +52,6 @@ class RunCheckpoints(Checkpoint):
 
     def __init__(self, folder: Path, every_n_updates: int = 10_000, configuration: str = "{}") -> None:
         require_at_least(1, checkpoint_every=every_n_updates)
-        self.update_calls = Calls(after=(every_n_updates,))
         self.saved_update: int | None = None
         self.last_path = folder / "last.ckpt"
         self._every_n_updates = every_n_updates
@@ -60,13 +60,13 @@ class RunCheckpoints(Checkpoint):
         self._best_loss = float("inf")
         self._best_update: int | None = None
         self._validated = False
+        self._metrics: dict[str, float] = {}  # of the last validation before an interruption
+        self._resumes = False
         self._state: tuple[int, bytes] | None = None
         self._state_due = 0.0
         self._signal: int | None = None
-        # Another callback, which comes before all others, as none of them may see the next update yet.
-        gate: Any = LambdaCallback(on_train_batch_start=self._before_minibatch)
-        gate.update_calls = self.update_calls
-        self._gate = gate
+        self._told = 0  # the updates of which all callbacks are told
+        self._gate = _Gate(self)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._folder.mkdir(exist_ok=True)
@@ -77,6 +77,8 @@ class RunCheckpoints(Checkpoint):
         callbacks.callbacks = [self._gate, *others, *averages]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._told = trainer.global_step
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self._metrics.items()})
         if threading.current_thread() is threading.main_thread():  # no other can set handlers
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._end_soon)  # Lightning puts the handlers back that it found
@@ -85,6 +87,7 @@ class RunCheckpoints(Checkpoint):
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
         self._validated = True
+        self._metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if (loss := float(trainer.callback_metrics["val/loss"])) < self._best_loss:
             self._best_loss, self._best_update = loss, trainer.global_step
 
@@ -102,25 +105,45 @@ class RunCheckpoints(Checkpoint):
             logger.save()
         events = {path.name: path.stat().st_size for path in event_files(self._folder.parent)}
         add_parts(checkpoint, Parts(configuration=self._configuration, events=events))
+        between_updates(checkpoint["loops"]["fit_loop"], trainer.num_training_batches)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_loss": self._best_loss, "best_update": self._best_update}
+        return {"best_loss": self._best_loss, "best_update": self._best_update, "metrics": self._metrics}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         loss, update = float(state_dict["best_loss"]), state_dict["best_update"]
         if isinstance(update, int) and self._best_path(update).exists():  # else it is in the folder of another run
             self._best_loss, self._best_update = loss, update
+        self._metrics = state_dict["metrics"]
+        self._resumes = True
 
-    def _before_minibatch(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if not between_updates(trainer, batch_idx):
+    @property
+    def calls(self) -> Calls:
+        """When it has to be called: at the end of an update and before the next one, without others in between."""
+        several = processes() > 1  # all have to call it at the same updates
+        if self._validated or (not several and (self._signal or time.monotonic() > self._state_due)):
+            return Calls(around=(1,))
+        every = (self._every_n_updates, *((UPDATES_TO_SIGNAL,) if several else ()))
+        return Calls(after=every, around=every)
+
+    def after_minibatch(self, trainer: Trainer) -> None:
+        """Notes that all callbacks are told of the updates so far."""
+        self._told = trainer.global_step
+
+    def before_minibatch(self, trainer: Any, batch_idx: int) -> None:
+        """Saves what is due, and ends the run after a signal; called right before a minibatch."""
+        if not begins_update(trainer, batch_idx) or self._told != trainer.global_step:
             return
         update = trainer.global_step
+        if self._resumes:  # Lightning counts the step once more where it skips a validation that was done before
+            trainer.fit_loop.epoch_loop._batches_that_stepped = update
+            self._resumes = False
         # All processes end at the same moment, whichever of them received the signal.
         self._signal = greatest(self._signal or 0, trainer.strategy.root_device) or None
         due = update % self._every_n_updates == 0 and update > 0
         if (due or self._validated or self._signal) and update != self.saved_update:
             self._save(trainer)
-        elif update > 0 and time.monotonic() > self._state_due and unknown_release() is None:
+        elif update > 0 and time.monotonic() > self._state_due:
             self._state = update, serialized(trainer._checkpoint_connector.dump_checkpoint(weights_only=False))
             self._state_due = time.monotonic() + SECONDS_AT_RISK
         if self._signal:
@@ -146,3 +169,43 @@ class RunCheckpoints(Checkpoint):
         if self._signal is not None:
             raise KeyboardInterrupt  # the second time, at once
         self._signal = number
+
+
+class _Gate(Callback):
+    """Has checkpoints taken before any other callback sees the next update."""
+
+    def __init__(self, checkpoints: RunCheckpoints) -> None:
+        self._checkpoints = checkpoints
+
+    @property
+    def update_calls(self) -> Calls:
+        return self._checkpoints.calls
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._checkpoints.before_minibatch(trainer, batch_idx)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._checkpoints.after_minibatch(trainer)
+
+
+def between_updates(loops: dict[str, Any], minibatches: float) -> None:
+    """Changes Lightning's account of its loops, in a checkpoint, so that a run resumes between two updates.
+
+    Args:
+        loops: the state of the loop over epochs, with those within it.
+        minibatches: in an epoch.
+    """
+    epochs, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
+    for account in (batches["total"], batches["current"]):
+        if account["ready"] > account["processed"]:  # a minibatch was fetched, and will be fetched again
+            account["ready"] = account["started"] = account["processed"]
+            batches["is_last_batch"] = False
+    if epochs["current"]["ready"] == epochs["current"]["processed"]:  # the run is over
+        if batches["current"]["ready"] < minibatches:  # within an epoch, in which a longer run continues
+            for account in (epochs["total"], epochs["current"]):
+                account["processed"] = account["completed"] = account["ready"] - 1
+        else:
+            batches["current"] = dict.fromkeys(batches["current"], 0)
+            batches["is_last_batch"] = False

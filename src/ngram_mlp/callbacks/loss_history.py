@@ -4,16 +4,16 @@ from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 
+from multistep import Calls
 from ngram_mlp.callbacks.diagnosis import Diagnosis, is_an_end
+from ngram_mlp.callbacks.losses import Losses
 from ngram_mlp.callbacks.recorder import Recorder
-from ngram_mlp.models import LanguageModel
-from ngram_mlp.training import Calls
 
 DROP = 0.7  # a learning rate below this fraction of the last one is marked
 
 
 class LossHistory(Diagnosis):
-    """Draws the loss of every update, which the model keeps, the validation loss, and drops of the learning rate."""
+    """Draws the loss of every update, the validation loss, and drops of the learning rate."""
 
     update_calls = Calls()  # it notes what there is, as often as it is called
 
@@ -21,6 +21,10 @@ class LossHistory(Diagnosis):
         self._validation: list[tuple[int, float]] = []
         self._drops: list[int] = []
         self._rate = 0.0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        self._losses = Losses.of(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -35,13 +39,12 @@ class LossHistory(Diagnosis):
             self._validation.append((trainer.global_step, float(trainer.callback_metrics["val/loss"])))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, LanguageModel)
-        if len(pl_module.losses):
+        if len(self._losses):
             from ngram_mlp.diagnostics.figures import loss_figure
 
             # A gradual schedule drops at every look: that is no event.
             drops = self._drops if len(self._drops) <= 5 else []
-            figure = loss_figure(pl_module.losses.all.numpy(), self._validation, drops)
+            figure = loss_figure(self._losses.all.numpy(), self._validation, drops)
             Recorder(trainer, trainer.global_step).figure("loss", figure)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -7,15 +7,13 @@ from fnmatch import fnmatch
 from typing import Any, TypeVar
 
 from pytorch_lightning import LightningModule, Trainer
-from torch import Tensor
 
+from multistep import Calls
 from ngram_mlp.callbacks.diagnosis import Diagnosis, is_an_end
-from ngram_mlp.callbacks.recorder import NOTHING, Due, Recorder
+from ngram_mlp.callbacks.recorder import NOTHING, Due, Recorder, begins_update, updates_of
 from ngram_mlp.diagnostics.snapshot import Snapshot, take_snapshot
 from ngram_mlp.errors import UserError
 from ngram_mlp.models import LanguageModel
-from ngram_mlp.training import Calls
-from ngram_mlp.training.trainer import between_updates
 
 PRESETS = {"default": "5000/50000/0", "often": "100/1000/10000", "each": "1/10/100"}
 T = TypeVar("T")
@@ -128,15 +126,16 @@ class Snapshots(Diagnosis):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         assert isinstance(pl_module, LanguageModel)
-        if not between_updates(trainer, batch_idx):
+        if not begins_update(trainer, batch_idx):
             return
-        update, last = trainer.global_step, trainer.max_steps - 1
+        update, last = trainer.global_step, updates_of(trainer) - 1
         due = {observer: observer.due(update, last) for observer in self._observers()}
         self._due = {observer: kinds for observer, kinds in due.items() if kinds not in (NOTHING, None)}
         if not self._due:
             return
+        contexts, targets = batch
         with trainer.precision_plugin.train_step_context():
-            self._snapshot = snapshot = take_snapshot(pl_module.network, *_first_minibatch(batch), update)
+            self._snapshot = snapshot = take_snapshot(pl_module.network, contexts, targets, update)
         for observer, kinds in self._due.items():
             if not observer.selected({**snapshot.layers, **snapshot.nonlinearities, **snapshot.parameters}):
                 names = ", ".join(snapshot.layers)
@@ -174,9 +173,3 @@ class Snapshots(Diagnosis):
 
     def _observers(self) -> list[Observer]:
         return [callback for callback in self._trainer.callbacks if isinstance(callback, Observer)]
-
-
-def _first_minibatch(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """The first of an update's minibatches, whether they are handed over together or one by one."""
-    contexts, targets = batch
-    return (contexts, targets) if contexts.dim() == 2 else (contexts[0], targets[0])

@@ -9,7 +9,6 @@ from ngram_mlp.callbacks.recorder import Recorder
 from ngram_mlp.data import NGramDataModule
 from ngram_mlp.diagnostics.batch_norm_statistics import StatisticsName, evaluate_splits
 from ngram_mlp.models import LanguageModel
-from ngram_mlp.training import Calls
 
 
 class Outcome(Callback):
@@ -19,19 +18,23 @@ class Outcome(Callback):
         statistics: what batch norm evaluates with.
     """
 
-    update_calls = Calls()
-
     def __init__(self, statistics: StatisticsName = "running") -> None:
         self._statistics = statistics
         self._started = 0.0
+        self._first = 0
         self.seconds = 0.0  # from the start of the fit to the end of the training
+        self.updates = 0  # in that time
         self.metrics: dict[str, dict[str, float]] = {}  # loss, perplexity and accuracy, by split; in the first process
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = time.perf_counter()
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._first = trainer.global_step
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.seconds = time.perf_counter() - self._started
+        self.updates = trainer.global_step - self._first
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.seconds = self.seconds or time.perf_counter() - self._started  # where there was nothing to train

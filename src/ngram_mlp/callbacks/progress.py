@@ -1,6 +1,7 @@
 """The progress of a run on the console."""
 
 import datetime
+import sys
 import time
 from typing import Any
 
@@ -10,8 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ngram_mlp.models import LanguageModel
-from ngram_mlp.training import Calls
+from multistep import Calls
+from ngram_mlp.callbacks.losses import Losses
+from ngram_mlp.callbacks.recorder import updates_of
 
 LONGEST_SILENCE = 30  # seconds
 
@@ -53,9 +55,15 @@ class UpdateProgress(ProgressBar):
         """Lightning calls this when a callback that trained before the first update has had the bar disabled."""
         self._console.quiet = False
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        self._losses = Losses.of(trainer)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        updates = updates_of(trainer)
+        self._updates = updates if updates < sys.maxsize else None
         self._progress = progress = Progress(
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f} updates"),
+            TextColumn("{task.completed:,.0f}" + (f"/{updates:,} updates" if self._updates else " updates")),
             BarColumn(bar_width=None),
             _UpdatesPerSecond(),
             TimeRemainingColumn(),
@@ -64,24 +72,23 @@ class UpdateProgress(ProgressBar):
             disable=not self._console.is_terminal,
             transient=True,
         )
-        self._task = progress.add_task("", total=trainer.max_steps, completed=trainer.global_step, train="-", val="-")
+        self._task = progress.add_task("", total=self._updates, completed=trainer.global_step, train="-", val="-")
         self._shown = self._printed = trainer.global_step
         self._printed_at = self._shown_at = time.monotonic()
         progress.start()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._print_if_due(trainer, pl_module)  # now the validation after the last update is done, if there was one
+        self._print_if_due(trainer)  # now the validation after the last update is done, if there was one
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert self._progress is not None
-        assert isinstance(pl_module, LanguageModel)
         first, end, every = self._shown, trainer.global_step, self._print_every
-        losses = pl_module.losses.between(first, end)
+        losses = self._losses.between(first, end)
         if self._notebook_lines:
             for update in range(-(-first // every) * every, end, every):
-                self._console.print(f"{update:7d}/{trainer.max_steps:7d}: {losses[update - first].item():.4f}")
+                self._console.print(f"{update:7d}/{self._updates or 0:7d}: {losses[update - first].item():.4f}")
         if len(losses) and not self._progress.disable:
             self._progress.update(self._task, completed=end, train=f"{losses.mean().item():.4f}")
         self._shown, self._shown_at = end, time.monotonic()
@@ -92,27 +99,27 @@ class UpdateProgress(ProgressBar):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._progress is not None:
-            self._print_if_due(trainer, pl_module)
+            self._print_if_due(trainer)
             self._progress.stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self._progress is not None:
             self._progress.stop()
 
-    def _print_if_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _print_if_due(self, trainer: Trainer) -> None:
         """Prints the line if an interval is over."""
-        assert isinstance(pl_module, LanguageModel)
-        done, total, every = trainer.global_step, trainer.max_steps, self._print_every
+        done, every = self._shown, self._print_every
         seconds = self._shown_at - self._printed_at  # without what other callbacks do at the end
         late = seconds > LONGEST_SILENCE and not self._console.is_terminal
         if done == self._printed or not (done // every > self._printed // every or late):
             return
-        losses, speed = pl_module.losses.between(self._printed, done), (done - self._printed) / seconds
-        words = [f"{done:>{len(f'{total:,}')},}/{total:,}", f"train {losses.mean().item():.4f}"]
+        losses, speed = self._losses.between(self._printed, done), (done - self._printed) / seconds
+        total = f"{self._updates:,}" if self._updates else ""
+        words = [f"{done:>{len(total)},}/{total}".removesuffix("/"), f"train {losses.mean().item():.4f}"]
         if "val/loss" in trainer.callback_metrics:
             words.append(f"val {trainer.callback_metrics['val/loss'].item():.4f}")
         words.append(f"{speed:,.0f} updates/s" if speed >= 1 else f"{1 / speed:,.1f} s/update")
-        if done < total:
-            words.append(f"{datetime.timedelta(seconds=round((total - done) / speed))} left")
+        if self._updates and done < self._updates:
+            words.append(f"{datetime.timedelta(seconds=round((self._updates - done) / speed))} left")
         self._console.print("   ".join(words))
         self._printed, self._printed_at = done, self._shown_at

@@ -1,12 +1,14 @@
 """Where things go: the trainer's loggers and the run's folder."""
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 from torch import Tensor
 
@@ -30,6 +32,21 @@ EVERYTHING = Due()
 NOTHING = Due(numbers=False, histograms=False, figures=False)
 
 
+def updates_of(trainer: Trainer) -> int:
+    """Returns how many updates the trainer's run has, by its steps and epochs; sys.maxsize where it cannot know."""
+    if trainer.max_epochs in (None, -1):
+        return trainer.max_steps if trainer.max_steps >= 0 else sys.maxsize
+    try:
+        return int(trainer.estimated_stepping_batches)
+    except (MisconfigurationException, OverflowError):  # epochs that accumulate differently, or without an end
+        return sys.maxsize
+
+
+def begins_update(trainer: Trainer, batch_idx: int) -> bool:
+    """Returns whether a minibatch is the first that an update accumulates."""
+    return batch_idx % trainer.accumulate_grad_batches == 0
+
+
 class Recorder:
     """Records at one update into the trainer's loggers and the run's folder what an observer finds due.
 
@@ -50,8 +67,8 @@ class Recorder:
 
     @property
     def updates(self) -> int:
-        """How many updates the run has."""
-        return self._trainer.max_steps
+        """How many updates the run has, as `updates_of` counts them."""
+        return updates_of(self._trainer)
 
     @property
     def _folder(self) -> Path:

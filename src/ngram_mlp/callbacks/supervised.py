@@ -6,6 +6,7 @@ from multiprocessing.connection import Connection
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 
+from ngram_mlp.callbacks.recorder import updates_of
 from ngram_mlp.errors import Diverged
 
 connection: Connection | None = None  # of this process to the one that watches it
@@ -53,7 +54,7 @@ class Supervised(Callback):
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        is_last = trainer.should_stop or trainer.global_step == trainer.max_steps
+        is_last = trainer.should_stop or trainer.global_step == updates_of(trainer)
         if not self._may_go_on(Validated(trainer.global_step, metrics, is_last)) and trainer.world_size == 1:
             trainer.should_stop = True
 

@@ -8,6 +8,7 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer
 from rich.console import Console
 
+from ngram_mlp.callbacks.losses import Losses
 from ngram_mlp.callbacks.observer import Observer
 from ngram_mlp.callbacks.outcome import Outcome
 from ngram_mlp.callbacks.recorder import EVERYTHING, NOTHING, Due, Recorder
@@ -48,7 +49,7 @@ class InitializationCheck(Observer):
                 verdicts = judge_model(
                     model,
                     data,
-                    trainer.max_steps,
+                    recorder.updates,
                     accumulated=trainer.accumulate_grad_batches,
                     validates=trainer.limit_val_batches > 0,
                     clip=clipping(trainer.gradient_clip_val, trainer.gradient_clip_algorithm),
@@ -79,6 +80,7 @@ class TrainingVerdicts(Observer):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         callbacks: Any = trainer
+        self._losses = Losses.of(trainer)
         if not any(isinstance(callback, Outcome) for callback in callbacks.callbacks):
             callbacks.callbacks = [Outcome(), *callbacks.callbacks]
 
@@ -88,7 +90,7 @@ class TrainingVerdicts(Observer):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, LanguageModel)
         outcome = next(callback for callback in trainer.callbacks if isinstance(callback, Outcome))  # type: ignore[attr-defined]
-        if not outcome.metrics or not len(pl_module.losses):
+        if not outcome.metrics or not len(self._losses):
             return
         data: NGramDataModule = trainer.datamodule  # type: ignore[attr-defined]
         validates = "val/loss" in trainer.callback_metrics
@@ -98,7 +100,7 @@ class TrainingVerdicts(Observer):
         with evaluation_mode(pl_module.network):
             contexts, targets = (x.to(pl_module.device) for x in spread(data.splits["train"], EXAMPLES))
             snapshot = take_snapshot(pl_module.network, contexts, targets, trainer.global_step)
-        evidence = (pl_module.losses.all, metrics, counted, self._ratios, snapshot)
+        evidence = (self._losses.all, metrics, counted, self._ratios, snapshot)
         verdicts = judge_training(*evidence, arguments_of(pl_module), self.saturation)
         recorder = Recorder(trainer, trainer.global_step)
         _show("after the training", verdicts, self._console, recorder, "verdicts.json")

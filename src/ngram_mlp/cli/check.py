@@ -1,8 +1,10 @@
 """`scripts/check.py`: judges a network before its first update, without training it."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pytorch_lightning.cli import LightningArgumentParser
 
@@ -38,7 +40,7 @@ def main(default_config: Path, args: Sequence[str] | None = None) -> None:
     verdicts = judge_model(
         cli.model,
         cli.datamodule,
-        trainer.max_steps,
+        _updates(trainer, len(cli.datamodule.train_dataloader())),
         accumulated=trainer.accumulate_grad_batches,
         validates=trainer.limit_val_batches != 0,
         clip=clipping(trainer.gradient_clip_val, trainer.gradient_clip_algorithm),
@@ -49,3 +51,13 @@ def main(default_config: Path, args: Sequence[str] | None = None) -> None:
         Path(output).write_text(json.dumps(as_json(verdicts), indent=2) + "\n", encoding="utf-8")
     if worst(verdicts) == "bad":
         raise SystemExit(1)
+
+
+def _updates(trainer: Any, minibatches: int) -> int:
+    """The updates of a run with these options of a trainer and so many minibatches in an epoch."""
+    limit = trainer.limit_train_batches
+    minibatches = int(minibatches * limit) if isinstance(limit, float) else min(minibatches, limit or minibatches)
+    each = -(-minibatches // trainer.accumulate_grad_batches)
+    ends = [trainer.max_steps if trainer.max_steps >= 0 else sys.maxsize]
+    ends += [trainer.max_epochs * each] if trainer.max_epochs not in (None, -1) else []
+    return min(ends)

@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import re
 import sys
 import threading
 import warnings
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from ngram_mlp.cli.mistakes import about_memory, exit_with, mistake_in
 from ngram_mlp.errors import full_disk
-from ngram_mlp.training.processes import rank
+from ngram_mlp.processes import rank
 
 P = ParamSpec("P")
 NOT_ALLOWED = (PermissionError, IsADirectoryError, NotADirectoryError)
@@ -63,14 +64,25 @@ def open_console() -> Console:
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # its table is what was asked for
-    own = logging.getLogger("ngram_mlp")
-    own.setLevel(logging.INFO)
-    own.handlers = [_ConsoleHandler(console)]
+    for name in ("ngram_mlp", "multistep"):
+        own = logging.getLogger(name)
+        own.setLevel(logging.INFO)
+        own.handlers = [_ConsoleHandler(console)]
+    _show_engines(console)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own affair
     warnings.filterwarnings("ignore", message=".*sync_dist=True")  # every process evaluates the whole split
-    warnings.filterwarnings("ignore", message="`max_epochs` was not set")  # refused in our own words
+    warnings.filterwarnings("ignore", message="The number of training batches")  # logs are counted over all epochs
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")  # as with --observe.cadence off
     return console
+
+
+def _show_engines(console: Console) -> None:
+    """Has the console show which engine trains, of all that is printed in Lightning's name."""
+    told = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+    handler = _ConsoleHandler(console)
+    handler.addFilter(lambda record: record.levelno > logging.INFO or record.getMessage().startswith("engine "))
+    told.setLevel(logging.INFO)
+    told.handlers, told.propagate = [handler], False
 
 
 class _Console(Console):
@@ -86,7 +98,7 @@ class _ConsoleHandler(logging.Handler):
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(record.getMessage())
+        self._console.print(re.sub("^engine ", "engine  ", record.getMessage()))
 
 
 @contextmanager

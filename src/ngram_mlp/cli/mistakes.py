@@ -14,9 +14,10 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import optim
 from torch.optim import lr_scheduler
 
+from multistep import EngineUnavailableError
 from ngram_mlp.errors import UserError, printable
 from ngram_mlp.models import LanguageModel
-from ngram_mlp.training.schedules import WarmupCosine
+from ngram_mlp.models.schedules import WarmupCosine
 
 NESTED = {  # whose arguments are options of a model, with the classes that one may well have in mind
     "optimizer": (optim.SGD, optim.Adam, optim.AdamW),
@@ -92,10 +93,12 @@ def _homes(option: str) -> list[str]:
 
 def mistake_in(error: BaseException | None) -> str | None:
     """The line about a user's mistake that led to an error, which the parser may have wrapped; None for a bug."""
-    while error is not None and not isinstance(error, (UserError, MisconfigurationException)):
+    while error is not None and not isinstance(error, (UserError, EngineUnavailableError, MisconfigurationException)):
         error = error.__cause__
     if error is None:
         return None
+    if isinstance(error, EngineUnavailableError):
+        return re.sub("^engine ", "--engine ", str(error))
     line, argument = " ".join(str(error).split()), getattr(error, "argument", None)
     return line if argument is None else line.replace(argument, as_typed(argument), 1)
 

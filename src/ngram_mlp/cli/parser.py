@@ -19,7 +19,6 @@ from ngram_mlp.cli.mistakes import (
     mistake_in,
     remember_options,
 )
-from ngram_mlp.models.language_model import WAITS_FOR_A_METRIC
 
 set_parsing_settings(add_print_completion_argument=True)
 # Defaults that say nothing: the address of a function, and a model with all of its options.
@@ -79,7 +78,7 @@ class Parser(LightningArgumentParser):
         elif found := re.match(r"[Uu]nrecognized arguments: (\S+)", line):
             line = f"{found[1]}: is no option; there are no subcommands, and options begin with --"
         elif "ReduceLROnPlateau" in line:  # of which there are two, of torch and of Lightning
-            line = f"{as_typed('lr_scheduler')} ReduceLROnPlateau: {WAITS_FOR_A_METRIC}"
+            line = f"{as_typed('lr_scheduler')} ReduceLROnPlateau: give torch.optim.lr_scheduler.ReduceLROnPlateau"
         elif found := re.match(r"the following arguments are required: (.*)", line):
             line = about_missing(found[1])
         elif found := re.match(r'Parser key "([^"]+)": (.*)', line):

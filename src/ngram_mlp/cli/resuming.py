@@ -1,12 +1,15 @@
 """Where a run resumes from, what may be changed then, and whether the checkpoint belongs to the run at all."""
 
 import json
+import logging
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
 
 from ngram_mlp.cli.config_files import read_configuration
 from ngram_mlp.cli.mistakes import remember_options
@@ -17,13 +20,15 @@ from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.loading import load_weights
 from ngram_mlp.runs.checkpoint import Checkpoint, read_checkpoint
 from ngram_mlp.runs.files import LAST, checkpoint_file, versions
-from ngram_mlp.training.optimizers import check_state
-from ngram_mlp.training.schedules import upcoming_rates
 
+log = logging.getLogger(__name__)
+
+MOST_THREADS = 1024
+OF_A_SHAPE = ("momentum_buffer", "exp_avg", "exp_avg_sq")  # what an optimizer keeps in the shape of a parameter
 RATES = ("model.optimizer.lr", "model.lr_scheduler")
 # What may change: how long and how a run is watched, the learning rates to come, and where its files are: the corpus is
 # known by its hash.
-CHANGEABLE = ("trainer", "checkpoint_every", *RATES, "model.engine", "observe", "notebook_lines", "statistics")
+CHANGEABLE = ("trainer", "checkpoint_every", *RATES, "engine", "observe", "notebook_lines", "statistics")
 PLACES = ("name", "runs_dir", "data.corpus", "data.data_dir", "ckpt_path", "resume")
 
 
@@ -52,12 +57,31 @@ def split_arguments(args: Sequence[str]) -> tuple[list[str], ResumePoint | None]
     known, others = parser.parse_known_args(args)
     options = vars(known)
     files = options.pop("config")
-    configs = [word for file in files for word in ("--config", file)]
+    configs: list[str] = []
     typed = [word for option, value in options.items() if value is not None for word in (f"--{option}", value)]
     for file in files:
         given = read_configuration(file)
+        configs += ["--config", _with_engine(file, given)]
         options |= {key: given[key] for key in options if options[key] is None and given.get(key)}
-    return [*configs, *typed, *others], _origin(**options)
+    return [*configs, *typed, *_engine_renamed(others)], _origin(**options)
+
+
+def _engine_renamed(words: Sequence[str]) -> list[str]:
+    """The arguments with `--engine` in the place of the `--model.engine` of version 0.2."""
+    if any(word.split("=")[0] == "--model.engine" for word in words):
+        log.info("--model.engine is --engine now; taken as that")
+    return [re.sub(r"^--model\.engine(?==|$)", "--engine", word) for word in words]
+
+
+def _with_engine(file: str, given: dict[str, Any]) -> str:
+    """A configuration file, or its content as JSON with `engine` where 0.2 had it among the model's arguments."""
+    model = given.get("model")
+    for group in (model, model.get("init_args") if isinstance(model, dict) else None):
+        if isinstance(group, dict) and "engine" in group:
+            log.info("%s: model.engine is engine now; taken as that", file)
+            given.setdefault("engine", group.pop("engine"))
+            return json.dumps(given)
+    return file
 
 
 def _origin(ckpt_path: str | None, resume: str | None, name: str | None, runs_dir: str | None) -> ResumePoint | None:
@@ -123,22 +147,41 @@ def _load_once(checkpoint: Checkpoint, model: LanguageModel) -> None:
     load_weights(model, checkpoint.weights)
     configured = model.configure_optimizers()
     configured["optimizer"].load_state_dict(checkpoint.content["optimizer_states"][0])
-    check_state(configured["optimizer"])
+    _check_state(configured["optimizer"])
     configured["lr_scheduler"]["scheduler"].load_state_dict(checkpoint.content["lr_schedulers"][0])
     stream, parts = checkpoint.stream, checkpoint.parts
-    for state in (stream["stream_generator"], stream["default_generator"]):
+    for state in (stream["minibatches"]["generator"], stream["default_generator"]):
         torch.Generator().set_state(state)
-    if not parts["losses"].shape == (checkpoint.update,) == (stream["update"],) or parts["logged"] > stream["update"]:
-        raise ValueError("its losses, its stream and its weights are not of one update")
+    if not isinstance(stream["minibatches"]["position"], int):
+        raise ValueError("the place in its epoch is no number")
+    callbacks, loops = checkpoint.content["callbacks"], checkpoint.content["loops"]["fit_loop"]
+    steps = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["total"]["completed"]
+    if not callbacks["Losses"]["losses"].shape == (checkpoint.update,) == (steps,):
+        raise ValueError("its losses, its loops and its weights are not of one update")
+    threads = callbacks["MultiStep"]["threads"]
+    if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MOST_THREADS):
+        raise ValueError("its number of threads is none")
     if not all(isinstance(size, int) and size >= 0 for size in parts["events"].values()):
         raise ValueError("the length of a TensorBoard file is no length")
 
 
+def _check_state(optimizer: Optimizer) -> None:
+    """Raises a ValueError where the state loaded into an optimizer does not fit its parameters."""
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            expected = parameter.shape if key in OF_A_SHAPE else ()
+            if key in {*OF_A_SHAPE, "step"} and value is not None and getattr(value, "shape", None) != expected:
+                raise ValueError(f"the optimizer's {key} is not of the shape {tuple(expected)}")
+
+
 def _renew_rates(checkpoint: Checkpoint, model: LanguageModel) -> None:
     configured = model.configure_optimizers()
-    optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
-    if checkpoint.update:
-        upcoming_rates(optimizer, scheduler, checkpoint.update)
+    optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]
+    scheduler = schedule["scheduler"]
+    if schedule["interval"] == "step":
+        optimizer._opt_called = True  # what a schedule checks before its first step
+        for _ in range(checkpoint.update):
+            scheduler.step()
     saved_groups = checkpoint.content["optimizer_states"][0]["param_groups"]
     for saved, new in zip(saved_groups, optimizer.param_groups, strict=True):
         saved |= {key: new[key] for key in ("lr", "initial_lr")}
@@ -163,7 +206,7 @@ def _changes(checkpoint: Checkpoint, given: dict[str, Any]) -> list[str]:
                 f"--{key} {shortened(now.get(key))}: the checkpoint was trained with {shortened(before.get(key))}; "
                 f"a resumed run can change --{', --'.join(CHANGEABLE)}; leave this as it was, or start a new run"
             )
-    if (updates := now["trainer.max_steps"]) < checkpoint.update:
+    if 0 <= (updates := now["trainer.max_steps"]) < checkpoint.update:
         raise UserError(f"the checkpoint is at update {checkpoint.update}; give at least that", max_steps=updates)
     return changed
 

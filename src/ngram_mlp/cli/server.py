@@ -14,7 +14,6 @@ from ngram_mlp.cli import train  # noqa: F401  # the command of a run
 from ngram_mlp.cli.command import open_console
 from ngram_mlp.cli.train_cli import TrainCLI
 from ngram_mlp.studies import pool  # noqa: F401  # which has the function that a run begins with
-from ngram_mlp.training import fused  # noqa: F401  # imported when a run chooses its engine
 
 torch.set_num_threads(1)
 open_console()  # Lightning says what it is doing otherwise

@@ -8,24 +8,26 @@ from typing import Any
 
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import Callback
-from pytorch_lightning.callbacks import ProgressBar
+from pytorch_lightning.callbacks import BaseFinetuning, LearningRateFinder, LearningRateMonitor, ProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins import AsyncCheckpointIO
+from pytorch_lightning.strategies import DDPStrategy
 from rich.console import Console
 
+from multistep import MultiStep
 from ngram_mlp import callbacks
 from ngram_mlp.callbacks import supervised  # part: studies
+from ngram_mlp.cli.accelerators import resolve_accelerator
 from ngram_mlp.cli.resuming import check_checkpoint
 from ngram_mlp.cli.train_cli import TrainCLI
 from ngram_mlp.diagnostics.batch_norm_statistics import require_batch_norm
 from ngram_mlp.errors import UserError
+from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.layers import batch_norms
+from ngram_mlp.processes import rank
 from ngram_mlp.runs.checkpoint import Checkpoint, CheckpointFiles
 from ngram_mlp.runs.files import claim_run_folder, remove_folder, rewind, write_atomically
 from ngram_mlp.runs.lock import alone_in
-from ngram_mlp.training.accelerators import resolve_accelerator
-from ngram_mlp.training.processes import rank
-from ngram_mlp.training.trainer import refuse_options_without_meaning
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,10 @@ class Run:
     """A run that is ready to train."""
 
     trainer: Any  # with all callbacks
-    outcome: callbacks.Outcome  # one of them
+    outcome: callbacks.Outcome  # three of them
+    losses: callbacks.Losses
+    engine: MultiStep
+    engine_before: str | None  # that trained it before an interruption
     folder: Path  # its own, locked
     checkpoint: Path | None  # which it resumes from
     is_new: bool  # whether the folder was made for it
@@ -57,24 +62,27 @@ def start_run(cli: TrainCLI, console: Console, resources: ExitStack) -> Run:
     checkpoint = point.checkpoint if point else None
     if checkpoint:
         check_checkpoint(checkpoint, saved, cli.model, data)
-    own = point.folder if point and not rank() else None
+    old = point.folder if point and not rank() else None
     if rank():  # only the first process writes what is to stay
         folder = Path(resources.enter_context(TemporaryDirectory(ignore_cleanup_errors=True)))
     else:
-        folder = own or claim_run_folder(config.runs_dir, config.name)
+        folder = old or claim_run_folder(config.runs_dir, config.name)
     try:
         resources.enter_context(alone_in(folder))
-        outcome = callbacks.Outcome(config.statistics)
-        chosen = [outcome, *_callbacks(cli, folder, saved, console)]
+        own = callbacks.Losses(folder / "losses.npy"), callbacks.Outcome(config.statistics), MultiStep(config.engine)
+        chosen = [*own, *_callbacks(cli, folder, saved, console)]
         trainer = _build_trainer(cli, folder, checkpoint, chosen)
-        if own and checkpoint:
+        if old and checkpoint:
             rewind(folder, checkpoint.update, checkpoint.parts["events"], configuration)
         write_atomically(folder / "config.yaml", configuration.encode())
     except BaseException:
-        if not own:
+        if not old:
             remove_folder(folder)
         raise
-    return Run(trainer, outcome, folder, checkpoint.path.absolute() if checkpoint else None, is_new=not own)
+    losses, outcome, engine = own
+    resumed = checkpoint.path.absolute() if checkpoint else None
+    before = checkpoint.content["callbacks"]["MultiStep"]["engine"] if checkpoint else None
+    return Run(trainer, outcome, losses, engine, before, folder, resumed, is_new=not old)
 
 
 def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, chosen: list[Callback]) -> Any:
@@ -96,7 +104,8 @@ def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, c
         raise
     except (ValueError, TypeError, ImportError, OverflowError) as error:  # about its options, in Lightning's words
         raise UserError(f"--trainer: {' '.join(str(error).split())}; choose another value") from error
-    refuse_options_without_meaning(trainer, cli.model)  # before Lightning starts further processes
+    _refuse_other_starts(trainer)
+    _refuse_callbacks(trainer, cli.model)
     cli.datamodule.refuse_unequal_parts(trainer.world_size)
     if isinstance(trainer.strategy.checkpoint_io, AsyncCheckpointIO):
         remedy = "a checkpoint has to be complete before the run goes on; leave it out"
@@ -104,6 +113,25 @@ def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, c
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = CheckpointFiles(checkpoint)
     return trainer
+
+
+def _refuse_other_starts(trainer: Any) -> None:
+    """Raises a UserError where a strategy starts processes that do not begin with this command."""
+    strategy = trainer.strategy
+    starts = getattr(strategy, "_start_method", "popen")
+    if starts != "popen" or not (isinstance(strategy, DDPStrategy) or trainer.world_size == 1):
+        remedy = "processes are started by ddp alone; use it, or auto with 1 device"
+        raise UserError(remedy, strategy=type(strategy).__name__)
+
+
+def _refuse_callbacks(trainer: Any, model: LanguageModel) -> None:
+    """Raises a UserError for a callback of Lightning's that would end a run with a traceback."""
+    for callback in trainer.callbacks:
+        if isinstance(callback, LearningRateFinder) and not (hasattr(model, "lr") or hasattr(model, "learning_rate")):
+            reason = "needs a model with an attribute lr or learning_rate; compare several rates"
+            raise UserError(f"LearningRateFinder {reason}", callbacks=None)
+        if type(callback) is BaseFinetuning:
+            raise UserError("BaseFinetuning is abstract; give a subclass", callbacks=None)
 
 
 def _callbacks(cli: TrainCLI, folder: Path, saved: str, console: Console) -> list[Callback]:
@@ -128,11 +156,15 @@ def _callbacks(cli: TrainCLI, folder: Path, saved: str, console: Console) -> lis
         ]
     if supervised.connection is not None:  # part: studies
         chosen.append(callbacks.Supervised(supervised.connection))  # part: studies
+    given = cli.config_init.trainer.callbacks or []
+    given = given if isinstance(given, list) else [given]
+    if config.trainer.logger is not False and not any(isinstance(one, LearningRateMonitor) for one in given):
+        chosen.append(LearningRateMonitor("step"))
+    chosen.append(callbacks.ValidationAtEnd())
     if config.statistics != "running":
         chosen.append(callbacks.EvaluationStatistics(config.statistics))
-    given = cli.config_init.trainer.callbacks or []
-    bars = [one for one in (given if isinstance(given, list) else [given]) if isinstance(one, ProgressBar)]
-    if config.trainer.enable_progress_bar is not False and not bars:
+    shown = any(isinstance(one, ProgressBar) for one in given)
+    if config.trainer.enable_progress_bar is not False and not shown:
         chosen.append(callbacks.UpdateProgress(console, notebook_lines=config.notebook_lines))
     if config.trainer.enable_checkpointing is not False:
         chosen.append(callbacks.RunCheckpoints(folder / "checkpoints", config.checkpoint_every, saved))

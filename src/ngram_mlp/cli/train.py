@@ -1,13 +1,11 @@
 """`scripts/train.py`: trains a model, and reports what came out."""
 
-import io
 import json
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pytorch_lightning.loggers import CSVLogger, LitLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from rich.console import Console
 from rich.panel import Panel
@@ -22,8 +20,8 @@ from ngram_mlp.cli.train_cli import TrainCLI
 from ngram_mlp.errors import UserError, printable
 from ngram_mlp.models.sampling import sample_one_by_one
 from ngram_mlp.places import DEFAULT_CONFIG  # part: studies
+from ngram_mlp.processes import raise_if_another_has_ended, rank
 from ngram_mlp.runs.files import LAST, remove_folder, write_atomically
-from ngram_mlp.training.processes import raise_if_another_has_ended, rank
 
 Logger.register(LitLogger)  # it derives from Fabric's Logger alone, so that the parser would refuse it
 
@@ -41,7 +39,7 @@ def main(default_config: Path, args: Sequence[str] | None = None) -> None:
             if not rank():
                 _report(cli, run, console)
         except BaseException as error:
-            _leave(cli, run, console, error)
+            _leave(run, console, error)
             raise_if_another_has_ended(error)
             raise
 
@@ -65,19 +63,18 @@ def _introduce(cli: TrainCLI, run: Run, console: Console) -> None:
 
 
 def _report(cli: TrainCLI, run: Run, console: Console) -> None:
-    """Writes losses.npy, metrics.json and samples.txt, and prints the table, ten sampled names and what to do next."""
-    updates, seconds, metrics = run.trainer.global_step, run.outcome.seconds, run.outcome.metrics
-    speed = (updates - cli.datamodule.first_update) / seconds
+    """Writes metrics.json and samples.txt, and prints the table, ten sampled names and what to do next."""
+    updates, outcome, metrics = run.trainer.global_step, run.outcome, run.outcome.metrics
+    speed = outcome.updates / outcome.seconds
     record: dict[str, Any] = metrics | {
         "statistics": cli.config.statistics,
         "updates": updates,
-        "seconds": seconds,
+        "seconds": outcome.seconds,
         "updates_per_second": speed,
-        "engine": cli.model.engine_name,
+        "engine": run.engine.engine_used or run.engine_before,
         "accelerator": run.trainer.strategy.root_device.type,
         "corpus": cli.datamodule.corpus.summary(),
     }
-    _save_losses(cli, run)
     write_atomically(run.folder / "metrics.json", (json.dumps(record, indent=2) + "\n").encode())
     generator = cli.datamodule.stream_generator()
     names = [name for name, _ in sample_one_by_one(cli.model.eval(), 10, generator)]
@@ -85,7 +82,7 @@ def _report(cli: TrainCLI, run: Run, console: Console) -> None:
 
     print_metrics(console, {cli.config.statistics: metrics})
     console.print(printable("sampled " + ", ".join(names)))
-    console.print(f"trained to update {updates:,} in {seconds:.1f} s, {speed:,.0f} updates a second")
+    console.print(f"trained to update {updates:,} in {outcome.seconds:.1f} s, {speed:,.0f} updates a second")
     for where in [where for logger in run.trainer.loggers if (where := _where_to_look(logger))] or [str(run.folder)]:
         console.print(printable(f"look    {where}"))
 
@@ -107,20 +104,11 @@ def _where_to_look(logger: Any) -> str:
     return f"{type(logger).__name__} {place}" if place else ""
 
 
-def _save_losses(cli: TrainCLI, run: Run) -> None:
-    buffer = io.BytesIO()
-    np.save(buffer, cli.model.losses.all.numpy())
-    write_atomically(run.folder / "losses.npy", buffer.getvalue())
-
-
-def _leave(cli: TrainCLI, run: Run, console: Console, error: BaseException) -> None:
+def _leave(run: Run, console: Console, error: BaseException) -> None:
     """Says how an interrupted run is resumed, and turns what ended it into one line where it was no bug."""
     last = run.folder / LAST
-    if run.is_new and not last.exists() and not len(cli.model.losses):
+    if run.is_new and not last.exists() and not len(run.losses):
         remove_folder(run.folder)  # a run that never began leaves nothing behind
-    else:
-        with suppress(OSError):  # of a full disk, perhaps; what ended the run is reported
-            _save_losses(cli, run)
     if isinstance(error, SystemExit):  # a signal's
         by = f" by {error.name}" if isinstance(error, Interrupted) else ""
         where = f"the run is in {run.folder}" if run.folder.exists() else "nothing was saved yet"

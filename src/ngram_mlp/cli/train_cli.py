@@ -14,6 +14,7 @@ from jsonargparse import SUPPRESS, Namespace
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 
+from multistep import EngineName
 from ngram_mlp.cli.mistakes import about_memory, mistake_in
 from ngram_mlp.cli.parser import Parser, ShowTrainer
 from ngram_mlp.cli.resuming import split_arguments
@@ -22,8 +23,10 @@ from ngram_mlp.data.corpus import SampleCorpusWarning
 from ngram_mlp.diagnostics.batch_norm_statistics import StatisticsName
 from ngram_mlp.diagnostics.statistics import SATURATION
 from ngram_mlp.errors import UserError
-from ngram_mlp.models import LanguageModel
-from ngram_mlp.training import schedules  # noqa: F401  # so that the parser knows WarmupCosine by its name
+from ngram_mlp.models import (
+    LanguageModel,
+    schedules,  # noqa: F401  # so that the parser knows WarmupCosine by its name
+)
 
 USAGE = "%(prog)s [--config FILE] [--OPTION VALUE ...]"
 ABOUT_OPTIONS = (
@@ -78,6 +81,10 @@ class TrainCLI(LightningCLI):
             help="The checkpoint to resume, or its run's folder; last: of the newest run.",
         )
         add("--resume", type=str | None, default=None, help="The folder of a run to resume.")
+        about = (
+            "What performs the updates: ordinary Lightning; plain PyTorch in chunks; compiled; or the first that pays."
+        )
+        add("--engine", type=EngineName, default="auto", help=about)
         add("--checkpoint_every", type=int, default=10_000, help="The updates between two saves of last.ckpt.")
         about = "Print the loss of every 10,000th minibatch as the notebooks do, too."
         add("--notebook_lines", action="store_true", help=about)

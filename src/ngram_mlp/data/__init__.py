@@ -2,12 +2,12 @@
 
 from ngram_mlp.data.corpus import Corpus, load_corpus
 from ngram_mlp.data.datamodule import NGramDataModule
-from ngram_mlp.data.minibatches import MinibatchStream, SplitBatches
+from ngram_mlp.data.minibatches import Minibatches, SplitBatches
 from ngram_mlp.data.ngrams import NGrams, Vocabulary, build_ngrams, split_words
 
 __all__ = [
     "Corpus",
-    "MinibatchStream",
+    "Minibatches",
     "NGramDataModule",
     "NGrams",
     "SplitBatches",

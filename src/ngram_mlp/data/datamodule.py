@@ -6,27 +6,29 @@ from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
 from ngram_mlp.data.corpus import Corpus, load_corpus
-from ngram_mlp.data.minibatches import MinibatchStream, SplitBatches
+from ngram_mlp.data.minibatches import Minibatches, Sampling, SplitBatches
 from ngram_mlp.data.ngrams import NGrams, Vocabulary, build_ngrams, split_words
 from ngram_mlp.errors import UserError, require_at_least, shortened
 from ngram_mlp.places import DATA_DIR
 from ngram_mlp.runs.checkpoint import StreamState
-from ngram_mlp.training.loop import chunking
 
 
 class NGramDataModule(LightningDataModule):
     """N-grams of a corpus: random minibatches for training, whole splits in batches for evaluation.
 
-    Minibatches are drawn with replacement, starting from the state of torch's default CPU generator at `setup` for
-    fitting: the state in which the model's constructor left it (promise 2).
+    Minibatches are drawn from the state of torch's default CPU generator at `setup` for fitting: the state in which the
+    model's constructor left it (promise 2).
 
     Args:
         corpus: where the words come from: `names` (the notebooks' names.txt, downloaded once), `sample` (shipped),
             `auto` (names where it can be had, else sample), or the path of a UTF-8 text file with one word a line.
         block_size: how many characters the network sees to predict the next.
         batch_size: the examples in a minibatch.
+        sampling: how minibatches are drawn: with `replacement`, as in the notebooks, or without it, in `epochs`.
         data_dir: the folder of names.txt; by default the project's `data`, or `data` here where this package is
             installed without a checkout.
     """
@@ -34,7 +36,12 @@ class NGramDataModule(LightningDataModule):
     trainer: Any  # Lightning sets it
 
     def __init__(
-        self, corpus: str = "auto", block_size: int = 3, batch_size: int = 32, data_dir: str | None = None
+        self,
+        corpus: str = "auto",
+        block_size: int = 3,
+        batch_size: int = 32,
+        sampling: Sampling = "replacement",
+        data_dir: str | None = None,
     ) -> None:
         super().__init__()
         require_at_least(1, block_size=block_size, batch_size=batch_size)
@@ -43,10 +50,10 @@ class NGramDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.requested_corpus = corpus
         self.data_dir = Path(data_dir) if data_dir else DATA_DIR
-        self.first_update = 0
+        self.sampling = sampling
         self._generator = torch.Generator()
         self._stream_begun = False
-        self._stream: MinibatchStream | None = None
+        self._minibatches: Minibatches | None = None
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -81,7 +88,6 @@ class NGramDataModule(LightningDataModule):
             if not self._stream_begun:
                 self.begin_stream()
             self._stream_begun = False
-            self.first_update = self.trainer.global_step if self.trainer else 0
             # Whatever else draws during training (dropout, a user's callback) gets its own numbers.
             torch.manual_seed(int(torch.randint(2**62, ())) + self._part[0])
 
@@ -90,12 +96,30 @@ class NGramDataModule(LightningDataModule):
         """(rank, processes): which part of every minibatch is this process'."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def train_dataloader(self) -> MinibatchStream:
-        """Minibatches (B, T), (B,), or chunks of them (K, B, T), (K, B) where the trainer takes chunks."""
+    def train_dataloader(self) -> Minibatches | DataLoader[tuple[Tensor, ...]]:
+        """Returns random minibatches (B, T), (B,); with `overfit_batches`, the first ones of the split."""
         self.refuse_unequal_parts(self._part[1])
-        ngrams, chunks, part = self.splits["train"], chunking(self.trainer, self.batch_size), self._part
-        self._stream = MinibatchStream(ngrams, self.batch_size, self._generator, chunks, self.first_update, part)
-        return self._stream
+        train = self.splits["train"]
+        if self.trainer and self.trainer.overfit_batches:
+            examples = TensorDataset(train.contexts.long(), train.targets.long())
+            return DataLoader(examples, self.batch_size // self._part[1], shuffle=False)
+        return self._loader()
+
+    def _loader(self) -> Minibatches:
+        """The one loader of random minibatches, made anew when BatchSizeFinder or a trainer has another size for it."""
+        loader = self._minibatches
+        if loader is None or (loader.batch_size, loader.part) != (self.batch_size, self._part):
+            train, state = self.splits["train"], self._generator
+            loader = Minibatches(train, self.batch_size, state, self.sampling, self._part, self._is_waiting)
+            self._minibatches = loader
+        return loader
+
+    def _is_waiting(self) -> bool:
+        """Returns whether the trainer has fetched a minibatch on which it has not trained yet."""
+        if self.trainer is None:
+            return False
+        minibatches = self.trainer.fit_loop.epoch_loop.batch_progress.total
+        return bool(minibatches.ready > minibatches.processed)
 
     def refuse_unequal_parts(self, processes: int) -> None:
         """Raises a UserError where the processes cannot share a minibatch equally."""
@@ -113,16 +137,12 @@ class NGramDataModule(LightningDataModule):
         return SplitBatches(self.splits["test"])
 
     def stream_generator(self) -> torch.Generator:
-        """A generator in the state after the last minibatch that was trained on."""
-        state = self._generator.get_state()
-        if self._stream is not None and self.trainer is not None:
-            state = self._stream.generator_state(self.trainer.global_step)
-        return torch.Generator().set_state(state)
+        """Returns a generator in the state after the last minibatch that was trained on."""
+        return torch.Generator().set_state(self._loader().state_dict()["generator"])
 
     def state_dict(self) -> dict[str, Any]:
         state = StreamState(
-            update=self.trainer.global_step,
-            stream_generator=self.stream_generator().get_state(),
+            minibatches=self._loader().state_dict(),
             default_generator=torch.get_rng_state(),
             corpus=self.corpus.summary(),
         )
@@ -130,8 +150,7 @@ class NGramDataModule(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.refuse_another_corpus(state_dict["corpus"])
-        self.first_update = state_dict["update"]
-        self._generator.set_state(state_dict["stream_generator"])
+        self._loader().load_state_dict(state_dict["minibatches"])
         torch.set_rng_state(state_dict["default_generator"])
         if self.trainer is not None and self.trainer.global_rank:  # the state is the first process's
             torch.manual_seed(int(torch.randint(2**62, ())) + self.trainer.global_rank)

@@ -1,55 +1,137 @@
 """How examples are drawn: random minibatches for training, whole splits for evaluation."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from ngram_mlp.data.ngrams import NGrams
-from ngram_mlp.training.trainer import Chunking
+
+Sampling: TypeAlias = Literal["replacement", "epochs"]
+Minibatch: TypeAlias = tuple[Tensor, Tensor]
+State: TypeAlias = dict[str, Any]
 
 
-@dataclass(eq=False)
-class MinibatchStream:
-    """Minibatches drawn with replacement: contexts (B, T) and targets (B,), both int64, or chunks of such minibatches.
+class Minibatches:
+    """A loader of random minibatches, contexts (B, T) and targets (B,), both int64; its length is that of an epoch.
 
-    A chunk holds the minibatches of several updates: contexts (K, B, T), targets (K, B). Minibatch n holds the examples
-    `torch.randint(0, len(ngrams), (batch_size,), generator=generator)` of the n-th call, however the updates are cut
-    into chunks (promise 2).
+    - `replacement`: minibatch n holds the examples `torch.randint(0, N, (B,), generator=generator)` of the n-th call,
+      as in the notebooks (promise 2). An epoch is max(1, N // B) minibatches, and the next one continues the stream.
+    - `epochs`: an epoch goes through `torch.randperm(N, generator=generator)`, B examples at a time, as a DataLoader
+      over a TensorDataset with `shuffle=True` does. The last minibatch may have fewer; several processes leave it out.
+
+    `state_dict` returns what a resumed run needs to continue with the minibatch that would have come.
+
+    Args:
+        ngrams: the N examples.
+        batch_size: B.
+        generator: of the CPU; nothing else may draw from it.
+        sampling: one of the two above.
+        part: (rank, processes); each process gets its part of every minibatch.
+        is_waiting: returns True while the minibatch that was fetched last has not been trained on. A state that is
+            saved meanwhile is the one before that minibatch.
     """
 
-    ngrams: NGrams
-    batch_size: int
-    generator: torch.Generator  # of the CPU; only this stream draws from it
-    chunking: Chunking  # where the chunks and the stream end
-    first_update: int = 0
-    part: tuple[int, int] = (0, 1)  # (rank, processes): a process gets its part of every minibatch
+    def __init__(
+        self,
+        ngrams: NGrams,
+        batch_size: int,
+        generator: torch.Generator,
+        sampling: Sampling = "replacement",
+        part: tuple[int, int] = (0, 1),
+        is_waiting: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.ngrams = ngrams
+        self.batch_size = batch_size
+        self.generator = generator
+        self.sampling = sampling
+        self.part = part
+        self._is_waiting = is_waiting
+        self._resumed: State | None = None
+        self.before: State | None = None  # the state before the minibatch that was fetched last
+        self.now: State | None = None  # before the next one
 
-    def __post_init__(self) -> None:
-        self._states = {self.first_update: self.generator.get_state()}
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self.ngrams), self.batch_size)
+        return max(1, whole + (self.sampling == "epochs" and rest > 0 and self.part[1] == 1))
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        rank, processes = self.part
-        part = slice(rank * self.batch_size // processes, (rank + 1) * self.batch_size // processes)
-        while (update := max(self._states)) < self.chunking.updates:
-            end = self.chunking.end(update)
-            shape = ((end - update) * self.chunking.minibatches, self.batch_size)
-            drawn = torch.randint(0, len(self.ngrams), shape, generator=self.generator)[:, part]  # (K, part of B)
-            examples = drawn.flatten()
-            contexts = self.ngrams.contexts.index_select(0, examples).long().view(*drawn.shape, -1)
-            targets = self.ngrams.targets.index_select(0, examples).long().view(drawn.shape)
-            self._states[end] = self.generator.get_state()
-            for old in sorted(self._states)[:-4]:  # the trainer fetches a chunk ahead of the one whose state is saved
-                del self._states[old]
-            if self.chunking.singly or len(drawn) == 1:
-                yield from zip(contexts, targets, strict=True)
-            else:
-                yield contexts, targets
+    def __iter__(self) -> "Epoch":
+        return Epoch(self)
 
-    def generator_state(self, update: int) -> Tensor:
-        """The generator's state before minibatch `update`, with which one of the latest chunks begins."""
-        return self._states[update]
+    def state_dict(self) -> State:
+        """Returns the state of the generator, uint8, and the minibatches of a permutation drawn after it that are over.
+
+        With `replacement` there is no permutation, and their number is 0.
+        """
+        state = self.before if self._is_waiting() else self.now
+        return dict(state or {"generator": self.generator.get_state(), "position": 0})
+
+    def load_state_dict(self, state: State) -> None:
+        self.generator.set_state(state["generator"])
+        self._resumed = self.now = self.before = dict(state)
+
+    def begin(self) -> int:
+        """Returns the number of the first minibatch of an epoch that begins now: 0, or where a saved state stands."""
+        resumed, self._resumed = self._resumed, None
+        self.now = resumed or {"generator": self.generator.get_state(), "position": 0}
+        return int(self.now["position"])
+
+    def examples(self, drawn: Tensor) -> Minibatch:
+        """Returns this process's part of minibatches of examples (n, B): contexts (n, B, T) and targets (n, B)."""
+        (rank, processes), size = self.part, drawn.shape[1]
+        drawn = drawn[:, rank * size // processes : (rank + 1) * size // processes]
+        flat = drawn.flatten()
+        contexts = self.ngrams.contexts.index_select(0, flat).long().view(*drawn.shape, self.ngrams.contexts.shape[1])
+        return contexts, self.ngrams.targets.index_select(0, flat).long().view(drawn.shape)
+
+
+class Epoch(Iterator[Minibatch]):
+    """The minibatches of an epoch, one by one or several at once."""
+
+    def __init__(self, loader: Minibatches) -> None:
+        self._loader = loader
+        self._position: int | None = None  # of the next minibatch; None before the first is asked for
+        self._order: Tensor | None = None  # a permutation of the examples
+        self._length = len(loader)
+
+    def __next__(self) -> Minibatch:
+        contexts, targets = self.draw(1)
+        if len(contexts) == 0:
+            raise StopIteration
+        return contexts[0], targets[0]
+
+    def draw(self, n: int) -> Minibatch:
+        """Returns the next n minibatches, of the same size, or as many as there are: (n, B, T) and (n, B)."""
+        loader = self._loader
+        if self._position is None:
+            self._position = loader.begin()
+            if loader.sampling == "epochs":
+                self._order = torch.randperm(len(loader.ngrams), generator=loader.generator)
+        loader.before = loader.now
+        n = min(n, self._length - self._position)
+        drawn = self._with_replacement(n) if self._order is None else self._in_order(self._order, n)
+        self._position += len(drawn)
+        loader.now = self._state()
+        return loader.examples(drawn)
+
+    def _with_replacement(self, n: int) -> Tensor:
+        loader = self._loader
+        return torch.randint(0, len(loader.ngrams), (n, loader.batch_size), generator=loader.generator)
+
+    def _in_order(self, order: Tensor, n: int) -> Tensor:
+        assert self._position is not None
+        size = self._loader.batch_size
+        drawn = order[self._position * size : (self._position + n) * size]
+        whole = len(drawn) // size
+        return drawn[None] if n and not whole else drawn[: whole * size].view(whole, size)
+
+    def _state(self) -> State:
+        loader = self._loader
+        if self._order is None or self._position == self._length:
+            return {"generator": loader.generator.get_state(), "position": 0}
+        assert loader.before is not None
+        return {"generator": loader.before["generator"], "position": self._position}
 
 
 class SplitBatches:
@@ -65,7 +147,7 @@ class SplitBatches:
     def __len__(self) -> int:
         return -(-len(self._ngrams) // self._size)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Minibatch]:
         for first in range(0, len(self._ngrams), self._size):
             batch = slice(first, first + self._size)
             yield self._ngrams.contexts[batch].long(), self._ngrams.targets[batch].long()

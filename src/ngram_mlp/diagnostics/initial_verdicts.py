@@ -4,6 +4,7 @@ The limits are chosen, and what the verdicts are worth is measured, in docs/verd
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -85,7 +86,7 @@ def judge_model(
     Args:
         model: in training mode.
         data: whose training split it is going to see.
-        updates: of the run.
+        updates: of the run; sys.maxsize where that is not known.
         accumulated: the minibatches of an update.
         validates: whether the run is validated.
         clip: clips the gradients of parameters.
@@ -98,7 +99,8 @@ def judge_model(
     optimizer = configured["optimizer"] if isinstance(configured, dict) else None
     trial = try_updates(model.network, optimizer, _drawn(train, data.batch_size, device), clip) if optimizer else None
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    budget = Budget(updates, data.batch_size * accumulated, len(train), parameters, validates)
+    known = updates < sys.maxsize
+    budget = Budget(updates, data.batch_size * accumulated, len(train), parameters, validates) if known else None
     return judge_initialization(snapshot, trial, budget, arguments_of(model), saturation)
 
 

@@ -22,7 +22,7 @@ class BatchNormMLP(LanguageModel):
         residual: whether an identity shortcut leads around each hidden layer whose input is as wide as its output.
         batch_norm: by hand or torch's own, and its options, or its kind alone.
         initialization: how each parameter is drawn.
-        **training: optimizer, lr_scheduler and engine, as `LanguageModel` has them.
+        **training: optimizer and lr_scheduler, as `LanguageModel` has them.
     """
 
     def __init__(

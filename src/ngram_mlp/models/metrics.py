@@ -1,4 +1,4 @@
-"""The numbers of a model: training losses, and how well it predicts a split."""
+"""How well a model predicts a split."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,39 +12,6 @@ from torchmetrics import Metric
 from ngram_mlp.data import NGrams, SplitBatches
 
 LARGEST_TABLE = 2**24  # in numbers
-
-
-class Losses:
-    """The losses of all updates so far, float32 on the CPU (updates,); the first `logged` are in a logged mean."""
-
-    def __init__(self, losses: Tensor | None = None, logged: int = 0) -> None:
-        self._room = torch.empty(0, dtype=torch.float32) if losses is None else losses
-        self._count = len(self._room)
-        self.logged = logged
-
-    def __len__(self) -> int:
-        return self._count
-
-    @property
-    def all(self) -> Tensor:
-        """A copy, shape (updates,)."""
-        return self._room[: self._count].clone()
-
-    def between(self, first: int, end: int) -> Tensor:
-        """Those of the updates from `first` to before `end`, shape (end - first,), of what there is."""
-        return self._room[first : min(end, self._count)]
-
-    def append(self, losses: Tensor) -> None:
-        """Adds the losses of a chunk, shape (K,)."""
-        count = self._count + len(losses)
-        if count > len(self._room):
-            self._room = torch.cat([self._room, self._room.new_empty(count)])  # at least twice the room
-        self._room[self._count : count] = losses
-        self._count = count
-
-    def mean_since_logged(self) -> Tensor:
-        """The mean of the losses not yet logged; it does not depend on how updates are cut into chunks."""
-        return self._room[self.logged : self._count].mean()
 
 
 class PredictionMetric(Metric):

@@ -30,7 +30,7 @@ class MLP(LanguageModel):
         norm: the normalization between a linear layer and its non-linearity, or its kind alone; for batch norm take
             `BatchNormMLP`.
         initialization: how each parameter is drawn.
-        **training: optimizer, lr_scheduler and engine, as `LanguageModel` has them.
+        **training: optimizer and lr_scheduler, as `LanguageModel` has them.
     """
 
     def __init__(

@@ -26,7 +26,7 @@ class WaveNet(LanguageModel):
         batch_norm: by hand or torch's own, and its options, or its kind alone.
         activation: a non-linearity of torch.nn by name: Tanh, ReLU, GELU, ...
         initialization: how each parameter is drawn.
-        **training: optimizer, lr_scheduler and engine, as `LanguageModel` has them.
+        **training: optimizer and lr_scheduler, as `LanguageModel` has them.
     """
 
     def __init__(

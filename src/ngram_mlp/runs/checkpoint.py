@@ -18,27 +18,22 @@ from ngram_mlp.errors import UserError
 from ngram_mlp.runs.checkpoint_file import REMEDY, load, serialized
 from ngram_mlp.runs.files import checkpoint_file, write_atomically
 
-SCHEMA = 2  # version 0.1 had the first, without a number
+SCHEMA = 3  # version 0.1 had the first, without a number, 0.2 the second
 KEY = "ngram_mlp"
 
 
 class Parts(TypedDict, total=False):
-    """What the model adds to a checkpoint (the first five) and `RunCheckpoints`, in runs of `train.py` (the rest)."""
+    """What the model adds to a checkpoint (the first) and `RunCheckpoints`, in runs of `train.py` (the rest)."""
 
     model: str  # the name of its class
-    engine: str | None  # which trained it; None before the first update
-    threads: int | None  # with which it trained
-    losses: Tensor  # of every update so far, float32 (updates,)
-    logged: int  # how many of them are in a mean that was logged
     configuration: str  # of the run, as JSON
     events: dict[str, int]  # the length of each TensorBoard file, in bytes
 
 
 class StreamState(TypedDict):
-    """The state of the data: where the stream of minibatches stands, and in which corpus."""
+    """The state of the data: where the minibatches stand, and in which corpus."""
 
-    update: int  # the next one
-    stream_generator: Tensor  # its state before that minibatch is drawn
+    minibatches: dict[str, Any]  # as `Minibatches.state_dict` returns it
     default_generator: Tensor  # the state of torch's, which dropout and users' callbacks draw from
     corpus: dict[str, str | int]  # name, sha256 and number of words
 
@@ -61,7 +56,7 @@ class Checkpoint:
     content: dict[str, Any]  # everything in it, as Lightning restores it; the rest are views of it
     parts: Parts
     model: str  # the name of its class
-    hyperparameters: dict[str, Any]  # the arguments of its constructor, but for optimizer, schedule and engine
+    hyperparameters: dict[str, Any]  # the arguments of its constructor, but for optimizer and schedule
     weights: dict[str, Tensor]  # parameters and buffers by name
     update: int  # how many updates were done
 
@@ -90,12 +85,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     _require(path, parts, {"schema": int})
     if parts["schema"] != SCHEMA:
         saved_by = "0.1" if parts["schema"] == 1 else parts.get("version")
-        raise UserError(
-            f"was saved by version {saved_by!s:.20} of ngram_mlp, "
-            f"this is {ngram_mlp.__version__}; check that version out to use it, or train again",
-            ckpt_path=path,
-        )
-    _require(path, parts, {"model": str, "engine": str | None, "losses": Tensor, "logged": int})
+        reason = f"was saved by version {saved_by!s:.20} of ngram_mlp, whose checkpoints this one does not read"
+        raise UserError(f"{reason}; check that version out to use it, or train again", ckpt_path=path)
+    _require(path, parts, {"model": str})
     hyperparameters, weights = content["hyper_parameters"], content["state_dict"]
     return Checkpoint(Path(path), content, parts, parts["model"], hyperparameters, weights, content["global_step"])
 

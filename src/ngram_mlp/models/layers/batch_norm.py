@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ngram_mlp.training.processes import processes, total
+from ngram_mlp.processes import processes, total
 
 
 class BatchNorm(nn.Module):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ngram_mlp.training.accelerators import resolve_accelerator
+from ngram_mlp.cli.accelerators import resolve_accelerator
 
 SMALL, LARGE = nn.Linear(30, 200), nn.Linear(2_000, 1_000)
 

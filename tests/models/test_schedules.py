@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ngram_mlp.errors import UserError
-from ngram_mlp.training.schedules import WarmupCosine
+from ngram_mlp.models.schedules import WarmupCosine
 
 
 def rates(updates, **options):

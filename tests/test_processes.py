@@ -1,7 +1,7 @@
 import pytest
 
 from ngram_mlp.errors import UserError
-from ngram_mlp.training.processes import raise_if_another_has_ended
+from ngram_mlp.processes import raise_if_another_has_ended
 
 
 def raised_in(module, kind):

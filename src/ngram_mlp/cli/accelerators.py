@@ -5,8 +5,6 @@ import logging
 import torch
 from torch import nn
 
-from multistep._threads import multiplications_in
-
 log = logging.getLogger(__name__)
 
 # The multiplications in a forward pass from which a GPU pays, measured by benchmarks/accelerators.py. Eager updates of
@@ -29,7 +27,7 @@ def resolve_accelerator(accelerator: str, devices: int | str | list[int], networ
         or not (torch.cuda.is_available() or torch.mps.is_available())
     ):
         return accelerator
-    multiplications = multiplications_in(network, batch_size)
+    multiplications = batch_size * sum(parameter.numel() for parameter in network.parameters())
     if multiplications >= GPU_PAYS_FROM:
         return accelerator
     log.info(
