@@ -55,75 +55,95 @@ RefusingIndex: Any = type(
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Within, a step that reads the trainer, prints, or draws from Python's or NumPy's generators is refused.
+    """Within, a step that reads the trainer, or draws from Python's or NumPy's generators, is refused.
 
     Afterwards the random states are what they were before; within, torch's begins with a seed of its own.
     """
-    found: list[str] = []
-
-    thread = threading.get_ident()
-
-    def refused(what: str, original: Any = None) -> Any:
-        def raise_(*args: Any, **kwargs: Any) -> Any:
-            if original is not None and threading.get_ident() != thread:
-                return original(*args, **kwargs)
-            found.append(what)
-            raise CannotFuseError(what)
-
-        return raise_
-
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    refusals = _Refusals()
     with ExitStack() as stack, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they were heard at the first update, which Lightning itself performs
         stack.enter_context(torch.random.fork_rng(devices=[]))
         torch.default_generator.manual_seed(SEED)
-        for name in ("manual_seed", "seed", "set_rng_state"):
-            stack.enter_context(mock.patch.object(torch, name, refused("training_step seeds torch's generator")))
         for name in OF_THE_MODULE:
-            new: Any = refused(f"training_step reads self.{name}")
+            new: Any = refusals.of(f"training_step reads self.{name}")
             if isinstance(vars(LightningModule).get(name), property):
                 new = property(new)
             stack.enter_context(mock.patch.object(LightningModule, name, new))
         for name in OF_THE_TRAINER:
-            stack.enter_context(
-                mock.patch.object(Trainer, name, property(refused(f"training_step reads its trainer's {name}")))
-            )
-        stack.enter_context(mock.patch.object(builtins, "print", refused("training_step prints", print)))
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(AttributeError, TypeError):  # one of another kind
-                write = refused("training_step prints", stream.write)
-                stack.enter_context(mock.patch.object(stream, "write", write))
-        stack.enter_context(mock.patch.object(builtins, "input", refused("training_step asks for input")))
-        for module in (builtins, io):
-            stack.enter_context(mock.patch.object(module, "open", _refusing_to_write(open, refused, thread)))
-        stack.enter_context(mock.patch.object(logging.Logger, "callHandlers", _only_libraries(refused)))
+            reads = property(refusals.of(f"training_step reads its trainer's {name}"))
+            stack.enter_context(mock.patch.object(Trainer, name, reads))
         try:
             yield
         finally:
             drew = random.getstate() != python_state or not _same(np.random.get_state(), numpy_state)  # noqa: NPY002
             random.setstate(python_state)
             np.random.set_state(numpy_state)  # noqa: NPY002
-    if found:  # and swallowed by the step
-        raise CannotFuseError(found[0])
+    refusals.raise_swallowed()
     if drew:
         raise CannotFuseError("training_step draws from Python's or NumPy's random numbers")
 
 
-def _refusing_to_write(original: Any, refused: Any, thread: int) -> Any:
+@contextmanager
+def without_effects() -> Iterator[None]:
+    """Within, a step that prints, logs to Python's logging, writes a file or seeds torch's generator is refused."""
+    refusals = _Refusals()
+    with ExitStack() as stack:
+
+        def refuse(owner: Any, name: str, what: str) -> None:
+            stack.enter_context(mock.patch.object(owner, name, refusals.of(what, getattr(owner, name))))
+
+        refuse(builtins, "print", "training_step prints")
+        refuse(builtins, "input", "training_step asks for input")
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(AttributeError, TypeError):  # one of another kind
+                refuse(stream, "write", "training_step prints")
+        for name in ("manual_seed", "seed", "set_rng_state"):
+            refuse(torch, name, "training_step seeds torch's generator")
+        for module in (builtins, io):
+            stack.enter_context(mock.patch.object(module, "open", _refusing_to_write(module.open, refusals)))
+        stack.enter_context(mock.patch.object(logging.Logger, "callHandlers", _only_libraries(refusals)))
+        yield
+    refusals.raise_swallowed()
+
+
+class _Refusals:
+    """Functions that raise a CannotFuseError, also where the step swallows it; other threads get the original."""
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+        self._found: list[str] = []
+
+    def of(self, what: str, original: Any = None) -> Any:
+        def refuse(*args: Any, **kwargs: Any) -> Any:
+            if original is not None and threading.get_ident() != self._thread:
+                return original(*args, **kwargs)
+            self._found.append(what)
+            raise CannotFuseError(what)
+
+        return refuse
+
+    def raise_swallowed(self) -> None:
+        if self._found:
+            raise CannotFuseError(self._found[0])
+
+
+def _refusing_to_write(original: Any, refusals: _Refusals) -> Any:
+    refused = refusals.of("training_step writes a file", original)
+
     def open_(file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-        if set(mode) & set("wax+") and threading.get_ident() == thread:
-            refused("training_step writes a file")()
-        return original(file, mode, *args, **kwargs)
+        return (refused if set(mode) & set("wax+") else original)(file, mode, *args, **kwargs)
 
     return open_
 
 
-def _only_libraries(refused: Any) -> Any:
+def _only_libraries(refusals: _Refusals) -> Any:
     """Has the records of torch's and Lightning's loggers dropped, as they would come at every update, or not at all."""
+    refused = refusals.of("training_step logs to Python's logging", logging.Logger.callHandlers)
 
-    def call_handlers(logger: logging.Logger, _record: logging.LogRecord) -> None:
+    def call_handlers(logger: logging.Logger, record: logging.LogRecord) -> None:
         if logger.name.partition(".")[0] not in {"torch", "pytorch_lightning", "lightning", "lightning_fabric"}:
-            refused("training_step logs to Python's logging")()
+            refused(logger, record)
 
     return call_handlers
 

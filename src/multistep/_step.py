@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_structure, tree_unflatten
 
 from multistep._averaging import Average
 from multistep._errors import CannotFuseError
-from multistep._guards import RefusingIndex, guarded
+from multistep._guards import RefusingIndex, guarded, without_effects
 from multistep._logs import Capture, Captured
 from multistep._optimizers import copied, options_of, plain_step, state_of, traced_step
 from multistep._tree import Layout, flatten, rebuild
@@ -56,7 +56,7 @@ def perform_step(module: LightningModule, batch: Any) -> Captured:
     arguments: list[Any] = [batch]
     if is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2):
         arguments.append(RefusingIndex())
-    with capture.installed(), torch.enable_grad():
+    with capture.installed(), without_effects(), torch.enable_grad():
         output = module.training_step(*arguments)
     extra = {key: value for key, value in output.items() if key != "loss"} if isinstance(output, Mapping) else {}
     loss = output.get("loss") if isinstance(output, Mapping) else output

@@ -626,7 +626,7 @@ class InPlaceOperations(Classifier):
         return self.net[2](y)
 
 
-@odd(FUSED)
+@odd(EAGER)
 class AugmentsItsBatchInPlace(Classifier):
     def training_step(self, batch, batch_idx):
         x = batch[0]
@@ -976,7 +976,7 @@ class Lbfgs(Classifier):
         super().__init__(lambda parameters: torch.optim.LBFGS(parameters, lr=0.1, max_iter=3))
 
 
-@odd(FUSED)
+@odd(EAGER)
 class TransfersItself(Classifier):
     def on_after_batch_transfer(self, batch, dataloader_idx):
         return batch[0] * 2, batch[1]

@@ -22,7 +22,6 @@ KINDS = (
     "CountingMetric",
     "LogsEverything",
     "SubclassOfAnOptimizer",
-    "AugmentsItsBatchInPlace",
 )
 # What is different in each run.
 NOT_COMPARED = {"LogsTheTime": {"time"}}

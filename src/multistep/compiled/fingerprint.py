@@ -380,7 +380,8 @@ class _Reach:
         self._reached = {"training_step", "forward"}
         self._seen: set[int] = set()
         self._wholly: dict[type, None] = {}  # classes of other objects, of which every method counts
-        modules = list(module.modules())
+        # Metrics are updated beside the compiled code.
+        modules = [child for child in module.modules() if not isinstance(child, (Metric, MetricCollection))]
         mro = {cls: None for child in modules for cls in type(child).__mro__ if _is_foreign(cls.__module__)}
         size = (-1, -1)
         while size != (size := (len(self._reached), len(self._seen))):
