@@ -78,6 +78,8 @@ def refused_data(trainer: Any) -> str | None:
         for hook in TRANSFER_HOOKS:
             if is_overridden(hook, owner, kind):
                 return f"{type(owner).__name__} overrides {hook}"
+    if any(hasattr(each, "draw") for each in _only_loader(trainer.fit_loop._data_fetcher)):
+        return None  # it says itself that minibatches can be drawn in advance
     loaders = trainer.fit_loop._combined_loader.flattened
     return "the data can reach the module or the trainer" if any(_reaches(each, set()) for each in loaders) else None
 
@@ -88,11 +90,13 @@ def _reaches(value: Any, seen: set[int], depth: int = 6) -> bool:
         return True
     if isinstance(value, nn.Module):
         return isinstance(value, LightningModule) or next(value.parameters(), None) is not None
-    if id(value) in seen or depth == 0 or isinstance(value, (Tensor, str, bytes, type)):
-        return False
+    if id(value) in seen or depth == 0 or isinstance(value, (Tensor, str, bytes, type, LightningDataModule)):
+        return False  # a datamodule has a trainer, but what its methods read of it is seen in their code
     seen.add(id(value))
     inner: list[Any] = list(getattr(value, "__dict__", {}).values()) if not isinstance(value, ModuleType) else []
     if isinstance(value, FunctionType):
+        if "trainer" in value.__code__.co_names:
+            return True
         inner += [cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell)]
         inner += [value.__globals__[name] for name in value.__code__.co_names if name in value.__globals__]
     elif isinstance(value, MethodType):
