@@ -8,12 +8,11 @@ import warnings
 
 import torch
 import torch.nn.functional as F
-from ngram_mlp.training import Calls, choose_engine
-from ngram_mlp.training.trainer import Chunking, longest_chunk
+from engines import microseconds
 from sizes import named
 from torch import nn
 
-from ngram_mlp.data import MinibatchStream, NGrams
+from ngram_mlp.data import NGrams
 from ngram_mlp.models.layers import BatchNorm
 
 V, T, E = 27, 3, 10
@@ -60,32 +59,17 @@ def notebook_loop(model, data, batch_size, seconds):
     return (time.perf_counter() - started) / (updates - 20) * 1e6
 
 
-def engine(name, model, data, batch_size, seconds):
-    """Microseconds an update of an engine with the threads that it chooses, the drawing of minibatches included."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [100_000])
-    chunking = Chunking(Calls(), 10**9, longest_chunk(batch_size))
-    stream = iter(MinibatchStream(data, batch_size, torch.Generator(), chunking))
-    threads = torch.get_num_threads()
-    chunk = next(stream)
-    chosen = choose_engine(name, model, optimizer, schedule, chunk, 10**9)
-    chosen.run(*chunk, 0)
-    updates, started = 0, time.perf_counter()
-    while time.perf_counter() - started < seconds:
-        updates += len(chosen.run(*next(stream), 0))
-    elapsed = time.perf_counter() - started
-    torch.set_num_threads(threads)
-    return elapsed / updates * 1e6
-
-
 def main(peer, seconds, *networks):
     warnings.simplefilter("ignore")
     contexts = torch.randint(0, V, (EXAMPLES, T), dtype=torch.uint8)  # what they say does not change the cost
     data = NGrams(contexts, torch.randint(0, V, (EXAMPLES,), dtype=torch.uint8))
     for text in networks:
         size = named(text)
-        arguments = network(size["n_hidden"], size["n_layers"]), data, size["batch_size"], float(seconds)
-        found = notebook_loop(*arguments) if peer == "notebook" else engine(peer, *arguments)
+        model, batch_size = network(size["n_hidden"], size["n_layers"]), size["batch_size"]
+        if peer == "notebook":
+            found = notebook_loop(model, data, batch_size, float(seconds))
+        else:
+            found = microseconds(model, data, batch_size, peer, float(seconds))
         print(json.dumps(size | {"microseconds": found}), flush=True)
 
 

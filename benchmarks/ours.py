@@ -13,6 +13,7 @@ from pathlib import Path
 
 from measure import Clock
 
+from ngram_mlp.callbacks.losses import Losses
 from ngram_mlp.cli.train import main
 from ngram_mlp.models import LanguageModel
 
@@ -20,14 +21,14 @@ ENGINE, *OPTIONS, UPDATES = sys.argv[1:]
 PROJECT = Path(__file__).resolve().parents[1]
 
 clock = Clock()
-record = LanguageModel.record
+on_train_batch_end = Losses.on_train_batch_end
 on_validation_epoch_start = LanguageModel.on_validation_epoch_start
 on_validation_epoch_end = LanguageModel.on_validation_epoch_end
 
 
-def timed(self, losses, lr):
-    record(self, losses, lr)
-    clock.tick(self.trainer.global_step + len(losses))
+def timed(self, trainer, *args):
+    on_train_batch_end(self, trainer, *args)
+    clock.tick(trainer.global_step)
 
 
 def validation_begins(self):
@@ -40,7 +41,7 @@ def validation_ends(self):
     clock.leave_out(time.perf_counter() - self.began)
 
 
-LanguageModel.record = timed
+Losses.on_train_batch_end = timed
 LanguageModel.on_validation_epoch_start = validation_begins
 LanguageModel.on_validation_epoch_end = validation_ends
 with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):

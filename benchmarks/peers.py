@@ -28,7 +28,10 @@ PEERS = {
     "ours, fused": (["ours.py", "fused"], 100_000),
     "ours, fused, averaged": (["ours.py", "fused", "--trainer.callbacks+=EMAWeightAveraging"], 100_000),
     "jax.lax.scan": (["jax_scan.py"], 100_000),
+    "Keras 3 on jax": (["keras_jax.py"], 30_000),
 }
+FOREIGN = ("tabular", "auto-encoder", "classifier")
+BY = {"ordinary": 6_000, "eager": 6_000, "fused": 100_000}  # updates
 WHOLE = (2_000, 20_000, 200_000)  # the updates of whole commands
 STUDIES = ((40, 20_000), (8, 200_000))  # seeds and updates
 LARGE = {"n_hidden": 512, "batch_size": 256, "n_layers": 3}  # for which several threads might pay
@@ -49,6 +52,7 @@ def main(args: Sequence[str] | None = None) -> None:
     add("--studies", type=int, default=1, help="Rounds of the studies; 0 to leave out.")
     add("--loaded", type=int, default=3, help="Rounds with another process spinning on each core; 0 to leave out.")
     add("--growth", type=int, default=3, help="Rounds of how the cost grows with the network; 0 to leave out.")
+    add("--foreign", type=int, default=3, help="Rounds of modules that are not this project's; 0 to leave out.")
     add("--observing", type=int, default=3, help="Rounds for the cost of the callbacks; 0 to leave out.")
     add("--output", type=str, default="benchmark.json", help="Where the figures go.")
     options = parser.parse_args(args)
@@ -63,6 +67,7 @@ def main(args: Sequence[str] | None = None) -> None:
         "studies": (options.studies, measure_studies, tables.studies),
         "loaded": (options.loaded, measure_loaded, tables.loaded),
         "growth": (options.growth, measure_growth, tables.growth),
+        "foreign": (options.foreign, measure_foreign, tables.foreign),
         "observing": (options.observing, measure_observing, tables.observing),
     }
     with tempfile.TemporaryDirectory() as cache:
@@ -81,7 +86,7 @@ def measure_peers(cache: str) -> Record:
     """Each peer's microseconds an update, seconds to its first update, and memory."""
     found = {}
     for name, (script, updates) in PEERS.items():
-        python = jax_python() if name.startswith("jax") else sys.executable
+        python = jax_python() if "jax" in name else sys.executable
         if python:
             found[name] = figures(FOLDER / script[0], *script[1:], updates, cache=cache, python=python)
     return found
@@ -132,6 +137,18 @@ def measure_loaded(cache: str) -> Record:
             process.kill()
             process.wait()
     return found
+
+
+def measure_foreign(cache: str) -> Record:
+    """Microseconds an update of foreign modules over epochs, by ordinary Lightning and by engines of multistep."""
+    script = FOLDER / "foreign.py"
+    return {
+        module: {
+            engine: figures(script, module, engine, updates, cache=cache)["microseconds"]
+            for engine, updates in BY.items()
+        }
+        for module in FOREIGN
+    }
 
 
 def measure_growth(cache: str) -> list[Record]:

@@ -6,6 +6,7 @@ The left panel is of 1,000 updates, which it trains, the right one of the study 
 """
 
 import csv
+import itertools
 import statistics
 import sys
 from collections import defaultdict
@@ -64,11 +65,8 @@ def main() -> None:
 
 def _losses(recipe: str, seed: int) -> np.ndarray:
     """The losses of the first updates of an experiment on names.txt."""
-    from ngram_mlp.training.calls import Calls
-    from ngram_mlp.training.trainer import Chunking
-
     from ngram_mlp.cli.train_cli import TrainCLI
-    from ngram_mlp.data.minibatches import MinibatchStream
+    from ngram_mlp.data import Minibatches
 
     config = str(PROJECT / "configs" / "experiments" / f"{recipe}.yaml")
     cli = TrainCLI(
@@ -76,12 +74,10 @@ def _losses(recipe: str, seed: int) -> np.ndarray:
         PROJECT / "configs" / "default.yaml",
     )
     generator = torch.Generator().manual_seed(seed)
-    chunks = Chunking(Calls(), UPDATES, 1, singly=True)
     optimizer = cli.model.train().configure_optimizers()["optimizer"]
     losses = []
-    for contexts, targets in MinibatchStream(
-        cli.datamodule.splits["train"], cli.datamodule.batch_size, generator, chunks
-    ):
+    minibatches = iter(Minibatches(cli.datamodule.splits["train"], cli.datamodule.batch_size, generator))
+    for contexts, targets in itertools.islice(minibatches, UPDATES):
         optimizer.zero_grad()
         loss = torch.nn.functional.cross_entropy(cli.model(contexts), targets)
         loss.backward()

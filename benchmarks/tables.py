@@ -86,6 +86,16 @@ def growth(console: Console, record: Record) -> None:
     console.print(table)
 
 
+def foreign(console: Console, record: Record) -> None:
+    rounds = record["foreign"]
+    table = _table("Modules that are not this project's, an epoch, µs an update", "", *rounds[0]["tabular"], "gain")
+    for module, by in rounds[0].items():
+        times = {engine: [row[module][engine] for row in rounds] for engine in by}
+        gain = _ratio(times["ordinary"], times["fused"])
+        table.add_row(module, *(f"{statistics.median(each):,.1f}" for each in times.values()), f"{gain:.0f}")
+    console.print(table)
+
+
 def observing(console: Console, record: Record) -> None:
     rounds = record["observing"]
     ratio = _ratio(*([row[name]["fit"] for row in rounds] for name in ("default", "off")))
