@@ -22,7 +22,7 @@ from ngram_mlp.data import NGramDataModule
 from ngram_mlp.data.corpus import SampleCorpusWarning
 from ngram_mlp.diagnostics.batch_norm_statistics import StatisticsName
 from ngram_mlp.diagnostics.statistics import SATURATION
-from ngram_mlp.errors import UserError
+from ngram_mlp.errors import UserError, require_at_least
 from ngram_mlp.models import (
     LanguageModel,
     schedules,  # noqa: F401  # so that the parser knows WarmupCosine by its name
@@ -135,7 +135,10 @@ class TrainCLI(LightningCLI):
         for key in ("block_size", "characters"):
             if (value := self.config.model.init_args.get(key)) is not None:
                 raise UserError(f"--model.{key} {value}: comes from the data; set --data.block_size or --data.corpus")
-        profiler = self.config.trainer.profiler
+        options = self.config.trainer
+        require_at_least(1, accumulate_grad_batches=options.accumulate_grad_batches)
+        require_at_least(-1, max_steps=options.max_steps)
+        profiler = options.profiler
         profiler = str(getattr(profiler, "class_path", profiler))
         if profiler.lower().endswith(("xla", "xlaprofiler")) and find_spec("torch_xla") is None:
             raise UserError(f"--trainer.profiler {profiler}: needs torch_xla; install it, or choose another")
