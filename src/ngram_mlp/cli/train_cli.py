@@ -12,6 +12,7 @@ from typing import Any
 
 from jsonargparse import SUPPRESS, Namespace
 from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import BackboneFinetuning, BaseFinetuning
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from multistep import EngineName
@@ -156,12 +157,25 @@ class TrainCLI(LightningCLI):
 
     def build_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer that the arguments ask for; keyword arguments win over them."""
-        return super().instantiate_trainer(**kwargs)
+        trainer: Trainer = super().instantiate_trainer(**kwargs)
+        _refuse_what_finds_nothing(trainer, self.model)
+        return trainer
 
     def configuration(self, form: str = "yaml") -> str:
         """All options with their values, which alone repeat the run."""
         text = str(self.parser.dump(self.config, skip_unset=False, format=form))
         return re.sub(r"(?:\\u[dD][cC][89a-fA-F][0-9a-fA-F])+", _in_utf_8, text)
+
+
+def _refuse_what_finds_nothing(trainer: Any, model: Any) -> None:
+    """Raises a UserError for a callback that looks for something in a model that is not there."""
+    for callback in trainer.callbacks:
+        name = type(callback).__name__
+        if isinstance(callback, BackboneFinetuning) and not hasattr(model, "backbone"):
+            remedy = "write a BaseFinetuning for the network's layers"
+            raise UserError(f"{name} needs a model with an attribute backbone; {remedy}", callbacks=None)
+        if type(callback) is BaseFinetuning:
+            raise UserError(f"{name} is abstract; write a subclass for the network's layers", callbacks=None)
 
 
 def _in_utf_8(found: re.Match[str]) -> str:
