@@ -16,6 +16,7 @@ from multistep import _check
 from multistep._averaging import Average
 from multistep._errors import CannotFuseError
 from multistep._guards import guarded, unchanged
+from multistep._optimizers import plain_step
 from multistep._step import Outcome, Reference, Rule, TracedUpdate, tracing
 from multistep._threads import use_fastest
 from multistep._tree import flatten
@@ -101,7 +102,7 @@ class FusedEngine:
 
     def is_outdated(self, optimizer: Optimizer, rule: Rule, averages: Sequence[Average]) -> bool:
         """Returns whether updates are another optimizer's, or do something else beside its step."""
-        if optimizer is not self._optimizer:
+        if optimizer is not self._optimizer or plain_step(optimizer) is None:
             return True
         return rule != self._rule or [a.description() for a in averages] != [a.description() for a in self._averages]
 

@@ -90,8 +90,7 @@ class Reference:
         Raises a CannotFuseError where the step does more than a compiled one could repeat.
         """
         step = plain_step(self.optimizer)
-        if step is None:
-            raise CannotFuseError("something is registered on the optimizer's steps")
+        assert step is not None
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         before, random_state = self._fingerprint.describe(self.module), torch.get_rng_state()
@@ -171,6 +170,8 @@ class TracedUpdate:
                 raise CannotFuseError("the optimizer holds a parameter that is not one of the module")
         if type(optimizer).zero_grad is not Optimizer.zero_grad or "zero_grad" in vars(optimizer):
             raise CannotFuseError("the optimizer has a zero_grad of its own")
+        if plain_step(optimizer) is None:  # asked of the original, as copies leave it out
+            raise CannotFuseError("something is registered on the optimizer's steps, or stands for them")
         self._trained = [self._names[p] for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         if not self._trained:
             raise CannotFuseError("the optimizer holds no parameter that is trained")

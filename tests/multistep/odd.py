@@ -26,6 +26,7 @@ ODD: dict[str, tuple[Callable[[], LightningModule], str]] = {}
 SCALE = 1.0
 SEEN: list[Any] = []
 OPTIONS = {"scale": 1.0}
+NESTED = {"inside": {"calls": 0}}
 RNG = np.random.default_rng(0)
 
 
@@ -40,6 +41,7 @@ def odd(engine: str) -> Callable[[type], type]:
 def reset() -> None:
     """Sets all that modules here change outside of themselves to what it was."""
     SEEN.clear()
+    NESTED["inside"]["calls"] = 0
     RNG.bit_generator.state = np.random.default_rng(0).bit_generator.state
     CounterOfTheClass.calls = 0
 
@@ -287,6 +289,36 @@ class TeacherInPlace(TeacherAsAverage):
             for t, s in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
                 t.mul_(0.9).add_(s, alpha=0.1)
         return F.mse_loss(self.student(x), self.teacher(x)) + loss_of(self, batch)
+
+
+@odd(EAGER)
+class CounterDeepInAGlobal(Classifier):
+    """A fallback has to find it as it was before the trial."""
+
+    def training_step(self, batch, batch_idx):
+        NESTED["inside"]["calls"] += 1
+        return loss_of(self, batch) * (1 + 1 / NESTED["inside"]["calls"])
+
+
+@odd(EAGER)
+class MetricInADictionary(Classifier):
+    """Which Lightning does not find among its submodules."""
+
+    def __init__(self):
+        super().__init__()
+        self.metrics = {"mean": torchmetrics.MeanMetric()}
+
+    def training_step(self, batch, batch_idx):
+        loss = loss_of(self, batch)
+        self.metrics["mean"].update(loss.detach())
+        return loss
+
+
+@odd(EAGER)
+class SeedsTorch(Classifier):
+    def training_step(self, batch, batch_idx):
+        torch.manual_seed(0)
+        return loss_of(self, batch) + torch.rand(())
 
 
 # What a step reads and does
@@ -1063,12 +1095,43 @@ class Shrinking(torch.optim.SGD):
         return loss
 
 
+class KeepingGradients(torch.optim.SGD):
+    """Begins with half of the last gradient."""
+
+    def zero_grad(self, set_to_none=True):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.grad.mul_(0.5)
+
+
+@odd(EAGER)
+class PatchedStep(Classifier):
+    """Its optimizer's step is somebody else's, and wrapped once more by a schedule."""
+
+    def configure_optimizers(self):
+        optimizer = super().configure_optimizers()
+        original = optimizer.step
+
+        def step(self, closure=None):
+            loss = original(closure)
+            with torch.no_grad():
+                for p in self.param_groups[0]["params"]:
+                    p.mul_(0.99)
+            return loss
+
+        optimizer.step = types.MethodType(step, optimizer)
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
 for name, (optimizer, engine) in {
     "OwnOptimizer": (Plain, FUSED),
     "OptimizerCounts": (Counting, EAGER),
     "OptimizerCountsInTheGroup": (CountingInTheGroup, EAGER),
     "OptimizerCountsItself": (CountingItself, EAGER),
     "OptimizerWritesByData": (ByData, FUSED),
+    "OptimizerKeepsGradients": (KeepingGradients, EAGER),
     "SubclassOfAnOptimizer": (Shrinking, FUSED),
 }.items():
     ODD[name] = functools.partial(Classifier, functools.partial(optimizer, lr=0.05)), engine
