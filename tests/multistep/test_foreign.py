@@ -7,9 +7,9 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from tests.multistep.foreign import FOREIGN, Foreign
 from tests.multistep.training import assert_same, train
 
-SHORT = ("tabular", "reads global_step", "branches", "counts", "frozen groups")
+SHORT = ("tabular", "reads global_step", "counts")
 NAMES = [pytest.param(name, marks=[] if name in SHORT else pytest.mark.slow) for name in FOREIGN]
-LONG = ("LSTM", "attention")  # to compile
+LONG = ("LSTM", "attention", "convolution", "custom Function", "derivative in the loss")  # to compile
 EPOCHS = {"max_epochs": 3}
 ACCUMULATED = {"max_epochs": -1, "max_steps": 11, "accumulate_grad_batches": 4, "gradient_clip_val": 0.1}
 

@@ -73,7 +73,9 @@ def test_code_is_kept_in_a_private_folder_and_loaded_by_the_next_process(own_cac
     assert [path.name for path in own_cache.iterdir() if path.is_dir()] == [kept.name]
 
 
-@pytest.mark.parametrize("harm", ["cut short", "another's", "open to others"])
+@pytest.mark.parametrize(
+    "harm", ["cut short", *(pytest.param(harm, marks=pytest.mark.slow) for harm in ("another's", "open to others"))]
+)
 def test_kept_code_that_cannot_be_trusted_is_compiled_anew(own_cache, said, harm):
     train(Classifier, "fused")
     (kept,) = [path for path in own_cache.iterdir() if path.is_dir()]
@@ -143,6 +145,7 @@ def test_a_difference_while_training_ends_it_with_the_numbers_of_the_updates(mon
         train(Classifier, "fused", LONG, max_epochs=1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_cache")
 def test_python_that_is_changed_while_training_is_noticed_or_refused():
     class Halving(Callback):
@@ -239,6 +242,7 @@ class Widening:
         return iter([(x[i : i + size], y[i : i + size]) for i in range(10)])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_cache")
 def test_minibatches_of_another_size_are_compiled_for_where_they_stay(said):
     found = train(Classifier, "fused", Widening(), max_epochs=10)

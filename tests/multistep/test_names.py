@@ -34,7 +34,7 @@ VARIANTS = {
 # Muon wants matrices alone, SparseAdam sparse gradients.
 NOT_FOR_THIS = {"Muon", "SparseAdam"}
 ENGINES = {"Adafactor": "eager", "LBFGS": "lightning"}
-ALWAYS = ("Adam", "SGD with Nesterov and decay", "RMSprop", "NAdam", "Adagrad", "Adafactor", "LBFGS")
+ALWAYS = ("Adam", "SGD with Nesterov and decay", "NAdam", "Adafactor", "LBFGS")
 MADE = {**{name: cls for name, cls in OPTIMIZERS.items() if name not in NOT_FOR_THIS}, **VARIANTS}
 
 

@@ -11,13 +11,9 @@ COMPILED = [name for name, (_, engine) in ODD.items() if engine == FUSED]
 KINDS = (
     "Dropout",
     "BufferAssigned",
-    "BufferByData",
     "PlainTensorRead",
-    "TeacherInPlace",
     "GradientPenalty",
-    "Checkpointed",
     "WeightNorm",
-    "Complex",
     "MetricOnTheEpoch",
     "CountingMetric",
     "LogsEverything",

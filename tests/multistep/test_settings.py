@@ -7,6 +7,13 @@ from tests.multistep.training import assert_same, train
 
 # What shares its compiled code with others, or is one of its kind, runs always; the rest is slow.
 LONG = (
+    "clipping by value",
+    "an average by a formula of one's own",
+    "a change of space",
+    "a dataclass",
+    "sizes in turn",
+    "a constant that changes",
+    "validation where accumulation is not done",
     "two schedules",
     "a change of clip",
     "a change of plain",
