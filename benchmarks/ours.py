@@ -28,7 +28,8 @@ on_validation_epoch_end = LanguageModel.on_validation_epoch_end
 
 def timed(self, trainer, *args):
     on_train_batch_end(self, trainer, *args)
-    clock.tick(trainer.global_step)
+    if trainer.global_step > 1:  # the first update is Lightning's, and what compiles comes after it
+        clock.tick(trainer.global_step)
 
 
 def validation_begins(self):

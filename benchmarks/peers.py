@@ -31,6 +31,7 @@ PEERS = {
     "Keras 3 on jax": (["keras_jax.py"], 30_000),
 }
 FOREIGN = ("tabular", "auto-encoder", "classifier")
+VARIANTS = ("default", "own step", "RMSprop", "NAdam", "Adagrad")
 BY = {"ordinary": 6_000, "eager": 6_000, "fused": 100_000}  # updates
 WHOLE = (2_000, 20_000, 200_000)  # the updates of whole commands
 STUDIES = ((40, 20_000), (8, 200_000))  # seeds and updates
@@ -53,6 +54,7 @@ def main(args: Sequence[str] | None = None) -> None:
     add("--loaded", type=int, default=3, help="Rounds with another process spinning on each core; 0 to leave out.")
     add("--growth", type=int, default=3, help="Rounds of how the cost grows with the network; 0 to leave out.")
     add("--foreign", type=int, default=3, help="Rounds of modules that are not this project's; 0 to leave out.")
+    add("--variants", type=int, default=3, help="Rounds of variants of the default recipe; 0 to leave out.")
     add("--observing", type=int, default=3, help="Rounds for the cost of the callbacks; 0 to leave out.")
     add("--output", type=str, default="benchmark.json", help="Where the figures go.")
     options = parser.parse_args(args)
@@ -68,6 +70,7 @@ def main(args: Sequence[str] | None = None) -> None:
         "loaded": (options.loaded, measure_loaded, tables.loaded),
         "growth": (options.growth, measure_growth, tables.growth),
         "foreign": (options.foreign, measure_foreign, tables.foreign),
+        "variants": (options.variants, measure_variants, tables.variants),
         "observing": (options.observing, measure_observing, tables.observing),
     }
     with tempfile.TemporaryDirectory() as cache:
@@ -149,6 +152,12 @@ def measure_foreign(cache: str) -> Record:
         }
         for module in FOREIGN
     }
+
+
+def measure_variants(cache: str) -> Record:
+    """Microseconds a fused update of the default recipe, of a variant with its own step, and by other optimizers."""
+    script = FOLDER / "variants.py"
+    return {recipe: figures(script, recipe, 100_000, cache=cache)["microseconds"] for recipe in VARIANTS}
 
 
 def measure_growth(cache: str) -> list[Record]:

@@ -96,6 +96,16 @@ def foreign(console: Console, record: Record) -> None:
     console.print(table)
 
 
+def variants(console: Console, record: Record) -> None:
+    rounds = record["variants"]
+    table = _table("Variants of the default recipe, by fused", "", "updates/s", "to the default")
+    for recipe in rounds[0]:
+        times = [row[recipe] for row in rounds]
+        ratio = _ratio([row["default"] for row in rounds], times)
+        table.add_row(recipe, f"{1e6 / statistics.median(times):,.0f}", f"{ratio:.2f}")
+    console.print(table)
+
+
 def observing(console: Console, record: Record) -> None:
     rounds = record["observing"]
     ratio = _ratio(*([row[name]["fit"] for row in rounds] for name in ("default", "off")))
