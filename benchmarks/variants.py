@@ -1,8 +1,7 @@
 """A variant of the default recipe by the fused engine: `python variants.py RECIPE UPDATES`.
 
 RECIPE is `default`, `own step` (label smoothing and a logged accuracy), or an optimizer of `torch.optim` by its
-name, with
-torch's own learning rate. An epoch has some thousands of updates, and the first one is start-up.
+name, with torch's own learning rate. An epoch has some thousands of updates, and the first one is start-up.
 """
 
 import logging
