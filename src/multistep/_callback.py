@@ -1,6 +1,5 @@
 """The callback that trains a module several updates at a time."""
 
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Literal, get_args
 
@@ -134,7 +133,7 @@ class MultiStep(Callback):
         if reason is not None:
             self.say(f"engine {engine}: {reason}")
 
-    def fall_back(self, reason: str, trainer: Any) -> None:
+    def fall_back(self, reason: str) -> None:
         """Has the eager engine train from now on; raises an EngineUnavailableError where `fused` was asked for."""
         if self.engine == "fused":
             raise EngineUnavailableError(f"engine fused: {reason}; use auto or eager")
@@ -169,7 +168,6 @@ class MultiStep(Callback):
     def _choose_threads(self, trainer: Any, module: LightningModule, batch: Any) -> None:
         """Has torch use the number of threads with which a minibatch's gradient takes the shortest time."""
         numbers = self.candidates(trainer, batch)
-        trial: Callable[[int], Any] = _nothing
         if len(numbers) > 1:
             with suppress(Exception):
                 twin, _ = copied(module, trainer.optimizers[0])
@@ -185,10 +183,6 @@ class MultiStep(Callback):
             numbers = numbers[-1:]  # what cannot be tried keeps the user's number
         torch.set_num_threads(numbers[0])
         self.note_threads()
-
-
-def _nothing(_: int) -> None:
-    pass
 
 
 def _examples_in(batch: Any) -> int:

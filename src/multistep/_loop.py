@@ -368,7 +368,7 @@ class StepLoop(_AutomaticOptimization):
 
     def _fall_back(self, reason: str) -> None:
         self._engine = None
-        self._owner.fall_back(reason, self.trainer)
+        self._owner.fall_back(reason)
 
     def _fall_back_from(self, error: Exception) -> None:
         line = (str(error).splitlines() or [""])[0]
