@@ -17,7 +17,7 @@ from multistep._averaging import Average
 from multistep._errors import CannotFuseError
 from multistep._guards import guarded, unchanged
 from multistep._optimizers import plain_step
-from multistep._step import Outcome, Reference, Rule, TracedUpdate, tracing
+from multistep._step import Outcome, Reference, Rule, TracedUpdate, gradients_on_a_copy, tracing
 from multistep._threads import use_fastest
 from multistep._tree import flatten
 from multistep.compiled import cache
@@ -150,6 +150,15 @@ class FusedEngine:
                 parameter.grad = gradient
 
         return restore
+
+    def state(self) -> list[Tensor]:
+        """Returns all tensors that an update changes."""
+        return self._update.state()
+
+    def gradients(self, batch: Any, within: bool) -> list[Tensor | None]:
+        """Returns the gradients that an update with this minibatch would leave in the module's parameters."""
+        with self._context():
+            return gradients_on_a_copy(self._module, self._optimizer, self._rule, batch, within)[1]
 
     def check(self, batch: Any) -> str | None:
         """Performs one update with a minibatch on copies, compiled and by plain PyTorch; returns what differs."""

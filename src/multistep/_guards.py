@@ -11,7 +11,7 @@ import random
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 from unittest import mock
@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from multistep._errors import CannotFuseError
 
@@ -54,10 +56,10 @@ RefusingIndex: Any = type(
 
 
 @contextmanager
-def guarded() -> Iterator[None]:
+def guarded(random_state: Tensor | None = None) -> Iterator[None]:
     """Within, a step that reads the trainer, or draws from Python's or NumPy's generators, is refused.
 
-    Afterwards the random states are what they were before; within, torch's begins with a seed of its own.
+    Afterwards the random states are what they were before; within, torch's begins with a seed of its own, or as given.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     refusals = _Refusals()
@@ -65,6 +67,8 @@ def guarded() -> Iterator[None]:
         warnings.simplefilter("ignore")  # they were heard at the first update, which Lightning itself performs
         stack.enter_context(torch.random.fork_rng(devices=[]))
         torch.default_generator.manual_seed(SEED)
+        if random_state is not None:
+            torch.set_rng_state(random_state)
         for name in OF_THE_MODULE:
             new: Any = refusals.of(f"training_step reads self.{name}")
             if isinstance(vars(LightningModule).get(name), property):
@@ -82,6 +86,48 @@ def guarded() -> Iterator[None]:
     refusals.raise_swallowed()
     if drew:
         raise CannotFuseError("training_step draws from Python's or NumPy's random numbers")
+
+
+@contextmanager
+def reading_nothing(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Within, code that runs ahead of time is refused where it draws, or reads the trainer or one of these tensors."""
+    refusals = _Refusals()
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    storages = set(map(_address, tensors)) - {0}
+    with ExitStack() as stack:
+        for name in OF_THE_TRAINER:
+            reads = property(refusals.of(f"it reads the trainer's {name}"))
+            stack.enter_context(mock.patch.object(Trainer, name, reads))
+        stack.enter_context(_Watched(storages, refusals.of("it reads tensors that the updates change")))
+        try:
+            yield
+        finally:
+            after = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+            random.setstate(before[0])
+            np.random.set_state(before[1])  # noqa: NPY002
+            torch.set_rng_state(before[2])
+    refusals.raise_swallowed()
+    if after[0] != before[0] or not _same(after[1], before[1]) or not torch.equal(after[2], before[2]):
+        raise CannotFuseError("it draws random numbers")
+
+
+class _Watched(TorchFunctionMode):
+    """Refuses any operation on a tensor in one of these storages."""
+
+    def __init__(self, storages: set[int], refuse: Callable[..., Any]) -> None:
+        super().__init__()
+        self._storages, self._refuse = storages, refuse
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with torch._C.DisableTorchFunction():
+            for value in tree_leaves([args, kwargs]):
+                if isinstance(value, Tensor) and _address(value) in self._storages:
+                    self._refuse()
+            return func(*args, **(kwargs or {}))
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else 0
 
 
 @contextmanager

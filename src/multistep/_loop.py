@@ -9,7 +9,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -19,11 +19,13 @@ from pytorch_lightning.plugins.precision import MixedPrecision, Precision
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch.optim import Optimizer
+from torchmetrics import Metric
 
 from multistep._averaging import averages_of
 from multistep._calls import minibatches_until_a_call
 from multistep._errors import CannotFuseError, EngineMismatchError
 from multistep._fused import FusedEngine
+from multistep._guards import reading_nothing
 from multistep._logs import QuickLog, Replay
 from multistep._minibatches import (
     Odd,
@@ -31,13 +33,15 @@ from multistep._minibatches import (
     Stacked,
     as_lightning_hands_it,
     longest_chunk,
+    may_draw,
     refused_data,
     take_one,
 )
 from multistep._optimizers import plain_step
-from multistep._schedules import changes_more_than_the_learning_rate, upcoming_rates
-from multistep._step import Rule
+from multistep._schedules import changes_more_than_the_learning_rate, is_of_ones_own, upcoming_rates
+from multistep._step import Rule, gradients_on_a_copy
 from multistep._tree import flatten, rebuild
+from multistep.compiled.fingerprint import reads_gradients
 
 SECONDS = 0.25  # after which a chunk ends, so that progress is seen and signals are heard
 CHECKED_EVERY = 10_000  # updates after which compiled ones are compared with the module's own step again
@@ -69,9 +73,8 @@ class StepLoop(_AutomaticOptimization):
         self._last_batch: Any = None
         self._layout: Any = None
         self._longest = 1
-        self._random_state: Tensor | None = None
-        self._data_draw: bool | None = None
         self._others = 0
+        self._reads_gradients = False  # whether a hook does, after an update
 
     def install(self) -> None:
         """Takes the place of Lightning's loop."""
@@ -95,16 +98,15 @@ class StepLoop(_AutomaticOptimization):
         self._logged.clear()
         if not epoch_loop.restarting and self._decided and not self._skip_backward:
             self._perform_ahead(fetcher)
-        if self._data_draw is None:
-            self._random_state = torch.get_rng_state()
         type(epoch_loop).advance(epoch_loop, fetcher)
 
     def run(self, optimizer: Optimizer, batch_idx: int, kwargs: "OrderedDict[str, Any]") -> dict[str, Any]:
         if self._skip_backward:
             return super().run(optimizer, batch_idx, kwargs)
         batch = kwargs["batch"]
-        self._note_draws()
+        expected = None
         if not self._decided:
+            expected = self._expected_loss(batch)
             self._decide(batch)
         elif self._engine is not None and self._owner.others_are_called(self.trainer):
             self._renew(batch)
@@ -118,8 +120,10 @@ class StepLoop(_AutomaticOptimization):
             with self._capturing():
                 outputs = super().run(optimizer, batch_idx, kwargs)
             if outputs:
-                scale = self.trainer.accumulate_grad_batches
-                self._losses.append((outputs["loss"] * scale if scale > 1 else outputs["loss"]).reshape(1))
+                self._losses.append((outputs["loss"] * self.trainer.accumulate_grad_batches).reshape(1))
+                if expected is not None and not torch.allclose(self._losses[-1], expected, 1e-4, 1e-6, equal_nan=True):
+                    self._decided = True
+                    self._fall_back("on a copy of the module, training_step computes another loss")
         if self._losses:
             outputs["losses"] = torch.cat([loss.reshape(-1) for loss in self._losses])
             outputs["logged"] = {name: torch.cat(values) for name, values in self._logged.items()}
@@ -141,25 +145,22 @@ class StepLoop(_AutomaticOptimization):
         started = time.monotonic()
         trainer: Any = self.trainer
         if left > 0 and self._engine is not None:
-            if self._engine.draws and self._epoch_loop.batch_progress.current.ready == 0:
-                return  # the first minibatch of an epoch may seed a sampler
             self._renew(None)
+        performed = False
         while left > 0 and not (trainer.should_stop or trainer.received_sigterm):
-            if self._engine is None or self._data_draw is None:
-                if self._engine is not None:
-                    return  # whether fetching draws random numbers is seen at the next minibatch
-                found = take_one(fetcher)
-                if found is None:
-                    return
-                self._perform_one(as_lightning_hands_it(trainer, found[0]), fetcher)
-                left -= 1
-            else:
+            if self._engine is not None:
                 done = self._take_fused(fetcher, left)
-                if not done:
-                    return
-                left -= done
-            if trainer.world_size == 1 and time.monotonic() - started > SECONDS:  # several have to end it together
-                return
+            elif (found := take_one(fetcher)) is not None:
+                self._perform_one(as_lightning_hands_it(trainer, found[0]), fetcher)
+                done = 1
+            else:
+                done = 0
+            left -= done
+            performed = performed or done > 0
+            if not done or (trainer.world_size == 1 and time.monotonic() - started > SECONDS):
+                break  # several processes have to end it together
+        if performed:
+            trainer._logger_connector.on_batch_end()  # there may be no other, where a loader's length is not true
 
     # Eager minibatches
 
@@ -177,9 +178,8 @@ class StepLoop(_AutomaticOptimization):
                 outputs = self._plain_run(trainer.optimizers[0], kwargs)
             else:
                 outputs = super().run(trainer.optimizers[0], loop.batch_idx, kwargs)
-                scale = trainer.accumulate_grad_batches
                 if outputs:
-                    self._losses.append((outputs["loss"] * scale if scale > 1 else outputs["loss"]).reshape(1))
+                    self._losses.append((outputs["loss"] * trainer.accumulate_grad_batches).reshape(1))
         loop.batch_progress.increment_processed()
         loop.update_lr_schedulers("step", update_plateau_schedulers=False)
         for callback in trainer.callbacks:
@@ -217,7 +217,7 @@ class StepLoop(_AutomaticOptimization):
             progress.zero_grad.increment_completed()
         if result.closure_loss is not None:
             torch.autograd.backward(result.closure_loss)
-            self._losses.append((result.loss * accumulate if accumulate > 1 else result.loss).reshape(1))  # type: ignore[union-attr]
+            self._losses.append((result.loss * accumulate).reshape(1))
         if not trainer.fit_loop._should_accumulate():
             progress.step.increment_ready()
             if trainer.gradient_clip_val:
@@ -266,19 +266,18 @@ class StepLoop(_AutomaticOptimization):
         self._others = 0
         return tensors if self._engine is not None and layout == self._engine.layout else None
 
-    def _note_draws(self) -> None:
-        """Notes whether fetching a minibatch draws from torch's generator; the first of an epoch may seed a sampler."""
-        if self._random_state is not None and self._epoch_loop.batch_idx > 0 and self._fetched_before:
-            self._data_draw = not torch.equal(self._random_state, torch.get_rng_state())
-            self._refuse_both()
-        self._fetched_before = True
-        self._random_state = None
+    def _expected_loss(self, batch: Any) -> Tensor | None:
+        """The loss of the run's first update by a copy, as Lightning will perform that on the module itself.
 
-    _fetched_before = False
-
-    def _refuse_both(self) -> None:
-        if self._data_draw and self._engine is not None and self._engine.draws:
-            self._fall_back("both the data and training_step draw from torch's generator, in turn")
+        A step may look itself up, by its identity say, and be another one on every copy.
+        """
+        trainer: Any = self.trainer
+        if self._owner.wanted == "eager" or trainer.global_step > 0:
+            return None
+        with suppress(Exception), trainer.precision_plugin.train_step_context():  # each is reported when it is compiled
+            module, optimizer = trainer.lightning_module, trainer.optimizers[0]
+            return gradients_on_a_copy(module, optimizer, Rule.of(trainer), batch, False)[0]
+        return None
 
     def _decide(self, batch: Any) -> None:
         """Chooses the engine, once the optimizer has performed an update itself."""
@@ -295,7 +294,6 @@ class StepLoop(_AutomaticOptimization):
             else:
                 if self._engine is not None:
                     self._owner.tell("fused", None)
-                    self._refuse_both()
 
     def _compiled(self, batch: Any, wanted: str) -> FusedEngine | None:
         trainer: Any = self.trainer
@@ -327,6 +325,10 @@ class StepLoop(_AutomaticOptimization):
         self._layout = engine.layout
         self._longest = longest_chunk(engine.layout, engine.captured.tensors())
         self._last_batch, self._checked_at = batch, trainer.global_step
+        others = [
+            c for c in trainer.callbacks if not type(c).__module__.startswith(("pytorch_lightning.", "multistep."))
+        ]
+        self._reads_gradients = any(map(reads_gradients, [*others, trainer.lightning_module]))
         return engine
 
     def _updates_left(self) -> float:
@@ -342,13 +344,15 @@ class StepLoop(_AutomaticOptimization):
         """Compiles anew where something has changed that compiled code depends on, or falls back; compares at times."""
         assert self._engine is not None
         engine, trainer = self._engine, self.trainer
+        batch = self._last_batch if batch is None else batch
         try:
             if engine.is_outdated(trainer.optimizers[0], Rule.of(trainer), averages_of(trainer)) or engine.changed():
-                self._compile_anew(self._last_batch if batch is None else batch)
-            elif trainer.global_step - self._checked_at >= CHECKED_EVERY:
-                self._compare(self._last_batch if batch is None else batch)
+                self._compile_anew(batch)
         except CannotFuseError as error:
             self._fall_back(f"after {trainer.global_step:,} updates: {error}")
+            return
+        if trainer.global_step - self._checked_at >= CHECKED_EVERY:
+            self._compare(batch)
 
     def _compile_anew(self, batch: Any) -> None:
         self._compilations += 1
@@ -359,7 +363,11 @@ class StepLoop(_AutomaticOptimization):
     def _compare(self, batch: Any) -> None:
         assert self._engine is not None
         trainer = self.trainer
-        if difference := self._engine.check(batch):
+        try:
+            difference = self._engine.check(batch)
+        except CannotFuseError as error:  # nothing that is watched has changed, and yet it was possible before
+            difference = f"what it does: {error}"
+        if difference:
             doubt = f"updates {self._checked_at + 1:,} to {trainer.global_step:,} are in doubt"
             raise EngineMismatchError(
                 f"engine fused: it differs from training_step in {difference}; {doubt}; use engine eager"
@@ -379,11 +387,9 @@ class StepLoop(_AutomaticOptimization):
         assert self._engine is not None
         assert self._source is not None
         most = min(most, self._longest, max(1, int(SECONDS / self._seconds)))
-        state = torch.get_rng_state() if self._engine.draws else None
+        if self._engine.draws and may_draw(fetcher):
+            most = 1  # the data and the step draw in turn
         pieces = self._source.take(fetcher, most, self._engine.layout)
-        if state is not None and not torch.equal(state, torch.get_rng_state()):
-            self._data_draw = True
-            self._refuse_both()
         done = 0
         for piece in pieces:
             done += piece.count if isinstance(piece, Stacked) else 1
@@ -409,7 +415,13 @@ class StepLoop(_AutomaticOptimization):
         optimizer = trainer.optimizers[0]
         progress = loop.scheduler_progress
         undo = self._undoing()
-        rates = upcoming_rates(optimizer, trainer.lr_scheduler_configs, ready, ends, progress)
+        try:
+            with self._ahead_of_time():
+                rates = upcoming_rates(optimizer, trainer.lr_scheduler_configs, ready, ends, progress)
+        except CannotFuseError as error:
+            undo()
+            self._fall_back(f"after {first:,} updates: the schedule cannot be computed in advance: {error}")
+            return 0
         wanted, count, ends = count, len(rates), ends[: len(rates)]
         started = time.perf_counter()
         with _deferring_interrupts():
@@ -426,6 +438,16 @@ class StepLoop(_AutomaticOptimization):
         if count < wanted:
             self._fall_back(f"after {trainer.global_step:,} updates: a schedule changes more than the learning rate")
         return count
+
+    def _ahead_of_time(self) -> AbstractContextManager[None]:
+        """The context in which schedules are stepped before the updates that they follow."""
+        trainer: Any = self.trainer
+        if not any(is_of_ones_own(config.scheduler) for config in trainer.lr_scheduler_configs):
+            return nullcontext()
+        assert self._engine is not None
+        metrics = [child for child in trainer.lightning_module.modules() if isinstance(child, Metric)]
+        states = [getattr(metric, name) for metric in metrics for name in metric._defaults]
+        return reading_nothing([*self._engine.state(), *(s for s in states if isinstance(s, Tensor))])
 
     def _undoing(self) -> Callable[[], None]:
         """Returns what puts all that a chunk changes back to what it is now."""
@@ -460,6 +482,7 @@ class StepLoop(_AutomaticOptimization):
         undo, due = self._undoing(), self._due(self.trainer.global_step, [ends])
         with _deferring_interrupts():
             within = self._epoch_loop.batch_idx % self.trainer.accumulate_grad_batches != 0
+            gradients = self._engine.gradients(batch, within) if ends and self._reads_gradients else None
             one = [tensor[None] for tensor in tensors]
             try:
                 outputs = self._engine.run(one, rates, torch.tensor([ends]), due, within)
@@ -468,6 +491,9 @@ class StepLoop(_AutomaticOptimization):
                 self._fall_back_from(error)
                 return None
             self._count_optimizer([ends], self._epoch_loop.batch_idx)
+            if gradients is not None:
+                for parameter, gradient in zip(self.trainer.lightning_module.parameters(), gradients, strict=True):
+                    parameter.grad = gradient
         self._replay(outputs, 0, 1)
         self._keep(outputs, tensors)
         captured = self._engine.captured

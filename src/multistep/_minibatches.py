@@ -13,7 +13,17 @@ from pytorch_lightning.plugins.precision import MixedPrecision, Precision
 from pytorch_lightning.trainer import call
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset, default_collate
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+    default_collate,
+)
 from torch.utils.data.dataloader import _DatasetKind, _SingleProcessDataLoaderIter
 
 from multistep._tree import Layout, flatten, rebuild
@@ -21,6 +31,8 @@ from multistep._tree import Layout, flatten, rebuild
 TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 # Precisions that leave minibatches as they are.
 IDENTITIES = (Precision.convert_input, MixedPrecision.convert_input)
+# They draw at an epoch's beginning from torch's default generator, and then, if at all, from one of their own.
+SAMPLERS = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
 MOST = 1_000  # minibatches in a chunk
 MOST_BYTES = 2**26
 
@@ -263,6 +275,18 @@ def _pieces(batches: Sequence[Any], layout: Layout) -> Pieces:
             rows.append(tensors)
     stack()
     return pieces
+
+
+def may_draw(fetcher: Any) -> bool:
+    """Returns whether fetching a minibatch, but the first of an epoch, may draw from torch's default generator."""
+    loader, iterator = _only_loader(fetcher)
+    if isinstance(loader, (list, tuple)) or hasattr(loader, "draw") or hasattr(iterator, "draw"):
+        return False
+    if not isinstance(loader, DataLoader) or type(loader.batch_sampler) is not BatchSampler:
+        return True
+    at_once = loader.num_workers > 0 or (type(loader.dataset) is TensorDataset and loader.collate_fn is default_collate)
+    given = getattr(loader.sampler, "generator", None)
+    return not at_once or type(loader.sampler) not in SAMPLERS or given is torch.default_generator
 
 
 def longest_chunk(layout: Layout, outputs: Sequence[Tensor]) -> int:

@@ -76,6 +76,14 @@ def steps_without_effect(scheduler: LRScheduler) -> int:
     return 0
 
 
+def is_of_ones_own(scheduler: Any) -> bool:
+    """True where a schedule, or one that it is composed of, is not torch's, or calls a function that is not."""
+    if any(map(is_of_ones_own, getattr(scheduler, "_schedulers", []))) or not _is_of_torch(scheduler):
+        return True
+    held = [item for value in vars(scheduler).values() for item in (value if isinstance(value, list) else [value])]
+    return any(callable(item) and not str(getattr(item, "__module__", "")).startswith("torch") for item in held)
+
+
 def _is_of_torch(scheduler: Any) -> bool:
     return vars(lr_scheduler).get(type(scheduler).__name__) is type(scheduler)
 

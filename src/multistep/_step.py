@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_structure, tree_unflatten
 
 from multistep._averaging import Average
 from multistep._errors import CannotFuseError
-from multistep._guards import RefusingIndex, guarded, without_effects
+from multistep._guards import RefusingIndex, guarded, unchanged, without_effects
 from multistep._logs import Capture, Captured
 from multistep._optimizers import copied, options_of, plain_step, state_of, traced_step
 from multistep._tree import Layout, flatten, rebuild
@@ -125,6 +125,34 @@ class Reference:
     def tensors(self) -> dict[str, Tensor]:
         """Returns the tensors of the copies by name, not copied again."""
         return named_tensors(self.module, self.optimizer)
+
+
+def gradients_on_a_copy(
+    module: LightningModule, optimizer: Optimizer, rule: Rule, batch: Any, within: bool
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Returns the loss of a minibatch and the gradients of all parameters, clipped, as an update would leave them.
+
+    Args:
+        module: of which a copy performs its step, with the random numbers that the module itself would draw.
+        optimizer: whose parameters are clipped together.
+        rule: what an update does beside the optimizer's step.
+        batch: the minibatch.
+        within: whether gradients that earlier minibatches left are added.
+
+    Raises a CannotFuseError where the step does more than tensor operations.
+    """
+    fingerprint = Fingerprint(module)
+    originals = [*module.parameters(), *module.buffers()]
+    with guarded(torch.get_rng_state()), fingerprint.preserved(), unchanged(originals):
+        twin, other = copied(module, optimizer)
+        for parameter, copy in zip(module.parameters(), twin.parameters(), strict=True):
+            copy.grad = parameter.grad.clone() if within and parameter.grad is not None else None
+        tensors, layout = flatten(batch)
+        loss = perform_step(twin, rebuild(layout, [tensor.detach().clone() for tensor in tensors])).loss
+        with torch.enable_grad():
+            torch.autograd.backward(loss / rule.accumulate)
+        rule.clip_in_place([parameter for group in other.param_groups for parameter in group["params"]])
+    return loss.detach(), [parameter.grad for parameter in twin.parameters()]
 
 
 def names_of(module: nn.Module) -> dict[nn.Parameter, str]:

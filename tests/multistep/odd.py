@@ -9,6 +9,7 @@ import math
 import random
 import time
 import types
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -1135,3 +1136,93 @@ for name, (optimizer, engine) in {
     "SubclassOfAnOptimizer": (Shrinking, FUSED),
 }.items():
     ODD[name] = functools.partial(Classifier, functools.partial(optimizer, lr=0.05)), engine
+
+
+# Modules that are known by who they are, and those that hide others
+
+SCALES: dict[Any, float] = {}
+BY_MODULE: Any = weakref.WeakKeyDictionary()
+
+
+class Scaled(Classifier):
+    def __init__(self):
+        super().__init__()
+        SCALES[id(self)] = 0.5
+        BY_MODULE[self] = 0.5
+
+
+@odd(EAGER)
+class LooksItselfUpById(Scaled):
+    def training_step(self, batch, batch_idx):
+        return loss_of(self, batch) * SCALES.get(id(self), 1.0)
+
+
+@odd(EAGER)
+class LooksItselfUp(Scaled):
+    def training_step(self, batch, batch_idx):
+        return loss_of(self, batch) * BY_MODULE.get(self, 1.0)
+
+
+@odd(EAGER)
+class ReachesItselfWeakly(Classifier):
+    def __init__(self):
+        super().__init__()
+        self.itself = weakref.ref(self)
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self.itself().net(batch[0]), batch[1])
+
+
+@odd(EAGER)
+class HidesAModule(Classifier):
+    def __init__(self):
+        super().__init__()
+        self.hidden = [nn.BatchNorm1d(FEATURES)]
+
+    def training_step(self, batch, batch_idx):
+        return loss_of(self, (self.hidden[0](batch[0]), batch[1]))
+
+
+@odd(EAGER)
+class EnclosesAModule(Classifier):
+    def __init__(self):
+        super().__init__()
+        norm = nn.BatchNorm1d(FEATURES)
+        self.prepare = lambda x: norm(x)
+
+    def training_step(self, batch, batch_idx):
+        return loss_of(self, (self.prepare(batch[0]), batch[1]))
+
+
+class Hook:
+    """A forward hook that is an object."""
+
+    def __call__(self, module, args, output):
+        return 2 * output
+
+
+@odd(EAGER)
+class CallableHook(Classifier):
+    def __init__(self):
+        super().__init__()
+        self.net[0].register_forward_hook(Hook())
+
+
+@odd(EAGER)
+class SeedsTheGenerator(Classifier):
+    def training_step(self, batch, batch_idx):
+        torch.manual_seed(0)
+        return loss_of(self, (batch[0] + torch.randn_like(batch[0]), batch[1]))
+
+
+@odd(FUSED)
+class OneHotTargets(Classifier):
+    def training_step(self, batch, batch_idx):
+        return F.mse_loss(self(batch[0]), F.one_hot(batch[1], CLASSES).float())
+
+
+@odd(FUSED)
+class BinaryTargets(Classifier):
+    def training_step(self, batch, batch_idx):
+        targets = torch.zeros(len(batch[1]), CLASSES).scatter(1, batch[1][:, None], 1.0)
+        return F.binary_cross_entropy(torch.sigmoid(self(batch[0])), targets)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from pytorch_lightning import Callback, LightningModule, callbacks
 from pytorch_lightning.loggers import Logger
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, Sampler
 
 from tests.multistep.training import CLASSES, FEATURES, SIZE, Classifier, examples, loader
 
@@ -93,6 +93,31 @@ def groups(parameters):
     return torch.optim.SGD([{"params": parameters[:2], "lr": 0.05}, {"params": parameters[2:]}], lr=0.1, momentum=0.5)
 
 
+class ByLambda(Validated):
+    """Its learning rate is what a function of the module says."""
+
+    def __init__(self, rate):
+        super().__init__()
+        self.rate = rate
+
+    def configure_optimizers(self):
+        optimizer = super().configure_optimizers()
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(self, step))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def by_weights(module, _step):
+    return 1 / (1 + float(module.net[0].weight.detach().norm()))
+
+
+def by_the_trainer(module, _step):
+    return 1 / (1 + module.trainer.global_step)
+
+
+def by_chance(_module, _step):
+    return float(torch.rand(()))
+
+
 # Data
 
 
@@ -162,6 +187,56 @@ class ItemsAtOnce(Items):
         return [self[i] for i in indices]
 
 
+class Seldom(Items):
+    def __getitem__(self, i):
+        return self.x[i] + (0.1 * torch.randn(FEATURES) if i == 200 else 0.0), self.y[i]
+
+
+class Drawn(Sampler):
+    def __len__(self):
+        return 20 * SIZE
+
+    def __iter__(self):
+        for _ in range(len(self)):
+            yield int(torch.randint(len(self), ()))
+
+
+class Curriculum(Items):
+    """Becomes harder with the network that it has seen."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def __getitem__(self, i):
+        return self.x[i] * (1 + self.module.net[0].bias[0].item()), self.y[i]
+
+
+class WithCurriculum(Classifier):
+    def train_dataloader(self):
+        return DataLoader(Curriculum(self), SIZE)
+
+
+class SharesItsMemory:
+    """Minibatches whose two tensors lie in one memory."""
+
+    def __len__(self):
+        return 20
+
+    def __iter__(self):
+        x, y = examples().tensors
+        for i in range(0, 20 * SIZE, SIZE):
+            whole = torch.cat([x[i : i + SIZE], y[i : i + SIZE, None].float()], 1)
+            yield whole[:, :-1], whole[:, -1]
+
+
+class OfFloats(Classifier):
+    def training_step(self, batch, batch_idx):
+        loss = F.cross_entropy(self(batch[0]), batch[1].long())
+        self.log("loss", loss)
+        return loss
+
+
 class Stream(IterableDataset):
     def __init__(self, count=20 * SIZE + 5):
         self.count = count
@@ -199,6 +274,13 @@ class Minibatches:
 
     def __iter__(self):
         return iter(list(DataLoader(examples(20 * SIZE + 5), SIZE)))
+
+
+class TooLong(Minibatches):
+    """Promises more minibatches than it has."""
+
+    def __len__(self):
+        return 30
 
 
 class Alternating(Dataset):
@@ -349,6 +431,8 @@ def change(name, value):
             module.net[0].weight.data.mul_(0.5)
         elif name == "clip":
             trainer.gradient_clip_val = value
+        elif name == "optimizer":
+            trainer.strategy.optimizers = [torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9)]
 
     return lambda: [AtEpoch(action)]
 
@@ -430,6 +514,11 @@ SETTINGS = {
     ),
     "a schedule of one's own": Setting(EAGER, make=partial(Scheduled, MomentumSchedule, interval="step")),
     "two schedules": Setting(make=TwoSchedules),
+    "a rate by a function of the number": Setting(make=partial(ByLambda, lambda _, step: 1 / (1 + step))),
+    **{
+        f"a rate {rate.__name__.replace('_', ' ')}": Setting(EAGER, make=partial(ByLambda, rate))
+        for rate in (by_weights, by_the_trainer, by_chance)
+    },
     "GradientAccumulationScheduler": Setting(callbacks=lambda: [callbacks.GradientAccumulationScheduler({0: 1, 1: 4})]),
     "StochasticWeightAveraging": Setting(
         make=Normed, callbacks=lambda: [callbacks.StochasticWeightAveraging(0.05, 1, 1)], options={"max_epochs": 4}
@@ -466,8 +555,10 @@ SETTINGS = {
     "a dataset of items at once": Setting(data=lambda: DataLoader(ItemsAtOnce(), SIZE, shuffle=True)),
     "a dataset with noise": Setting(data=lambda: DataLoader(Items(noise=True), SIZE, shuffle=True)),
     "a dataset with noise and dropout": Setting(
-        EAGER, make=WithDropout, data=lambda: DataLoader(ItemsAtOnce(noise=True), SIZE, shuffle=True)
+        make=WithDropout, data=lambda: DataLoader(ItemsAtOnce(noise=True), SIZE, shuffle=True)
     ),
+    "a dataset that seldom draws and dropout": Setting(make=WithDropout, data=lambda: DataLoader(Seldom(), SIZE)),
+    "a sampler that draws and dropout": Setting(make=WithDropout, data=lambda: loader(shuffle=False, sampler=Drawn())),
     "dropout": Setting(make=WithDropout),
     "a stream": Setting(data=lambda: DataLoader(Stream(), SIZE)),
     "a stream cut short": Setting(data=lambda: DataLoader(Stream(), SIZE), options={"limit_train_batches": 7}),
@@ -479,6 +570,9 @@ SETTINGS = {
     "a batch sampler": Setting(
         data=lambda: DataLoader(examples(), batch_sampler=BatchSampler(RandomSampler(examples()), SIZE, False))
     ),
+    "data that read the module": Setting(EAGER, make=WithCurriculum, data=lambda: None),
+    "a minibatch in one memory": Setting(EAGER, make=OfFloats, data=SharesItsMemory),
+    "a length that is not true": Setting(data=TooLong),
     "sizes in turn": Setting(data=lambda: DataLoader(Alternating(), None)),
     "a worker": Setting(data=partial(loader, num_workers=1)),
     "several loaders": Setting(make=OfSeveral, data=lambda: {"one": loader(), "two": loader(10 * SIZE)}),
@@ -491,7 +585,7 @@ SETTINGS = {
     ),
     **{
         f"a change of {name}": Setting(
-            EAGER if name in ("hook", "step") else FUSED, make=Changeable, callbacks=change(name, value)
+            EAGER if name in ("hook", "step", "optimizer") else FUSED, make=Changeable, callbacks=change(name, value)
         )
         for name, value in {
             "mask": 0.0,
@@ -508,6 +602,7 @@ SETTINGS = {
             "hook": None,
             "weights": None,
             "clip": 0.05,
+            "optimizer": None,
         }.items()
     },
 }

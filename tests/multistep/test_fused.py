@@ -6,14 +6,16 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from pytorch_lightning import Callback
 from torch.utils.data import DataLoader, TensorDataset
 
-from multistep import EngineMismatchError, _fused, _loop
+from multistep import Calls, EngineMismatchError, _fused, _loop
 from multistep.compiled import cache, program
 from tests.multistep.odd import BufferInPlace, Dropout, ReadsAGlobal
 from tests.multistep.training import CLASSES, SIZE, Classifier, assert_same, examples, loader, train
@@ -225,6 +227,138 @@ def test_an_error_in_a_step_comes_at_its_update_and_finds_the_state_before_it(en
     )
     for name, value in ordinary["state_dict"].items():
         torch.testing.assert_close(found["state_dict"][name], value)
+
+
+class Refusing(Classifier):
+    """Its loss takes values between 0 and 1, or classes, alone."""
+
+    def __init__(self, loss):
+        super().__init__()
+        self.loss = loss
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(self(batch[0]), batch[1], batch[2])
+
+
+def binary(outputs, _classes, shares):
+    return F.binary_cross_entropy(torch.sigmoid(outputs), shares[:, None].expand_as(outputs))
+
+
+def one_hot(outputs, classes, _shares):
+    return F.mse_loss(outputs, F.one_hot(classes, CLASSES).float())
+
+
+def scattered(outputs, classes, _shares):
+    return F.mse_loss(outputs, torch.zeros_like(outputs).scatter(1, classes[:, None], 1.0))
+
+
+def added(outputs, classes, _shares):
+    return torch.zeros(CLASSES, CLASSES).index_add(0, classes, outputs).square().mean()
+
+
+def copied(outputs, classes, _shares):
+    return torch.zeros(CLASSES, CLASSES).index_copy(0, classes[3:4], outputs[3:4]).square().mean()
+
+
+@pytest.mark.usefixtures("always_compile")
+@pytest.mark.parametrize(
+    "loss", [one_hot, added, *(pytest.param(loss, marks=pytest.mark.slow) for loss in (binary, scattered, copied))]
+)
+def test_a_value_that_torch_refuses_is_refused_by_compiled_code(loss):
+    def data():
+        x, y = examples().tensors
+        y[13 * SIZE + 3] = -1
+        shares = torch.linspace(0, 1, len(x))
+        shares[13 * SIZE + 3] = 1.5
+        return DataLoader(TensorDataset(x, y, shares), SIZE)
+
+    messages = []
+    for engine in (None, "auto"):
+        with pytest.raises((RuntimeError, IndexError)) as raised:
+            train(partial(Refusing, loss), engine, data)
+        messages.append(str(raised.value))
+    assert messages[0] == messages[1]
+
+
+@pytest.mark.parametrize("engine", ["eager", "fused"])
+def test_data_that_fail_do_so_after_the_updates_before_them(engine):
+    class Broken(TensorDataset):
+        def __getitem__(self, index):
+            if index == 13 * SIZE + 3:
+                raise OSError("the disk is gone")
+            return super().__getitem__(index)
+
+    found = []
+    for name in (None, engine):
+        made = []
+        with pytest.raises(OSError, match="the disk is gone"):
+            train(
+                lambda made=made: made.append(Classifier()) or made[0],
+                name,
+                DataLoader(Broken(*examples().tensors), SIZE),
+            )
+        found.append(made[0])
+    assert found[1].global_step == found[0].global_step == 13
+    for one, other in zip(found[1].parameters(), found[0].parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_callback_that_reads_gradients_finds_those_of_ordinary_training(accumulate):
+    class Norms(Callback):
+        update_calls = Calls(after=(5,))
+
+        def __init__(self):
+            self.seen = []
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            if trainer.global_step % 5 == 0 and (batch_idx + 1) % accumulate == 0:
+                self.seen.append([float(parameter.grad.norm()) for parameter in pl_module.parameters()])
+
+    ordinary, found = Norms(), Norms()
+    options = {"accumulate_grad_batches": accumulate, "gradient_clip_val": 0.3}
+    train(Dropout, None, callbacks=[ordinary], **options)
+    with_norms = train(Dropout, "fused", callbacks=[found], **options)
+    assert found.seen == [pytest.approx(norms, rel=1e-3) for norms in ordinary.seen]
+    without = train(Dropout, "fused", **options).states
+    assert all(torch.equal(value, without[name]) for name, value in with_norms.states.items())
+
+
+@pytest.mark.slow
+def test_a_variable_of_the_environment_that_is_changed_while_training_is_noticed(monkeypatch):
+    class Reading(Classifier):
+        def training_step(self, batch, batch_idx):
+            return float(os.environ["SCALE"]) * super().training_step(batch, batch_idx)
+
+    class Halving(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            monkeypatch.setenv("SCALE", "1.0" if trainer.current_epoch == 0 else "0.5")
+
+    monkeypatch.setenv("SCALE", "1.0")
+    found = train(Reading, "fused", callbacks=[Halving()])
+    monkeypatch.setenv("SCALE", "1.0")
+    assert_same(found, train(Reading, None, callbacks=[Halving()]), exactly=False)
+
+
+@pytest.mark.parametrize("engine", ["eager", "fused"])
+def test_what_other_threads_print_is_not_the_steps(engine, capsys):
+    class Talking(threading.Thread):
+        def __init__(self):
+            super().__init__(daemon=True)
+            self.ended = threading.Event()
+
+        def run(self):
+            while not self.ended.wait(0.001):
+                print("talking")
+
+    thread = Talking()
+    thread.start()
+    try:
+        assert train(Classifier, engine).multistep.engine_used == engine
+    finally:
+        thread.ended.set()
+        thread.join()
+    assert "talking" in capsys.readouterr().out
 
 
 class Widening:

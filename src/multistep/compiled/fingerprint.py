@@ -11,11 +11,12 @@ import enum
 import functools
 import hashlib
 import inspect
+import os
 import random
 import sys
 import types
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -51,7 +52,9 @@ class Fingerprint:
     """Describes a module again and again; the names that its code refers to are looked up once."""
 
     def __init__(self, module: nn.Module) -> None:
-        self._reach = _Reach(module)
+        # Metrics are updated beside the compiled code.
+        children = [child for child in module.modules() if not isinstance(child, (Metric, MetricCollection))]
+        self._reach = _Reach(children, {"training_step", "forward"})
         self._names = self._reach.names
 
     @contextmanager
@@ -98,6 +101,11 @@ class Fingerprint:
             ):
                 raise CannotFuseError(f"what {label} holds cannot be watched")
         return described
+
+
+def reads_gradients(instance: Any) -> bool:
+    """True where a hook of a callback or module may read the gradients of parameters."""
+    return _Reach([instance], {name for name in dir(type(instance)) if name.startswith("on_")}).has("grad")
 
 
 def first_difference(one: dict[str, Any], other: dict[str, Any]) -> str | None:
@@ -370,27 +378,25 @@ def _put_back(value: Any, content: Any) -> None:
 
 
 class _Reach:
-    """What a module's `training_step` can read: found by the names in its code, and in the code that those lead to.
+    """What methods of objects can read: found by the names in their code, and in the code that those lead to.
 
-    A list that `validation_step` fills, say, is not in its reach, and may change.
+    A list that `validation_step` fills, say, is not in the reach of `training_step`, and may change.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, objects: Sequence[Any], methods: set[str]) -> None:
         self.names: list[_Name] = []
-        self._reached = {"training_step", "forward"}
+        self._reached = set(methods)
         self._seen: set[int] = set()
         self._wholly: dict[type, None] = {}  # classes of other objects, of which every method counts
-        # Metrics are updated beside the compiled code.
-        modules = [child for child in module.modules() if not isinstance(child, (Metric, MetricCollection))]
-        mro = {cls: None for child in modules for cls in type(child).__mro__ if _is_foreign(cls.__module__)}
+        mro = {cls: None for each in objects for cls in type(each).__mro__ if _is_foreign(cls.__module__)}
         size = (-1, -1)
         while size != (size := (len(self._reached), len(self._seen))):
             for cls in mro:
                 for key, value in vars(cls).items():
                     if isinstance(value, FUNCTIONS) and key not in MAKING and (self.has(key) or _is_dunder(key)):
                         self._follow(value)
-            for child in modules:
-                for key, value in child.__dict__.items():
+            for each in objects:
+                for key, value in each.__dict__.items():
                     if self.has(key):
                         self._follow_value(value)
             for cls in list(self._wholly):
@@ -404,6 +410,8 @@ class _Reach:
                 )
                 if data and (cls in self._wholly or self.has(key)):
                     self.names.append(_Name(f"{_name_of(cls)}.{key}", cls, key))
+        if not self._reached.isdisjoint({"environ", "getenv"}):
+            self.names.append(_Name("os.environ", vars(os.environ), "_data"))
 
     def has(self, key: str) -> bool:
         """Returns whether code in reach may read an attribute of this name."""

@@ -13,6 +13,7 @@ from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._inductor.decomposition import select_decomp_table
 from torch._inductor.exc import CppCompileError
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
 
 from multistep._errors import CannotFuseError
 from multistep.compiled.codegen import build, scratch_for, source_of
@@ -33,6 +34,11 @@ TRUSTING: dict[str, Any] = {"cpp.vec_isa_ok": True}
 
 # What torch raises where a number is read off a tensor while tracing.
 DEPENDS_ON_VALUES = {"GuardOnDataDependentSymNode", "DataDependentOutputException", "DynamicOutputShapeException"}
+# Operators whose index inductor does not check, or takes from the end where it is negative.
+UNCHECKED = {torch.ops.aten.scatter, torch.ops.aten.index_add, torch.ops.aten.index_copy}
+UNCHECKED |= {getattr(torch.ops.aten, f"{packet.__name__}_") for packet in UNCHECKED}
+# Their formulas, which are as quick, leave out that values have to be between 0 and 1.
+CHECKED_BY_TORCH = (torch.ops.aten.binary_cross_entropy.default, torch.ops.aten.binary_cross_entropy_backward.default)
 MOST_OPERATIONS = 3_000  # in an update; to compile so many takes about a minute
 
 # Rational approximation of tanh (Eigen's and XLA's coefficients), of odd and even powers, highest first.
@@ -145,6 +151,8 @@ def _record(update: Callable[..., None], inputs: list[Tensor]) -> Recording:
     # What draws random numbers is called as it is, so that it draws those that it draws without compiling.
     random = torch.Tag.nondeterministic_seeded
     table = {op: formula for op, formula in select_decomp_table().items() if random not in getattr(op, "tags", ())}
+    for op in CHECKED_BY_TORCH:
+        table.pop(op, None)
     table[torch.ops.aten.tanh.default] = fast_tanh
     table[torch.ops.aten.bernoulli.p] = lambda like, p, generator=None: torch.ops.multistep.bernoulli(like, p)
     table[torch.ops.aten.add.Tensor] = add_product
@@ -153,14 +161,42 @@ def _record(update: Callable[..., None], inputs: list[Tensor]) -> Recording:
         enabled = torch._C._get_mkldnn_enabled()
         torch._C._set_mkldnn_enabled(False)  # as its recurrent layers keep memory of unknown size
         try:
-            graph = make_fx(returning_nothing, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
+            with _CheckedClasses():
+                graph = make_fx(returning_nothing, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
         finally:
             torch._C._set_mkldnn_enabled(enabled)
         if len(graph.graph.nodes) > MOST_OPERATIONS:
             raise CannotFuseError(f"an update of {len(graph.graph.nodes):,} operations would compile for minutes")
+        _check_indices(graph)
         inputs = inputs + _lifted_constants(graph)
         compile_fx(graph, inputs, inner_compile=note, decompositions=table)
         return record(compiled.current_callable, inputs, list((compiled.constants or {}).values()), count)
+
+
+class _CheckedClasses(TorchFunctionMode):
+    """Has the classes that become one-hot vectors checked, which torch leaves out while it is traced."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.nn.functional.one_hot:
+            classes, number = (lambda tensor, num_classes=-1: (tensor, num_classes))(*args, **kwargs)
+            if number > 0:
+                return func(torch.ops.multistep.within(classes, number), number)
+        return func(*args, **kwargs)
+
+
+def _check_indices(graph: torch.fx.GraphModule) -> None:
+    """Has the indices of operators that do not look checked before."""
+    for node in list(graph.graph.nodes):
+        if getattr(node.target, "overloadpacket", None) in UNCHECKED:
+            x, dim, index, *rest = node.args
+            shape = x.meta["val"].shape
+            with graph.graph.inserting_before(node):
+                within = graph.graph.call_function(
+                    torch.ops.multistep.within.default, (index, shape[dim] if len(shape) else 1)
+                )
+            node.args = (x, dim, within, *rest)
+    graph.recompile()
 
 
 def _lifted_constants(graph: torch.fx.GraphModule) -> list[Tensor]:

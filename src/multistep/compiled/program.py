@@ -17,6 +17,19 @@ _LIBRARY.define("bernoulli(Tensor like, float p) -> Tensor", tags=(torch.Tag.non
 _LIBRARY.impl("bernoulli", lambda like, p: torch.empty_like(like).bernoulli_(p), "CPU")
 _LIBRARY.impl("bernoulli", lambda like, p: torch.empty_like(like), "Meta")
 
+
+def _within(index: Tensor, size: int) -> Tensor:
+    least, most = (int(bound) for bound in index.aminmax()) if index.numel() else (0, 0)
+    if least < 0 or most >= size:
+        raise IndexError(f"index {least if least < 0 else most} is out of bounds for a dimension with size {size}")
+    return index.clone()
+
+
+# An index as it is, once it is known to be within 0 and a size: inductor has operators that do not look.
+_LIBRARY.define("within(Tensor index, int size) -> Tensor")
+_LIBRARY.impl("within", _within, "CPU")
+_LIBRARY.impl("within", lambda index, size: torch.empty_like(index), "Meta")
+
 ARENA = -1  # the memory of everything that an update computes on the way
 
 
