@@ -4,8 +4,6 @@ Lightning's epoch loop fetches a minibatch, calls the hooks around it, and perfo
 minibatches up to the next one at which somebody has to be called; that one it leaves to Lightning, with all hooks.
 """
 
-import signal
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -13,16 +11,15 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from typing import Any
 
 import torch
-from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.loops.optimization.automatic import _AutomaticOptimization
-from pytorch_lightning.plugins.precision import MixedPrecision, Precision
-from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
+from multistep._accounts import Accounts
 from multistep._averaging import averages_of
 from multistep._calls import minibatches_until_a_call
+from multistep._eager import is_plain, perform_plainly
 from multistep._errors import CannotFuseError, EngineMismatchError
 from multistep._fused import FusedEngine
 from multistep._guards import reading_nothing
@@ -37,8 +34,8 @@ from multistep._minibatches import (
     refused_data,
     take_one,
 )
-from multistep._optimizers import plain_step
 from multistep._schedules import changes_more_than_the_learning_rate, is_of_ones_own, upcoming_rates
+from multistep._signals import deferring_interrupts
 from multistep._step import Rule, gradients_on_a_copy
 from multistep._tree import flatten, rebuild
 from multistep.compiled.fingerprint import reads_gradients
@@ -80,6 +77,7 @@ class StepLoop(_AutomaticOptimization):
         """Takes the place of Lightning's loop."""
         epoch_loop = self._epoch_loop
         self.optim_progress = epoch_loop.automatic_optimization.optim_progress  # has `global_step`
+        self._accounts = Accounts(self.trainer, self.optim_progress.optimizer)
         epoch_loop.automatic_optimization = self
         epoch_loop.advance = self.advance
 
@@ -119,11 +117,10 @@ class StepLoop(_AutomaticOptimization):
         if outputs is None:
             with self._capturing():
                 outputs = super().run(optimizer, batch_idx, kwargs)
-            if outputs:
-                self._losses.append((outputs["loss"] * self.trainer.accumulate_grad_batches).reshape(1))
-                if expected is not None and not torch.allclose(self._losses[-1], expected, 1e-4, 1e-6, equal_nan=True):
-                    self._decided = True
-                    self._fall_back("on a copy of the module, training_step computes another loss")
+            self._keep_loss(outputs)
+            if outputs and expected is not None and not torch.allclose(self._losses[-1], expected, 1e-4, 1e-6, True):
+                self._decided = True
+                self._fall_back("on a copy of the module, training_step computes another loss")
         if self._losses:
             outputs["losses"] = torch.cat([loss.reshape(-1) for loss in self._losses])
             outputs["logged"] = {name: torch.cat(values) for name, values in self._logged.items()}
@@ -151,7 +148,7 @@ class StepLoop(_AutomaticOptimization):
             if self._engine is not None:
                 done = self._take_fused(fetcher, left)
             elif (found := take_one(fetcher)) is not None:
-                self._perform_one(as_lightning_hands_it(trainer, found[0]), fetcher)
+                self._perform_one(as_lightning_hands_it(trainer, found[0]))
                 done = 1
             else:
                 done = 0
@@ -164,72 +161,21 @@ class StepLoop(_AutomaticOptimization):
 
     # Eager minibatches
 
-    def _perform_one(self, batch: Any, fetcher: Any) -> None:
+    def _perform_one(self, batch: Any) -> None:
         """Performs one minibatch as Python, and does what `_TrainingEpochLoop.advance` does around it."""
         trainer: Any = self.trainer
-        loop = self._epoch_loop
-        loop.batch_progress.is_last_batch = False
-        loop.batch_progress.increment_ready()
-        trainer._logger_connector.on_batch_start(batch)
-        loop.batch_progress.increment_started()
-        kwargs = loop._build_kwargs(OrderedDict(), batch, loop.batch_idx)
+        kwargs = self._accounts.begin(batch)
         with self._capturing():
-            if self._is_plain():
-                outputs = self._plain_run(trainer.optimizers[0], kwargs)
+            if is_plain(trainer):
+                outputs = perform_plainly(trainer, kwargs, self.optim_progress.optimizer)
             else:
-                outputs = super().run(trainer.optimizers[0], loop.batch_idx, kwargs)
-                if outputs:
-                    self._losses.append((outputs["loss"] * trainer.accumulate_grad_batches).reshape(1))
-        loop.batch_progress.increment_processed()
-        loop.update_lr_schedulers("step", update_plateau_schedulers=False)
-        for callback in trainer.callbacks:
-            if isinstance(callback, WeightAveraging):
-                callback.on_train_batch_end(trainer, trainer.lightning_module, outputs, batch, loop.batch_idx)
-        loop.batch_progress.increment_completed()
-        trainer._logger_connector.update_train_step_metrics()
-        loop.update_lr_schedulers("step", update_plateau_schedulers=True)
-        if not loop._should_accumulate():
-            loop._batches_that_stepped += 1
+                outputs = super().run(trainer.optimizers[0], self._epoch_loop.batch_idx, kwargs)
+        self._keep_loss(outputs)
+        self._accounts.end(batch, outputs)
 
-    def _is_plain(self) -> bool:
-        """True where nothing of a strategy or a precision has to be called around a minibatch."""
-        trainer: Any = self.trainer
-        return type(trainer.strategy) is SingleDeviceStrategy and type(trainer.precision_plugin) in (
-            Precision,
-            MixedPrecision,
-        )
-
-    def _plain_run(self, optimizer: Optimizer, kwargs: "OrderedDict[str, Any]") -> dict[str, Any]:
-        """What `_AutomaticOptimization.run` does, without the layers through which it calls hooks that nobody has."""
-        trainer: Any = self.trainer
-        module = trainer.lightning_module
-        accumulate = trainer.accumulate_grad_batches
-        progress = self.optim_progress.optimizer
-        module._current_fx_name = "training_step"
-        with trainer.precision_plugin.train_step_context():
-            output = module.training_step(*kwargs.values())
-        module._current_fx_name = None
-        result = self.output_result_cls.from_training_step_output(output, accumulate)
-        if self._epoch_loop.batch_idx % accumulate == 0:
-            progress.zero_grad.increment_ready()
-            progress.zero_grad.increment_started()
-            optimizer.zero_grad()
-            progress.zero_grad.increment_completed()
-        if result.closure_loss is not None:
-            torch.autograd.backward(result.closure_loss)
-            self._losses.append((result.loss * accumulate).reshape(1))
-        if not trainer.fit_loop._should_accumulate():
-            progress.step.increment_ready()
-            if trainer.gradient_clip_val:
-                module.clip_gradients(optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
-            step = plain_step(optimizer)
-            if step is None:
-                optimizer.step()
-            else:  # torch's wrappers for profilers and hooks cost twice as much as a small step
-                optimizer._opt_called = True  # type: ignore[attr-defined]  # what a schedule checks
-                step()
-            progress.step.increment_completed()
-        return {} if result.loss is None else result.asdict()
+    def _keep_loss(self, outputs: Any) -> None:
+        if outputs:
+            self._losses.append((outputs["loss"] * self.trainer.accumulate_grad_batches).reshape(1))
 
     @contextmanager
     def _capturing(self) -> Iterator[None]:
@@ -394,7 +340,7 @@ class StepLoop(_AutomaticOptimization):
         for piece in pieces:
             done += piece.count if isinstance(piece, Stacked) else 1
             if isinstance(piece, Odd):
-                self._perform_one(piece.batch, fetcher)
+                self._perform_one(piece.batch)
                 continue
             begin = 0
             while begin < piece.count:
@@ -407,7 +353,7 @@ class StepLoop(_AutomaticOptimization):
         trainer: Any = self.trainer
         loop, engine = self._epoch_loop, self._engine
         if engine is None:  # it has fallen back within this chunk
-            self._perform_one(rebuild(self._layout, [tensor[0] for tensor in tensors]), fetcher)
+            self._perform_one(rebuild(self._layout, [tensor[0] for tensor in tensors]))
             return 1
         self._layout = engine.layout
         each, ready, first = trainer.accumulate_grad_batches, loop.batch_progress.current.ready, trainer.global_step
@@ -424,7 +370,7 @@ class StepLoop(_AutomaticOptimization):
             return 0
         wanted, count, ends = count, len(rates), ends[: len(rates)]
         started = time.perf_counter()
-        with _deferring_interrupts():
+        with deferring_interrupts():
             some, due = [tensor[:count] for tensor in tensors], self._due(first, ends)
             try:
                 outputs = engine.run(some, rates, torch.tensor(ends), due, ready % each != 0)
@@ -433,7 +379,7 @@ class StepLoop(_AutomaticOptimization):
                 self._fall_back_from(error)
                 return 0
             self._seconds = max((time.perf_counter() - started) / count, 1e-6)
-            self._account(outputs, ends, tensors)
+            self._note(outputs, ends, tensors)
         self._keep(outputs, [tensor[count - 1] for tensor in tensors])
         if count < wanted:
             self._fall_back(f"after {trainer.global_step:,} updates: a schedule changes more than the learning rate")
@@ -449,27 +395,6 @@ class StepLoop(_AutomaticOptimization):
         states = [getattr(metric, name) for metric in metrics for name in metric._defaults]
         return reading_nothing([*self._engine.state(), *(s for s in states if isinstance(s, Tensor))])
 
-    def _undoing(self) -> Callable[[], None]:
-        """Returns what puts all that a chunk changes back to what it is now."""
-        assert self._engine is not None
-        trainer: Any = self.trainer
-        restore, random_state = self._engine.restoring(), torch.get_rng_state()
-        averages = [callback for callback in trainer.callbacks if isinstance(callback, WeightAveraging)]
-        progress = self._epoch_loop.scheduler_progress
-        objects = [config.scheduler for config in trainer.lr_scheduler_configs]
-        objects += [*averages, progress.total, progress.current]
-        attributes = [(vars(each), dict(vars(each))) for each in objects]
-        attributes += [(group, dict(group)) for group in trainer.optimizers[0].param_groups]
-
-        def undo() -> None:
-            restore()
-            torch.set_rng_state(random_state)
-            for now, before in attributes:
-                now.clear()
-                now.update(before)
-
-        return undo
-
     def _run_fused(self, tensors: list[Tensor], optimizer: Optimizer, batch: Any) -> dict[str, Any] | None:
         """Performs the minibatch that Lightning hands over, of which it keeps all accounts but the optimizer's.
 
@@ -480,7 +405,7 @@ class StepLoop(_AutomaticOptimization):
         ends = not self.trainer.fit_loop._should_accumulate()
         rates = torch.tensor([[float(group["lr"]) for group in optimizer.param_groups]], dtype=torch.float64)
         undo, due = self._undoing(), self._due(self.trainer.global_step, [ends])
-        with _deferring_interrupts():
+        with deferring_interrupts():
             within = self._epoch_loop.batch_idx % self.trainer.accumulate_grad_batches != 0
             gradients = self._engine.gradients(batch, within) if ends and self._reads_gradients else None
             one = [tensor[None] for tensor in tensors]
@@ -490,7 +415,7 @@ class StepLoop(_AutomaticOptimization):
                 undo()
                 self._fall_back_from(error)
                 return None
-            self._count_optimizer([ends], self._epoch_loop.batch_idx)
+            self._accounts.note_updates([ends], self._epoch_loop.batch_idx)
             if gradients is not None:
                 for parameter, gradient in zip(self.trainer.lightning_module.parameters(), gradients, strict=True):
                     parameter.grad = gradient
@@ -515,60 +440,28 @@ class StepLoop(_AutomaticOptimization):
                 average.moved(first + max(n for n, moved in enumerate(moves) if moved))
         return due
 
-    def _account(self, outputs: list[Tensor], ends: Sequence[bool], tensors: Sequence[Tensor]) -> None:
-        """Does for performed minibatches what `_TrainingEpochLoop.advance` does, and logs where it would."""
+    def _note(self, outputs: list[Tensor], ends: Sequence[bool], tensors: Sequence[Tensor]) -> None:
         assert self._engine is not None
         assert self._replay is not None
-        trainer: Any = self.trainer
-        loop, every = self._epoch_loop, trainer.log_every_n_steps
-        begin, stepped = 0, loop._batches_that_stepped
-        logs = bool(trainer.loggers) and every > 0 and bool(self._engine.captured.logs)
-        bounds = []
-        for n, end in enumerate(ends, 1):
-            stepped += end
-            if n == len(ends) or (logs and end and stepped % every == 0):
-                bounds.append(n)
-        try:
-            for bound in bounds:
-                self._advance(ends[begin:bound])
-                batch = rebuild(self._engine.layout, [tensor[bound - 1] for tensor in tensors])
-                trainer._logger_connector.on_batch_start(batch)
-                last, begin_of_replay = ends[bound - 1], begin
-                begin = bound
-                self._replay(outputs, begin_of_replay, bound)
-                if bound - begin_of_replay > 1:
-                    trainer._logger_connector.on_batch_start(batch)
-                loop._batches_that_stepped -= last
-                try:
-                    trainer._logger_connector.update_train_step_metrics()
-                finally:
-                    loop._batches_that_stepped += last
-        finally:  # a logger may have raised: the weights are those after all of them
-            self._advance(ends[begin:])
+        replay, layout = self._replay, self._engine.layout
+        self._accounts.note_chunk(
+            ends,
+            bool(self._engine.captured.logs),
+            lambda begin, end: replay(outputs, begin, end),
+            lambda number: rebuild(layout, [tensor[number] for tensor in tensors]),
+        )
 
-    def _advance(self, ends: Sequence[bool]) -> None:
-        loop, count = self._epoch_loop, len(ends)
-        self._count_optimizer(ends, loop.batch_progress.current.ready)
-        for batches in (loop.batch_progress.total, loop.batch_progress.current):
-            batches.ready += count
-            batches.started += count
-            batches.processed += count
-            batches.completed += count
-        loop.batch_progress.is_last_batch = False
-        loop._batches_that_stepped += sum(ends)
+    def _undoing(self) -> Callable[[], None]:
+        """Returns what puts all that a chunk changes back to what it is now."""
+        assert self._engine is not None
+        restore, random_state, undo_accounts = self._engine.restoring(), torch.get_rng_state(), self._accounts.undoing()
 
-    def _count_optimizer(self, ends: Sequence[bool], first_batch: int) -> None:
-        updates, each = sum(ends), self.trainer.accumulate_grad_batches
-        begun = sum((first_batch + n) % each == 0 for n in range(len(ends)))
-        progress = self.optim_progress.optimizer
-        for steps in (progress.step.total, progress.step.current):
-            steps.ready += updates
-            steps.completed += updates
-        zeroed: Any
-        for zeroed in (progress.zero_grad.total, progress.zero_grad.current):
-            zeroed.ready += begun
-            zeroed.started += begun
-            zeroed.completed += begun
+        def undo() -> None:
+            restore()
+            torch.set_rng_state(random_state)
+            undo_accounts()
+
+        return undo
 
     def _keep(self, outputs: Sequence[Tensor], last: Sequence[Tensor]) -> None:
         assert self._engine is not None
@@ -581,23 +474,3 @@ class StepLoop(_AutomaticOptimization):
                 self._logged.setdefault(log.name, []).append(next(rest))
             elif isinstance(log.value, (int, float)):
                 self._logged.setdefault(log.name, []).append(torch.full((len(outputs[0]),), float(log.value)))
-
-
-@contextmanager
-def _deferring_interrupts() -> Iterator[None]:
-    """Within, Ctrl-C waits, as weights and accounts would not agree."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    heard: list[int] = []
-    before = signal.getsignal(signal.SIGINT)
-    if before is None:  # not Python's
-        yield
-        return
-    signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if heard:
-        signal.raise_signal(signal.SIGINT)
