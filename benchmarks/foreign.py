@@ -4,18 +4,14 @@ ENGINE is one of multistep's, or `ordinary` for a trainer without its callback. 
 `DataLoader(TensorDataset(...), 32, shuffle=True)`; an epoch has 2,000 updates, and the first one is start-up.
 """
 
-import logging
 import sys
-import warnings
 
 import torch
 import torch.nn.functional as F
-from measure import Clock
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-
-from multistep import MultiStep
+from trained import time_training
 
 MODULE, ENGINE, UPDATES = sys.argv[1:]
 EPOCH, SIZE = 2_000, 32
@@ -70,29 +66,9 @@ class Classifier(Tabular):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-class Ticks(Callback):
-    def __init__(self, clock):
-        self.clock = clock
-
-    def on_train_epoch_end(self, trainer, pl_module):
-        self.clock.tick(trainer.global_step)
-
-
-logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.ERROR)
-warnings.filterwarnings("ignore")
 torch.set_num_threads(1)
 torch.manual_seed(0)
 x = torch.randn(EPOCH * SIZE, 16)
-clock = Clock()
-trainer = Trainer(
-    max_epochs=1 + int(UPDATES) // EPOCH,
-    accelerator="cpu",
-    callbacks=[Ticks(clock), *([] if ENGINE == "ordinary" else [MultiStep(ENGINE)])],
-    logger=False,
-    enable_checkpointing=False,
-    enable_progress_bar=False,
-    enable_model_summary=False,
-)
 module = {"tabular": Tabular, "auto-encoder": AutoEncoder, "classifier": Classifier}[MODULE]()
-trainer.fit(module, DataLoader(TensorDataset(x, x.sum(1).sin()), SIZE, shuffle=True))
-clock.report()
+data = DataLoader(TensorDataset(x, x.sum(1).sin()), SIZE, shuffle=True)
+time_training(module, data, ENGINE, 1 + int(UPDATES) // EPOCH)

@@ -47,7 +47,10 @@ def test_the_benchmark_measures_every_peer(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(peers, "SIZES", peers.SIZES[:1])
     monkeypatch.setattr(peers, "WHOLE", (100,))
     monkeypatch.setattr(peers, "STUDIES", ((2, 100),))
-    rounds = ("--repetitions", "--whole", "--studies", "--loaded", "--growth", "--observing")
+    monkeypatch.setattr(peers, "BY", dict.fromkeys(peers.BY, 2_000))
+    monkeypatch.setattr(peers, "FOREIGN", peers.FOREIGN[:1])
+    monkeypatch.setattr(peers, "VARIANTS", peers.VARIANTS[:2])
+    rounds = ("--repetitions", "--whole", "--studies", "--loaded", "--growth", "--foreign", "--variants", "--observing")
     peers.main([*(word for option in rounds for word in (option, "1")), "--output", str(output)])
     assert "ours, fused" in capsys.readouterr().out
     assert '"notebook loop"' in output.read_text()
