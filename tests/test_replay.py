@@ -38,13 +38,15 @@ def train_on(tmp_path, *args):
     return folder, np.load(folder / "losses.npy"), json.loads((folder / "metrics.json").read_text())
 
 
-def replay_notebook(words, corpus, updates, engine, tmp_path):
-    """The default run against the notebooks' loop: losses to four decimals, train and val loss to five."""
+def replay_notebook(words, corpus, updates, engine, tmp_path, batch_norm=True):
+    """A run against the notebooks' loop: losses to four decimals, train and val loss to five."""
     args = ["--data.corpus", corpus, "--trainer.max_steps", str(updates), "--engine", engine]
+    if not batch_norm:
+        args = ["--config", str(PROJECT / "configs" / "experiments" / "002_no_norm.yaml"), *args]
     _, losses, metrics = train_on(tmp_path, *args)
     assert metrics["engine"] == engine
     ((X, Y), (Xval, Yval), _), vocab_size = dataset(words)
-    notebook = Notebook(2147483647, vocab_size, batch_norm=True)
+    notebook = Notebook(2147483647, vocab_size, batch_norm=batch_norm)
     expected = np.array(notebook.train(X, Y, updates))
     np.testing.assert_allclose(losses[:1_000], expected[:1_000], rtol=1e-4)
     np.testing.assert_allclose(losses[::10_000], expected[::10_000], atol=5e-5)
@@ -63,6 +65,10 @@ def test_the_default_run_replays_the_notebooks_loop_at_full_length(names, tmp_pa
 @ENGINES
 def test_the_default_run_replays_the_notebooks_loop(sample_words, tmp_path, engine):
     replay_notebook(sample_words, "sample", 1_500, engine, tmp_path)
+
+
+def test_a_run_without_batch_norm_replays_the_notebooks_loop(sample_words, tmp_path):
+    replay_notebook(sample_words, "sample", 300, "eager", tmp_path, batch_norm=False)
 
 
 def numbers_of_an_update(stack, X, Y):
