@@ -64,6 +64,7 @@ def test_the_installed_command_compares(call, tmp_path):
 
 
 # part: studies ends
+@pytest.mark.slow
 def test_the_installed_command_says_what_it_can_do(call):
     listed = call("--help")
     assert all(f"\n  {name} " in listed for name in COMMANDS)

@@ -40,7 +40,7 @@ NAMES = {
     "--trainer.plugins": plugins.__all__,
 }
 LEAST = {"--model.optimizer": 13, "--model.lr_scheduler": 15, "--trainer.callbacks+": 20, "--model.activation": 25}
-IN_EVERY_RUN = ("--model.optimizer", "--model.lr_scheduler", "--trainer.callbacks+")
+IN_EVERY_RUN = ("--model.optimizer", "--model.lr_scheduler")
 
 
 @pytest.mark.parametrize(

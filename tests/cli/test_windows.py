@@ -84,6 +84,7 @@ def call(job, folder):
     return out.stdout
 
 
+@pytest.mark.slow
 def test_the_main_job_needs_nothing_that_windows_lacks(tmp_path):
     assert "trained to update 60" in call(MAIN_JOB, tmp_path)
     for name in ("losses.npy", "metrics.json", "samples.txt", "figures/loss.png"):

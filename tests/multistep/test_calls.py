@@ -49,8 +49,10 @@ def test_a_callback_is_called_where_it_declares_with_the_minibatch_of_that_updat
     assert len(called.seen) < 2 * 60 / 2  # most updates are performed without a call
 
 
-@pytest.mark.parametrize("engine", ["eager", "fused"])
-@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize(
+    ("engine", "accumulate"),
+    [("eager", 1), ("eager", 4), ("fused", 1), pytest.param("fused", 4, marks=pytest.mark.slow)],
+)
 def test_a_hook_is_told_of_all_minibatches_since_the_last_one(engine, accumulate):
     class Every(Callback):
         def __init__(self):

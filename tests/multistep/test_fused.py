@@ -76,9 +76,8 @@ def test_code_is_kept_in_a_private_folder_and_loaded_by_the_next_process(own_cac
     assert [path.name for path in own_cache.iterdir() if path.is_dir()] == [kept.name]
 
 
-@pytest.mark.parametrize(
-    "harm", ["cut short", *(pytest.param(harm, marks=pytest.mark.slow) for harm in ("another's", "open to others"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("harm", ["cut short", "another's", "open to others"])
 def test_kept_code_that_cannot_be_trusted_is_compiled_anew(own_cache, said, harm):
     train(Classifier, "fused")
     (kept,) = [path for path in own_cache.iterdir() if path.is_dir()]
@@ -118,6 +117,7 @@ def test_a_global_value_that_another_process_has_otherwise_is_not_served_from_th
     assert len([path for path in own_cache.iterdir() if path.is_dir()]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_cache")
 def test_kept_code_that_computes_something_else_is_not_used(said, monkeypatch):
     """As if a key missed something: the code of another network stands under it."""
@@ -262,7 +262,7 @@ def copied(outputs, classes, _shares):
 
 @pytest.mark.usefixtures("always_compile")
 @pytest.mark.parametrize(
-    "loss", [one_hot, added, *(pytest.param(loss, marks=pytest.mark.slow) for loss in (binary, scattered, copied))]
+    "loss", [added, *(pytest.param(loss, marks=pytest.mark.slow) for loss in (one_hot, binary, scattered, copied))]
 )
 def test_a_value_that_torch_refuses_is_refused_by_compiled_code(loss):
     def data():
@@ -303,7 +303,7 @@ def test_data_that_fail_do_so_after_the_updates_before_them(engine):
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_callback_that_reads_gradients_finds_those_of_ordinary_training(accumulate):
     class Norms(Callback):
         update_calls = Calls(after=(5,))

@@ -33,6 +33,15 @@ LONG = (
     "a rate that falls with accumulation",
     "several loaders",
     "parameter groups",
+    "a schedule of one's own",
+    "freezing",
+    "StochasticWeightAveraging",
+    "a mapping",
+    "a rate by a function of the number",
+    "a loader that draws",
+    "clipping by norm",
+    "a dataset with noise and dropout",
+    "a sampler that draws and dropout",
 )
 
 
