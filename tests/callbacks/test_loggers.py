@@ -51,13 +51,12 @@ def page(folder):
     return columns, [metric.name.tag for metric in experiment.metric_infos]
 
 
-def test_tensorboards_page_shows_first_what_differs_and_the_file_holds_all(run_train):
+def test_tensorboards_page_shows_what_can_differ_and_the_file_holds_all(run_train):
     folder, out = run_train(*OPTIONS, "--model.optimizer.lr", "0.3")
     assert hint(out).endswith("tensorboard --logdir runs/default/version_0")
     columns, metrics = page(folder)
-    first = ["model/class", "optimizer/init_args/lr", "data/batch_size", "data/block_size"]
-    assert list(columns)[:4] == first
-    assert [columns[name] for name in first] == ["BatchNormMLP", 0.3, 32, 3]
+    names = ["model/class", "optimizer/init_args/lr", "data/batch_size", "data/block_size"]
+    assert [columns[name] for name in names] == ["BatchNormMLP", 0.3, 32, 3]
     assert columns["model/n_hidden"] == 20
     assert not [name for name in columns if "sha256" in name or "data_dir" in name or "characters" in name]
     assert metrics == ["val/loss"]
@@ -207,8 +206,6 @@ def test_mlflow_gets_everything(libraries, run_train):
     assert params["optimizer/init_args/lr"] == "0.1"
     images = {(call.kwargs["key"], call.kwargs["step"]) for call in client.log_image.call_args_list}
     assert images == {(f"views/{name}", 21 if name == "loss" else 20) for name in FIGURES}
-    contents = {call.args[2]: call.args[1] for call in client.log_dict.call_args_list}
-    assert sum(contents["histograms/within_hidden1/value/linear.weight/20.json"]["counts"]) == 600
     texts = {call.args[2]: call.args[1] for call in client.log_text.call_args_list}
     assert "first loss" in texts["texts/verdicts/before the first update/0.md"]
     assert hint(out).endswith("mlflow ui --backend-store-uri file:./mlruns")
@@ -255,9 +252,6 @@ def test_mlflows_own_store_holds_everything(run_train, monkeypatch, tmp_path):
         assert f"+step+{21 if name == 'loss' else 20}+" in path.name
         with Image.open(path) as image, Image.open(folder / "figures" / f"{name}.png") as own:
             assert np.array_equal(np.asarray(image.convert("RGB")), np.asarray(own.convert("RGB")))
-    histogram = json.loads((artifacts / "histograms/within_hidden1/value/linear.weight/20.json").read_text())
-    assert sum(histogram["counts"]) == 600
-    assert len(histogram["edges"]) == len(histogram["counts"]) + 1
     assert "," in (artifacts / "texts/samples/20.md").read_text()
     assert "first loss" in (artifacts / "texts/verdicts/before the first update/0.md").read_text()
 

@@ -32,7 +32,7 @@ DEFAULT = PROJECT / "configs" / "default.yaml"
         (["--trainer.val_check_interval", "0.5"], ["val_check_interval", "integer"]),
         (["--trainer.accelerator", "abacus"], ["--trainer", "abacus"]),
         (["--model.n_layers", "0"], ["--model.n_layers 0", "at least 1"]),
-        (["--model", "MLP", "--model.norm.kind", "instance"], ["--model.norm.kind instance", "layer or group"]),
+        (["--model", "MLP", "--model.norm.kind", "instance"], ["--model.norm.kind instance", "none, layer, group"]),
         (["--model.batch_norm.kind", "batchh"], ["--model.batch_norm.kind batchh", "BatchNorm1d"]),
         (["--model", "MLP", "--model.norm.kind", "batch"], ["--model.norm.kind batch", "BatchNormMLP"]),
         (["--model.norm.kind", "layer"], ["--model.norm.kind", "the model that is chosen does not have it"]),

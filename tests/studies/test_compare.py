@@ -72,16 +72,6 @@ def test_a_study_trains_every_recipe_with_every_seed_and_goes_on_where_it_stoppe
     assert "002_batch_norm" in capsys.readouterr().out
 
 
-@pytest.mark.slow
-def test_shards_do_their_part_and_a_last_call_collects(study):
-    folder = study("--seeds", "1", "--shard", "2/2")
-    assert [path.parts[-4] for path in folder.rglob("metrics.json")] == ["002_batch_norm"]
-    assert not (folder / "report.md").exists()
-    study("--seeds", "1", "--shard", "1/2")
-    study("--seeds", "1")
-    assert len(json.loads((folder / "results.json").read_text())) == 2
-
-
 def fabricate(folder, recipe, seed, val, corpus="0" * 64):
     """Leaves what a finished run leaves."""
     run = folder / "runs" / recipe / f"seed_{seed}" / "version_0"
@@ -141,7 +131,6 @@ def test_a_run_that_is_killed_kills_nothing_else_and_is_trained_by_the_next_call
     ("args", "told"),
     [
         (["--seeds", "0"], "--seeds 0"),
-        (["--shard", "3/2"], "--shard 3/2"),
         (["--grid", "n_hidden"], "--grid n_hidden"),
         (["--grid", "model.n_hidden=9,9"], "002_no_norm n_hidden=9: is given twice"),
         (["--trainer.deterministic", "true", "c.yaml"], "c.yaml: give all configurations before the options"),
@@ -158,7 +147,7 @@ def test_a_recipe_that_is_not_there_is_told(fails):
 
 def test_a_study_is_not_continued_with_another_recipe_but_after_a_mistake(study, fails, tmp_path, corpus_file):
     with pytest.raises(SystemExit, match="1"):
-        study("--seeds", "1", "--shard", "2/2", "--model.n_hiden", "10")
+        study("--seeds", "1", "--model.n_hiden", "10")
     recipes = [str(tmp_path / f"{name}.yaml") for name in ("002_no_norm", "002_batch_norm")]
     folder = tmp_path / "runs" / "compare" / "study"
     shared = ["--data.corpus", str(corpus_file), "--trainer.max_steps", "20", "--observe.every_n_updates", "off"]

@@ -82,15 +82,13 @@ class WeightsAndBiases(Board):
 
 
 class MLflow(Board):
-    """Images over steps; MLflow has neither histograms nor texts, which become files among the run's artifacts."""
+    """Images over steps, and texts as files among the run's artifacts; MLflow has no histograms."""
 
     def figure(self, name: str, png: bytes, size: tuple[int, int], update: int) -> None:
         self.logger.experiment.log_image(self.logger.run_id, _pixels(png), key=f"views/{name}", step=update)
 
     def histogram(self, tag: str, x: Array, update: int) -> None:
-        counts, edges = np.histogram(x, HISTOGRAM_BINS)
-        content = {"counts": counts.tolist(), "edges": edges.tolist()}
-        self.logger.experiment.log_dict(self.logger.run_id, content, f"histograms/{tag}/{update}.json")
+        """Leaves them out."""
 
     def text(self, tag: str, markdown: str, update: int) -> None:
         self.logger.experiment.log_text(self.logger.run_id, markdown, f"texts/{tag}/{update}.md")

@@ -12,9 +12,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from ngram_mlp.callbacks.diagnosis import Diagnosis
 from ngram_mlp.callbacks.recorder import Recorder
 
-# TensorBoard's page has five columns at first: it begins with what is declared to differ and goes on by name ...
-FIRST = {"model/class", "optimizer/init_args/lr"}
-# ... without what is the same for all runs on a corpus, or is there already, as its name is and `data/block_size`.
+# On TensorBoard's page: what is the same for all runs on a corpus, or is there already, as `data/block_size` is.
 OMITTED = {"model/characters", "model/block_size", "data/corpus", "data/data_dir", "data/sha256", "data/words"}
 METRIC = "val/loss"  # a curve that is there already
 
@@ -64,18 +62,11 @@ class Hyperparameters(Diagnosis):
 
 def _page(values: dict[str, Any]) -> Any:
     """The summaries from which TensorBoard's HParams page is made: of all runs, of this one, and of its end."""
-    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
     from torch.utils.tensorboard.summary import hparams
 
     given = {key: value for key, value in _flattened(values) if value is not None and key not in OMITTED}
     shown = {key: value if isinstance(value, int | float | str) else str(value) for key, value in given.items()}
-    experiment, *run = hparams(shown, {METRIC: None})  # type: ignore[no-untyped-call]
-    plugin = experiment.value[0].metadata.plugin_data
-    content = HParamsPluginData.FromString(plugin.content)
-    for info in content.experiment.hparam_infos:
-        info.differs = info.name in FIRST
-    plugin.content = content.SerializeToString()
-    return experiment, *run
+    return hparams(shown, {METRIC: None})  # type: ignore[no-untyped-call]
 
 
 def _flattened(nested: dict[str, Any], parents: str = "") -> Iterator[tuple[str, Any]]:

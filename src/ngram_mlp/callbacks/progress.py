@@ -34,17 +34,14 @@ class UpdateProgress(ProgressBar):
     Args:
         console: where it is shown.
         print_every: the updates between two lines.
-        notebook_lines: whether the loss of every `print_every`-th minibatch is printed as well, in the form of the
-            notebooks: `  10000/ 200000: 2.0322`.
     """
 
     update_calls = Calls()  # it shows what there is, as often as it is called
 
-    def __init__(self, console: Console, print_every: int = 10_000, notebook_lines: bool = False) -> None:
+    def __init__(self, console: Console, print_every: int = 10_000) -> None:
         super().__init__()
         self._console = console
         self._print_every = print_every
-        self._notebook_lines = notebook_lines
         self._progress: Progress | None = None
 
     def disable(self) -> None:
@@ -84,11 +81,8 @@ class UpdateProgress(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert self._progress is not None
-        first, end, every = self._shown, trainer.global_step, self._print_every
-        losses = self._losses.between(first, end)
-        if self._notebook_lines:
-            for update in range(-(-first // every) * every, end, every):
-                self._console.print(f"{update:7d}/{self._updates or 0:7d}: {losses[update - first].item():.4f}")
+        end = trainer.global_step
+        losses = self._losses.between(self._shown, end)
         if len(losses) and not self._progress.disable:
             self._progress.update(self._task, completed=end, train=f"{losses.mean().item():.4f}")
         self._shown, self._shown_at = end, time.monotonic()

@@ -67,17 +67,11 @@ class EmbeddingView(Observer):
                 self._project(rows, labels, recorder)
 
     def _project(self, rows: Tensor, labels: Sequence[str], recorder: Recorder) -> None:
-        """Writes what TensorBoard's projector reads; each point is drawn as its character."""
-        from ngram_mlp.diagnostics.figures import FEW, SPRITE, draw, sprites_figure
-
+        """Writes what TensorBoard's projector reads."""
         rows = nn.functional.pad(rows, (0, max(0, 3 - rows.shape[1])))  # of two dimensions it shows nothing
         table = "\n".join("\t".join(f"{value:.6g}" for value in row) for row in rows.tolist())
         recorder.file("projector/vectors.tsv", table)
         recorder.file("projector/labels.tsv", "\n".join(labels))
         files = {"tensor_path": "vectors.tsv", "metadata_path": "labels.tsv"}
         paths = "\n".join(f'  {key}: "projector/{file}"' for key, file in files.items())
-        sprite = ""
-        if len(labels) <= FEW:
-            recorder.file("projector/sprites.png", draw(sprites_figure(labels))[0])
-            sprite = f'  sprite {{ image_path: "projector/sprites.png" single_image_dim: [{SPRITE}, {SPRITE}] }}'
-        recorder.file("projector_config.pbtxt", f'embeddings {{\n  tensor_name: "characters"\n{paths}\n{sprite}\n}}')
+        recorder.file("projector_config.pbtxt", f'embeddings {{\n  tensor_name: "characters"\n{paths}\n}}')

@@ -72,7 +72,9 @@ def open_console() -> Console:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own affair
     warnings.filterwarnings("ignore", message=".*sync_dist=True")  # every process evaluates the whole split
     warnings.filterwarnings("ignore", message="The number of training batches")  # logs are counted over all epochs
-    warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")  # as with --observe.cadence off
+    warnings.filterwarnings(
+        "ignore", message="Be aware that when using `ckpt_path`"
+    )  # as with --observe.every_n_updates off
     return console
 
 

@@ -12,7 +12,7 @@ from ngram_mlp.cli.parser import PlainParser
 from ngram_mlp.errors import require_at_least
 from ngram_mlp.studies.pool import cores, train_all
 from ngram_mlp.studies.report import write_report
-from ngram_mlp.studies.study import part, plan, record_recipes
+from ngram_mlp.studies.study import plan, record_recipes
 
 
 @command
@@ -23,8 +23,7 @@ def main(train_script: Path, args: Sequence[str] | None = None) -> None:
     folder = Path(options.runs_dir, "compare", options.name)
     runs = plan(folder, options.configs, options.grid, range(1, options.seeds + 1), overrides)
     record_recipes(folder, runs)
-    mine = runs if options.shard is None else part(runs, options.shard)
-    missing = [run for run in mine if run.finished is None]
+    missing = [run for run in runs if run.finished is None]
     trained = train_all(train_script, missing, options.jobs)
     console = open_console()
     failures = [run for run in trained if run.finished is None]
@@ -33,8 +32,7 @@ def main(train_script: Path, args: Sequence[str] | None = None) -> None:
     for run in missing:
         if run.finished is None and run not in trained:
             console.print(f"left out: {run.recipe}, seed {run.seed}: another call trains it")
-    if options.shard is None:
-        write_report(folder, runs, failures, [*called(), *args], console)
+    write_report(folder, runs, failures, [*called(), *args], console)
     if failures:
         raise SystemExit(1)
 
@@ -54,7 +52,6 @@ def _parse(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     crossing = "Crosses the recipes with these values of an option; may be given several times."
     add("--grid", action="append", default=[], metavar="OPTION=A,B", help=crossing)
     add("--jobs", type=int, default=cores(), help="Runs at a time. (default: one for each core)")
-    add("--shard", metavar="K/N", help="Only the K-th of N parts of the runs, without the report.")
     remember_options(args, parser)
     options, overrides = parser.parse_known_args(args)
     require_at_least(1, seeds=options.seeds, jobs=options.jobs)

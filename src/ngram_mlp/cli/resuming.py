@@ -28,7 +28,7 @@ OF_A_SHAPE = ("momentum_buffer", "exp_avg", "exp_avg_sq")  # what an optimizer k
 RATES = ("model.optimizer.lr", "model.lr_scheduler")
 # What may change: how long and how a run is watched, the learning rates to come, and where its files are: the corpus is
 # known by its hash.
-CHANGEABLE = ("trainer", "checkpoint_every", *RATES, "engine", "observe", "notebook_lines", "statistics")
+CHANGEABLE = ("trainer", "checkpoint_every", *RATES, "engine", "observe", "statistics")
 PLACES = ("name", "runs_dir", "data.corpus", "data.data_dir", "ckpt_path", "resume")
 
 

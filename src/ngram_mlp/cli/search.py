@@ -87,8 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--name", default="search", help="The search goes to RUNS_DIR/search/NAME. (default: search)")
     add("--runs_dir", default="runs", help="The folder of all runs. (default: runs)")
     add("--jobs", type=int, default=cores(), help="Runs at a time. (default: one for each core)")
-    where = "The URL of a database or the path of a journal, which several machines may share. (default: a file there)"
-    add("--storage", metavar="WHERE", help=where)
+    where = "The URL of a database, which several machines may share. (default: a file there)"
+    add("--storage", metavar="URL", help=where)
     classes = "of Optuna, and its arguments as --{0}.NAME VALUE. (default: {1})"
     add("--sampler", metavar="CLASS", default="TPESampler", help="A sampler " + classes.format("sampler", "TPESampler"))
     pruner = f"A pruner {classes.format('pruner', 'MedianPruner')} none: all trials train to their end."

@@ -165,7 +165,7 @@ def _callbacks(cli: TrainCLI, folder: Path, saved: str, console: Console) -> lis
         chosen.append(callbacks.EvaluationStatistics(config.statistics))
     shown = any(isinstance(one, ProgressBar) for one in given)
     if config.trainer.enable_progress_bar is not False and not shown:
-        chosen.append(callbacks.UpdateProgress(console, notebook_lines=config.notebook_lines))
+        chosen.append(callbacks.UpdateProgress(console))
     if config.trainer.enable_checkpointing is not False:
         chosen.append(callbacks.RunCheckpoints(folder / "checkpoints", config.checkpoint_every, saved))
     return chosen

@@ -87,8 +87,6 @@ class TrainCLI(LightningCLI):
         )
         add("--engine", type=EngineName, default="auto", help=about)
         add("--checkpoint_every", type=int, default=10_000, help="The updates between two saves of last.ckpt.")
-        about = "Print the loss of every 10,000th minibatch as the notebooks do, too."
-        add("--notebook_lines", action="store_true", help=about)
         add(
             "--statistics",
             type=StatisticsName,
@@ -98,7 +96,6 @@ class TrainCLI(LightningCLI):
         )
         add(
             "--observe.every_n_updates",
-            "--observe.cadence",
             type=str,
             default="default",
             help="The updates between two recordings of numbers, histograms and figures, as 5000/50000/0 (default; 0: "

@@ -3,7 +3,6 @@
 Figures are 500 pixels wide, with panels below each other, legible also at the 350 that TensorBoard gives them.
 """
 
-import math
 import unicodedata
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,7 +36,6 @@ STYLE: dict[Any, Any] = {
 }
 WIDTH = 5.0  # inches
 DPI = 100
-SPRITE = 50  # pixels
 FEW = 150  # labels that a figure of the embedding has room for
 CLOSE = (1, 1.5, 2, 2.5, 3, 4, 5, 7)  # ticks of a logarithmic axis that is short
 PARTS = 80  # into which a curve is cut
@@ -188,17 +186,6 @@ def embedding_figure(embedding: Tensor, labels: Sequence[str]) -> Figure:
             axis.text(*places[n], labels[n], ha="center", va="center", parse_math=False, color=color, bbox=box)
     axis.set(xlabel=names[0], ylabel=names[1])
     legend_below(figure, axis)
-    return figure
-
-
-def sprites_figure(labels: Sequence[str]) -> Figure:
-    """The labels as small pictures in a square grid, row by row, as TensorBoard's projector takes them."""
-    side = math.ceil(math.sqrt(len(labels)))
-    figure = Figure(figsize=(side * SPRITE / DPI, side * SPRITE / DPI), dpi=DPI)
-    style: dict[str, Any] = {"fontsize": 32, "weight": "bold", "parse_math": False}
-    for n, label in enumerate(labels):
-        x, y = (n % side + 0.5) / side, 1 - (n // side + 0.5) / side
-        figure.text(x, y, label, ha="center", va="center", color=_kind(n, label)[1], **style)
     return figure
 
 

@@ -3,9 +3,8 @@
 For research: a variant of your own is one class in one file, as CONTRIBUTING.md shows.
 """
 
-from ngram_mlp.models.batch_norm_mlp import BatchNormMLP
 from ngram_mlp.models.language_model import LanguageModel
-from ngram_mlp.models.mlp import MLP
+from ngram_mlp.models.mlp import MLP, BatchNormMLP
 from ngram_mlp.models.wavenet import WaveNet
 
 __all__ = ["MLP", "BatchNormMLP", "LanguageModel", "WaveNet"]

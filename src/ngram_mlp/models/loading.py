@@ -8,9 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ngram_mlp.data.ngrams import BOUNDARY
 from ngram_mlp.errors import shortened
-from ngram_mlp.models.batch_norm_mlp import BatchNormMLP
 from ngram_mlp.models.language_model import LanguageModel
-from ngram_mlp.models.mlp import MLP
+from ngram_mlp.models.mlp import MLP, BatchNormMLP
 from ngram_mlp.models.wavenet import WaveNet
 from ngram_mlp.runs.checkpoint import Checkpoint
 

@@ -71,7 +71,7 @@ def search(
         overrides: further arguments of `train.py` for every run.
         sampler: Optuna's, from a seed.
         pruner: Optuna's, by default its MedianPruner.
-        storage: the URL of a database or the path of a journal, for several machines; by default a file in the folder.
+        storage: the URL of a database, which several machines may share; by default a file in the folder.
         jobs: runs at a time, by default one for each core.
         confirm: with how many fresh seeds the best trial is compared with the recipe; 0 leaves it out.
         train_script: what trains.

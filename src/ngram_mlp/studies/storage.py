@@ -1,4 +1,4 @@
-"""Where Optuna keeps the trials of a search: a database, or a journal."""
+"""The database in which Optuna keeps the trials of a search."""
 
 import logging
 import re
@@ -10,8 +10,7 @@ from pathlib import Path
 
 import optuna
 from filelock import FileLock
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from sqlalchemy.exc import SQLAlchemyError
 
 from ngram_mlp.errors import UserError
@@ -32,19 +31,11 @@ def quiet_optuna() -> Iterator[None]:
 
 
 def open_storage(where: str | None, folder: Path) -> BaseStorage:
-    """The storage at `where`: the URL of a database, the path of a journal, or `optuna.db` in the folder by default.
+    """Opens the database at the URL `where`, by default `optuna.db` in the folder.
 
     Raises:
         UserError: it cannot be opened.
     """
-    if where is not None and ":/" not in where:
-        try:
-            if Path(where).exists() and Path(where).read_bytes()[:1] not in (b"", b"{"):
-                reason = "is no journal; for a database give an URL, such as sqlite:///PATH"
-                raise UserError(reason, storage=where)
-            return JournalStorage(JournalFileBackend(where))
-        except OSError as error:
-            raise UserError(f"cannot be written ({error.strerror}); give another", storage=where) from error
     url = where or f"sqlite:///{folder / 'optuna.db'}"
     try:
         with FileLock(folder / "search.lock"):  # since two that make the tables at one moment would disturb each other

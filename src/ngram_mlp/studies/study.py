@@ -104,14 +104,8 @@ def record_recipes(folder: Path, runs: Sequence[SeedRun]) -> None:
         recipes[recipe] = own
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, (json.dumps(recipes, indent=2) + "\n").encode())  # shards may begin at one moment
+        write_atomically(
+            path, (json.dumps(recipes, indent=2) + "\n").encode()
+        )  # several machines may begin at one moment
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error.strerror}); give another folder", runs_dir=None) from error
-
-
-def part(runs: Sequence[SeedRun], shard: str) -> Sequence[SeedRun]:
-    """The K-th of N parts of the runs, for `shard` K/N."""
-    match = re.fullmatch(r"(\d+)/(\d+)", shard)
-    if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise UserError("give K/N, the K-th of N parts, such as 2/8", shard=shard)
-    return runs[int(match[1]) - 1 :: int(match[2])]

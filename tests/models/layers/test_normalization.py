@@ -36,7 +36,6 @@ def test_options_of_batch_norm_arrive():
 @pytest.mark.parametrize(
     ("norm", "options", "told"),
     [
-        (Normalization, {"kind": "instance"}, "only one"),
         (Normalization, {"kind": "batchnorm"}, "kind batchnorm: choose one of none, layer, group"),
         (Normalization, {"kind": "batch"}, "BatchNormMLP"),
         (BatchNormalization, {"kind": "layer"}, "choose one of batch, BatchNorm1d"),

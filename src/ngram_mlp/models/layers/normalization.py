@@ -76,8 +76,6 @@ class Normalization(Norm):
     kinds: ClassVar[tuple[str, ...]] = ("none", "layer", "group")
 
     def __post_init__(self) -> None:
-        if self.kind == "instance":
-            raise UserError("a unit has only one position to normalize over; choose layer or group", kind=self.kind)
         if self.kind in BatchNormalization.kinds:
             others = ", ".join(self.kinds)
             raise UserError(f"batch norm is the model BatchNormMLP; choose one of {others} here", kind=self.kind)
