@@ -1,29 +1,19 @@
 """A file for --config is read as what it says, or refused in one line, however it was made."""
 
-import os
-import time
-
 import pytest
 
 from ngram_mlp.cli import train
 from ngram_mlp.places import DEFAULT_CONFIG
 
-LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10)
-)
 FILES = {
-    "a thousand nested aliases": (LAUGHS + "name: *a9\n", "holds more than 10,000 values"),
-    "what contains itself": ("model: &m {init_args: *m}\n", "line 1 contains itself"),
-    "nested lists": ("a: " + "[" * 3_000 + "]" * 3_000, "is nested too deep"),
-    "many unknown keys": ("".join(f"k{n}: 1\n" for n in range(20_000)), "holds more than 10,000 values"),
-    "a key twice": ("model:\n  init_args: {n_hidden: 8, n_hidden: 9}\n", "has 'n_hidden' twice in one group"),
+    "a key twice": ("model:\n  init_args: {n_hidden: 8, n_hidden: 9}\n", "'n_hidden' is there twice in one group"),
     "Latin-1": (b"name: \xe9t\xe9\n", "byte 6 is not UTF-8"),
     "bytes": (bytes(range(256)), "byte 128 is not UTF-8"),
     "a list": ("- a\n", "holds no options"),
     "a word": ("hello", "holds no options"),
     "nothing": ("# nothing\n", "holds no options"),
     "a number as a key": ("1: 2\n", "holds no options"),
-    "a tab": ("a:\n\tb: 1\n", "is no YAML"),
+    "a tab": ("a:\n\tb: 1\n", "is not YAML"),
     "no trainer": ("trainer: null\n", "--trainer: is a group of options"),
     "a number for a group": ("observe: 3\n", "--observe: is a group of options"),
     "no name": ("name: null\n", "--name: give a name"),
@@ -36,18 +26,14 @@ def test_a_file_that_no_run_could_mean_is_one_line(content, reason, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "odd.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    started = time.monotonic()
     assert reason in fails(train.main, DEFAULT_CONFIG, ["--config", str(path), "--data.corpus", "sample"])
-    assert time.monotonic() - started < 30  # and does not hang
     assert [*tmp_path.iterdir()] == [path]
 
 
-def test_what_is_no_file_is_not_read(tmp_path, monkeypatch, fails):
+def test_what_cannot_be_read_is_one_line(tmp_path, monkeypatch, fails):
     monkeypatch.chdir(tmp_path)
-    os.mkfifo(tmp_path / "fifo")
-    for path in ("fifo", "/dev/zero", "."):
-        assert "is not a regular file" in fails(train.main, DEFAULT_CONFIG, ["--config", path])
-    assert "cannot be read (No such file" in fails(train.main, DEFAULT_CONFIG, ["--config", "absent.yaml"])
+    for path, reason in ((".", "Is a directory"), ("absent.yaml", "No such file")):
+        assert f"cannot be read ({reason}" in fails(train.main, DEFAULT_CONFIG, ["--config", path])
 
 
 def test_aliases_merges_and_byte_order_marks_are_read(run_train, tmp_path):
