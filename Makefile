@@ -1,8 +1,6 @@
 # `make help` lists the targets. ARGS are handed on: make train ARGS="--trainer.max_steps 2000"
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := known,test
-EXTRAS := known,test,search # part: studies
 
 .DEFAULT_GOAL := help
 .PHONY: help train search test test-all replay lint bench tensorboard adopt clean
@@ -16,13 +14,12 @@ help: ## list the targets
 	touch $@
 
 .venv/.installed-test: .venv/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(strip $(EXTRAS))]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[known,test,search]'
 	touch $@
 
 train: .venv/.installed ## train the default experiment; installs on first use
 	$(BIN)/python scripts/train.py $(ARGS)
 
-# part: studies begins
 .venv/.installed-search: .venv/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[known,search]'
 	touch $@
@@ -30,7 +27,6 @@ train: .venv/.installed ## train the default experiment; installs on first use
 search: .venv/.installed-search ## search a space of recipes, as ARGS say; installs Optuna on first use
 	$(BIN)/python scripts/search.py $(or $(ARGS),--help)
 
-# part: studies ends
 test: .venv/.installed-test ## run the tests; installs the test extras on first use
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
@@ -41,17 +37,14 @@ test: .venv/.installed-test ## run the tests; installs the test extras on first 
 test-all: .venv/.installed-loggers ## run the tests, the long ones too; installs loggers and a driver of PostgreSQL on first use
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "" $(ARGS)
 
-# part: replay begins
 replay: .venv/.installed-test ## replay 200,000 updates of the notebooks' loop number for number, with both engines
 	$(BIN)/python -m pytest -m "" tests/test_replay.py $(ARGS)
 
-# part: replay ends
 lint: .venv/.installed-test ## check format, rules and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# part: benchmarks begins
 .venv-jax/.installed: benchmarks/requirements-jax.txt
 	$(PYTHON) -m venv .venv-jax
 	.venv-jax/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements-jax.txt
@@ -60,18 +53,15 @@ lint: .venv/.installed-test ## check format, rules and types
 bench: .venv/.installed .venv-jax/.installed ## compare the speed with a notebook's loop, idiomatic Lightning and jax
 	$(BIN)/python scripts/benchmark.py $(ARGS)
 
-# part: benchmarks ends
 tensorboard: .venv/.installed ## open TensorBoard on all runs
 	$(BIN)/tensorboard --logdir runs $(ARGS)
 
-# part: template begins
-adopt: .venv/.installed-test ## make a project of your own of this: NAME=my_project, and WITHOUT=studies,tour,replay,benchmarks
-	$(PYTHON) scripts/adopt.py --name "$(NAME)" --owner "$(or $(OWNER),OWNER)" --without "$(WITHOUT)"
+adopt: .venv/.installed-test ## turn this template into your own project: NAME=my_project
+	$(PYTHON) scripts/adopt.py --name "$(NAME)" --owner "$(or $(OWNER),OWNER)"
 	$(BIN)/ruff check --fix --exit-zero --quiet .
 	$(BIN)/ruff format --quiet .
 	rm -rf .venv src/*.egg-info
 
-# part: template ends
 clean: ## remove the environment and all caches, but no run and no data
 	rm -rf .venv .venv-jax .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist src/*.egg-info
 	find src scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +

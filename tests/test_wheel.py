@@ -52,7 +52,6 @@ def test_the_installed_command_trains_resumes_and_samples(call, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
-# part: studies begins
 @pytest.mark.slow
 def test_the_installed_command_compares(call, tmp_path):
     for width in (8, 16):
@@ -63,7 +62,6 @@ def test_the_installed_command_compares(call, tmp_path):
     assert "ngram-mlp compare width_8.yaml width_16.yaml" in report.read_text()
 
 
-# part: studies ends
 @pytest.mark.slow
 def test_the_installed_command_says_what_it_can_do(call):
     listed = call("--help")

@@ -7,7 +7,7 @@ from ngram_mlp import __version__
 from ngram_mlp.cli.mistakes import exit_with
 from ngram_mlp.places import (
     DEFAULT_CONFIG,
-    TRAIN_SCRIPT,  # part: studies
+    TRAIN_SCRIPT,
 )
 
 COMMANDS = {
@@ -15,15 +15,15 @@ COMMANDS = {
     "check": "judge a network before its first update",
     "evaluate": "print the losses of a checkpoint",
     "sample": "sample words from a checkpoint",
-    "compare": "compare recipes over several seeds",  # part: studies
-    "search": "find the best recipe of a space",  # part: studies
+    "compare": "compare recipes over several seeds",
+    "search": "find the best recipe of a space",
 }
 # What the commands take before their arguments.
 TAKES = {
     "train": (DEFAULT_CONFIG,),
     "check": (DEFAULT_CONFIG,),
-    "compare": (TRAIN_SCRIPT,),  # part: studies
-    "search": (TRAIN_SCRIPT,),  # part: studies
+    "compare": (TRAIN_SCRIPT,),
+    "search": (TRAIN_SCRIPT,),
 }
 
 

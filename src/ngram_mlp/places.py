@@ -10,7 +10,5 @@ SAMPLE_CORPUS = PACKAGE / "data" / "sample_names.txt"
 # Where users put files of words, and names.txt is downloaded to: of an installed package, in the folder they work in.
 DATA_DIR = PROJECT / "data" if IN_CHECKOUT else Path("data")
 DEFAULT_CONFIG = PROJECT / "configs" / "default.yaml" if IN_CHECKOUT else PACKAGE / "default.yaml"
-# part: studies begins
 # What trains the runs of a study.
 TRAIN_SCRIPT = PROJECT / "scripts" / "train.py" if IN_CHECKOUT else PACKAGE / "cli" / "train.py"
-# part: studies ends

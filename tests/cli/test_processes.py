@@ -36,7 +36,6 @@ def test_two_runs_at_once_get_two_folders(tmp_path, corpus_file):
         assert (tmp_path / "runs" / "default" / folder / "metrics.json").exists()
 
 
-# part: benchmarks begins
 @pytest.mark.slow
 def test_the_benchmark_measures_every_peer(tmp_path, monkeypatch, capsys):
     from benchmarks import peers
@@ -54,6 +53,3 @@ def test_the_benchmark_measures_every_peer(tmp_path, monkeypatch, capsys):
     peers.main([*(word for option in rounds for word in (option, "1")), "--output", str(output)])
     assert "ours, fused" in capsys.readouterr().out
     assert '"notebook loop"' in output.read_text()
-
-
-# part: benchmarks ends

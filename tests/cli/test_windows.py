@@ -56,7 +56,6 @@ if __name__ == "__main__":
     evaluate.main(["--ckpt_path", "runs/default/version_0"])
     sample.main(["--ckpt_path", "runs/default/version_0", "--num", "3"])
 """
-# part: studies begins
 COMPARE = """
 if __name__ == "__main__":
     from pathlib import Path
@@ -66,7 +65,6 @@ if __name__ == "__main__":
     short = ["--data.corpus", "sample", "--trainer.max_steps", "40"]
     compare.main(TRAIN_SCRIPT, ["a.yaml", "--seeds", "1", "--jobs", "1", *short])
 """
-# part: studies ends
 
 
 def call(job, folder):
@@ -91,11 +89,7 @@ def test_the_main_job_needs_nothing_that_windows_lacks(tmp_path):
         assert (tmp_path / "runs" / "default" / "version_0" / name).exists()
 
 
-# part: studies begins
 @pytest.mark.slow
 def test_a_study_needs_nothing_that_windows_lacks(tmp_path):
     call(COMPARE, tmp_path)
     assert (tmp_path / "runs" / "compare" / "study" / "report.md").exists()
-
-
-# part: studies ends

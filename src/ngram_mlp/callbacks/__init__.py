@@ -16,7 +16,7 @@ from ngram_mlp.callbacks.outcome import Outcome
 from ngram_mlp.callbacks.progress import UpdateProgress
 from ngram_mlp.callbacks.recorder import Recorder
 from ngram_mlp.callbacks.samples import EmbeddingView, SampledNames
-from ngram_mlp.callbacks.supervised import Supervised  # part: studies
+from ngram_mlp.callbacks.supervised import Supervised
 from ngram_mlp.callbacks.validation_at_end import ValidationAtEnd
 from ngram_mlp.callbacks.verdicts import InitializationCheck, TrainingVerdicts
 
@@ -38,7 +38,7 @@ __all__ = [
     "Recorder",
     "RunCheckpoints",
     "SampledNames",
-    "Supervised",  # part: studies
+    "Supervised",
     "TrainingVerdicts",
     "UpdateProgress",
     "ValidationAtEnd",

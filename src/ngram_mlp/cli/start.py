@@ -16,7 +16,7 @@ from rich.console import Console
 
 from multistep import MultiStep
 from ngram_mlp import callbacks
-from ngram_mlp.callbacks import supervised  # part: studies
+from ngram_mlp.callbacks import supervised
 from ngram_mlp.cli.accelerators import resolve_accelerator
 from ngram_mlp.cli.resuming import check_checkpoint
 from ngram_mlp.cli.train_cli import TrainCLI
@@ -154,8 +154,8 @@ def _callbacks(cli: TrainCLI, folder: Path, saved: str, console: Console) -> lis
             callbacks.CustomScalars(layers),
             callbacks.LossHistory(),
         ]
-    if supervised.connection is not None:  # part: studies
-        chosen.append(callbacks.Supervised(supervised.connection))  # part: studies
+    if supervised.connection is not None:
+        chosen.append(callbacks.Supervised(supervised.connection))
     given = cli.config_init.trainer.callbacks or []
     given = given if isinstance(given, list) else [given]
     if config.trainer.logger is not False and not any(isinstance(one, LearningRateMonitor) for one in given):

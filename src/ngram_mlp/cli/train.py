@@ -19,7 +19,7 @@ from ngram_mlp.cli.start import Run, start_run
 from ngram_mlp.cli.train_cli import TrainCLI
 from ngram_mlp.errors import UserError, printable
 from ngram_mlp.models.sampling import sample_one_by_one
-from ngram_mlp.places import DEFAULT_CONFIG  # part: studies
+from ngram_mlp.places import DEFAULT_CONFIG
 from ngram_mlp.processes import raise_if_another_has_ended, rank
 from ngram_mlp.runs.files import LAST, remove_folder, write_atomically
 
@@ -123,7 +123,5 @@ def _leave(run: Run, console: Console, error: BaseException) -> None:
         raise cannot_resume(run.checkpoint, error) from error
 
 
-# part: studies begins
 if __name__ == "__main__":  # as a study calls it where there is no scripts/train.py
     main(DEFAULT_CONFIG)
-# part: studies ends
