@@ -1,7 +1,7 @@
 """The whole of `scripts/train.py` with its default callbacks, logging and checkpoints.
 
-It also validates every 10,000 updates, which no peer does: the forward passes over the validation split are left out
-here, and are part of the benchmark's second table, the whole command.
+It also validates every 10,000 updates and draws figures at the last one, which no peer does: both are left out here,
+and are part of the benchmark's second table, the whole command.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ from pathlib import Path
 from measure import Clock
 
 from ngram_mlp.callbacks.losses import Losses
+from ngram_mlp.callbacks.observer import Snapshots
 from ngram_mlp.cli.train import main
 from ngram_mlp.models import LanguageModel
 
@@ -22,6 +23,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 clock = Clock()
 on_train_batch_end = Losses.on_train_batch_end
+observe = Snapshots.on_train_batch_end
 on_validation_epoch_start = LanguageModel.on_validation_epoch_start
 on_validation_epoch_end = LanguageModel.on_validation_epoch_end
 
@@ -30,6 +32,13 @@ def timed(self, trainer, *args):
     on_train_batch_end(self, trainer, *args)
     if trainer.global_step > 1:  # the first update is Lightning's, and what compiles comes after it
         clock.tick(trainer.global_step)
+
+
+def observed(self, trainer, *args):
+    began = time.perf_counter()
+    observe(self, trainer, *args)
+    if trainer.global_step == trainer.max_steps:
+        clock.leave_out(time.perf_counter() - began)
 
 
 def validation_begins(self):
@@ -43,6 +52,7 @@ def validation_ends(self):
 
 
 Losses.on_train_batch_end = timed
+Snapshots.on_train_batch_end = observed
 LanguageModel.on_validation_epoch_start = validation_begins
 LanguageModel.on_validation_epoch_end = validation_ends
 with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pytorch_lightning.callbacks import WeightAveraging
+from torch import Tensor
 
 
 class Accounts:
@@ -109,15 +110,29 @@ class Accounts:
     def undoing(self) -> Callable[[], None]:
         """Returns what puts the accounts of schedules and averages back to what they are now."""
         trainer, progress = self._trainer, self._loop.scheduler_progress
-        objects = [config.scheduler for config in trainer.lr_scheduler_configs]
+        objects = [each for config in trainer.lr_scheduler_configs for each in _schedulers_in(config.scheduler)]
         objects += [callback for callback in trainer.callbacks if isinstance(callback, WeightAveraging)]
         objects += [progress.total, progress.current]
-        attributes = [(vars(each), dict(vars(each))) for each in objects]
-        attributes += [(group, dict(group)) for group in trainer.optimizers[0].param_groups]
+        attributes = [*map(vars, objects), *trainer.optimizers[0].param_groups]
+        before = [dict(each) for each in attributes]
+        contents = [
+            (value, value.copy()) for each in before for value in each.values() if isinstance(value, (list, dict))
+        ]
+        rates = [(value, value.clone()) for each in before if isinstance(value := each.get("lr"), Tensor)]
 
         def undo() -> None:
-            for now, before in attributes:
+            for now, old in zip(attributes, before, strict=True):
                 now.clear()
-                now.update(before)
+                now.update(old)
+            for value, content in contents:
+                value.clear()
+                value.extend(content) if isinstance(value, list) else value.update(content)
+            for rate, value in rates:
+                rate.copy_(value)
 
         return undo
+
+
+def _schedulers_in(scheduler: Any) -> list[Any]:
+    """A schedule and all that it is composed of."""
+    return [scheduler, *(each for inner in getattr(scheduler, "_schedulers", ()) for each in _schedulers_in(inner))]

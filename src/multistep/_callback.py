@@ -60,7 +60,8 @@ class MultiStep(Callback):
         self._loop: Any = None
         self._threads_before = torch.get_num_threads()
         self._threads_chosen = False
-        self._others: bool | None = None
+        self._others = False
+        self._known_callbacks: list[Callback] = []
 
     @property
     def wanted(self) -> str:
@@ -71,7 +72,8 @@ class MultiStep(Callback):
         return self.engine
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._threads_before, self._threads_chosen, self._others = torch.get_num_threads(), False, None
+        self._put_back()  # what a training that ended in an exception left
+        self._threads_before, self._threads_chosen = torch.get_num_threads(), False
         self.engine_used, self.reason = None, None
         against = "as asked" if self.engine == "lightning" else None
         if against is None and self.engine == "auto":
@@ -114,12 +116,16 @@ class MultiStep(Callback):
         if stage == "fit":
             torch.set_num_threads(self._threads_before)
             self._resumed = {}
-            if self._loop is not None:
-                self._loop.remove()
-                self._loop = None
+            self._put_back()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         torch.set_num_threads(self._threads_before)
+        self._put_back()
+
+    def _put_back(self) -> None:
+        if self._loop is not None:
+            self._loop.remove()
+            self._loop = None
 
     def state_dict(self) -> dict[str, Any]:
         return {"engine": self.engine_used, "threads": self.threads}
@@ -145,7 +151,8 @@ class MultiStep(Callback):
 
     def others_are_called(self, trainer: Any) -> bool:
         """Returns whether a callback that is not Lightning's is called around a minibatch."""
-        if self._others is None:
+        if self._known_callbacks != trainer.callbacks:
+            self._known_callbacks = [*trainer.callbacks]
             self._others = any(
                 callback is not self
                 and not type(callback).__module__.startswith("pytorch_lightning.")

@@ -185,7 +185,10 @@ def minibatches_until_a_call(trainer: Any) -> int:
     if trainer.max_steps >= 0:
         counts.append((trainer.max_steps - update) * each - within)
         last = trainer.max_steps - 1 if last is None else min(last, trainer.max_steps - 1)
-    calls = together(calls_of(callback, trainer) or NOTHING for callback in trainer.callbacks)
+    declared = [calls_of(callback, trainer) for callback in trainer.callbacks]
+    if None in declared:  # of a callback that came later, such as one that looks for a learning rate
+        return 1
+    calls = together(calls for calls in declared if calls is not None)
     if (end := calls.next_end(update)) is not None:
         counts.append((end - update) * each - within)
     if (begin := calls.next_begin(update, last)) is not None:

@@ -200,7 +200,8 @@ class FusedEngine:
     def _describe(self) -> list[Any]:
         """All that the compiled code depends on in this process."""
         layout = [self.layout.structure, [(str(dtype), list(shape)) for shape, dtype, _ in self.layout.tensors]]
-        return [self._fingerprint.describe(self._module), self._update.description(), repr(layout)]
+        dtype = str(torch.get_default_dtype())
+        return [self._fingerprint.describe(self._module), self._update.description(), repr(layout), dtype]
 
     def _key(self, threads: int) -> str | None:
         """The key of the compiled code; None if it depends on what cannot be told to the next process."""

@@ -71,6 +71,7 @@ class StepLoop(_AutomaticOptimization):
         self._layout: Any = None
         self._longest = 1
         self._others = 0
+        self._loaders: Any = None  # where refused_data has looked
         self._reads_gradients = False  # whether a hook does, after an update
 
     def install(self) -> None:
@@ -271,6 +272,7 @@ class StepLoop(_AutomaticOptimization):
         self._layout = engine.layout
         self._longest = longest_chunk(engine.layout, engine.captured.tensors())
         self._last_batch, self._checked_at = batch, trainer.global_step
+        self._loaders = trainer.fit_loop._combined_loader
         others = [
             c for c in trainer.callbacks if not type(c).__module__.startswith(("pytorch_lightning.", "multistep."))
         ]
@@ -292,6 +294,11 @@ class StepLoop(_AutomaticOptimization):
         engine, trainer = self._engine, self.trainer
         batch = self._last_batch if batch is None else batch
         try:
+            if self._loaders is not (loaders := trainer.fit_loop._combined_loader) and (
+                reason := refused_data(trainer)
+            ):
+                raise CannotFuseError(reason)
+            self._loaders = loaders
             if engine.is_outdated(trainer.optimizers[0], Rule.of(trainer), averages_of(trainer)) or engine.changed():
                 self._compile_anew(batch)
         except CannotFuseError as error:
@@ -335,20 +342,20 @@ class StepLoop(_AutomaticOptimization):
         most = min(most, self._longest, max(1, int(SECONDS / self._seconds)))
         if self._engine.draws and may_draw(fetcher):
             most = 1  # the data and the step draw in turn
-        pieces = self._source.take(fetcher, most, self._engine.layout)
         done = 0
-        for piece in pieces:
-            done += piece.count if isinstance(piece, Stacked) else 1
-            if isinstance(piece, Odd):
-                self._perform_one(piece.batch)
-                continue
-            begin = 0
-            while begin < piece.count:
-                rest = [tensor[begin:] for tensor in piece.tensors]
-                begin += self._perform_fused(rest, piece.count - begin, fetcher)
+        with deferring_interrupts():  # what has been fetched is performed
+            for piece in self._source.take(fetcher, most, self._engine.layout):
+                done += piece.count if isinstance(piece, Stacked) else 1
+                if isinstance(piece, Odd):
+                    self._perform_one(piece.batch)
+                    continue
+                begin = 0
+                while begin < piece.count:
+                    rest = [tensor[begin:] for tensor in piece.tensors]
+                    begin += self._perform_fused(rest, piece.count - begin)
         return done
 
-    def _perform_fused(self, tensors: Sequence[Tensor], count: int, fetcher: Any) -> int:
+    def _perform_fused(self, tensors: Sequence[Tensor], count: int) -> int:
         """Performs stacked minibatches, and Lightning's accounts of them; returns how many."""
         trainer: Any = self.trainer
         loop, engine = self._epoch_loop, self._engine

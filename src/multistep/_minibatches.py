@@ -1,5 +1,6 @@
 """Where the minibatches of a chunk come from: one by one as Lightning fetches them, or many at once, stacked."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +36,7 @@ IDENTITIES = (Precision.convert_input, MixedPrecision.convert_input)
 SAMPLERS = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
 MOST = 1_000  # minibatches in a chunk
 MOST_BYTES = 2**26
+LONGEST = 0.25  # seconds in which minibatches are fetched before those are performed
 
 
 @dataclass(eq=False)
@@ -150,7 +152,7 @@ class Source:
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
         self._as_they_are = type(trainer.precision_plugin).convert_input in IDENTITIES
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
 
     def take(self, fetcher: Any, most: int, layout: Layout) -> Pieces:
         """Returns up to `most` minibatches in their order, without the last of the epoch, which stays for Lightning.
@@ -169,10 +171,13 @@ class Source:
         if self._error is not None:
             raise self._error
         batches: list[Any] = []
+        until = time.monotonic() + LONGEST
         try:
             while len(batches) < most and (found := take_one(fetcher)) is not None:
                 batches.append(as_lightning_hands_it(self._trainer, found[0]))
-        except Exception as error:  # of the loader: raised when what came before it has been performed
+                if time.monotonic() > until:
+                    break
+        except BaseException as error:  # of the loader: raised when what came before it has been performed
             self._error = error
         return _pieces(batches, layout)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
+from torch.utils.data import DataLoader, Dataset
 
 from multistep._errors import CannotFuseError
 from multistep.compiled.fingerprint import describe
@@ -63,6 +64,8 @@ def copied(module: nn.Module, optimizer: Optimizer) -> tuple[Any, Any]:
         memo[id(trainer)] = trainer
     for child in module.modules():  # torch copies no tensor with a graph, such as the last value of a metric
         for value in child.__dict__.values():
+            if isinstance(value, (Dataset, DataLoader)):  # large, and not a step's
+                memo[id(value)] = value
             for tensor in value if isinstance(value, list) else [value]:
                 if isinstance(tensor, Tensor) and tensor.grad_fn is not None:
                     memo[id(tensor)] = tensor.detach().clone()

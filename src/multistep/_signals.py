@@ -4,11 +4,12 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
 def deferring_interrupts() -> Iterator[None]:
-    """Within, Ctrl-C waits, as weights and accounts would not agree."""
+    """Within, the first Ctrl-C waits, as weights and accounts, or the data, would not agree; the second does not."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -17,7 +18,13 @@ def deferring_interrupts() -> Iterator[None]:
     if before is None:  # not Python's
         yield
         return
-    signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+
+    def wait(number: int, _: Any) -> None:
+        if heard:
+            raise KeyboardInterrupt
+        heard.append(number)
+
+    signal.signal(signal.SIGINT, wait)
     try:
         yield
     finally:

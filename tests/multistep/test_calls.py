@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from pytorch_lightning import Callback, callbacks
+from pytorch_lightning import Callback, Trainer, callbacks
 
 from multistep import Calls, MultiStep
 from tests.multistep.settings import Called
@@ -119,6 +119,68 @@ def test_lightnings_own_callbacks_are_known(name, tmp_path):
     options |= {"enable_checkpointing": "Checkpoint" in name}
     found = train(Classifier, "auto", callbacks=[make()], **options)
     assert found.multistep.engine_used == ("lightning" if name in EVERY_UPDATE else "fused"), found.multistep.reason
+
+
+class Tunable(Classifier):
+    """Has the attributes that Lightning's finders set."""
+
+    def __init__(self):
+        super().__init__()
+        self.lr, self.batch_size = 0.1, SIZE
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+    def train_dataloader(self):
+        return loader(batch_size=self.batch_size, shuffle=False)
+
+
+@pytest.mark.parametrize("engine", ["eager", pytest.param("fused", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "find",
+    [
+        partial(callbacks.LearningRateFinder, num_training_steps=20),
+        partial(callbacks.BatchSizeFinder, init_val=4, max_trials=2, steps_per_trial=2),
+    ],
+    ids=["rate", "batch size"],
+)
+def test_a_finder_that_trains_by_itself_finds_what_it_finds_in_ordinary_training(find, engine, tmp_path):
+    found = []
+    for order in ([find()], [find(), MultiStep(engine)], [MultiStep(engine), find()]):
+        torch.manual_seed(1)
+        module = Tunable()
+        options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        trainer = Trainer(max_epochs=2, accelerator="cpu", callbacks=order, default_root_dir=tmp_path, **options)
+        trainer.fit(module)
+        found.append(
+            (module.lr, module.batch_size, trainer.global_step, *(p.norm().item() for p in module.parameters()))
+        )
+    assert found[1] == pytest.approx(found[0], rel=0 if engine == "eager" else 1e-4)
+    assert found[2] == pytest.approx(found[0], rel=0 if engine == "eager" else 1e-4)
+
+
+def test_a_training_after_one_that_failed_is_its_own():
+    class Failing(Classifier):
+        def training_step(self, batch, batch_idx):
+            if self.global_step == 30:
+                raise OSError("it failed")
+            return super().training_step(batch, batch_idx)
+
+    multistep, ends = MultiStep("eager"), []
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(max_epochs=3, accelerator="cpu", callbacks=[multistep], enable_model_summary=False, **options)
+    with pytest.raises(OSError, match="it failed"):
+        trainer.fit(Failing(), loader())
+    assert type(trainer.fit_loop.epoch_loop.automatic_optimization).__module__.startswith("pytorch_lightning")
+    for callbacks_of_it in ([multistep], []):
+        trainer = Trainer(
+            max_epochs=2, accelerator="cpu", callbacks=callbacks_of_it, enable_model_summary=False, **options
+        )
+        torch.manual_seed(1)
+        module = Classifier()
+        trainer.fit(module, loader(shuffle=False))
+        ends.append([parameter.norm().item() for parameter in module.parameters()])
+    assert ends[0] == ends[1]
 
 
 def test_an_engine_is_one_of_four():
