@@ -115,7 +115,7 @@ class Accounts:
         objects += [progress.total, progress.current]
         attributes = [*map(vars, objects), *trainer.optimizers[0].param_groups]
         before = [dict(each) for each in attributes]
-        contents = [
+        contents: list[Any] = [
             (value, value.copy()) for each in before for value in each.values() if isinstance(value, (list, dict))
         ]
         rates = [(value, value.clone()) for each in before if isinstance(value := each.get("lr"), Tensor)]
@@ -127,8 +127,8 @@ class Accounts:
             for value, content in contents:
                 value.clear()
                 value.extend(content) if isinstance(value, list) else value.update(content)
-            for rate, value in rates:
-                rate.copy_(value)
+            for rate, old_rate in rates:
+                rate.copy_(old_rate)
 
         return undo
 

@@ -7,6 +7,8 @@ import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 
+from multistep.compiled.fingerprint import describe
+
 
 class Average:
     """The average that a callback keeps; validation, checkpoints and the end of training stay the callback's affair."""
@@ -20,7 +22,7 @@ class Average:
 
     def description(self) -> list[Any]:
         """Returns what the compiled code of this average depends on."""
-        return [self._model.avg_fn, self._model.use_buffers]
+        return [describe(self._model.avg_fn), self._model.use_buffers]
 
     def state(self) -> dict[str, list[Tensor]]:
         """Returns the tensors of the average, in the order of the module's own, and how many it is made of."""

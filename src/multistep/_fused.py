@@ -64,6 +64,7 @@ class FusedEngine:
             tensors, self.layout = flatten(batch)
         except TypeError as error:
             raise CannotFuseError(str(error)) from error
+        self._shapes = repr([self.layout.structure, [(dtype, shape) for shape, dtype, _ in self.layout.tensors]])
         storages = {tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel()}
         if len(storages) < sum(tensor.numel() > 0 for tensor in tensors):
             raise CannotFuseError("tensors of a minibatch share their memory")
@@ -199,9 +200,8 @@ class FusedEngine:
 
     def _describe(self) -> list[Any]:
         """All that the compiled code depends on in this process."""
-        layout = [self.layout.structure, [(str(dtype), list(shape)) for shape, dtype, _ in self.layout.tensors]]
         dtype = str(torch.get_default_dtype())
-        return [self._fingerprint.describe(self._module), self._update.description(), repr(layout), dtype]
+        return [self._fingerprint.describe(self._module), self._update.description(), self._shapes, dtype]
 
     def _key(self, threads: int) -> str | None:
         """The key of the compiled code; None if it depends on what cannot be told to the next process."""

@@ -223,6 +223,7 @@ class Replay:
     def __init__(self, module: LightningModule, captured: Captured) -> None:
         self._module = module
         self._captured = captured
+        self._log_again = QuickLog(module, None)
         self._at_once: dict[str, bool] = {}  # by metric, whether many minibatches can be given as one
 
     def __call__(self, outputs: Sequence[Tensor], begin: int, end: int) -> None:
@@ -242,7 +243,7 @@ class Replay:
     def _log(self, log: Logged, values: Any, of_metrics: list[Any], begin: int, end: int) -> None:
         options: dict[str, Any] = dict(log.options)
         if isinstance(log.value, str):
-            self._module.log(log.name, self._module.get_submodule(log.value), **options)  # type: ignore[arg-type]
+            self._log_again(log.name, self._module.get_submodule(log.value), **options)
             return
         if isinstance(log.value, BatchValue):
             found = of_metrics[log.value.call]
@@ -254,7 +255,7 @@ class Replay:
                 values = torch.full((end - begin,), log.value)
         else:
             values = values[begin:end]
-        self._module.log(log.name, values[-1], **options)
+        self._log_again(log.name, values[-1], **options)
         if end - begin > 1:
             self._accumulate(log.name, values[:-1].detach(), options.get("batch_size"))
 

@@ -7,6 +7,7 @@ identities, so that a change in place is seen.
 
 import collections
 import copy
+import dis
 import enum
 import functools
 import hashlib
@@ -19,6 +20,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +106,9 @@ class Fingerprint:
 
 
 def reads_gradients(instance: Any) -> bool:
-    """True where a hook of a callback or module may read the gradients of parameters."""
-    return _Reach([instance], {name for name in dir(type(instance)) if name.startswith("on_")}).has("grad")
+    """Returns whether a hook of a callback or module names the gradients of parameters."""
+    reach = _Reach([instance], {name for name in dir(type(instance)) if name.startswith("on_")})
+    return reach.reads_gradients
 
 
 def first_difference(one: dict[str, Any], other: dict[str, Any]) -> str | None:
@@ -386,6 +389,8 @@ class _Reach:
     def __init__(self, objects: Sequence[Any], methods: set[str]) -> None:
         self.names: list[_Name] = []
         self._reached = set(methods)
+        self._by_any_name = False
+        self.reads_gradients = False
         self._seen: set[int] = set()
         self._wholly: dict[type, None] = {}  # classes of other objects, of which every method counts
         mro = {cls: None for each in objects for cls in type(each).__mro__ if _is_foreign(cls.__module__)}
@@ -415,11 +420,7 @@ class _Reach:
 
     def has(self, key: str) -> bool:
         """Returns whether code in reach may read an attribute of this name."""
-        return (
-            key in self._reached
-            or not self._reached.isdisjoint(BY_ANY_NAME)
-            or (key == "_hparams" and self.has("hparams"))
-        )
+        return self._by_any_name or key in self._reached or (key == "_hparams" and self.has("hparams"))
 
     def _follow_value(self, value: Any) -> None:
         if isinstance(value, FUNCTIONS):
@@ -440,6 +441,8 @@ class _Reach:
         """Takes up the names in a function's code, and what they stand for outside of the module."""
         names = set(_names_in(function.__code__))
         self._reached |= names
+        self._by_any_name = self._by_any_name or not names.isdisjoint(BY_ANY_NAME)
+        self.reads_gradients = self.reads_gradients or ("grad" in names and _reads_gradients(function.__code__))
         space = function.__globals__
         for cell in function.__closure__ or ():
             if not _is_empty(cell):
@@ -459,6 +462,13 @@ class _Reach:
     def _follow_own(self, value: Any) -> None:
         if not isinstance(value, FUNCTIONS) or _is_own(value):
             self._follow_value(value)
+
+
+def _reads_gradients(code: types.CodeType) -> bool:
+    """Whether a function's code has the name `grad`, but for `torch.autograd.grad`."""
+    inner = any(_reads_gradients(constant) for constant in code.co_consts if isinstance(constant, types.CodeType))
+    names = [instruction.argval for instruction in dis.get_instructions(code)]
+    return inner or any(name == "grad" and before != "autograd" for before, name in pairwise([None, *names]))
 
 
 def _is_dunder(key: str) -> bool:

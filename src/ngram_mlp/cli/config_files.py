@@ -10,14 +10,15 @@ from ngram_mlp.errors import UserError, shortened
 REMEDY = "give a YAML file with what differs from the default, such as `model: {init_args: {n_hidden: 300}}`"
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """PyYAML's, which refuses a key that a group has twice instead of taking the last."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
         if twice := next((key for number, key in enumerate(keys) if key in keys[:number]), None):
             raise ValueError(f"{shortened(str(twice))} is there twice in one group; leave one of them")
-        return super().construct_mapping(node, deep)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 def read_configuration(path: str) -> dict[str, Any]:
