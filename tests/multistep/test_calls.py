@@ -11,6 +11,9 @@ from multistep import Calls, MultiStep
 from tests.multistep.settings import Called
 from tests.multistep.training import SIZE, Classifier, loader, train
 
+QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+QUIET |= {"accelerator": "cpu"}
+
 
 class Noting(Callback):
     """Notes every call, as ordinary training makes them."""
@@ -149,8 +152,7 @@ def test_a_finder_that_trains_by_itself_finds_what_it_finds_in_ordinary_training
     for order in ([find()], [find(), MultiStep(engine)], [MultiStep(engine), find()]):
         torch.manual_seed(1)
         module = Tunable()
-        options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-        trainer = Trainer(max_epochs=2, accelerator="cpu", callbacks=order, default_root_dir=tmp_path, **options)
+        trainer = Trainer(max_epochs=2, callbacks=order, default_root_dir=tmp_path, **QUIET)
         trainer.fit(module)
         found.append(
             (module.lr, module.batch_size, trainer.global_step, *(p.norm().item() for p in module.parameters()))
@@ -167,15 +169,12 @@ def test_a_training_after_one_that_failed_is_its_own():
             return super().training_step(batch, batch_idx)
 
     multistep, ends = MultiStep("eager"), []
-    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = Trainer(max_epochs=3, accelerator="cpu", callbacks=[multistep], enable_model_summary=False, **options)
+    trainer = Trainer(max_epochs=3, callbacks=[multistep], **QUIET)
     with pytest.raises(OSError, match="it failed"):
         trainer.fit(Failing(), loader())
     assert type(trainer.fit_loop.epoch_loop.automatic_optimization).__module__.startswith("pytorch_lightning")
     for callbacks_of_it in ([multistep], []):
-        trainer = Trainer(
-            max_epochs=2, accelerator="cpu", callbacks=callbacks_of_it, enable_model_summary=False, **options
-        )
+        trainer = Trainer(max_epochs=2, callbacks=callbacks_of_it, **QUIET)
         torch.manual_seed(1)
         module = Classifier()
         trainer.fit(module, loader(shuffle=False))
