@@ -159,7 +159,7 @@ class FusedEngine:
     def gradients(self, batch: Any, within: bool) -> list[Tensor | None]:
         """Returns the gradients that an update with this minibatch would leave in the module's parameters."""
         with self._context():
-            return gradients_on_a_copy(self._module, self._optimizer, self._rule, batch, within)[1]
+            return gradients_on_a_copy(self._module, self._optimizer, self._rule, self._fingerprint, batch, within)[1]
 
     def check(self, batch: Any) -> str | None:
         """Performs one update with a minibatch on copies, compiled and by plain PyTorch; returns what differs."""

@@ -38,7 +38,7 @@ from multistep._schedules import changes_more_than_the_learning_rate, is_of_ones
 from multistep._signals import deferring_interrupts
 from multistep._step import Rule, gradients_on_a_copy
 from multistep._tree import flatten, rebuild
-from multistep.compiled.fingerprint import reads_gradients
+from multistep.compiled.fingerprint import Fingerprint, reads_gradients
 
 SECONDS = 0.25  # after which a chunk ends, so that progress is seen and signals are heard
 CHECKED_EVERY = 10_000  # updates after which compiled ones are compared with the module's own step again
@@ -223,7 +223,7 @@ class StepLoop(_AutomaticOptimization):
             return None
         with suppress(Exception), trainer.precision_plugin.train_step_context():  # each is reported when it is compiled
             module, optimizer = trainer.lightning_module, trainer.optimizers[0]
-            return gradients_on_a_copy(module, optimizer, Rule.of(trainer), batch, False)[0]
+            return gradients_on_a_copy(module, optimizer, Rule.of(trainer), Fingerprint(module), batch, False)[0]
         return None
 
     def _decide(self, batch: Any) -> None:

@@ -128,7 +128,7 @@ class Reference:
 
 
 def gradients_on_a_copy(
-    module: LightningModule, optimizer: Optimizer, rule: Rule, batch: Any, within: bool
+    module: LightningModule, optimizer: Optimizer, rule: Rule, fingerprint: Fingerprint, batch: Any, within: bool
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Returns the loss of a minibatch and the gradients of all parameters, clipped, as an update would leave them.
 
@@ -136,12 +136,12 @@ def gradients_on_a_copy(
         module: of which a copy performs its step, with the random numbers that the module itself would draw.
         optimizer: whose parameters are clipped together.
         rule: what an update does beside the optimizer's step.
+        fingerprint: the module's.
         batch: the minibatch.
         within: whether gradients that earlier minibatches left are added.
 
     Raises a CannotFuseError where the step does more than tensor operations.
     """
-    fingerprint = Fingerprint(module)
     originals = [*module.parameters(), *module.buffers()]
     with guarded(torch.get_rng_state()), fingerprint.preserved(), unchanged(originals):
         twin, other = copied(module, optimizer)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor
@@ -64,8 +63,12 @@ def recorded_kernels() -> Iterator[None]:
     def kernel(_: AsyncCompile, types: Sequence[str], source: str) -> Callable[..., None]:
         return lambda *args: _Recorder.active.append_kernel(source, tuple(types), args)
 
-    with mock.patch.object(AsyncCompile, "cpp_pybinding", kernel):
+    original = vars(AsyncCompile)["cpp_pybinding"]
+    AsyncCompile.cpp_pybinding = kernel  # type: ignore[method-assign, assignment]
+    try:
         yield
+    finally:
+        AsyncCompile.cpp_pybinding = original  # type: ignore[method-assign]
 
 
 def record(
