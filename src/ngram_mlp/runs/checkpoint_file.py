@@ -13,7 +13,7 @@ REMEDY = "give a .ckpt file of a run"
 
 
 def serialized(content: dict[str, Any]) -> bytes:
-    """Returns the bytes of a checkpoint file, made in memory: torch reports a full disk otherwise, not by an OSError."""
+    """Returns the bytes of a checkpoint file, made in memory: torch reports a full disk by another error."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getvalue()
