@@ -7,6 +7,7 @@ docs/multistep.md holds what it prints.
 
 import logging
 import re
+import textwrap
 import warnings
 from collections.abc import Iterator
 
@@ -50,6 +51,10 @@ if __name__ == "__main__":
     warnings.filterwarnings("ignore")
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.ERROR)
     cache.seconds_to_compile = lambda tensors: 0.0  # compile however short the training is
-    print("| what | engine | reason |\n| --- | --- | --- |")
-    for what, engine, reason in tried():
-        print(row(what, engine, reason), flush=True)
+    found = [*tried()]
+    fused = "; ".join(what for what, engine, _ in found if engine == "fused")
+    print("\n".join(textwrap.wrap(f"`fused` trains: {fused}.", 132)))
+    print("\nNot `fused`:\n\n| what | engine | reason |\n| --- | --- | --- |")
+    for what, engine, reason in found:
+        if engine != "fused":
+            print(row(what, engine, reason))
