@@ -48,6 +48,11 @@ class Accounts:
         if not loop._should_accumulate():
             loop._batches_that_stepped += 1
 
+    def leave_end(self) -> None:
+        """Leaves the end of the last minibatch to Lightning, as the training stops after it."""
+        if not self._loop._should_accumulate():
+            self._loop._batches_that_stepped -= 1
+
     def note_chunk(
         self, ends: Sequence[bool], logs: bool, replay: Callable[[int, int], None], batch_at: Callable[[int], Any]
     ) -> None:

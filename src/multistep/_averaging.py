@@ -58,6 +58,16 @@ class Average:
         self._callback._latest_update_step = update + 1
 
 
+def own_formula(trainer: Any) -> str | None:
+    """Returns which average is moved by a formula, or at times, of somebody's own, which may read anything; or None."""
+    for callback in trainer.callbacks:
+        if isinstance(callback, WeightAveraging) and callback._average_model is not None:
+            functions = (callback._average_model.avg_fn, type(callback).should_update)
+            if not all(str(each.__module__).startswith(("torch.", "pytorch_lightning.")) for each in functions):
+                return type(callback).__name__
+    return None
+
+
 def averages_of(trainer: Any) -> list[Average]:
     """Returns the averages that the trainer's callbacks keep."""
     return [Average(callback) for callback in trainer.callbacks if isinstance(callback, WeightAveraging)]

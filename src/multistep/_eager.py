@@ -8,14 +8,15 @@ from pytorch_lightning.loops.optimization.automatic import ClosureResult
 from pytorch_lightning.plugins.precision import MixedPrecision, Precision
 from pytorch_lightning.strategies import SingleDeviceStrategy
 
-from multistep._optimizers import plain_step
+from multistep._optimizers import is_torchs, plain_step
 
 PLAIN_PRECISIONS = (Precision, MixedPrecision)
 
 
 def is_plain(trainer: Any) -> bool:
-    """Returns whether nothing of a strategy or a precision has to be called around a minibatch."""
-    return type(trainer.strategy) is SingleDeviceStrategy and type(trainer.precision_plugin) in PLAIN_PRECISIONS
+    """Returns whether nothing of a strategy, a precision or an optimizer's own step has to be called by Lightning."""
+    plain = type(trainer.strategy) is SingleDeviceStrategy and type(trainer.precision_plugin) in PLAIN_PRECISIONS
+    return plain and is_torchs(trainer.optimizers[0])
 
 
 def perform_plainly(trainer: Any, kwargs: "OrderedDict[str, Any]", progress: Any) -> dict[str, Any]:
@@ -31,6 +32,9 @@ def perform_plainly(trainer: Any, kwargs: "OrderedDict[str, Any]", progress: Any
     """
     module, optimizer = trainer.lightning_module, trainer.optimizers[0]
     accumulate = trainer.accumulate_grad_batches
+    ends = not trainer.fit_loop._should_accumulate()
+    if ends:
+        progress.step.increment_ready()
     module._current_fx_name = "training_step"
     with trainer.precision_plugin.train_step_context():
         output = module.training_step(*kwargs.values())
@@ -43,8 +47,7 @@ def perform_plainly(trainer: Any, kwargs: "OrderedDict[str, Any]", progress: Any
         progress.zero_grad.increment_completed()
     if result.closure_loss is not None:
         torch.autograd.backward(result.closure_loss)
-    if not trainer.fit_loop._should_accumulate():
-        progress.step.increment_ready()
+    if ends:
         if trainer.gradient_clip_val:
             module.clip_gradients(optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
         step = plain_step(optimizer)

@@ -55,6 +55,8 @@ class FusedEngine:
         context: Callable[[], AbstractContextManager[Any]],
         say: Callable[[str], None],
     ) -> None:
+        if type(module).log is not LightningModule.log:
+            raise CannotFuseError(f"{type(module).__name__} overrides log")
         if torch.is_anomaly_enabled():
             raise CannotFuseError("detect_anomaly looks at every operation")
         self._module, self._optimizer, self._rule, self._averages = module, optimizer, rule, averages
@@ -73,7 +75,7 @@ class FusedEngine:
             devices = {tensor.device.type for tensor in self._update.state()} | {t[2].type for t in self.layout.tensors}
             if devices != {"cpu"}:
                 raise CannotFuseError(f"it compiles for the CPU only, this is {', '.join(sorted(devices - {'cpu'}))}")
-            self._fingerprint = Fingerprint(module)
+            self._fingerprint = Fingerprint(module, optimizer)
             self._description = self._describe()
             started = time.perf_counter()
             self._trial = self._reference(TRIAL_UPDATES)
@@ -240,6 +242,7 @@ class FusedEngine:
 
     def _difference(self, program: Program, updates: int) -> str | None:
         """What is wrong where compiled updates of copies leave other tensors or outputs than the trial, else None."""
+        self._update.load_sums(within=False)  # the sums of an update that another engine has ended
         inputs, state = self._trial_inputs(updates), self._copies()
         with guarded():
             program.run([*state, *inputs], updates * self._rule.accumulate)

@@ -7,7 +7,9 @@ at every update, so it is noticed here, and the step is performed as Python.
 import builtins
 import io
 import logging
+import os
 import random
+import subprocess
 import sys
 import threading
 import warnings
@@ -40,6 +42,9 @@ OF_THE_MODULE = (
 )
 SEED = 0x5EED_0F_7E575  # which no step gives
 OF_THE_TRAINER = ("global_step", "current_epoch", "callback_metrics", "logged_metrics", "progress_bar_metrics")
+# What does not change while a chunk is performed.
+CONSTANT = {"max_epochs", "max_steps", "accumulate_grad_batches", "num_training_batches", "estimated_stepping_batches"}
+CONSTANT |= {"datamodule", "world_size", "num_devices", "global_rank", "local_rank", "limit_train_batches"}
 
 
 def _refuse(*_: Any, **__: Any) -> Any:
@@ -76,6 +81,8 @@ def guarded(random_state: Tensor | None = None) -> Iterator[None]:
         for name in OF_THE_TRAINER:
             reads = property(refusals.of(f"training_step reads its trainer's {name}"))
             _set(stack, Trainer, name, reads)
+        logs = property(refusals.of("training_step logs by another way than self.log"))
+        _set(stack, Trainer, "_results", logs)
         try:
             yield
         finally:
@@ -94,9 +101,7 @@ def reading_nothing(tensors: Iterable[Tensor]) -> Iterator[None]:
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     storages = set(map(_address, tensors)) - {0}
     with ExitStack() as stack:
-        for name in OF_THE_TRAINER:
-            reads = property(refusals.of(f"it reads the trainer's {name}"))
-            _set(stack, Trainer, name, reads)
+        _set(stack, Trainer, "__getattribute__", _only_constants(refusals))
         stack.enter_context(_Watched(storages, refusals.of("it reads tensors that the updates change")))
         try:
             yield
@@ -108,6 +113,22 @@ def reading_nothing(tensors: Iterable[Tensor]) -> Iterator[None]:
     refusals.raise_swallowed()
     if after[0] != before[0] or not _same(after[1], before[1]) or not torch.equal(after[2], before[2]):
         raise CannotFuseError("it draws random numbers")
+
+
+def _only_constants(refusals: "_Refusals") -> Any:
+    refuse = refusals.of("it reads the trainer")
+    within: list[str] = []
+
+    def read(trainer: Any, name: str) -> Any:
+        if not within and name not in CONSTANT and not name.startswith("__"):
+            refuse()
+        within.append(name)
+        try:
+            return object.__getattribute__(trainer, name)
+        finally:
+            within.pop()
+
+    return read
 
 
 class _Watched(TorchFunctionMode):
@@ -140,6 +161,8 @@ def without_effects() -> Iterator[None]:
 
         refuse(builtins, "print", "training_step prints")
         refuse(builtins, "input", "training_step asks for input")
+        for owner, name in ((os, "system"), (os, "popen"), (subprocess, "Popen"), (subprocess, "run")):
+            refuse(owner, name, "training_step starts a process")
         for stream in (sys.stdout, sys.stderr):
             with suppress(AttributeError, TypeError):  # one of another kind
                 refuse(stream, "write", "training_step prints")
@@ -190,11 +213,11 @@ def _refusing_to_write(original: Any, refusals: _Refusals) -> Any:
 
 
 def _only_libraries(refusals: _Refusals) -> Any:
-    """Has the records of torch's and Lightning's loggers dropped, as they would come at every update, or not at all."""
+    """Has the records of torch's loggers dropped, as they would come at every update, or not at all."""
     refused = refusals.of("training_step logs to Python's logging", logging.Logger.callHandlers)
 
     def call_handlers(logger: logging.Logger, record: logging.LogRecord) -> None:
-        if logger.name.partition(".")[0] not in {"torch", "pytorch_lightning", "lightning", "lightning_fabric"}:
+        if logger.name.partition(".")[0] != "torch":
             refused(logger, record)
 
     return call_handlers

@@ -173,10 +173,12 @@ class QuickLog:
         self._module = module
         self._log = module.log
         self._noted = noted
+        self._is_lightnings = type(module).log is LightningModule.log
         self._known: set[Any] = set()
 
     def __call__(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        if not (isinstance(value, Tensor) and self._logged_again(name, value, args, kwargs)):
+        quick = self._is_lightnings and isinstance(value, Tensor)
+        if not (quick and self._logged_again(name, value, args, kwargs)):
             self._log(name, value, *args, **kwargs)
         if self._noted is not None and isinstance(value, (int, float, Tensor)):
             self._noted.setdefault(name, []).append(torch.as_tensor(value).detach().clone().reshape(1))
@@ -262,8 +264,8 @@ class Replay:
     def _accumulate(self, name: str, values: Tensor, batch_size: int | None) -> None:
         """Adds further values to a logged one, as Lightning's `_ResultMetric.update` adds them one by one."""
         results: Any = self._module.trainer._results
-        metric = results[f"training_step.{name}"]
-        if not metric.meta.on_epoch:
+        metric = results.get(f"training_step.{name}")
+        if metric is None or not metric.meta.on_epoch:  # none in a trainer with `barebones`
             return
         values = values if values.dtype in (torch.float32, torch.float64) else values.to(metric.value.dtype)
         if metric.meta.is_mean_reduction:
@@ -289,6 +291,8 @@ class Replay:
         if count > 1 and not logged and tensors and self._takes_all(metric, call, tensors):
             args, kwargs = self._arguments(call, [tensor[:-1].flatten(0, 1) for tensor in tensors])
             metric.update(*args, **kwargs)
+            for part in metric.values(copy_state=False) if isinstance(metric, MetricCollection) else [metric]:
+                part._update_count += count - 2  # one of count - 1 is counted
             return [method(*last[0], **last[1])]
         values = []
         for i in range(count):
@@ -314,6 +318,9 @@ class Replay:
         if any(tensor.dim() < 2 for tensor in tensors):
             return False
         parts = list(metric.values(copy_state=False)) if isinstance(metric, MetricCollection) else [metric]
+        # Of another's metric a chunk does not tell whether the next one will be additive as well.
+        if not all(type(part).__module__.startswith("torchmetrics.") and part._defaults for part in parts):
+            return False
         if any(part._reductions[name] not in SUMS for part in parts for name in part._defaults):
             return False
         states = []

@@ -11,13 +11,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from typing import Any
 
 import torch
+from pytorch_lightning.callbacks import StochasticWeightAveraging
 from pytorch_lightning.loops.optimization.automatic import _AutomaticOptimization
 from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from multistep._accounts import Accounts
-from multistep._averaging import averages_of
+from multistep._averaging import averages_of, own_formula
 from multistep._calls import minibatches_until_a_call
 from multistep._eager import is_plain, perform_plainly
 from multistep._errors import CannotFuseError, EngineMismatchError
@@ -30,7 +31,6 @@ from multistep._minibatches import (
     Stacked,
     as_lightning_hands_it,
     longest_chunk,
-    may_draw,
     refused_data,
     take_one,
 )
@@ -79,6 +79,7 @@ class StepLoop(_AutomaticOptimization):
         epoch_loop = self._epoch_loop
         self.optim_progress = epoch_loop.automatic_optimization.optim_progress  # has `global_step`
         self._accounts = Accounts(self.trainer, self.optim_progress.optimizer)
+        self._first = self.trainer.global_step  # before the optimizer's first update
         epoch_loop.automatic_optimization = self
         epoch_loop.advance = self.advance
 
@@ -96,7 +97,11 @@ class StepLoop(_AutomaticOptimization):
         self._losses.clear()
         self._logged.clear()
         if not epoch_loop.restarting and self._decided and not self._skip_backward:
-            self._perform_ahead(fetcher)
+            stops = self.trainer.should_stop
+            performed = self._perform_ahead(fetcher)
+            if performed and self.trainer.should_stop and not stops and epoch_loop.done:  # as the step itself wanted
+                self._accounts.leave_end()
+                return
         type(epoch_loop).advance(epoch_loop, fetcher)
 
     def run(self, optimizer: Optimizer, batch_idx: int, kwargs: "OrderedDict[str, Any]") -> dict[str, Any]:
@@ -138,7 +143,7 @@ class StepLoop(_AutomaticOptimization):
 
     # The minibatches before the one that Lightning performs
 
-    def _perform_ahead(self, fetcher: Any) -> None:
+    def _perform_ahead(self, fetcher: Any) -> bool:
         left = minibatches_until_a_call(self.trainer) - 1
         started = time.monotonic()
         trainer: Any = self.trainer
@@ -159,6 +164,7 @@ class StepLoop(_AutomaticOptimization):
                 break  # several processes have to end it together
         if performed:
             trainer._logger_connector.on_batch_end()  # there may be no other, where a loader's length is not true
+        return performed
 
     # Eager minibatches
 
@@ -166,11 +172,15 @@ class StepLoop(_AutomaticOptimization):
         """Performs one minibatch as Python, and does what `_TrainingEpochLoop.advance` does around it."""
         trainer: Any = self.trainer
         kwargs = self._accounts.begin(batch)
-        with self._capturing():
-            if is_plain(trainer):
-                outputs = perform_plainly(trainer, kwargs, self.optim_progress.optimizer)
-            else:
-                outputs = super().run(trainer.optimizers[0], self._epoch_loop.batch_idx, kwargs)
+        try:
+            with self._capturing():
+                if is_plain(trainer):
+                    outputs = perform_plainly(trainer, kwargs, self.optim_progress.optimizer)
+                else:
+                    outputs = super().run(trainer.optimizers[0], self._epoch_loop.batch_idx, kwargs)
+        except BaseException:
+            trainer._logger_connector.on_batch_end()  # the metrics of the minibatches before it
+            raise
         self._keep_loss(outputs)
         self._accounts.end(batch, outputs)
 
@@ -219,11 +229,13 @@ class StepLoop(_AutomaticOptimization):
         A step may look itself up, by its identity say, and be another one on every copy.
         """
         trainer: Any = self.trainer
-        if self._owner.wanted == "eager" or trainer.global_step > 0:
+        if self._owner.wanted == "eager" or trainer.global_step > self._first or trainer.ckpt_path is not None:
             return None
         with suppress(Exception), trainer.precision_plugin.train_step_context():  # each is reported when it is compiled
             module, optimizer = trainer.lightning_module, trainer.optimizers[0]
-            return gradients_on_a_copy(module, optimizer, Rule.of(trainer), Fingerprint(module), batch, False)[0]
+            return gradients_on_a_copy(
+                module, optimizer, Rule.of(trainer), Fingerprint(module, optimizer), batch, False
+            )[0]
         return None
 
     def _decide(self, batch: Any) -> None:
@@ -232,7 +244,7 @@ class StepLoop(_AutomaticOptimization):
         if wanted == "eager":
             self._decided = True
             self._owner.tell("eager", "as asked" if self._owner.engine == "eager" else "as before the interruption")
-        elif self.trainer.global_step > 0:
+        elif self.trainer.global_step > self._first or self.trainer.ckpt_path is not None:
             self._decided = True
             try:
                 self._engine = self._compiled(batch, wanted)
@@ -248,6 +260,8 @@ class StepLoop(_AutomaticOptimization):
             raise CannotFuseError("several processes exchange their gradients at every update")
         if reason := refused_data(trainer):
             raise CannotFuseError(reason)
+        if (average := own_formula(trainer)) is not None:
+            raise CannotFuseError(f"the average {average} is moved by a formula or at times of its own")
         for config in trainer.lr_scheduler_configs:
             if changes_more_than_the_learning_rate(config.scheduler):
                 raise CannotFuseError(f"the schedule {type(config.scheduler).__name__} changes the momentum, too")
@@ -273,10 +287,12 @@ class StepLoop(_AutomaticOptimization):
         self._longest = longest_chunk(engine.layout, engine.captured.tensors())
         self._last_batch, self._checked_at = batch, trainer.global_step
         self._loaders = trainer.fit_loop._combined_loader
+        swa = any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks)
         others = [
             c for c in trainer.callbacks if not type(c).__module__.startswith(("pytorch_lightning.", "multistep."))
         ]
-        self._reads_gradients = any(map(reads_gradients, [*others, trainer.lightning_module]))
+        # Lightning's epoch of statistics after that of weights begins with the gradients that are left.
+        self._reads_gradients = swa or any(map(reads_gradients, [*others, trainer.lightning_module]))
         return engine
 
     def _updates_left(self) -> float:
@@ -340,11 +356,9 @@ class StepLoop(_AutomaticOptimization):
         assert self._engine is not None
         assert self._source is not None
         most = min(most, self._longest, max(1, int(SECONDS / self._seconds)))
-        if self._engine.draws and may_draw(fetcher):
-            most = 1  # the data and the step draw in turn
         done = 0
         with deferring_interrupts():  # what has been fetched is performed
-            for piece in self._source.take(fetcher, most, self._engine.layout):
+            for piece in self._source.take(fetcher, most, self._engine.layout, self._engine.draws):
                 done += piece.count if isinstance(piece, Stacked) else 1
                 if isinstance(piece, Odd):
                     self._perform_one(piece.batch)

@@ -104,9 +104,13 @@ def _reaches(value: Any, seen: set[int], depth: int = 6) -> bool:
         return True
     if isinstance(value, nn.Module):
         return isinstance(value, LightningModule) or next(value.parameters(), None) is not None
-    if id(value) in seen or depth == 0 or isinstance(value, (Tensor, str, bytes, type, LightningDataModule)):
-        return False  # a datamodule has a trainer, but what its methods read of it is seen in their code
+    if id(value) in seen or depth == 0 or isinstance(value, (Tensor, str, bytes, type)):
+        return False
     seen.add(id(value))
+    if isinstance(value, LightningDataModule):  # it has a trainer: whether its methods read it is seen in their code
+        own = [each for cls in type(value).__mro__ if _is_foreign(cls) for each in vars(cls).items()]
+        methods = [each for name, each in own if name not in vars(LightningDataModule) and not name.startswith("__")]
+        return any(_reaches(each, seen, depth - 1) for each in methods if isinstance(each, FunctionType))
     inner: list[Any] = list(getattr(value, "__dict__", {}).values()) if not isinstance(value, ModuleType) else []
     if isinstance(value, FunctionType):
         if "trainer" in value.__code__.co_names:
@@ -136,7 +140,7 @@ def _is_filled(cell: CellType) -> bool:
     return True
 
 
-def _is_foreign(function: FunctionType) -> bool:
+def _is_foreign(function: Any) -> bool:
     return function.__module__.partition(".")[0] not in ("torch", "pytorch_lightning", "lightning_fabric", "builtins")
 
 
@@ -153,23 +157,33 @@ class Source:
         self._trainer = trainer
         self._as_they_are = type(trainer.precision_plugin).convert_input in IDENTITIES
         self._error: BaseException | None = None
+        self._draws_apart: bool | None = None  # whether a loader's `draw` leaves torch's default generator alone
 
-    def take(self, fetcher: Any, most: int, layout: Layout) -> Pieces:
+    def take(self, fetcher: Any, most: int, layout: Layout, step_draws: bool) -> Pieces:
         """Returns up to `most` minibatches in their order, without the last of the epoch, which stays for Lightning.
 
         Args:
             fetcher: Lightning's.
             most: the greatest number.
             layout: of those that are stacked.
+            step_draws: whether the step draws from torch's generator; where the data may, too, one minibatch is taken.
         """
+        if self._error is not None:
+            raise self._error
+        if step_draws and may_draw(fetcher) and not self._draws_apart:
+            before = torch.get_rng_state()
+            pieces = self._one_by_one(fetcher, 1, layout)
+            if any(hasattr(each, "draw") for each in _only_loader(fetcher)) and self._draws_apart is None and pieces:
+                self._draws_apart = torch.equal(before, torch.get_rng_state())
+            return pieces
         many = None
         if self._as_they_are and most > 1:
             many = self._drawn(fetcher, most, layout) or self._indexed(fetcher, most, layout)
+        if not many and self._error is not None:
+            raise self._error
         return many or self._one_by_one(fetcher, most, layout)
 
     def _one_by_one(self, fetcher: Any, most: int, layout: Layout) -> Pieces:
-        if self._error is not None:
-            raise self._error
         batches: list[Any] = []
         until = time.monotonic() + LONGEST
         try:
@@ -228,24 +242,39 @@ class Source:
             return None
         dataset: Any = loader.dataset
         is_tensors = type(dataset) is TensorDataset
-        if not is_tensors and not getattr(dataset, "__getitems__", None):
+        if not is_tensors and not (getattr(dataset, "__getitems__", None) and _orders_at_once(loader)):
             return None
         size = layout.tensors[0][0][0] if layout.tensors and layout.tensors[0][0] else 0
         taken: list[list[int]] = []
         rest: list[list[int]] = []
-        while not rest and len(taken) < min(most, fetcher.length - fetcher.fetched - 1 + len(taken)):
-            index = iterator._next_index()  # type: ignore[no-untyped-call]
-            iterator._num_yielded += 1
-            fetcher.fetched += 1
-            (taken if len(index) == size else rest).append(index)
-        pieces: Pieces = []
-        if taken and is_tensors:
-            flat = torch.tensor(taken).flatten()
-            stacked = [tensor[flat].view(len(taken), size, *tensor.shape[1:]) for tensor in dataset.tensors]
-            pieces.append(Stacked(stacked, len(taken)))
-        elif taken:
-            pieces += _collated([dataset.__getitems__(index) for index in taken], size, layout)
-        return pieces + [Odd(iterator._dataset_fetcher.fetch(index)) for index in rest]
+        try:
+            while not rest and len(taken) < min(most, fetcher.length - fetcher.fetched - 1 + len(taken)):
+                index = iterator._next_index()  # type: ignore[no-untyped-call]
+                iterator._num_yielded += 1
+                fetcher.fetched += 1
+                (taken if len(index) == size else rest).append(index)
+        except StopIteration:  # the length that it gives is not true
+            pass
+        except Exception as error:  # raised when what came before it has been performed
+            self._error = error
+        random_state = torch.get_rng_state()
+        try:
+            if taken and is_tensors:
+                flat = torch.tensor(taken).flatten()
+                stacked = [tensor[flat].view(len(taken), size, *tensor.shape[1:]) for tensor in dataset.tensors]
+                pieces: Pieces = [Stacked(stacked, len(taken))]
+            else:
+                pieces = _collated([dataset.__getitems__(index) for index in taken], size, layout) if taken else []
+            return pieces + [Odd(iterator._dataset_fetcher.fetch(index)) for index in rest]
+        except Exception:  # of one of them, which is found one by one
+            torch.set_rng_state(random_state)
+            batches = []
+            try:
+                for index in [*taken, *rest]:
+                    batches.append(iterator._dataset_fetcher.fetch(index))
+            except Exception as error:
+                self._error = error
+            return _pieces(batches, layout)
 
 
 def _collated(minibatches: list[list[Any]], size: int, layout: Layout) -> Pieces:
@@ -284,14 +313,22 @@ def _pieces(batches: Sequence[Any], layout: Layout) -> Pieces:
 
 def may_draw(fetcher: Any) -> bool:
     """Returns whether fetching a minibatch, but the first of an epoch, may draw from torch's default generator."""
-    loader, iterator = _only_loader(fetcher)
-    if isinstance(loader, (list, tuple)) or hasattr(loader, "draw") or hasattr(iterator, "draw"):
+    loader, _ = _only_loader(fetcher)
+    if isinstance(loader, (list, tuple)):
         return False
-    if not isinstance(loader, DataLoader) or type(loader.batch_sampler) is not BatchSampler:
+    if not isinstance(loader, DataLoader):
         return True
-    at_once = loader.num_workers > 0 or (type(loader.dataset) is TensorDataset and loader.collate_fn is default_collate)
-    given = getattr(loader.sampler, "generator", None)
-    return not at_once or type(loader.sampler) not in SAMPLERS or given is torch.default_generator
+    draws_not = type(loader.dataset) is TensorDataset and loader.collate_fn is default_collate
+    return not (loader.num_workers > 0 or draws_not) or not _orders_at_once(loader)
+
+
+def _orders_at_once(loader: Any) -> bool:
+    """Returns whether a DataLoader draws the order of an epoch at its beginning, and nothing later."""
+    if type(loader.batch_sampler) is not BatchSampler:
+        return False
+    sampler: Any = loader.batch_sampler.sampler
+    later = type(sampler) is RandomSampler and (sampler.replacement or sampler.num_samples > len(sampler.data_source))
+    return type(sampler) in SAMPLERS and not later
 
 
 def longest_chunk(layout: Layout, outputs: Sequence[Tensor]) -> int:

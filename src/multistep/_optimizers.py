@@ -7,6 +7,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, Dataset
@@ -47,14 +48,45 @@ def has_step_hooks(optimizer: Optimizer) -> bool:
     return bool(own or _global_optimizer_pre_hooks or _global_optimizer_post_hooks)
 
 
-def plain_step(optimizer: Optimizer) -> Callable[[], Any] | None:
+def is_torchs(optimizer: Optimizer) -> bool:
+    """True where the step is one of torch's, which, but for LBFGS, calls its closure once, before all else."""
+    return str(cast(Any, type(optimizer).step).__module__).startswith("torch.optim.")
+
+
+class Closure:
+    """Stands for the closure with which Lightning calls a step: the loss, whose gradients are there.
+
+    Raises a CannotFuseError where a step of one's own evaluates the loss again, or after it has changed a parameter.
+    """
+
+    def __init__(self, loss: Tensor, parameters: Sequence[Tensor]) -> None:
+        self._loss, self._parameters = loss, parameters
+        self._before: list[Any] | None = [*map(_mark, parameters)]
+
+    def __call__(self) -> Tensor:
+        before, self._before = self._before, None
+        if before is None or not all(map(_has_mark, self._parameters, before)):
+            raise CannotFuseError("the optimizer evaluates the loss by itself")
+        return self._loss
+
+
+def _mark(tensor: Tensor) -> Any:
+    """What a tensor holds; while it is traced, how often it was written into."""
+    return tensor._version if isinstance(tensor, FakeTensor) else tensor.detach().clone()
+
+
+def _has_mark(tensor: Tensor, mark: Any) -> bool:
+    return torch.equal(tensor.detach(), mark) if isinstance(mark, Tensor) else bool(tensor._version == mark)
+
+
+def plain_step(optimizer: Optimizer) -> Callable[..., Any] | None:
     """Returns the optimizer's step without torch's wrappers for profilers and schedules; None if others wrap it."""
     own, step = vars(optimizer).get("step"), cast(Any, type(optimizer).step)
     of_a_schedule = hasattr(own, "_wrapped_by_lr_sched") and getattr(own, "__wrapped__", None) is step
     if has_step_hooks(optimizer) or (own is not None and not of_a_schedule):
         return None
     step = step.__wrapped__ if hasattr(step, "hooked") else step
-    return lambda: step(optimizer)
+    return lambda *closure: step(optimizer, *closure)
 
 
 def copied(module: nn.Module, optimizer: Optimizer) -> tuple[Any, Any]:
@@ -116,6 +148,7 @@ def traced_step(
     gradients: Mapping[str, Tensor],
     state: Mapping[str, Mapping[str, Tensor]],
     rates: Sequence[Tensor],
+    loss: Tensor,
 ) -> None:
     """Performs the optimizer's own step on other tensors, in place, as operations that can be traced.
 
@@ -126,6 +159,7 @@ def traced_step(
         gradients: by name; a parameter without one is left out, as the optimizer itself does it.
         state: stands for the optimizer's state.
         rates: of the parameter groups, float64 scalars.
+        loss: what a step that calls its closure is given.
 
     Raises:
         CannotFuseError: the step changes something that is no tensor.
@@ -154,7 +188,7 @@ def traced_step(
     torch.compiler._is_compiling_flag = True  # under which torch's optimizers leave their counters tensors
     try:
         with torch.no_grad(), TensorScalars():
-            step(twin)
+            step(twin) if is_torchs(optimizer) else step(twin, Closure(loss, [*tensors.values()]))
     finally:
         torch.compiler._is_compiling_flag = flag
         for tensor in tensors.values():

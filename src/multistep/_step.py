@@ -22,7 +22,7 @@ from multistep._averaging import Average
 from multistep._errors import CannotFuseError
 from multistep._guards import RefusingIndex, guarded, unchanged, without_effects
 from multistep._logs import Capture, Captured
-from multistep._optimizers import copied, options_of, plain_step, state_of, traced_step
+from multistep._optimizers import Closure, copied, is_torchs, options_of, plain_step, state_of, traced_step
 from multistep._tree import Layout, flatten, rebuild
 from multistep.compiled.fingerprint import Fingerprint, first_difference
 
@@ -101,7 +101,7 @@ class Reference:
             tensors, layout = flatten(batch)  # copied, as a step may change its minibatch
             copies = [tensor.detach().clone() for tensor in tensors]
             found = perform_step(self.module, rebuild(layout, copies))
-            if not all(torch.equal(copy, tensor) for copy, tensor in zip(copies, tensors, strict=True)):
+            if any(copy._version > 0 for copy in copies):
                 raise CannotFuseError("training_step changes its minibatch in place")
             if captured is not None and found.structure() != captured.structure():
                 raise CannotFuseError("training_step does something else at every update")
@@ -113,7 +113,9 @@ class Reference:
                 torch.autograd.backward(found.loss / self._rule.accumulate)
             if number % self._rule.accumulate == 0:
                 self._rule.clip_in_place(parameters)
-                step()
+                step() if is_torchs(self.optimizer) else step(
+                    Closure(found.loss.detach() / self._rule.accumulate, parameters)
+                )
             outputs.append([tensor.clone() for tensor in found.tensors()])
             found.loss = found.loss.detach()
         assert captured is not None
@@ -257,9 +259,12 @@ class TracedUpdate:
     def __call__(self, state: Sequence[Tensor], minibatch: Sequence[Tensor]) -> None:
         now = tree_unflatten(state, self._structure)
         count, rest = len(self._layout.tensors), iter(minibatch)
-        batch = rebuild(self._layout, [next(rest) for _ in range(count)])
+        batch = rebuild(self._layout, tensors := [next(rest) for _ in range(count)])
+        versions = [tensor._version for tensor in tensors]
         rates, ends, due = next(rest), next(rest), next(rest)
         captured, gradients, buffers = self._differentiate(now, batch)
+        if [tensor._version for tensor in tensors] != versions:
+            raise CannotFuseError("training_step changes its minibatch in place")
         with torch.no_grad():
             for name, value in buffers.items():  # what a step assigns to a buffer, instead of changing it in place
                 if value is not now["buffers"][name]:
@@ -268,7 +273,7 @@ class TracedUpdate:
                 if name in gradients:
                     gradients[name] = total + gradients[name]
                     total.copy_(gradients[name] * ~ends)
-            self._step(now, gradients, rates, ends)
+            self._step(now, gradients, rates, ends, captured.loss / self._rule.accumulate)
             for average, of_average, moves in zip(self._averages, now["averages"], due.unbind(), strict=True):
                 values = [now["parameters"][name] for name in self._names.values()]
                 average.move(of_average, values, list(now["buffers"].values()), moves & ends)
@@ -276,7 +281,9 @@ class TracedUpdate:
                 out.copy_(value)
         self.captured = captured
 
-    def _step(self, now: dict[str, Any], gradients: dict[str, Tensor], rates: Tensor, ends: Tensor) -> None:
+    def _step(
+        self, now: dict[str, Any], gradients: dict[str, Tensor], rates: Tensor, ends: Tensor, loss: Tensor
+    ) -> None:
         """The clipping and the optimizer's step; of several minibatches only the last changes anything by it."""
         old = {**now["parameters"], **{(n, k): v for n, kept in now["optimizer"].items() for k, v in kept.items()}}
         new = old
@@ -290,7 +297,7 @@ class TracedUpdate:
         self._rule.clip_in_place([parameters[name] for name in held])
         clipped = {name: parameters[name].grad for name in held if parameters[name].grad is not None}
         own = {name: tensor for name, tensor in parameters.items() if name in held}
-        traced_step(self._optimizer, self._names, own, clipped, kept, rates.unbind())
+        traced_step(self._optimizer, self._names, own, clipped, kept, rates.unbind(), loss)
         if self._sums:
             for key, value in old.items():
                 value.copy_(torch.where(ends, new[key], value))

@@ -40,6 +40,10 @@ def flatten(batch: Any) -> tuple[list[Tensor], Layout]:
 
     def describe(value: Any) -> tuple[Any, ...]:
         if isinstance(value, Tensor):
+            if value.layout != torch.strided or value.requires_grad or value.is_conj() or value.is_neg():
+                raise TypeError(
+                    "the minibatch holds a tensor that is sparse, requires a gradient, or is a view of signs"
+                )
             tensors.append(value)
             return ("tensor",)
         if type(value) in CONSTANTS:

@@ -5,6 +5,7 @@ functions enclose. A callback may change any of them; another process may have o
 identities, so that a change in place is seen.
 """
 
+import array
 import collections
 import copy
 import dis
@@ -28,6 +29,7 @@ import numpy as np
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torchmetrics import Metric, MetricCollection
 
 from multistep._errors import CannotFuseError
@@ -42,7 +44,10 @@ HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backwa
 KNOWN_PACKAGES = {"torch", "pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics", "numpy", "multistep"}
 # Code with one of these may read an attribute whose name it does not have.
 BY_ANY_NAME = {"getattr", "setattr", "vars", "__dict__", "locals", "globals", "eval", "exec"}
+# What reads gradients: the attribute, and functions of torch and Lightning.
+GRADIENTS = {"grad", "grad_norm", "clip_grad_norm_", "clip_grad_value_", "get_total_norm"}
 MAKING = ("__init__", "__new__", "__init_subclass__", "__class_getitem__")  # no step makes modules
+FEW = 1_000  # values in a container that are looked at for code
 DEEPEST, MOST = 12, 20_000  # levels and values of a description
 
 
@@ -53,10 +58,10 @@ class Unhashable(str):
 class Fingerprint:
     """Describes a module again and again; the names that its code refers to are looked up once."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, optimizer: Optimizer | None = None) -> None:
         # Metrics are updated beside the compiled code.
-        children = [child for child in module.modules() if not isinstance(child, (Metric, MetricCollection))]
-        self._reach = _Reach(children, {"training_step", "forward"})
+        objects: list[Any] = [child for child in module.modules() if not isinstance(child, (Metric, MetricCollection))]
+        self._reach = _Reach([*objects, *([optimizer] if optimizer else [])], {"training_step", "forward", "step"})
         self._names = self._reach.names
 
     @contextmanager
@@ -174,7 +179,7 @@ class _Describer:
         if isinstance(value, (Tensor, np.ndarray)):
             return ["own", self._names[id(value)]] if id(value) in self._names else _digest(value)
         if isinstance(value, weakref.ref):
-            return ["weakref", self(value()) if isinstance(value(), nn.Module) else None]
+            return ["weakref", self(value())]
         if id(value) in self._inside or len(self._inside) > DEEPEST:
             return [type(value).__name__, "..."]
         self._inside.add(id(value))
@@ -202,7 +207,7 @@ class _Describer:
         if isinstance(value, functools.partial):
             return [kind, self(value.func), self(value.args), self(value.keywords)]
         if isinstance(value, types.MethodType):
-            return [kind, self(value.__func__)]
+            return [kind, self(value.__func__), self(value.__self__)]
         if isinstance(value, types.FunctionType):
             return [
                 kind,
@@ -277,6 +282,8 @@ def _sha256(data: Any) -> str:
 
 def _refuse_hooks(module: nn.Module, name: str) -> None:
     for hooks in HOOKS:
+        if getattr(torch.nn.modules.module, f"_global{hooks}", None):
+            raise CannotFuseError("a hook is registered on all modules")
         for hook in module.__dict__[hooks].values():
             if not str(getattr(hook, "__module__", type(hook).__module__)).startswith("torch."):
                 raise CannotFuseError(f"a hook is registered on {name or 'the module'}")
@@ -312,7 +319,7 @@ class _Name:
 
 def _get(space: Any, key: str) -> Any:
     if isinstance(space, types.FunctionType):
-        return _enclosed(space)
+        return [*_enclosed(space), *(space.__defaults__ or ()), *(space.__kwdefaults__ or {}).values()]
     return space.get(key) if isinstance(space, dict) else getattr(space, key, None)
 
 
@@ -350,7 +357,17 @@ def _content(value: Any) -> Any:
         return value.bit_generator.state
     if isinstance(value, types.FunctionType):
         return copy.deepcopy((value.__dict__, value.__defaults__))
-    if type(value).__module__ in ("itertools", "contextvars", "_io") or isinstance(value, types.GeneratorType):
+    if hasattr(type(value), "__next__") or isinstance(value, (bytearray, memoryview, array.array)):
+        raise TypeError(type(value).__name__)
+    if type(value).__module__ in ("itertools", "contextvars", "_io"):
+        raise TypeError(type(value).__name__)
+    if isinstance(value, types.MethodType):
+        return _content(value.__self__)
+    if isinstance(value, weakref.ref):
+        return _content(value())
+    if isinstance(value, tuple):
+        return [_content(item) for item in value]
+    if _is_own(type(value)) and not hasattr(value, "__dict__") and not isinstance(value, (type, enum.Enum)):
         raise TypeError(type(value).__name__)
     if isinstance(value, types.SimpleNamespace) or (not isinstance(value, type) and _is_own(type(value))):
         return copy.deepcopy(vars(value)) if hasattr(value, "__dict__") else None
@@ -358,6 +375,13 @@ def _content(value: Any) -> Any:
 
 
 def _put_back(value: Any, content: Any) -> None:
+    if isinstance(value, (types.MethodType, weakref.ref)):
+        value = value.__self__ if isinstance(value, types.MethodType) else value()
+    if isinstance(value, tuple):
+        for item, inner in zip(value, content, strict=True):
+            if inner is not None:
+                _put_back(item, inner)
+        return
     if isinstance(value, (list, set, dict, collections.deque)):
         value.clear()
         value.extend(content) if isinstance(value, (list, collections.deque)) else value.update(content)
@@ -391,15 +415,19 @@ class _Reach:
         self._reached = set(methods)
         self._by_any_name = False
         self.reads_gradients = False
+        self._spaces: set[Any] = set()
         self._seen: set[int] = set()
         self._wholly: dict[type, None] = {}  # classes of other objects, of which every method counts
         mro = {cls: None for each in objects for cls in type(each).__mro__ if _is_foreign(cls.__module__)}
+        followed: dict[tuple[type, str], None] = {}
         size = (-1, -1)
         while size != (size := (len(self._reached), len(self._seen))):
             for cls in mro:
                 for key, value in vars(cls).items():
                     if isinstance(value, FUNCTIONS) and key not in MAKING and (self.has(key) or _is_dunder(key)):
                         self._follow(value)
+                        if self.has(key) and isinstance(value, types.FunctionType):
+                            followed[cls, key] = None
             for each in objects:
                 for key, value in each.__dict__.items():
                     if self.has(key):
@@ -408,6 +436,7 @@ class _Reach:
                 for key, value in list(vars(cls).items()):
                     if key not in MAKING or not issubclass(cls, nn.Module):
                         self._follow_value(value)
+        self.names += [_Name(f"{_name_of(cls)}.{key}", cls, key) for cls, key in followed]
         for cls in (*mro, *self._wholly):
             for key, value in vars(cls).items():
                 data = (
@@ -422,9 +451,15 @@ class _Reach:
         """Returns whether code in reach may read an attribute of this name."""
         return self._by_any_name or key in self._reached or (key == "_hparams" and self.has("hparams"))
 
-    def _follow_value(self, value: Any) -> None:
+    def _follow_value(self, value: Any, depth: int = 3) -> None:
         if isinstance(value, FUNCTIONS):
             self._follow(value)
+            if isinstance(value, types.MethodType) and not isinstance(value.__self__, nn.Module):
+                self._follow_value(value.__self__)
+        elif isinstance(value, (list, tuple, set, frozenset, dict)):
+            if depth and len(value) < FEW:
+                for item in value.values() if isinstance(value, dict) else value:
+                    self._follow_value(item, depth - 1)
         elif isinstance(value, type):
             if _is_own(value):
                 self._wholly[value] = None
@@ -442,22 +477,34 @@ class _Reach:
         names = set(_names_in(function.__code__))
         self._reached |= names
         self._by_any_name = self._by_any_name or not names.isdisjoint(BY_ANY_NAME)
-        self.reads_gradients = self.reads_gradients or ("grad" in names and _reads_gradients(function.__code__))
+        self.reads_gradients = self.reads_gradients or (
+            not GRADIENTS.isdisjoint(names) and _reads_gradients(function.__code__)
+        )
         space = function.__globals__
         for cell in function.__closure__ or ():
             if not _is_empty(cell):
                 self._follow_value(cell.cell_contents)
-        if function.__closure__:
+        if function.__closure__ or function.__defaults__ or function.__kwdefaults__:
             self.names.append(_Name(f"{function.__qualname__} encloses", function, ""))
+        for instruction in dis.get_instructions(function.__code__):
+            if instruction.opname == "STORE_DEREF" and instruction.argval in function.__code__.co_freevars:
+                raise CannotFuseError(f"{function.__qualname__} changes {instruction.argval}, which encloses it")
+            if instruction.opname == "IMPORT_NAME" and instruction.argval in sys.modules:
+                self._read_names(names, vars(sys.modules[instruction.argval]), instruction.argval)
+        self._read_names(names, space, function.__module__)
+
+    def _read_names(self, names: set[str], space: dict[str, Any], module: str) -> None:
+        """Takes up what names stand for in a module, and in the modules that stand there."""
+        if (id(space), frozenset(names)) in self._spaces:
+            return
+        self._spaces.add((id(space), frozenset(names)))
         for name in sorted(names & space.keys()):
             value = space[name]
             if not isinstance(value, types.ModuleType):
                 self._follow_own(value)
-                self.names.append(_Name(f"{function.__module__}.{name}", space, name))
+                self.names.append(_Name(f"{module}.{name}", space, name))
             elif _is_own_module(value.__name__):
-                for inner in sorted(names & vars(value).keys()):
-                    self._follow_own(vars(value)[inner])
-                    self.names.append(_Name(f"{value.__name__}.{inner}", vars(value), inner))
+                self._read_names(names, vars(value), value.__name__)
 
     def _follow_own(self, value: Any) -> None:
         if not isinstance(value, FUNCTIONS) or _is_own(value):
@@ -465,10 +512,10 @@ class _Reach:
 
 
 def _reads_gradients(code: types.CodeType) -> bool:
-    """Whether a function's code has the name `grad`, but for `torch.autograd.grad`."""
+    """Whether a function's code has the name `grad`, but for `torch.autograd.grad`, or of what reads it."""
     inner = any(_reads_gradients(constant) for constant in code.co_consts if isinstance(constant, types.CodeType))
     names = [instruction.argval for instruction in dis.get_instructions(code)]
-    return inner or any(name == "grad" and before != "autograd" for before, name in pairwise([None, *names]))
+    return inner or any(name in GRADIENTS and before != "autograd" for before, name in pairwise([None, *names]))
 
 
 def _is_dunder(key: str) -> bool:
