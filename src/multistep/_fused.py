@@ -19,7 +19,7 @@ from multistep._guards import guarded, unchanged
 from multistep._optimizers import plain_step
 from multistep._step import Outcome, Reference, Rule, TracedUpdate, gradients_on_a_copy, tracing
 from multistep._threads import use_fastest
-from multistep._tree import flatten
+from multistep._tree import flatten, is_simple
 from multistep.compiled import cache
 from multistep.compiled.fingerprint import Fingerprint, is_known, sources_of
 from multistep.compiled.program import Program
@@ -66,6 +66,8 @@ class FusedEngine:
             tensors, self.layout = flatten(batch)
         except TypeError as error:
             raise CannotFuseError(str(error)) from error
+        if not all(map(is_simple, tensors)):
+            raise CannotFuseError("the minibatch holds a tensor that is sparse, conjugated, or requires a gradient")
         self._shapes = repr([self.layout.structure, [(dtype, shape) for shape, dtype, _ in self.layout.tensors]])
         storages = {tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel()}
         if len(storages) < sum(tensor.numel() > 0 for tensor in tensors):

@@ -37,7 +37,7 @@ from multistep._minibatches import (
 from multistep._schedules import changes_more_than_the_learning_rate, is_of_ones_own, upcoming_rates
 from multistep._signals import deferring_interrupts
 from multistep._step import Rule, gradients_on_a_copy
-from multistep._tree import flatten, rebuild
+from multistep._tree import flatten, is_simple, rebuild
 from multistep.compiled.fingerprint import Fingerprint, reads_gradients
 
 SECONDS = 0.25  # after which a chunk ends, so that progress is seen and signals are heard
@@ -117,7 +117,7 @@ class StepLoop(_AutomaticOptimization):
         tensors = None
         if self._engine is not None:
             tensors, layout = self._flattened(batch)
-            if layout != self._engine.layout:
+            if layout != self._engine.layout or not all(map(is_simple, tensors or [])):
                 tensors = self._other_layout(tensors, layout, batch)
         outputs = None if tensors is None else self._run_fused(tensors, optimizer, batch)
         if outputs is None:
@@ -381,10 +381,10 @@ class StepLoop(_AutomaticOptimization):
         ends = [(ready + n) % each == 0 for n in range(1, count + 1)]
         optimizer = trainer.optimizers[0]
         progress = loop.scheduler_progress
-        undo = self._undoing()
+        undo, configs = self._undoing(), trainer.lr_scheduler_configs
         try:
             with self._ahead_of_time():
-                rates = upcoming_rates(optimizer, trainer.lr_scheduler_configs, ready, ends, progress)
+                rates = upcoming_rates(optimizer, configs, ready, ends, progress)
         except CannotFuseError as error:
             undo()
             self._fall_back(f"after {first:,} updates: the schedule cannot be computed in advance: {error}")

@@ -27,7 +27,7 @@ from torch.utils.data import (
 )
 from torch.utils.data.dataloader import _DatasetKind, _SingleProcessDataLoaderIter
 
-from multistep._tree import Layout, flatten, rebuild
+from multistep._tree import Layout, flatten, is_simple, rebuild
 
 TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 # Precisions that leave minibatches as they are.
@@ -352,4 +352,4 @@ def _tensors_of(batch: Any, layout: Layout) -> list[Tensor] | None:
         tensors, own = flatten(batch)
     except TypeError:
         return None
-    return tensors if own == layout else None
+    return tensors if own == layout and all(map(is_simple, tensors)) else None

@@ -40,10 +40,6 @@ def flatten(batch: Any) -> tuple[list[Tensor], Layout]:
 
     def describe(value: Any) -> tuple[Any, ...]:
         if isinstance(value, Tensor):
-            if value.layout != torch.strided or value.requires_grad or value.is_conj() or value.is_neg():
-                raise TypeError(
-                    "the minibatch holds a tensor that is sparse, requires a gradient, or is a view of signs"
-                )
             tensors.append(value)
             return ("tensor",)
         if type(value) in CONSTANTS:
@@ -56,6 +52,11 @@ def flatten(batch: Any) -> tuple[list[Tensor], Layout]:
     structure = describe(batch)
     kinds = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in tensors)
     return tensors, Layout(structure, kinds, batch)
+
+
+def is_simple(tensor: Tensor) -> bool:
+    """Returns whether the memory of a tensor holds its numbers, and nothing else depends on them."""
+    return tensor.layout == torch.strided and not (tensor.requires_grad or tensor.is_conj() or tensor.is_neg())
 
 
 def rebuild(layout: Layout, tensors: Sequence[Tensor]) -> Any:

@@ -61,7 +61,9 @@ class Fingerprint:
     def __init__(self, module: nn.Module, optimizer: Optimizer | None = None) -> None:
         # Metrics are updated beside the compiled code.
         objects: list[Any] = [child for child in module.modules() if not isinstance(child, (Metric, MetricCollection))]
-        self._reach = _Reach([*objects, *([optimizer] if optimizer else [])], {"training_step", "forward", "step"})
+        if optimizer is not None and _is_foreign(type(optimizer).__module__):
+            objects.append(optimizer)
+        self._reach = _Reach(objects, {"training_step", "forward", "step"})
         self._names = self._reach.names
 
     @contextmanager
@@ -430,7 +432,7 @@ class _Reach:
                             followed[cls, key] = None
             for each in objects:
                 for key, value in each.__dict__.items():
-                    if self.has(key):
+                    if self.has(key) and not (isinstance(each, Optimizer) and key == "step"):  # a schedule's wrapper
                         self._follow_value(value)
             for cls in list(self._wholly):
                 for key, value in list(vars(cls).items()):
