@@ -47,6 +47,13 @@ CONSTANT = {"max_epochs", "max_steps", "accumulate_grad_batches", "num_training_
 CONSTANT |= {"datamodule", "world_size", "num_devices", "global_rank", "local_rank", "limit_train_batches"}
 
 
+class RefusingTrainer:
+    """Stands for the trainer of a copy, which a method of the module that is kept elsewhere would find."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise CannotFuseError("training_step logs, or reaches the trainer, by a way of its own")
+
+
 def _refuse(*_: Any, **__: Any) -> Any:
     raise CannotFuseError("training_step uses batch_idx")
 

@@ -150,20 +150,22 @@ class StepLoop(_AutomaticOptimization):
         if left > 0 and self._engine is not None:
             self._renew(None)
         performed = False
-        while left > 0 and not (trainer.should_stop or trainer.received_sigterm):
-            if self._engine is not None:
-                done = self._take_fused(fetcher, left)
-            elif (found := take_one(fetcher)) is not None:
-                self._perform_one(as_lightning_hands_it(trainer, found[0]))
-                done = 1
-            else:
-                done = 0
-            left -= done
-            performed = performed or done > 0
-            if not done or (trainer.world_size == 1 and time.monotonic() - started > SECONDS):
-                break  # several processes have to end it together
-        if performed:
-            trainer._logger_connector.on_batch_end()  # there may be no other, where a loader's length is not true
+        try:
+            while left > 0 and not (trainer.should_stop or trainer.received_sigterm):
+                if self._engine is not None:
+                    done = self._take_fused(fetcher, left)
+                elif (found := take_one(fetcher)) is not None:
+                    self._perform_one(as_lightning_hands_it(trainer, found[0]))
+                    done = 1
+                else:
+                    done = 0
+                left -= done
+                performed = performed or done > 0
+                if not done or (trainer.world_size == 1 and time.monotonic() - started > SECONDS):
+                    break  # several processes have to end it together
+        finally:  # there may be no other end of a minibatch, after an error or where a loader's length is not true
+            if performed:
+                trainer._logger_connector.on_batch_end()
         return performed
 
     # Eager minibatches
@@ -172,15 +174,11 @@ class StepLoop(_AutomaticOptimization):
         """Performs one minibatch as Python, and does what `_TrainingEpochLoop.advance` does around it."""
         trainer: Any = self.trainer
         kwargs = self._accounts.begin(batch)
-        try:
-            with self._capturing():
-                if is_plain(trainer):
-                    outputs = perform_plainly(trainer, kwargs, self.optim_progress.optimizer)
-                else:
-                    outputs = super().run(trainer.optimizers[0], self._epoch_loop.batch_idx, kwargs)
-        except BaseException:
-            trainer._logger_connector.on_batch_end()  # the metrics of the minibatches before it
-            raise
+        with self._capturing():
+            if is_plain(trainer):
+                outputs = perform_plainly(trainer, kwargs, self.optim_progress.optimizer)
+            else:
+                outputs = super().run(trainer.optimizers[0], self._epoch_loop.batch_idx, kwargs)
         self._keep_loss(outputs)
         self._accounts.end(batch, outputs)
 

@@ -1,11 +1,13 @@
 """A torch optimizer's own `step`, performed on copies and traced."""
 
 import copy
+import weakref
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import torch
+from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.optim import Optimizer
@@ -13,7 +15,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, Dataset
 
 from multistep._errors import CannotFuseError
-from multistep.compiled.fingerprint import describe
+from multistep._guards import RefusingTrainer
+from multistep.compiled.fingerprint import describe, is_own_object
 
 TENSORS_BY_OTHER_MEANS = {"foreach": False, "fused": False, "capturable": True}
 
@@ -102,10 +105,16 @@ def copied(module: nn.Module, optimizer: Optimizer) -> tuple[Any, Any]:
                 if isinstance(tensor, Tensor) and tensor.grad_fn is not None:
                     memo[id(tensor)] = tensor.detach().clone()
     other = copy.deepcopy(module, memo)
+    for child, twin in zip(module.modules(), other.modules(), strict=True):
+        for key, value in child.__dict__.items():
+            if isinstance(value, weakref.ref) or (is_own_object(value) and twin.__dict__.get(key) is value):
+                raise CannotFuseError(f"a copy of the module shares self.{key} with it")
+        if isinstance(twin, LightningModule):
+            twin.__dict__["_trainer"] = RefusingTrainer()
     attributes = {key: value for key, value in vars(optimizer).items() if key != "step"}
-    twin = object.__new__(type(optimizer))
-    twin.__dict__.update(copy.deepcopy(attributes, memo))  # torch's own copies leave attributes of subclasses out
-    return other, twin
+    stepper = object.__new__(type(optimizer))
+    stepper.__dict__.update(copy.deepcopy(attributes, memo))  # torch's own copies leave attributes of subclasses out
+    return other, stepper
 
 
 def state_of(optimizer: Optimizer, names: Mapping[nn.Parameter, str]) -> dict[str, dict[str, Tensor]]:

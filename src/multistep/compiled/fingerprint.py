@@ -571,5 +571,10 @@ def _is_own(value: Any) -> bool:
     return _is_own_module(str(getattr(value, "__module__", "")))
 
 
+def is_own_object(value: Any) -> bool:
+    """Returns whether a value is an instance of a class that is no installed package's, and can change."""
+    return _is_own(type(value)) and not isinstance(value, (type, enum.Enum, nn.Module))
+
+
 def _name_of(value: Any) -> str:
     return f"{value.__module__}.{value.__qualname__}"
