@@ -45,6 +45,7 @@ def reset() -> None:
     NESTED["inside"]["calls"] = 0
     RNG.bit_generator.state = np.random.default_rng(0).bit_generator.state
     CounterOfTheClass.calls = 0
+    MutableDefault.scaled.__defaults__[0].clear()
 
 
 def loss_of(module: Any, batch: Any) -> Tensor:
@@ -1226,3 +1227,161 @@ class BinaryTargets(Classifier):
     def training_step(self, batch, batch_idx):
         targets = torch.zeros(len(batch[1]), CLASSES).scatter(1, batch[1][:, None], 1.0)
         return F.binary_cross_entropy(torch.sigmoid(self(batch[0])), targets)
+
+
+# Optimizers that call their closure, and what else fresh eyes found
+
+
+class Sharpness(torch.optim.Optimizer):
+    """Evaluates the loss twice: here, and uphill of here (Foret et al. 2021, arXiv:2010.01412)."""
+
+    def __init__(self, params, lr):
+        super().__init__(params, {"lr": lr})
+
+    def step(self, closure=None):
+        with torch.enable_grad():
+            loss = closure()
+        held = [(p, p.grad.clone()) for group in self.param_groups for p in group["params"]]
+        with torch.no_grad():
+            for p, gradient in held:
+                p.add_(0.05 * gradient)
+        with torch.enable_grad():
+            closure()
+        with torch.no_grad():
+            for p, gradient in held:
+                p.sub_(0.05 * gradient).sub_(self.param_groups[0]["lr"] * p.grad)
+        return loss
+
+
+class LookingAhead(Plain):
+    """Moves the weights before it asks for their gradients."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.mul_(0.99)
+        if closure is not None:
+            with torch.enable_grad():
+                closure()
+        return super().step()
+
+
+class Polyak(Plain):
+    """Steps as far as the loss says."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        with torch.enable_grad():
+            loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.sub_(group["lr"] * loss * p.grad)
+        return loss
+
+
+class RareEvents(torchmetrics.Metric):
+    """Minibatches in which anything is rare: a sum, but not of the examples."""
+
+    def __init__(self):
+        super().__init__()
+        self.add_state("n", torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, x):
+        self.n += (x > 2.2).any()
+
+    def compute(self):
+        return self.n
+
+
+@odd(FUSED)
+class CountsRareEvents(Classifier):
+    def __init__(self):
+        super().__init__()
+        self.rare = RareEvents()
+
+    def training_step(self, batch, batch_idx):
+        self.rare(batch[0])
+        self.log("rare", self.rare, on_step=False, on_epoch=True)
+        return loss_of(self, batch)
+
+
+@odd(EAGER)
+class KeepsItsLog(Classifier):
+    def __init__(self):
+        super().__init__()
+        self.report = self.log
+
+    def training_step(self, batch, batch_idx):
+        loss = loss_of(self, batch)
+        self.report("kept", loss, on_epoch=True)
+        return loss
+
+
+@odd(EAGER)
+class OverridesLog(Classifier):
+    def log(self, name, value, *args, **kwargs):
+        super().log(f"mine/{name}", value, *args, **kwargs)
+
+
+def note(value):
+    SEEN.append(float(value.detach()))
+    return value
+
+
+REGISTRY = {"note": note}
+
+
+@odd(EAGER)
+class FindsAFunctionInADictionary(Classifier):
+    def training_step(self, batch, batch_idx):
+        return REGISTRY["note"](loss_of(self, batch)) * (1 + len(SEEN) % 2)
+
+
+@odd(EAGER)
+class ImportsWithin(Classifier):
+    def training_step(self, batch, batch_idx):
+        from tests.multistep.odd import SEEN as seen
+
+        seen.append(1)
+        return loss_of(self, batch) * (1 + len(seen) % 2)
+
+
+@odd(EAGER)
+class MutableDefault(Classifier):
+    def scaled(self, loss, calls=[]):  # noqa: B006
+        calls.append(1)
+        return loss * (1 + len(calls) % 2)
+
+    def training_step(self, batch, batch_idx):
+        return self.scaled(loss_of(self, batch))
+
+
+@odd(EAGER)
+class ChangesWhatEnclosesIt(Classifier):
+    def __init__(self):
+        super().__init__()
+        number = 0
+
+        def count():
+            nonlocal number
+            number += 1
+            return 1 + number % 2
+
+        self.count = count
+
+    def training_step(self, batch, batch_idx):
+        return loss_of(self, batch) * self.count()
+
+
+@odd(EAGER)
+class StopsByItself(Classifier):
+    def training_step(self, batch, batch_idx):
+        if self.global_step == 25:
+            self.trainer.should_stop = True
+        return loss_of(self, batch)
+
+
+for name, (optimizer, engine) in {"Sharp": (Sharpness, EAGER), "LooksAhead": (LookingAhead, EAGER)}.items():
+    ODD[name] = functools.partial(Classifier, functools.partial(optimizer, lr=0.05)), engine
+ODD["StepsByItsLoss"] = functools.partial(Classifier, functools.partial(Polyak, lr=0.05)), FUSED

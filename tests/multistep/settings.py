@@ -15,7 +15,16 @@ import torch.nn.functional as F
 from pytorch_lightning import Callback, LightningModule, callbacks
 from pytorch_lightning.loggers import Logger
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, Sampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    Subset,
+    TensorDataset,
+)
 
 from tests.multistep.training import CLASSES, FEATURES, SIZE, Classifier, examples, loader
 
@@ -237,6 +246,11 @@ class OfFloats(Classifier):
         return loss
 
 
+class Fewer(Drawn):
+    def __iter__(self):
+        return iter(range(7 * SIZE))
+
+
 class Stream(IterableDataset):
     def __init__(self, count=20 * SIZE + 5):
         self.count = count
@@ -267,6 +281,34 @@ class Drawing:
         self.draws += 1
         rows = torch.randint(len(self.x), (n, SIZE), generator=self.generator)
         return self.x[rows], self.y[rows]
+
+
+class DrawingByDefault(Drawing):
+    def draw(self, n):
+        rows = torch.randint(len(self.x), (n, SIZE))
+        return self.x[rows], self.y[rows]
+
+
+class Conjugated:
+    """Minibatches of complex numbers, conjugated without being computed."""
+
+    def __len__(self):
+        return 20
+
+    def __iter__(self):
+        x, y = examples().tensors
+        z = torch.complex(x, x.roll(1)).conj()
+        return iter([(z[i : i + SIZE], y[i : i + SIZE]) for i in range(0, 20 * SIZE, SIZE)])
+
+
+class OfConjugates(Classifier):
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self(batch[0].real + batch[0].imag), batch[1])
+
+
+def with_gradients():
+    x, y = examples().tensors
+    return DataLoader(TensorDataset(x.clone().requires_grad_(), y), SIZE)
 
 
 class Minibatches:
@@ -535,7 +577,7 @@ SETTINGS = {
     "EMAWeightAveraging of accumulated updates": Setting(
         callbacks=lambda: [callbacks.EMAWeightAveraging(decay=0.9)], options={"accumulate_grad_batches": 4}
     ),
-    "an average by a formula of one's own": Setting(callbacks=lambda: [OwnFormula()]),
+    "an average by a formula of one's own": Setting(EAGER, callbacks=lambda: [OwnFormula()]),
     "an average of every third update": Setting(LIGHTNING, callbacks=lambda: [EveryThird()]),
     "EarlyStopping": Setting(
         make=Validated,
@@ -573,6 +615,19 @@ SETTINGS = {
     "data that read the module": Setting(EAGER, make=WithCurriculum, data=lambda: None),
     "a minibatch in one memory": Setting(EAGER, make=OfFloats, data=SharesItsMemory),
     "a length that is not true": Setting(data=TooLong),
+    "a sampler that has fewer than it says": Setting(data=lambda: loader(shuffle=False, sampler=Fewer())),
+    "a batch sampler that draws and dropout": Setting(
+        make=WithDropout, data=lambda: DataLoader(examples(), batch_sampler=BatchSampler(Drawn(), SIZE, False))
+    ),
+    "a dataset and a sampler that draw in turn": Setting(
+        data=lambda: DataLoader(Subset(Items(noise=True), range(20 * SIZE)), SIZE, sampler=Drawn())
+    ),
+    "a loader that draws from the default generator and dropout": Setting(make=WithDropout, data=DrawingByDefault),
+    "minibatches that are conjugated": Setting(EAGER, make=OfConjugates, data=Conjugated),
+    "data that require gradients": Setting(EAGER, data=with_gradients),
+    "accumulation that ends with an odd minibatch": Setting(
+        data=partial(loader, 20 * SIZE + 5), options={"accumulate_grad_batches": 3}
+    ),
     "sizes in turn": Setting(data=lambda: DataLoader(Alternating(), None)),
     "a worker": Setting(data=partial(loader, num_workers=1)),
     "several loaders": Setting(make=OfSeveral, data=lambda: {"one": loader(), "two": loader(10 * SIZE)}),

@@ -42,6 +42,8 @@ LONG = (
     "clipping by norm",
     "a dataset with noise and dropout",
     "a sampler that draws and dropout",
+    "a batch sampler that draws and dropout",
+    "a loader that draws from the default generator and dropout",
 )
 
 
