@@ -83,7 +83,7 @@ DEFAULT = PROJECT / "configs" / "default.yaml"
         (["--trainer.barebones", "true"], ["--trainer.barebones True", "leave it out"]),
         (["--seed_everything", "-1"], ["--seed_everything", "-1"]),
         (["--checkpoint_every", "0"], ["--checkpoint_every 0"]),
-        (["--ckpt_path", "dot.txt"], ["--ckpt_path dot.txt", "no checkpoint"]),
+        (["--ckpt_path", "dot.txt"], ["--ckpt_path dot.txt", "not a checkpoint"]),
         (["--resume", "nowhere"], ["--resume nowhere: there is no nowhere/config.yaml"]),
         (["--ckpt_path", "nowhere.ckpt"], ["--ckpt_path nowhere.ckpt", "No such file"]),
         (["--config", "nowhere.yaml"], ["--config", "nowhere.yaml"]),
