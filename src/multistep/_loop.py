@@ -141,6 +141,11 @@ class StepLoop(_AutomaticOptimization):
     def _epoch_loop(self) -> Any:
         return self.trainer.fit_loop.epoch_loop
 
+    @property
+    def _has_begun(self) -> bool:
+        """Whether the optimizer has performed an update itself, here or before an interruption."""
+        return bool(self.trainer.global_step > self._first or self.trainer.ckpt_path is not None)
+
     # The minibatches before the one that Lightning performs
 
     def _perform_ahead(self, fetcher: Any) -> bool:
@@ -227,7 +232,7 @@ class StepLoop(_AutomaticOptimization):
         A step may look itself up, by its identity say, and be another one on every copy.
         """
         trainer: Any = self.trainer
-        if self._owner.wanted == "eager" or trainer.global_step > self._first or trainer.ckpt_path is not None:
+        if self._owner.wanted == "eager" or self._has_begun:
             return None
         with suppress(Exception), trainer.precision_plugin.train_step_context():  # each is reported when it is compiled
             module, optimizer = trainer.lightning_module, trainer.optimizers[0]
@@ -242,7 +247,7 @@ class StepLoop(_AutomaticOptimization):
         if wanted == "eager":
             self._decided = True
             self._owner.tell("eager", "as asked" if self._owner.engine == "eager" else "as before the interruption")
-        elif self.trainer.global_step > self._first or self.trainer.ckpt_path is not None:
+        elif self._has_begun:
             self._decided = True
             try:
                 self._engine = self._compiled(batch, wanted)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from types import CellType, FunctionType, MethodType, ModuleType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from torch.utils.data import (
 from torch.utils.data.dataloader import _DatasetKind, _SingleProcessDataLoaderIter
 
 from multistep._tree import Layout, flatten, is_simple, rebuild
+from multistep.compiled.fingerprint import enclosed
 
 TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 # Precisions that leave minibatches as they are.
@@ -92,7 +93,7 @@ def refused_data(trainer: Any) -> str | None:
         for hook in TRANSFER_HOOKS:
             if is_overridden(hook, owner, kind):
                 return f"{type(owner).__name__} overrides {hook}"
-    if any(hasattr(each, "draw") for each in _only_loader(trainer.fit_loop._data_fetcher)):
+    if _draw_of(trainer.fit_loop._data_fetcher) is not None:
         return None  # it says itself that minibatches can be drawn in advance
     loaders = trainer.fit_loop._combined_loader.flattened
     return "the data can reach the module or the trainer" if any(_reaches(each, set()) for each in loaders) else None
@@ -115,7 +116,7 @@ def _reaches(value: Any, seen: set[int], depth: int = 6) -> bool:
     if isinstance(value, FunctionType):
         if "trainer" in value.__code__.co_names:
             return True
-        inner += [cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell)]
+        inner += enclosed(value)
         inner += [value.__globals__[name] for name in value.__code__.co_names if name in value.__globals__]
     elif isinstance(value, MethodType):
         inner += [value.__func__, value.__self__]
@@ -130,14 +131,6 @@ def _reaches(value: Any, seen: set[int], depth: int = 6) -> bool:
     ]
     inner += [method for method in code if isinstance(method, FunctionType) and _is_foreign(method)]
     return any(_reaches(each, seen, depth - 1) for each in inner)
-
-
-def _is_filled(cell: CellType) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018
-    except ValueError:
-        return False
-    return True
 
 
 def _is_foreign(function: Any) -> bool:
@@ -173,7 +166,7 @@ class Source:
         if step_draws and may_draw(fetcher) and not self._draws_apart:
             before = torch.get_rng_state()
             pieces = self._one_by_one(fetcher, 1, layout)
-            if any(hasattr(each, "draw") for each in _only_loader(fetcher)) and self._draws_apart is None and pieces:
+            if _draw_of(fetcher) is not None and self._draws_apart is None and pieces:
                 self._draws_apart = torch.equal(before, torch.get_rng_state())
             return pieces
         many = None
@@ -196,8 +189,7 @@ class Source:
         return _pieces(batches, layout)
 
     def _drawn(self, fetcher: Any, most: int, layout: Layout) -> Pieces | None:
-        loader, iterator = _only_loader(fetcher)
-        draw = getattr(iterator, "draw", None) or getattr(loader, "draw", None)
+        draw = _draw_of(fetcher)
         if draw is None:
             return None
         ahead: list[list[Tensor]] = []
@@ -345,6 +337,12 @@ def _only_loader(fetcher: Any) -> tuple[Any, Any]:
     if len(combined.flattened) != 1 or len(iterators) != 1 or combined.iterables is not combined.flattened[0]:
         return None, None
     return combined.flattened[0], iterators[0]
+
+
+def _draw_of(fetcher: Any) -> Any:
+    """The `draw` of a fetcher's one iterator, or of its loader; None where there is none."""
+    loader, iterator = _only_loader(fetcher)
+    return getattr(iterator, "draw", None) or getattr(loader, "draw", None)
 
 
 def _tensors_of(batch: Any, layout: Layout) -> list[Tensor] | None:

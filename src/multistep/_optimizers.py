@@ -93,7 +93,10 @@ def plain_step(optimizer: Optimizer) -> Callable[..., Any] | None:
 
 
 def copied(module: nn.Module, optimizer: Optimizer) -> tuple[Any, Any]:
-    """Returns copies of a module and its optimizer, which share nothing with them but the trainer."""
+    """Returns copies of a module and its optimizer, which share nothing with them but datasets, and have no trainer.
+
+    Raises a CannotFuseError where something else is shared.
+    """
     memo: dict[int, Any] = {}
     if (trainer := getattr(module, "_trainer", None)) is not None:
         memo[id(trainer)] = trainer

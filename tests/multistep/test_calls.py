@@ -161,6 +161,18 @@ def test_a_finder_that_trains_by_itself_finds_what_it_finds_in_ordinary_training
     assert found[2] == pytest.approx(found[0], rel=0 if engine == "eager" else 1e-4)
 
 
+def test_a_callback_may_change_what_encloses_it():
+    calls = 0
+
+    class Counting(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            nonlocal calls
+            calls += 1
+
+    assert train(Classifier, "fused", callbacks=[Counting()]).multistep.engine_used == "fused"
+    assert calls == 3
+
+
 def test_a_training_after_one_that_failed_is_its_own():
     class Failing(Classifier):
         def training_step(self, batch, batch_idx):

@@ -64,6 +64,8 @@ class Fingerprint:
         if optimizer is not None and _is_foreign(type(optimizer).__module__):
             objects.append(optimizer)
         self._reach = _Reach(objects, {"training_step", "forward", "step"})
+        if self._reach.changes is not None:
+            raise CannotFuseError(self._reach.changes)
         self._names = self._reach.names
 
     @contextmanager
@@ -217,7 +219,7 @@ class _Describer:
                 _code(value.__code__),
                 self(value.__defaults__),
                 self(value.__dict__),
-                self(_enclosed(value)),
+                self(enclosed(value)),
             ]
         if isinstance(value, torch.Generator):
             return _digest(value.get_state())
@@ -291,7 +293,8 @@ def _refuse_hooks(module: nn.Module, name: str) -> None:
                 raise CannotFuseError(f"a hook is registered on {name or 'the module'}")
 
 
-def _enclosed(function: types.FunctionType) -> list[Any]:
+def enclosed(function: types.FunctionType) -> list[Any]:
+    """Returns what a function encloses."""
     cells = function.__closure__ or ()
     return [cell.cell_contents for cell in cells if not _is_empty(cell)]
 
@@ -321,7 +324,7 @@ class _Name:
 
 def _get(space: Any, key: str) -> Any:
     if isinstance(space, types.FunctionType):
-        return [*_enclosed(space), *(space.__defaults__ or ()), *(space.__kwdefaults__ or {}).values()]
+        return [*enclosed(space), *(space.__defaults__ or ()), *(space.__kwdefaults__ or {}).values()]
     return space.get(key) if isinstance(space, dict) else getattr(space, key, None)
 
 
@@ -416,6 +419,7 @@ class _Reach:
         self.names: list[_Name] = []
         self._reached = set(methods)
         self._by_any_name = False
+        self.changes: str | None = None  # what cannot be put back, in words
         self.reads_gradients = False
         self._spaces: set[Any] = set()
         self._seen: set[int] = set()
@@ -483,14 +487,13 @@ class _Reach:
             not GRADIENTS.isdisjoint(names) and _reads_gradients(function.__code__)
         )
         space = function.__globals__
-        for cell in function.__closure__ or ():
-            if not _is_empty(cell):
-                self._follow_value(cell.cell_contents)
+        for value in enclosed(function):
+            self._follow_value(value)
         if function.__closure__ or function.__defaults__ or function.__kwdefaults__:
             self.names.append(_Name(f"{function.__qualname__} encloses", function, ""))
         for instruction in dis.get_instructions(function.__code__):
             if instruction.opname == "STORE_DEREF" and instruction.argval in function.__code__.co_freevars:
-                raise CannotFuseError(f"{function.__qualname__} changes {instruction.argval}, which encloses it")
+                self.changes = f"{function.__qualname__} changes {instruction.argval}, which encloses it"
             if instruction.opname == "IMPORT_NAME" and instruction.argval in sys.modules:
                 self._read_names(names, vars(sys.modules[instruction.argval]), instruction.argval)
         self._read_names(names, space, function.__module__)
