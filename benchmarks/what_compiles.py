@@ -5,8 +5,10 @@
 docs/multistep.md holds what it prints.
 """
 
+import contextlib
 import logging
 import re
+import sys
 import textwrap
 import warnings
 from collections.abc import Iterator
@@ -51,7 +53,8 @@ if __name__ == "__main__":
     warnings.filterwarnings("ignore")
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.ERROR)
     cache.seconds_to_compile = lambda tensors: 0.0  # compile however short the training is
-    found = [*tried()]
+    with contextlib.redirect_stdout(sys.stderr):  # as some of them print
+        found = [*tried()]
     fused = "; ".join(what for what, engine, _ in found if engine == "fused")
     print("\n".join(textwrap.wrap(f"`fused` trains: {fused}.", 132)))
     print("\nNot `fused`:\n\n| what | engine | reason |\n| --- | --- | --- |")
