@@ -7,7 +7,7 @@ import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 
-from multistep.compiled.fingerprint import describe
+from multistep._describe import describe
 
 
 class Average:

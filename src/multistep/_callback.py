@@ -15,7 +15,7 @@ from multistep._errors import EngineUnavailableError
 from multistep._guards import guarded
 from multistep._optimizers import copied
 from multistep._releases import unknown_release
-from multistep._step import perform_step
+from multistep._step import Rule, perform_step, rehearse
 from multistep._tree import flatten
 
 EngineName = Literal["auto", "fused", "eager", "lightning"]
@@ -177,14 +177,16 @@ class MultiStep(Callback):
         numbers = self.candidates(trainer, batch)
         if len(numbers) > 1:
             with suppress(Exception):
-                twin, _ = copied(module, trainer.optimizers[0])
+                context = trainer.precision_plugin.train_step_context
+                watch, _ = rehearse(module, trainer.optimizers[0], Rule(), batch, context)
+                twin, _, _ = copied(module, trainer.optimizers[0])
 
                 def trial(_: int) -> None:
-                    with guarded(), trainer.precision_plugin.train_step_context():
+                    with guarded(), context():
                         torch.autograd.backward(perform_step(twin, batch).loss)
 
-                trial(numbers[0])
-                _threads.use_fastest(numbers, trial)
+                with watch.preserved():
+                    _threads.use_fastest(numbers, trial)
                 self.note_threads()
                 return
             numbers = numbers[-1:]  # what cannot be tried keeps the user's number

@@ -14,14 +14,14 @@ from torch.optim import Optimizer
 
 from multistep import _check
 from multistep._averaging import Average
+from multistep._describe import is_known, sources_of
 from multistep._errors import CannotFuseError
-from multistep._guards import guarded, unchanged
+from multistep._guards import guarded
 from multistep._optimizers import plain_step
-from multistep._step import Outcome, Reference, Rule, TracedUpdate, gradients_on_a_copy, tracing
+from multistep._step import Outcome, Reference, Rule, TracedUpdate, gradients_on_a_copy, rehearse, tracing
 from multistep._threads import use_fastest
 from multistep._tree import flatten, is_simple
 from multistep.compiled import cache
-from multistep.compiled.fingerprint import Fingerprint, is_known, sources_of
 from multistep.compiled.program import Program
 
 TRIAL_UPDATES = 8
@@ -77,7 +77,7 @@ class FusedEngine:
             devices = {tensor.device.type for tensor in self._update.state()} | {t[2].type for t in self.layout.tensors}
             if devices != {"cpu"}:
                 raise CannotFuseError(f"it compiles for the CPU only, this is {', '.join(sorted(devices - {'cpu'}))}")
-            self._fingerprint = Fingerprint(module, optimizer)
+            self._watch, _ = rehearse(module, optimizer, rule, batch, context)
             self._description = self._describe()
             started = time.perf_counter()
             self._trial = self._reference(TRIAL_UPDATES)
@@ -163,7 +163,7 @@ class FusedEngine:
     def gradients(self, batch: Any, within: bool) -> list[Tensor | None]:
         """Returns the gradients that an update with this minibatch would leave in the module's parameters."""
         with self._context():
-            return gradients_on_a_copy(self._module, self._optimizer, self._rule, self._fingerprint, batch, within)[1]
+            return gradients_on_a_copy(self._module, self._optimizer, self._rule, self._watch, batch, within)
 
     def check(self, batch: Any) -> str | None:
         """Performs one update with a minibatch on copies, compiled and by plain PyTorch; returns what differs."""
@@ -174,10 +174,8 @@ class FusedEngine:
         return self._difference(self._program, 1)
 
     def _reference(self, updates: int, perturbed: bool = False) -> Outcome:
-        originals = [tensor for tensor in self._update.state() if not isinstance(tensor, torch.nn.Parameter)]
-        changeable = [*self._module.parameters(), *originals]
-        with guarded(), self._fingerprint.preserved(), unchanged(changeable), self._context():
-            reference = Reference(self._module, self._optimizer, self._rule, self._fingerprint)
+        with guarded(), self._context():
+            reference = Reference(self._module, self._optimizer, self._rule, self._watch)
             if perturbed:
                 _check.perturb([parameter.detach() for parameter in reference.module.parameters()])
             outcome = reference.run([self._batch] * (updates * self._rule.accumulate), self._rates())
@@ -205,7 +203,7 @@ class FusedEngine:
     def _describe(self) -> list[Any]:
         """All that the compiled code depends on in this process."""
         dtype = str(torch.get_default_dtype())
-        return [self._fingerprint.describe(self._module), self._update.description(), self._shapes, dtype]
+        return [self._watch.describe(self._module), self._update.description(), self._shapes, dtype]
 
     def _key(self, threads: int) -> str | None:
         """The key of the compiled code; None if it depends on what cannot be told to the next process."""
@@ -225,8 +223,8 @@ class FusedEngine:
         compile_update = _compiler()
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps a library in use
             inputs = self._trial_inputs(1)
-            tracing_update = tracing(self._update, self._module, self._optimizer, self._fingerprint)
-            with self._fingerprint.preserved(), tracing_update as traced, self._context():
+            tracing_update = tracing(self._update, self._module, self._optimizer, self._watch)
+            with self._watch.preserved(), tracing_update as traced, self._context():
                 code, plan = compile_update(traced, self._update.state(), inputs, Path(folder))
             assert traced.captured is not None
             if traced.captured.structure() != self.captured.structure():

@@ -1,47 +1,21 @@
-"""Guards around a module's own step while it is traced or tried on a copy: what it must not read, and what it changes.
+"""Guards around code that is tried on copies, traced, or run ahead of time: it leaves all else as it was."""
 
-A compiled update repeats the tensor operations of one step. Whatever else the step does would be done once instead of
-at every update, so it is noticed here, and the step is performed as Python.
-"""
-
-import builtins
-import io
-import logging
-import os
 import random
-import subprocess
-import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Trainer
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from multistep._errors import CannotFuseError
 
-OF_THE_MODULE = (
-    "trainer",
-    "fabric",
-    "global_step",
-    "current_epoch",
-    "global_rank",
-    "local_rank",
-    "logger",
-    "loggers",
-    "optimizers",
-    "lr_schedulers",
-    "manual_backward",
-    "print",
-)
 SEED = 0x5EED_0F_7E575  # which no step gives
-OF_THE_TRAINER = ("global_step", "current_epoch", "callback_metrics", "logged_metrics", "progress_bar_metrics")
 # What does not change while a chunk is performed.
 CONSTANT = {"max_epochs", "max_steps", "accumulate_grad_batches", "num_training_batches", "estimated_stepping_batches"}
 CONSTANT |= {"datamodule", "world_size", "num_devices", "global_rank", "local_rank", "limit_train_batches"}
@@ -68,35 +42,22 @@ RefusingIndex: Any = type(
 
 @contextmanager
 def guarded(random_state: Tensor | None = None) -> Iterator[None]:
-    """Within, a step that reads the trainer, or draws from Python's or NumPy's generators, is refused.
+    """Within, a step that draws from Python's or NumPy's generators is refused, and warnings are not shown again.
 
     Afterwards the random states are what they were before; within, torch's begins with a seed of its own, or as given.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    refusals = _Refusals()
-    with ExitStack() as stack, warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # they were heard at the first update, which Lightning itself performs
-        stack.enter_context(torch.random.fork_rng(devices=[]))
         torch.default_generator.manual_seed(SEED)
         if random_state is not None:
             torch.set_rng_state(random_state)
-        for name in OF_THE_MODULE:
-            new: Any = refusals.of(f"training_step reads self.{name}")
-            if isinstance(vars(LightningModule).get(name), property):
-                new = property(new)
-            _set(stack, LightningModule, name, new)
-        for name in OF_THE_TRAINER:
-            reads = property(refusals.of(f"training_step reads its trainer's {name}"))
-            _set(stack, Trainer, name, reads)
-        logs = property(refusals.of("training_step logs by another way than self.log"))
-        _set(stack, Trainer, "_results", logs)
         try:
             yield
         finally:
             drew = random.getstate() != python_state or not _same(np.random.get_state(), numpy_state)  # noqa: NPY002
             random.setstate(python_state)
             np.random.set_state(numpy_state)  # noqa: NPY002
-    refusals.raise_swallowed()
     if drew:
         raise CannotFuseError("training_step draws from Python's or NumPy's random numbers")
 
@@ -157,31 +118,6 @@ def _address(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else 0
 
 
-@contextmanager
-def without_effects() -> Iterator[None]:
-    """Within, a step that prints, logs to Python's logging, writes a file or seeds torch's generator is refused."""
-    refusals = _Refusals()
-    with ExitStack() as stack:
-
-        def refuse(owner: Any, name: str, what: str) -> None:
-            _set(stack, owner, name, refusals.of(what, getattr(owner, name)))
-
-        refuse(builtins, "print", "training_step prints")
-        refuse(builtins, "input", "training_step asks for input")
-        for owner, name in ((os, "system"), (os, "popen"), (subprocess, "Popen"), (subprocess, "run")):
-            refuse(owner, name, "training_step starts a process")
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(AttributeError, TypeError):  # one of another kind
-                refuse(stream, "write", "training_step prints")
-        for name in ("manual_seed", "seed", "set_rng_state"):
-            refuse(torch, name, "training_step seeds torch's generator")
-        for module in (builtins, io):
-            _set(stack, module, "open", _refusing_to_write(module.open, refusals))
-        _set(stack, logging.Logger, "callHandlers", _only_libraries(refusals))
-        yield
-    refusals.raise_swallowed()
-
-
 def _set(stack: ExitStack, owner: Any, name: str, new: Any) -> None:
     """Sets an attribute until the stack is left, in a tenth of the time that `unittest.mock` takes."""
     own, before = name in vars(owner), vars(owner).get(name)
@@ -190,16 +126,13 @@ def _set(stack: ExitStack, owner: Any, name: str, new: Any) -> None:
 
 
 class _Refusals:
-    """Functions that raise a CannotFuseError, also where the step swallows it; other threads get the original."""
+    """Functions that raise a CannotFuseError, noted also where what calls them swallows it."""
 
     def __init__(self) -> None:
-        self._thread = threading.get_ident()
         self._found: list[str] = []
 
-    def of(self, what: str, original: Any = None) -> Any:
-        def refuse(*args: Any, **kwargs: Any) -> Any:
-            if original is not None and threading.get_ident() != self._thread:
-                return original(*args, **kwargs)
+    def of(self, what: str) -> Callable[..., Any]:
+        def refuse(*_: Any, **__: Any) -> Any:
             self._found.append(what)
             raise CannotFuseError(what)
 
@@ -208,26 +141,6 @@ class _Refusals:
     def raise_swallowed(self) -> None:
         if self._found:
             raise CannotFuseError(self._found[0])
-
-
-def _refusing_to_write(original: Any, refusals: _Refusals) -> Any:
-    refused = refusals.of("training_step writes a file", original)
-
-    def open_(file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-        return (refused if set(mode) & set("wax+") else original)(file, mode, *args, **kwargs)
-
-    return open_
-
-
-def _only_libraries(refusals: _Refusals) -> Any:
-    """Has the records of torch's loggers dropped, as they would come at every update, or not at all."""
-    refused = refusals.of("training_step logs to Python's logging", logging.Logger.callHandlers)
-
-    def call_handlers(logger: logging.Logger, record: logging.LogRecord) -> None:
-        if logger.name.partition(".")[0] != "torch":
-            refused(logger, record)
-
-    return call_handlers
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -20,6 +20,7 @@ from torchmetrics import Metric
 from multistep._accounts import Accounts
 from multistep._averaging import averages_of, own_formula
 from multistep._calls import minibatches_until_a_call
+from multistep._describe import reads_gradients
 from multistep._eager import is_plain, perform_plainly
 from multistep._errors import CannotFuseError, EngineMismatchError
 from multistep._fused import FusedEngine
@@ -36,9 +37,8 @@ from multistep._minibatches import (
 )
 from multistep._schedules import changes_more_than_the_learning_rate, is_of_ones_own, upcoming_rates
 from multistep._signals import deferring_interrupts
-from multistep._step import Rule, gradients_on_a_copy
+from multistep._step import Rule, rehearse
 from multistep._tree import flatten, is_simple, rebuild
-from multistep.compiled.fingerprint import Fingerprint, reads_gradients
 
 SECONDS = 0.25  # after which a chunk ends, so that progress is seen and signals are heard
 CHECKED_EVERY = 10_000  # updates after which compiled ones are compared with the module's own step again
@@ -234,11 +234,10 @@ class StepLoop(_AutomaticOptimization):
         trainer: Any = self.trainer
         if self._owner.wanted == "eager" or self._has_begun:
             return None
-        with suppress(Exception), trainer.precision_plugin.train_step_context():  # each is reported when it is compiled
+        with suppress(Exception):  # each is reported when it is compiled
+            context, random_state = trainer.precision_plugin.train_step_context, torch.get_rng_state()
             module, optimizer = trainer.lightning_module, trainer.optimizers[0]
-            return gradients_on_a_copy(
-                module, optimizer, Rule.of(trainer), Fingerprint(module, optimizer), batch, False
-            )[0]
+            return rehearse(module, optimizer, Rule.of(trainer), batch, context, random_state)[1]
         return None
 
     def _decide(self, batch: Any) -> None:

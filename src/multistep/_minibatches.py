@@ -27,8 +27,8 @@ from torch.utils.data import (
 )
 from torch.utils.data.dataloader import _DatasetKind, _SingleProcessDataLoaderIter
 
+from multistep._describe import enclosed
 from multistep._tree import Layout, flatten, is_simple, rebuild
-from multistep.compiled.fingerprint import enclosed
 
 TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 # Precisions that leave minibatches as they are.

@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, Dataset
 
+from multistep._describe import describe, is_own_object
 from multistep._errors import CannotFuseError
 from multistep._guards import RefusingTrainer
-from multistep.compiled.fingerprint import describe, is_own_object
 
 TENSORS_BY_OTHER_MEANS = {"foreach": False, "fused": False, "capturable": True}
 
@@ -92,8 +92,10 @@ def plain_step(optimizer: Optimizer) -> Callable[..., Any] | None:
     return lambda *closure: step(optimizer, *closure)
 
 
-def copied(module: nn.Module, optimizer: Optimizer) -> tuple[Any, Any]:
+def copied(module: nn.Module, optimizer: Optimizer) -> tuple[Any, Any, set[int]]:
     """Returns copies of a module and its optimizer, which share nothing with them but datasets, and have no trainer.
+
+    The identities of all that was copied come with them.
 
     Raises a CannotFuseError where something else is shared.
     """
@@ -117,7 +119,7 @@ def copied(module: nn.Module, optimizer: Optimizer) -> tuple[Any, Any]:
     attributes = {key: value for key, value in vars(optimizer).items() if key != "step"}
     stepper = object.__new__(type(optimizer))
     stepper.__dict__.update(copy.deepcopy(attributes, memo))  # torch's own copies leave attributes of subclasses out
-    return other, stepper
+    return other, stepper, {id(stepper), *map(id, memo.values())}
 
 
 def state_of(optimizer: Optimizer, names: Mapping[nn.Parameter, str]) -> dict[str, dict[str, Tensor]]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, MultiStepLR, StepLR
 
-from multistep.compiled.fingerprint import describe
+from multistep._describe import describe
 
 
 def upcoming_rates(

@@ -4,8 +4,8 @@
 can trace. Both do what ordinary training does with one minibatch.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +19,13 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_structure, tree_unflatten
 
 from multistep._averaging import Average
+from multistep._describe import first_difference
 from multistep._errors import CannotFuseError
-from multistep._guards import RefusingIndex, guarded, unchanged, without_effects
+from multistep._guards import RefusingIndex, guarded, unchanged
 from multistep._logs import Capture, Captured
 from multistep._optimizers import Closure, copied, is_torchs, options_of, plain_step, state_of, traced_step
 from multistep._tree import Layout, flatten, rebuild
-from multistep.compiled.fingerprint import Fingerprint, first_difference
+from multistep._watch import Watch
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def perform_step(module: LightningModule, batch: Any) -> Captured:
     arguments: list[Any] = [batch]
     if is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2):
         arguments.append(RefusingIndex())
-    with capture.installed(), without_effects(), torch.enable_grad():
+    with capture.installed(), torch.enable_grad():
         output = module.training_step(*arguments)
     extra = {key: value for key, value in output.items() if key != "loss"} if isinstance(output, Mapping) else {}
     loss = output.get("loss") if isinstance(output, Mapping) else output
@@ -75,13 +76,74 @@ class Outcome:
     captured: Captured
 
 
+def _perform(module: LightningModule, optimizer: Optimizer, rule: Rule, batch: Any, number: int) -> Captured:
+    """Performs the minibatch of a number, from 1, and the update that may end with it, by plain PyTorch on copies."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    tensors, layout = flatten(batch)
+    copies = [tensor.detach().clone() for tensor in tensors]  # as a step may change its minibatch
+    captured = perform_step(module, rebuild(layout, copies))
+    if any(each._version > 0 for each in copies):
+        raise CannotFuseError("training_step changes its minibatch in place")
+    if number % rule.accumulate == 1 or rule.accumulate == 1:
+        for parameter in parameters:
+            parameter.grad = None
+    with torch.enable_grad():
+        torch.autograd.backward(captured.loss / rule.accumulate)
+    captured.loss = captured.loss.detach()
+    if number % rule.accumulate == 0:
+        rule.clip_in_place(parameters)
+        step = plain_step(optimizer)
+        assert step is not None
+        step() if is_torchs(optimizer) else step(Closure(captured.loss / rule.accumulate, parameters))
+    return captured
+
+
+def rehearse(
+    module: LightningModule,
+    optimizer: Optimizer,
+    rule: Rule,
+    batch: Any,
+    context: Callable[[], AbstractContextManager[Any]],
+    random_state: Tensor | None = None,
+) -> tuple[Watch, Tensor]:
+    """Performs one update on copies under watch; returns what it depends on, and the loss of its first minibatch.
+
+    Args:
+        module: of which a copy performs its step.
+        optimizer: of which a copy performs its step.
+        rule: what the update does beside that.
+        batch: every minibatch of the update.
+        context: returns the context in which Lightning performs a step, of its precision.
+        random_state: of torch's generator, where the loss of the module itself is wanted.
+
+    Raises a CannotFuseError where the update does more than tensor operations.
+    """
+    twin, other, copies = copied(module, optimizer)
+    losses: list[Tensor] = []
+
+    def perform() -> None:
+        for number in range(1, rule.accumulate + 1):
+            losses.append(_perform(twin, other, rule, batch, number).loss)
+
+    with guarded(random_state), unchanged(_originals(module, optimizer)), context():
+        watch = Watch(perform, twin, copies)
+    return watch, losses[0]
+
+
+def _originals(module: nn.Module, optimizer: Optimizer) -> list[Tensor]:
+    """All tensors that an update of copies must leave alone."""
+    kept = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+    return [*module.parameters(), *module.buffers(), *kept]
+
+
 class Reference:
     """Updates of copies of a module and its optimizer by plain PyTorch, at raised learning rates if these are zero."""
 
-    def __init__(self, module: LightningModule, optimizer: Optimizer, rule: Rule, fingerprint: Fingerprint) -> None:
-        self.module, self.optimizer = copied(module, optimizer)
+    def __init__(self, module: LightningModule, optimizer: Optimizer, rule: Rule, watch: Watch) -> None:
+        self.module, self.optimizer, _ = copied(module, optimizer)
+        self._originals = _originals(module, optimizer)
         self._rule = rule
-        self._fingerprint = fingerprint
+        self._watch = watch
         self.draws = False  # whether a step draws random numbers
 
     def run(self, minibatches: Sequence[Any], rates: Sequence[float]) -> Outcome:
@@ -89,39 +151,22 @@ class Reference:
 
         Raises a CannotFuseError where the step does more than a compiled one could repeat.
         """
-        step = plain_step(self.optimizer)
-        assert step is not None
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
-        before, random_state = self._fingerprint.describe(self.module), torch.get_rng_state()
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        before, random_state = self._watch.describe(self.module), torch.get_rng_state()
         outputs: list[list[Tensor]] = []
         captured: Captured | None = None
-        for number, batch in enumerate(minibatches, 1):
-            tensors, layout = flatten(batch)  # copied, as a step may change its minibatch
-            copies = [tensor.detach().clone() for tensor in tensors]
-            found = perform_step(self.module, rebuild(layout, copies))
-            if any(copy._version > 0 for copy in copies):
-                raise CannotFuseError("training_step changes its minibatch in place")
-            if captured is not None and found.structure() != captured.structure():
-                raise CannotFuseError("training_step does something else at every update")
-            captured = found
-            if number % self._rule.accumulate == 1 or self._rule.accumulate == 1:
-                for parameter in parameters:
-                    parameter.grad = None
-            with torch.enable_grad():
-                torch.autograd.backward(found.loss / self._rule.accumulate)
-            if number % self._rule.accumulate == 0:
-                self._rule.clip_in_place(parameters)
-                step() if is_torchs(self.optimizer) else step(
-                    Closure(found.loss.detach() / self._rule.accumulate, parameters)
-                )
-            outputs.append([tensor.clone() for tensor in found.tensors()])
-            found.loss = found.loss.detach()
+        with self._watch.preserved(), unchanged(self._originals):
+            for number, batch in enumerate(minibatches, 1):
+                found = _perform(self.module, self.optimizer, self._rule, batch, number)
+                if captured is not None and found.structure() != captured.structure():
+                    raise CannotFuseError("training_step does something else at every update")
+                captured = found
+                outputs.append([tensor.clone() for tensor in found.tensors()])
+            if changed := first_difference(before, self._watch.describe(self.module)):
+                raise CannotFuseError(f"training_step changes {changed}")
         assert captured is not None
         self.draws = not torch.equal(random_state, torch.get_rng_state())
-        if changed := first_difference(before, self._fingerprint.describe(self.module)):
-            raise CannotFuseError(f"training_step changes {changed}")
         return Outcome(self.tensors(), [torch.stack(each) for each in zip(*outputs, strict=True)], captured)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -130,23 +175,20 @@ class Reference:
 
 
 def gradients_on_a_copy(
-    module: LightningModule, optimizer: Optimizer, rule: Rule, fingerprint: Fingerprint, batch: Any, within: bool
-) -> tuple[Tensor, list[Tensor | None]]:
-    """Returns the loss of a minibatch and the gradients of all parameters, clipped, as an update would leave them.
+    module: LightningModule, optimizer: Optimizer, rule: Rule, watch: Watch, batch: Any, within: bool
+) -> list[Tensor | None]:
+    """Returns the gradients of all parameters, clipped, as an update with a minibatch would leave them.
 
     Args:
         module: of which a copy performs its step, with the random numbers that the module itself would draw.
         optimizer: whose parameters are clipped together.
         rule: what an update does beside the optimizer's step.
-        fingerprint: the module's.
+        watch: the module's.
         batch: the minibatch.
         within: whether gradients that earlier minibatches left are added.
-
-    Raises a CannotFuseError where the step does more than tensor operations.
     """
-    originals = [*module.parameters(), *module.buffers()]
-    with guarded(torch.get_rng_state()), fingerprint.preserved(), unchanged(originals):
-        twin, other = copied(module, optimizer)
+    with guarded(torch.get_rng_state()), watch.preserved(), unchanged(_originals(module, optimizer)):
+        twin, other, _ = copied(module, optimizer)
         for parameter, copy in zip(module.parameters(), twin.parameters(), strict=True):
             copy.grad = parameter.grad.clone() if within and parameter.grad is not None else None
         tensors, layout = flatten(batch)
@@ -154,7 +196,7 @@ def gradients_on_a_copy(
         with torch.enable_grad():
             torch.autograd.backward(loss / rule.accumulate)
         rule.clip_in_place([parameter for group in other.param_groups for parameter in group["params"]])
-    return loss.detach(), [parameter.grad for parameter in twin.parameters()]
+    return [parameter.grad for parameter in twin.parameters()]
 
 
 def names_of(module: nn.Module) -> dict[nn.Parameter, str]:
@@ -358,12 +400,12 @@ class _Differentiated(nn.Module):
 
 @contextmanager
 def tracing(
-    update: TracedUpdate, module: LightningModule, optimizer: Optimizer, fingerprint: Fingerprint
+    update: TracedUpdate, module: LightningModule, optimizer: Optimizer, watch: Watch
 ) -> Iterator[TracedUpdate]:
     """Within, a traced update of copies may be traced; raises a CannotFuseError where tracing changed the copies."""
-    twin, other = copied(module, optimizer)
-    before = fingerprint.describe(twin)
+    twin, other, _ = copied(module, optimizer)
+    before = watch.describe(twin)
     with guarded():
         yield TracedUpdate(twin, other, update._rule, update._averages, update._layout)
-    if changed := first_difference(before, fingerprint.describe(twin)):
+    if changed := first_difference(before, watch.describe(twin)):
         raise CannotFuseError(f"training_step changes {changed}")

@@ -1,0 +1,316 @@
+"""Values as plain values that can be compared, and hashed to a key for the next process.
+
+Contents are described, not identities, so that a change in place is seen.
+"""
+
+import dis
+import enum
+import functools
+import hashlib
+import inspect
+import sys
+import types
+import weakref
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from multistep._errors import CannotFuseError
+
+PLAIN = (bool, int, float, complex, str, bytes, type(None))
+FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial, staticmethod, classmethod, property)
+# What a bare module has of its own; parameters, buffers and submodules are described by themselves.
+OF_EVERY_MODULE = set(nn.Module().__dict__) - {"training"}
+KNOWN_PACKAGES = {"torch", "pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics", "numpy", "multistep"}
+# What reads gradients: the attribute, and functions of torch and Lightning.
+GRADIENTS = {"grad", "grad_norm", "clip_grad_norm_", "clip_grad_value_", "get_total_norm"}
+DEEPEST, MOST = 12, 20_000  # levels and values of a description
+
+
+class Unhashable(str):
+    """Stands for a value that is known by its identity alone: what depends on it cannot outlive the process."""
+
+
+def first_difference(one: dict[str, Any], other: dict[str, Any]) -> str | None:
+    """Returns the name of something that two descriptions have otherwise, or None where they agree."""
+    return next((name for name in one | other if one.get(name) != other.get(name)), None)
+
+
+def describe(value: Any) -> Any:
+    """Returns a value as plain values that can be compared."""
+    return Describer({}, set())(value)
+
+
+def is_known(described: Any) -> bool:
+    """True where a description holds nothing that is known by its identity alone."""
+    if isinstance(described, dict):
+        return all(map(is_known, described.values()))
+    if isinstance(described, (list, tuple)):
+        return all(map(is_known, described))
+    return not isinstance(described, Unhashable)
+
+
+def sources_of(module: nn.Module) -> str | None:
+    """Returns a digest of the files that the classes of a module are written in, and of those that these import.
+
+    Torch's and the standard library's are left out, and of other installed packages those that they import. None where
+    there is no file, as in a notebook.
+    """
+    modules = {cls.__module__ for child in module.modules() for cls in type(child).__mro__}
+    waiting, seen = {name for name in modules if is_foreign(name)}, set()
+    digest = hashlib.sha256()
+    files = []
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        found = sys.modules.get(name)
+        file = getattr(found, "__file__", None)
+        if found is None or file is None or not Path(file).is_file():
+            return None
+        files.append(file)
+        if "site-packages" not in Path(file).parts:
+            waiting |= set(_imported(found)) - seen
+    for file in sorted(files):
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()
+
+
+class Describer:
+    """Describes values; what refers to itself is described once, and a tensor of the module by its name."""
+
+    def __init__(self, names: dict[int, str], modules: set[int]) -> None:
+        self._names, self._modules = names, modules
+        self._inside: set[int] = set()
+        self._count = 0
+
+    def __call__(self, value: Any) -> Any:
+        if isinstance(value, PLAIN):
+            return (type(value).__name__, repr(value)) if isinstance(value, float) else value
+        self._count += 1
+        if self._count > MOST:
+            raise CannotFuseError("its attributes hold too many values to watch")
+        if isinstance(value, (enum.Enum, torch.dtype, torch.device, torch.Size, np.dtype)):
+            return [type(value).__name__, str(value)]
+        if isinstance(value, (Tensor, np.ndarray)):
+            return ["own", self._names[id(value)]] if id(value) in self._names else _digest(value)
+        if isinstance(value, weakref.ref):
+            return ["weakref", self(value())]
+        if id(value) in self._inside or len(self._inside) > DEEPEST:
+            return [type(value).__name__, "..."]
+        self._inside.add(id(value))
+        try:
+            return self._compound(value)
+        finally:
+            self._inside.discard(id(value))
+
+    def _compound(self, value: Any) -> Any:
+        kind = type(value).__name__
+        if isinstance(value, (list, tuple)):
+            return [kind, *map(self, value)]
+        if isinstance(value, (set, frozenset)):
+            return [kind, *sorted(map(repr, map(self, value)))]
+        if isinstance(value, (dict, types.MappingProxyType)):
+            return [kind, *((self(key), self(item)) for key, item in value.items())]
+        if isinstance(value, type):
+            return name_of(value)
+        if isinstance(value, nn.Module):
+            return self._module(value)
+        if isinstance(value, types.ModuleType):
+            return [kind, value.__name__]
+        if isinstance(value, (types.BuiltinFunctionType, np.ufunc)):
+            return [kind, getattr(value, "__name__", kind)]
+        if isinstance(value, functools.partial):
+            return [kind, self(value.func), self(value.args), self(value.keywords)]
+        if isinstance(value, types.MethodType):
+            return [kind, self(value.__func__), self(value.__self__)]
+        if isinstance(value, types.FunctionType):
+            return [
+                kind,
+                name_of(value),
+                _code(value.__code__),
+                self(value.__defaults__),
+                self(value.__dict__),
+                self(enclosed(value)),
+            ]
+        if isinstance(value, torch.Generator):
+            return _digest(value.get_state())
+        if is_dataclass(value):
+            return [name_of(type(value)), *(self(getattr(value, field.name, None)) for field in fields(value))]
+        if type(value).__module__.partition(".")[0] in {"pytorch_lightning", "lightning_fabric", "torch"} - {"torch"}:
+            return Unhashable(f"{kind} {id(value)}")  # a trainer, or part of it
+        if state := self._state_of(value):
+            return state
+        return Unhashable(f"{kind} {id(value)}")
+
+    def _module(self, value: nn.Module) -> Any:
+        """One of the model's own is described by itself; another one must hold nothing that a step may change."""
+        if id(value) in self._modules:
+            return [type(value).__name__, "module"]
+        tensors = [*value.parameters(), *value.buffers()]
+        if tensors or isinstance(value, Metric) or any(isinstance(child, Metric) for child in value.modules()):
+            raise CannotFuseError(f"training_step can reach a {type(value).__name__} that is no submodule")
+        return [
+            [name_of(type(child)), [self(v) for k, v in vars(child).items() if k not in OF_EVERY_MODULE]]
+            for child in value.modules()
+        ]
+
+    def _state_of(self, value: Any) -> Any:
+        """What an object would be pickled as."""
+        try:
+            made = value.__reduce_ex__(2)
+        except Exception:  # of any kind: it cannot be pickled
+            attributes = getattr(value, "__dict__", None)
+            return None if attributes is None else [Unhashable(f"{type(value).__name__} {id(value)}"), self(attributes)]
+        if isinstance(made, str):
+            return [type(value).__name__, made]
+        items = [list(part) if part is not None else None for part in made[3:5]]
+        return [name_of(type(value)), self(made[1]), self(made[2] if len(made) > 2 else None), self(items)]
+
+
+def _digest(value: Any) -> list[Any]:
+    if isinstance(value, Tensor):
+        if not isinstance(value, nn.Parameter) and type(value) is not Tensor:
+            return [type(value).__name__, Unhashable(str(id(value)))]
+        if value.layout != torch.strided or value.is_quantized:
+            return [type(value).__name__, Unhashable(f"{id(value)} {value._version}")]
+        data = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy() if value.numel() else b""
+        return [
+            "Tensor",
+            str(value.dtype),
+            list(value.shape),
+            value.requires_grad,
+            _sha256(data),
+        ]
+    if value.dtype.hasobject:
+        return ["ndarray", Unhashable(f"{id(value)} {value!r}")]
+    return [
+        "ndarray",
+        str(value.dtype),
+        list(value.shape),
+        _sha256(np.ascontiguousarray(value)),
+    ]
+
+
+def _sha256(data: Any) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def enclosed(function: types.FunctionType) -> list[Any]:
+    """Returns what a function encloses."""
+    cells = function.__closure__ or ()
+    return [cell.cell_contents for cell in cells if not _is_empty(cell)]
+
+
+def _is_empty(cell: types.CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return True
+    return False
+
+
+@functools.lru_cache(maxsize=1_000)
+def _code(code: types.CodeType) -> str:
+    constants = [_code(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts]
+    return hashlib.sha256(code.co_code + repr((constants, code.co_names)).encode()).hexdigest()
+
+
+def is_dunder(key: str) -> bool:
+    """Returns whether a name is one of Python's own."""
+    return key.startswith("__") and key.endswith("__")
+
+
+def _functions_in(value: Any) -> Iterator[types.FunctionType]:
+    if isinstance(value, types.FunctionType):
+        yield value
+    elif isinstance(value, (staticmethod, classmethod, types.MethodType)):
+        yield from _functions_in(value.__func__)
+    elif isinstance(value, (functools.partial, property)):
+        yield from _functions_in(value.func if isinstance(value, functools.partial) else value.fget)
+
+
+def names_in(code: types.CodeType) -> Iterator[str]:
+    """Yields the names in a function's code, and its strings, as they may be given to `getattr`."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, str):
+            yield constant
+        if isinstance(constant, types.CodeType):
+            yield from names_in(constant)
+
+
+def reads_gradients(instance: Any) -> bool:
+    """Returns whether the hooks of a callback or module, or what they call, name the gradients of parameters."""
+    waiting: list[Any] = [getattr(type(instance), name) for name in dir(type(instance)) if name.startswith("on_")]
+    waiting += [] if isinstance(instance, nn.Module) else vars(instance).values()
+    seen: set[int] = set()
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, (list, tuple, set, dict)):
+            waiting += value.values() if isinstance(value, dict) else value
+        elif isinstance(value, type) and is_own(value):
+            waiting += vars(value).values()
+        elif is_own_object(value):
+            waiting += [type(value), *getattr(value, "__dict__", {}).values()]
+        for function in _functions_in(value):
+            if not is_foreign(str(function.__module__)):
+                continue
+            if _names_gradients(function.__code__):
+                return True
+            waiting += enclosed(function)
+            for name in names_in(function.__code__):
+                waiting += [getattr(type(instance), name, None), function.__globals__.get(name)]
+    return False
+
+
+def _names_gradients(code: types.CodeType) -> bool:
+    """Whether a function's code has the name `grad`, but for `torch.autograd.grad`, or of what reads it."""
+    inner = any(_names_gradients(constant) for constant in code.co_consts if isinstance(constant, types.CodeType))
+    names = [instruction.argval for instruction in dis.get_instructions(code)]
+    return inner or any(name in GRADIENTS and before != "autograd" for before, name in pairwise([None, *names]))
+
+
+def _imported(module: types.ModuleType) -> Iterator[str]:
+    """The modules of which another one has something among its names."""
+    for value in list(vars(module).values()):
+        name = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None)
+        if isinstance(name, str) and name in sys.modules and is_foreign(name):
+            yield name
+
+
+@functools.cache
+def is_foreign(name: str) -> bool:
+    """Returns whether a module of this name is neither torch's, Lightning's nor Python's."""
+    top = name.partition(".")[0]
+    return (top not in KNOWN_PACKAGES and top not in sys.stdlib_module_names) or name == "__main__"
+
+
+def is_own_module(name: str) -> bool:
+    """Returns whether a module of this name is no installed package's."""
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return is_foreign(name) and (file is None or "site-packages" not in Path(file).parts)
+
+
+def is_own(value: Any) -> bool:
+    """Returns whether a class or function is no installed package's."""
+    return is_own_module(str(getattr(value, "__module__", "")))
+
+
+def is_own_object(value: Any) -> bool:
+    """Returns whether a value is an instance of a class that is no installed package's, and can change."""
+    return is_own(type(value)) and not isinstance(value, (type, enum.Enum, nn.Module, Tensor))
+
+
+def name_of(value: Any) -> str:
+    """Returns the full name of a class or function."""
+    return f"{value.__module__}.{value.__qualname__}"
