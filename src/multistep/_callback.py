@@ -81,9 +81,7 @@ class MultiStep(Callback):
         if against is None:
             against = single_step_reason(trainer)
         if against is not None:
-            if self.engine in ("eager", "fused"):
-                raise EngineUnavailableError(f"engine {self.engine}: {against}; use auto or lightning")
-            self.tell("lightning", against)
+            self.leave_to_lightning(against)
             return
         try:
             from multistep._loop import StepLoop  # here, as it may be impossible with a release to come
@@ -139,6 +137,12 @@ class MultiStep(Callback):
         if reason is not None:
             self.say(f"engine {engine}: {reason}")
 
+    def leave_to_lightning(self, reason: str) -> None:
+        """Has Lightning's own loop train; raises an EngineUnavailableError where another engine was asked for."""
+        if self.engine in ("eager", "fused"):
+            raise EngineUnavailableError(f"engine {self.engine}: {reason}; use auto or lightning")
+        self.tell("lightning", reason)
+
     def fall_back(self, reason: str) -> None:
         """Has the eager engine train from now on; raises an EngineUnavailableError where `fused` was asked for."""
         if self.engine == "fused":
@@ -178,7 +182,7 @@ class MultiStep(Callback):
         if len(numbers) > 1:
             with suppress(Exception):
                 context = trainer.precision_plugin.train_step_context
-                watch, _ = rehearse(module, trainer.optimizers[0], Rule(), batch, context)
+                watch, _ = rehearse(module, trainer.optimizers[0], Rule(), batch, context, 1)
                 twin, _, _ = copied(module, trainer.optimizers[0])
 
                 def trial(_: int) -> None:

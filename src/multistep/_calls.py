@@ -158,6 +158,15 @@ def single_step_reason(trainer: Any) -> str | None:
     return None
 
 
+def sudden_reason(trainer: Any) -> str | None:
+    """Returns why Lightning has to train from now on, though it had not when the training began, or None."""
+    module = trainer.lightning_module
+    if not module.automatic_optimization:
+        return f"{type(module).__name__} optimizes manually"
+    hook = next((hook for hook in MODULE_HOOKS if hook in vars(module)), None)
+    return None if hook is None else f"{type(module).__name__} has got a {hook} of its own"
+
+
 def _overridden(hooks: tuple[str, ...], instance: Any, parent: type) -> list[str]:
     return [hook for hook in hooks if _is_overridden(hook, instance, parent)]
 

@@ -60,13 +60,27 @@ def beyond_rounding(
     ]
 
 
-def perturb(tensors: Sequence[Tensor]) -> None:
-    """Changes floating-point tensors in place by a few units in the last place."""
+def perturb(tensors: Sequence[Tensor], low: bool) -> None:
+    """Changes floating-point tensors in place by a few units in the last place; of bfloat16 where this is `low`."""
     generator = torch.Generator().manual_seed(0)
     for tensor in tensors:
         if tensor.is_floating_point():
             noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float32).to(tensor)
-            tensor.mul_(1 + 4 * torch.finfo(tensor.dtype).eps * noise)
+            tensor.mul_(1 + 4 * torch.finfo(torch.bfloat16 if low else tensor.dtype).eps * noise)
+
+
+def are_close(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
+    """Returns whether tensors agree by name, each to a thousandth of its norm or a millionth of the greatest one's."""
+    if found.keys() != expected.keys():
+        return False
+    dense = {name: (found[name].to_dense().double(), value.to_dense().double()) for name, value in expected.items()}
+    most = max((_norm(value) for _, value in dense.values()), default=0.0)
+    return all(
+        one.shape == other.shape
+        and torch.equal(one.isfinite(), other.isfinite())
+        and _norm(one - other) <= TOLERANCE * _norm(other) + 1e-6 * most
+        for one, other in dense.values()
+    )
 
 
 def _numbers(tensor: Tensor) -> Tensor:

@@ -3,16 +3,18 @@
 Contents are described, not identities, so that a change in place is seen.
 """
 
+import collections
 import dis
 import enum
 import functools
 import hashlib
 import inspect
+import logging
+import random
 import sys
 import types
 import weakref
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 from torchmetrics import Metric
 
 from multistep._errors import CannotFuseError
+from multistep._guards import RefusingValue
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial, staticmethod, classmethod, property)
@@ -91,6 +95,8 @@ class Describer:
         self._count = 0
 
     def __call__(self, value: Any) -> Any:
+        if type(value) is RefusingValue or isinstance(value, (Dataset, DataLoader)):
+            return "data"  # which a step is refused to use
         if isinstance(value, PLAIN):
             return (type(value).__name__, repr(value)) if isinstance(value, float) else value
         self._count += 1
@@ -112,42 +118,44 @@ class Describer:
 
     def _compound(self, value: Any) -> Any:
         kind = type(value).__name__
-        if isinstance(value, (list, tuple)):
-            return [kind, *map(self, value)]
-        if isinstance(value, (set, frozenset)):
-            return [kind, *sorted(map(repr, map(self, value)))]
-        if isinstance(value, (dict, types.MappingProxyType)):
-            return [kind, *((self(key), self(item)) for key, item in value.items())]
+        contents: list[Any] | None = None
+        if isinstance(value, (list, tuple, collections.deque)):
+            contents = [*map(self, value)]
+        elif isinstance(value, (set, frozenset)):
+            contents = sorted(map(repr, map(self, value)))
+        elif isinstance(value, (dict, types.MappingProxyType)):
+            contents = [(self(key), self(item)) for key, item in value.items()]
+        if contents is not None:
+            more = [self(vars(value))] if getattr(value, "__dict__", None) else []  # of a subclass
+            return [kind, *contents, *more]
         if isinstance(value, type):
             return name_of(value)
         if isinstance(value, nn.Module):
             return self._module(value)
-        if isinstance(value, types.ModuleType):
-            return [kind, value.__name__]
-        if isinstance(value, (types.BuiltinFunctionType, np.ufunc)):
-            return [kind, getattr(value, "__name__", kind)]
+        if isinstance(value, (types.ModuleType, logging.Logger)):
+            return [kind, getattr(value, "__name__", None) or value.name]
+        if isinstance(value, (types.BuiltinFunctionType, types.MethodWrapperType, np.ufunc)):
+            owner = getattr(value, "__self__", None)
+            return [kind, value.__name__, None if isinstance(owner, (types.ModuleType, type)) else self(owner)]
         if isinstance(value, functools.partial):
             return [kind, self(value.func), self(value.args), self(value.keywords)]
         if isinstance(value, types.MethodType):
             return [kind, self(value.__func__), self(value.__self__)]
         if isinstance(value, types.FunctionType):
-            return [
-                kind,
-                name_of(value),
-                _code(value.__code__),
-                self(value.__defaults__),
-                self(value.__dict__),
-                self(enclosed(value)),
-            ]
+            inside = [value.__defaults__, value.__kwdefaults__, value.__dict__, enclosed(value)]
+            return [kind, name_of(value), _code(value.__code__), *map(self, inside)]
+        if isinstance(value, functools._lru_cache_wrapper):
+            return [kind, self(value.__wrapped__), value.cache_info().currsize]
         if isinstance(value, torch.Generator):
             return _digest(value.get_state())
-        if is_dataclass(value):
-            return [name_of(type(value)), *(self(getattr(value, field.name, None)) for field in fields(value))]
-        if type(value).__module__.partition(".")[0] in {"pytorch_lightning", "lightning_fabric", "torch"} - {"torch"}:
-            return Unhashable(f"{kind} {id(value)}")  # a trainer, or part of it
-        if state := self._state_of(value):
-            return state
-        return Unhashable(f"{kind} {id(value)}")
+        if isinstance(value, random.Random):
+            return [kind, *value.getstate()]
+        changing = isinstance(value, (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler))
+        if changing or type(value).__module__.partition(".")[0] in ("pytorch_lightning", "lightning_fabric"):
+            raise CannotFuseError(f"training_step can reach a {kind}")
+        if has_attributes(value):
+            return [name_of(type(value)), self(getattr(value, "__dict__", None)), self(slots_of(value))]
+        return self._state_of(value) or Unhashable(f"{kind} {id(value)}")
 
     def _module(self, value: nn.Module) -> Any:
         """One of the model's own is described by itself; another one must hold nothing that a step may change."""
@@ -162,16 +170,41 @@ class Describer:
         ]
 
     def _state_of(self, value: Any) -> Any:
-        """What an object would be pickled as."""
+        """What an object would be pickled as; None where it cannot be."""
         try:
             made = value.__reduce_ex__(2)
-        except Exception:  # of any kind: it cannot be pickled
-            attributes = getattr(value, "__dict__", None)
-            return None if attributes is None else [Unhashable(f"{type(value).__name__} {id(value)}"), self(attributes)]
+        except Exception:  # of any kind
+            return None
         if isinstance(made, str):
             return [type(value).__name__, made]
         items = [list(part) if part is not None else None for part in made[3:5]]
         return [name_of(type(value)), self(made[1]), self(made[2] if len(made) > 2 else None), self(items)]
+
+
+def has_attributes(value: Any) -> bool:
+    """Returns whether an object's attributes are what it consists of, and may be set."""
+    kind = type(value)
+    if _is_of_other_code(kind) or (is_by_value(kind) and not is_own(kind)):
+        return False
+    return hasattr(value, "__dict__") or any("__slots__" in vars(each) for each in kind.__mro__[:-1])
+
+
+def is_by_value(kind: Any) -> bool:
+    """Returns whether objects of a class are compared by their value, as those are that cannot change."""
+    return kind.__hash__ not in (None, object.__hash__) and not _is_of_other_code(kind)
+
+
+def _is_of_other_code(kind: Any) -> bool:
+    """Whether objects of a class stand for memory that other code writes into."""
+    return any(each.__module__ == "_ctypes" for each in kind.__mro__)
+
+
+def slots_of(value: Any) -> dict[str, Any]:
+    """Returns the attributes of an object that are in slots."""
+    names = [name for each in type(value).__mro__ for name in np.atleast_1d(vars(each).get("__slots__", ())).tolist()]
+    return {
+        name: getattr(value, name) for name in names if name not in ("__dict__", "__weakref__") and hasattr(value, name)
+    }
 
 
 def _digest(value: Any) -> list[Any]:

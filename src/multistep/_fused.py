@@ -77,13 +77,17 @@ class FusedEngine:
             devices = {tensor.device.type for tensor in self._update.state()} | {t[2].type for t in self.layout.tensors}
             if devices != {"cpu"}:
                 raise CannotFuseError(f"it compiles for the CPU only, this is {', '.join(sorted(devices - {'cpu'}))}")
-            self._watch, _ = rehearse(module, optimizer, rule, batch, context)
+            self._watch, _ = rehearse(module, optimizer, rule, batch, context, rule.accumulate)
             self._description = self._describe()
             started = time.perf_counter()
             self._trial = self._reference(TRIAL_UPDATES)
             self.seconds_by_reference = (time.perf_counter() - started) / TRIAL_UPDATES
         self.captured = self._trial.captured
         self._program: Program | None = None
+
+    def trial_outputs(self) -> list[Tensor]:
+        """Returns what the updates of the last trial handed out, each (updates, ...)."""
+        return self._trial.outputs
 
     def pays_from(self) -> int:
         """Returns the number of updates from which compiling saves time on this machine; 0 if that was done before."""
@@ -170,6 +174,8 @@ class FusedEngine:
         self._batch = batch
         with _explained("compared"):
             self._trial = self._reference(1)
+        if self._trial.captured.structure() != self.captured.structure():
+            return "what it logs or returns"
         assert self._program is not None
         return self._difference(self._program, 1)
 
@@ -177,7 +183,8 @@ class FusedEngine:
         with guarded(), self._context():
             reference = Reference(self._module, self._optimizer, self._rule, self._watch)
             if perturbed:
-                _check.perturb([parameter.detach() for parameter in reference.module.parameters()])
+                low = torch.is_autocast_enabled("cpu")
+                _check.perturb([parameter.detach() for parameter in reference.module.parameters()], low)
             outcome = reference.run([self._batch] * (updates * self._rule.accumulate), self._rates())
         self.draws = self.draws or reference.draws
         return outcome

@@ -28,15 +28,23 @@ class RefusingTrainer:
         raise CannotFuseError("training_step logs, or reaches the trainer, by a way of its own")
 
 
-def _refuse(*_: Any, **__: Any) -> Any:
-    raise CannotFuseError("training_step uses batch_idx")
+class _Refusing:
+    def __init__(self, what: str, **attributes: Any) -> None:
+        vars(self).update(attributes, what=what)
 
 
-_OF_NUMBERS = {name for name in dir(int) if name.startswith("__")} - {"__new__", "__class__", "__init__", "__doc__"}
-_LEFT = {"__init_subclass__", "__subclasshook__", "__getattribute__", "__setattr__", "__delattr__", "__reduce__"}
-# Stands for `batch_idx` in a step that must not use it: whatever is done with it raises a CannotFuseError.
-RefusingIndex: Any = type(
-    "RefusingIndex", (), {"__getattr__": _refuse, **dict.fromkeys(_OF_NUMBERS - _LEFT - {"__reduce_ex__"}, _refuse)}
+def _refuse(value: Any, *_: Any, **__: Any) -> Any:
+    raise CannotFuseError(object.__getattribute__(value, "what"))
+
+
+_OPERATIONS = {name for kind in (int, list, Tensor) for name in dir(kind) if name.startswith("__")} - set(dir(object))
+_OPERATIONS |= {"__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__", "__repr__", "__str__"}
+_OPERATIONS -= {"__dict__", "__module__", "__weakref__", "__setstate__", "__deepcopy__", "__torch_function__"}
+# Stands for a value that must not be used: whatever is done with it, be it `isinstance`, raises a CannotFuseError.
+RefusingValue: Any = type(
+    "RefusingValue",
+    (_Refusing,),
+    {**dict.fromkeys(_OPERATIONS | {"__getattr__", "__format__"}, _refuse), "__class__": property(_refuse)},
 )
 
 
@@ -162,17 +170,18 @@ def unchanged(tensors: list[Tensor]) -> Iterator[None]:
     finally:
         with torch.no_grad():
             for tensor, value, gradient, copy in zip(tensors, before, gradients, copies, strict=True):
-                if not _identical(tensor, value):
+                if not identical(tensor, value):
                     tensor.detach().copy_(value)
                     changed = True
-                if tensor.grad is not gradient or (copy is not None and not _identical(gradient, copy)):
+                if tensor.grad is not gradient or (copy is not None and not identical(gradient, copy)):
                     tensor.grad = copy
                     changed = True
     if changed:
         raise CannotFuseError("training_step changes tensors that it reaches by another way than self")
 
 
-def _identical(one: Any, other: Any) -> bool:
+def identical(one: Any, other: Any) -> bool:
+    """Returns whether two tensors have the same bits."""
     return (
         torch.equal(one.detach().flatten().view(torch.uint8), other.flatten().view(torch.uint8))
         if (one.is_contiguous() and other.is_contiguous())

@@ -13,21 +13,24 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.utilities import dim_zero_cat, dim_zero_sum
 
 from multistep._errors import CannotFuseError
+from multistep._guards import RefusingValue, identical
+from multistep._reach import reaches_the_training
 from multistep._tree import Layout, flatten, rebuild
 
 SIGNATURE = inspect.signature(LightningModule.log)
 SUMS = (dim_zero_sum, dim_zero_cat)  # reductions under which states of many minibatches may be those of one
 
 
-@dataclass
+@dataclass(frozen=True)
 class BatchValue:
-    """Stands for the value that a metric's `forward` returns of a minibatch: it can be logged, and nothing else."""
+    """The value that a metric's `forward` returns of a minibatch: it can be logged, and nothing else."""
 
     call: int
     key: str | None = None  # in the dictionary of a collection
 
-    def __getattr__(self, name: str) -> Any:
-        raise CannotFuseError("training_step computes with the value of a metric")
+
+def _refusing(value: BatchValue) -> Any:
+    return RefusingValue("training_step computes with the value of a metric", of=value)
 
 
 @dataclass(eq=False)
@@ -106,6 +109,9 @@ class Capture:
                     places.append((child.__dict__, method, self._noting(name, method, child)))
                 for method in ("compute", "reset"):
                     places.append((child.__dict__, method, self._refusing(method)))
+            if isinstance(child, Metric):
+                unread: Any = RefusingValue("training_step reads the state of a metric")
+                places += [(child.__dict__, state, unread) for state in (*child._defaults, "_update_count")]
         missing = object()
         before = [(space, key, space.get(key, missing)) for space, key, _ in places]
         try:
@@ -122,6 +128,8 @@ class Capture:
     def _log(self, *args: Any, **kwargs: Any) -> None:
         bound = SIGNATURE.bind(self._module, *args, **kwargs).arguments
         name, value = bound["name"], bound["value"]
+        if type(value) is RefusingValue:
+            value = vars(value).get("of", value)
         options = {key: option for key, option in bound.items() if key not in ("self", "name", "value")}
         if isinstance(value, Metric):
             if id(value) not in self._metrics:
@@ -146,8 +154,8 @@ class Capture:
             if method == "update":
                 return None
             if isinstance(metric, MetricCollection):
-                return {str(key): BatchValue(number, str(key)) for key in metric.keys(keep_base=False)}
-            return BatchValue(number)
+                return {str(key): _refusing(BatchValue(number, str(key))) for key in metric.keys(keep_base=False)}
+            return _refusing(BatchValue(number))
 
         return note
 
@@ -228,12 +236,35 @@ class Replay:
         self._log_again = QuickLog(module, None)
         self._at_once: dict[str, bool] = {}  # by metric, whether many minibatches can be given as one
 
+    def rehearse(self, outputs: Sequence[Tensor]) -> None:
+        """Gives copies of the metrics one minibatch; raises a CannotFuseError where they may not come after a chunk."""
+        rest = iter(outputs[1:])
+        for log in self._captured.logs:
+            if isinstance(log.value, Tensor):
+                next(rest)
+        for call in self._captured.calls:
+            metric: Any = self._module.get_submodule(call.path)
+            tensors = [next(rest)[0].clone() for _ in call.tensors]
+            args, kwargs = self._arguments(call, given := [tensor.clone() for tensor in tensors])
+            inside = [value for part in metric.modules() for key, value in vars(part).items() if key != "_modules"]
+            if reaches_the_training(inside):
+                raise CannotFuseError(f"the metric {call.path} can reach the module or the trainer")
+            before = torch.get_rng_state()
+            metric.clone().update(*args, **kwargs)
+            drew = not torch.equal(before, torch.get_rng_state())
+            torch.set_rng_state(before)
+            if drew:
+                raise CannotFuseError(f"the metric {call.path} draws random numbers")
+            if not all(map(identical, given, tensors)):
+                raise CannotFuseError(f"the metric {call.path} changes what it is given")
+
     def __call__(self, outputs: Sequence[Tensor], begin: int, end: int) -> None:
         """Replays the minibatches from `begin` to before `end`, after which Lightning may log."""
         rest = iter(outputs[1:])
         values = {id(log): next(rest) for log in self._captured.logs if isinstance(log.value, Tensor)}
         of_metrics = [
-            self._update(call, [next(rest)[begin:end] for _ in call.tensors]) for call in self._captured.calls
+            self._update(call, [next(rest)[begin:end] for _ in call.tensors], end - begin)
+            for call in self._captured.calls
         ]
         self._module._current_fx_name = "training_step"  # in which Lightning lets a module log
         try:
@@ -277,10 +308,9 @@ class Replay:
         else:
             metric.value = metric.meta.reduce_fx(metric.value, metric.meta.reduce_fx(values))
 
-    def _update(self, call: MetricCall, tensors: list[Tensor]) -> list[Any]:
+    def _update(self, call: MetricCall, tensors: list[Tensor], count: int) -> list[Any]:
         """Updates a metric by minibatches; returns the values of its `forward`, which the last one has in any case."""
         metric: Any = self._module.get_submodule(call.path)
-        count = len(tensors[0]) if tensors else 1
         logged = [
             log
             for log in self._captured.logs

@@ -19,7 +19,8 @@ from torchmetrics import Metric
 
 from multistep._accounts import Accounts
 from multistep._averaging import averages_of, own_formula
-from multistep._calls import minibatches_until_a_call
+from multistep._calls import minibatches_until_a_call, sudden_reason
+from multistep._check import are_close
 from multistep._describe import reads_gradients
 from multistep._eager import is_plain, perform_plainly
 from multistep._errors import CannotFuseError, EngineMismatchError
@@ -37,7 +38,7 @@ from multistep._minibatches import (
 )
 from multistep._schedules import changes_more_than_the_learning_rate, is_of_ones_own, upcoming_rates
 from multistep._signals import deferring_interrupts
-from multistep._step import Rule, rehearse
+from multistep._step import Rule, gradients_of, rehearse
 from multistep._tree import flatten, is_simple, rebuild
 
 SECONDS = 0.25  # after which a chunk ends, so that progress is seen and signals are heard
@@ -96,7 +97,11 @@ class StepLoop(_AutomaticOptimization):
         epoch_loop = self._epoch_loop
         self._losses.clear()
         self._logged.clear()
-        if not epoch_loop.restarting and self._decided and not self._skip_backward:
+        if (reason := sudden_reason(self.trainer)) is not None:
+            self._engine, self._decided = None, False  # Lightning's own loop, until that ends
+            if self._owner.reason != reason:
+                self._owner.leave_to_lightning(reason)
+        elif not epoch_loop.restarting and self._decided and not self._skip_backward:
             stops = self.trainer.should_stop
             performed = self._perform_ahead(fetcher)
             if performed and self.trainer.should_stop and not stops and epoch_loop.done:  # as the step itself wanted
@@ -105,12 +110,12 @@ class StepLoop(_AutomaticOptimization):
         type(epoch_loop).advance(epoch_loop, fetcher)
 
     def run(self, optimizer: Optimizer, batch_idx: int, kwargs: "OrderedDict[str, Any]") -> dict[str, Any]:
-        if self._skip_backward:
+        if self._skip_backward or sudden_reason(self.trainer) is not None:
             return super().run(optimizer, batch_idx, kwargs)
         batch = kwargs["batch"]
         expected = None
         if not self._decided:
-            expected = self._expected_loss(batch)
+            expected = self._expected(batch)
             self._decide(batch)
         elif self._engine is not None and self._owner.others_are_called(self.trainer):
             self._renew(batch)
@@ -124,9 +129,11 @@ class StepLoop(_AutomaticOptimization):
             with self._capturing():
                 outputs = super().run(optimizer, batch_idx, kwargs)
             self._keep_loss(outputs)
-            if outputs and expected is not None and not torch.allclose(self._losses[-1], expected, 1e-4, 1e-6, True):
-                self._decided = True
-                self._fall_back("on a copy of the module, training_step computes another loss")
+            if outputs and expected is not None:
+                found = {"the loss": self._losses[-1][0], **gradients_of(self.trainer.lightning_module)}
+                if not are_close(found, expected):
+                    self._decided = True
+                    self._fall_back("on a copy of the module, training_step computes something else")
         if self._losses:
             outputs["losses"] = torch.cat([loss.reshape(-1) for loss in self._losses])
             outputs["logged"] = {name: torch.cat(values) for name, values in self._logged.items()}
@@ -154,7 +161,7 @@ class StepLoop(_AutomaticOptimization):
         trainer: Any = self.trainer
         if left > 0 and self._engine is not None:
             self._renew(None)
-        performed = False
+        total, before = self._epoch_loop.batch_progress.total, self._epoch_loop.batch_progress.total.completed
         try:
             while left > 0 and not (trainer.should_stop or trainer.received_sigterm):
                 if self._engine is not None:
@@ -165,13 +172,12 @@ class StepLoop(_AutomaticOptimization):
                 else:
                     done = 0
                 left -= done
-                performed = performed or done > 0
                 if not done or (trainer.world_size == 1 and time.monotonic() - started > SECONDS):
                     break  # several processes have to end it together
         finally:  # there may be no other end of a minibatch, after an error or where a loader's length is not true
-            if performed:
+            if total.completed > before:
                 trainer._logger_connector.on_batch_end()
-        return performed
+        return bool(total.completed > before)
 
     # Eager minibatches
 
@@ -226,18 +232,18 @@ class StepLoop(_AutomaticOptimization):
         self._others = 0
         return tensors if self._engine is not None and layout == self._engine.layout else None
 
-    def _expected_loss(self, batch: Any) -> Tensor | None:
-        """The loss of the run's first update by a copy, as Lightning will perform that on the module itself.
+    def _expected(self, batch: Any) -> dict[str, Tensor] | None:
+        """The loss and gradients of the run's first minibatch by a copy, as Lightning will perform it on the module.
 
         A step may look itself up, by its identity say, and be another one on every copy.
         """
         trainer: Any = self.trainer
-        if self._owner.wanted == "eager" or self._has_begun:
+        if self._owner.wanted == "eager" or self._has_begun or trainer.world_size > 1:
             return None
         with suppress(Exception):  # each is reported when it is compiled
             context, random_state = trainer.precision_plugin.train_step_context, torch.get_rng_state()
             module, optimizer = trainer.lightning_module, trainer.optimizers[0]
-            return rehearse(module, optimizer, Rule.of(trainer), batch, context, random_state)[1]
+            return rehearse(module, optimizer, Rule.of(trainer), batch, context, 1, random_state)[1]
         return None
 
     def _decide(self, batch: Any) -> None:
@@ -284,6 +290,7 @@ class StepLoop(_AutomaticOptimization):
         engine.compile(self._owner.candidates(trainer, batch))
         self._owner.note_threads()
         self._replay = Replay(trainer.lightning_module, engine.captured)
+        self._replay.rehearse(engine.trial_outputs())
         self._source = Source(trainer)
         self._layout = engine.layout
         self._longest = longest_chunk(engine.layout, engine.captured.tensors())

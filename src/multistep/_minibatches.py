@@ -3,17 +3,15 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning import LightningDataModule, LightningModule
 from pytorch_lightning.loops.fetchers import _DataFetcher
 from pytorch_lightning.plugins.precision import MixedPrecision, Precision
 from pytorch_lightning.trainer import call
 from pytorch_lightning.utilities.model_helpers import is_overridden
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -27,7 +25,7 @@ from torch.utils.data import (
 )
 from torch.utils.data.dataloader import _DatasetKind, _SingleProcessDataLoaderIter
 
-from multistep._describe import enclosed
+from multistep._reach import reaches_the_training
 from multistep._tree import Layout, flatten, is_simple, rebuild
 
 TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
@@ -96,45 +94,7 @@ def refused_data(trainer: Any) -> str | None:
     if _draw_of(trainer.fit_loop._data_fetcher) is not None:
         return None  # it says itself that minibatches can be drawn in advance
     loaders = trainer.fit_loop._combined_loader.flattened
-    return "the data can reach the module or the trainer" if any(_reaches(each, set()) for each in loaders) else None
-
-
-def _reaches(value: Any, seen: set[int], depth: int = 6) -> bool:
-    """True where an object holds a trainer or a module with parameters, in its attributes or what they hold."""
-    if isinstance(value, Trainer):
-        return True
-    if isinstance(value, nn.Module):
-        return isinstance(value, LightningModule) or next(value.parameters(), None) is not None
-    if id(value) in seen or depth == 0 or isinstance(value, (Tensor, str, bytes, type)):
-        return False
-    seen.add(id(value))
-    if isinstance(value, LightningDataModule):  # it has a trainer: whether its methods read it is seen in their code
-        own = [each for cls in type(value).__mro__ if _is_foreign(cls) for each in vars(cls).items()]
-        methods = [each for name, each in own if name not in vars(LightningDataModule) and not name.startswith("__")]
-        return any(_reaches(each, seen, depth - 1) for each in methods if isinstance(each, FunctionType))
-    inner: list[Any] = list(getattr(value, "__dict__", {}).values()) if not isinstance(value, ModuleType) else []
-    if isinstance(value, FunctionType):
-        if "trainer" in value.__code__.co_names:
-            return True
-        inner += enclosed(value)
-        inner += [value.__globals__[name] for name in value.__code__.co_names if name in value.__globals__]
-    elif isinstance(value, MethodType):
-        inner += [value.__func__, value.__self__]
-    elif isinstance(value, partial):
-        inner += [value.func, *value.args, *value.keywords.values()]
-    elif isinstance(value, (list, tuple, set)) and len(value) < 1_000:
-        inner += list(value)
-    elif isinstance(value, dict) and len(value) < 1_000:
-        inner += list(value.values())
-    code = [
-        getattr(type(value), name, None) for name in ("__getitem__", "__getitems__", "__iter__", "__next__", "draw")
-    ]
-    inner += [method for method in code if isinstance(method, FunctionType) and _is_foreign(method)]
-    return any(_reaches(each, seen, depth - 1) for each in inner)
-
-
-def _is_foreign(function: Any) -> bool:
-    return function.__module__.partition(".")[0] not in ("torch", "pytorch_lightning", "lightning_fabric", "builtins")
+    return "the data can reach the module or the trainer" if reaches_the_training(loaders) else None
 
 
 class Source:

@@ -1,6 +1,7 @@
 """A torch optimizer's own `step`, performed on copies and traced."""
 
 import copy
+import types
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from multistep._describe import describe, is_own_object
 from multistep._errors import CannotFuseError
-from multistep._guards import RefusingTrainer
+from multistep._guards import RefusingTrainer, RefusingValue
 
+BOUND = (types.BuiltinMethodType, types.MethodWrapperType)  # of an object in C
 TENSORS_BY_OTHER_MEANS = {"foreach": False, "fused": False, "capturable": True}
 
 
@@ -31,7 +33,7 @@ class TensorScalars(TorchFunctionMode):
         "addcdiv": lambda x, y: x / y,
     }
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         for key in ("alpha", "value"):
@@ -105,14 +107,16 @@ def copied(module: nn.Module, optimizer: Optimizer) -> tuple[Any, Any, set[int]]
     for child in module.modules():  # torch copies no tensor with a graph, such as the last value of a metric
         for value in child.__dict__.values():
             if isinstance(value, (Dataset, DataLoader)):  # large, and not a step's
-                memo[id(value)] = value
+                memo[id(value)] = RefusingValue("training_step uses a dataset that is kept in the module")
             for tensor in value if isinstance(value, list) else [value]:
                 if isinstance(tensor, Tensor) and tensor.grad_fn is not None:
                     memo[id(tensor)] = tensor.detach().clone()
     other = copy.deepcopy(module, memo)
     for child, twin in zip(module.modules(), other.modules(), strict=True):
         for key, value in child.__dict__.items():
-            if isinstance(value, weakref.ref) or (is_own_object(value) and twin.__dict__.get(key) is value):
+            owner = getattr(value, "__self__", None) if isinstance(value, BOUND) else None
+            bound = owner is not None and not isinstance(owner, (types.ModuleType, type))  # copied as it is
+            if bound or isinstance(value, weakref.ref) or (is_own_object(value) and twin.__dict__.get(key) is value):
                 raise CannotFuseError(f"a copy of the module shares self.{key} with it")
         if isinstance(twin, LightningModule):
             twin.__dict__["_trainer"] = RefusingTrainer()
@@ -152,7 +156,7 @@ def options_of(optimizer: Optimizer, names: Mapping[nn.Parameter, str]) -> list[
 
 
 NOT_OPTIONS = {"params", "lr", "initial_lr"}
-OF_EVERY_OPTIMIZER = set(vars(torch.optim.SGD([torch.zeros(1)]))) | {"step", "_opt_called"}
+OF_EVERY_OPTIMIZER = set(vars(torch.optim.SGD([torch.zeros(1)]))) - {"defaults"} | {"step", "_opt_called"}
 
 
 def traced_step(

@@ -21,10 +21,10 @@ from torch.utils._pytree import tree_structure, tree_unflatten
 from multistep._averaging import Average
 from multistep._describe import first_difference
 from multistep._errors import CannotFuseError
-from multistep._guards import RefusingIndex, guarded, unchanged
+from multistep._guards import RefusingValue, guarded, identical, unchanged
 from multistep._logs import Capture, Captured
 from multistep._optimizers import Closure, copied, is_torchs, options_of, plain_step, state_of, traced_step
-from multistep._tree import Layout, flatten, rebuild
+from multistep._tree import Layout, flatten, is_dense, is_simple, rebuild
 from multistep._watch import Watch
 
 
@@ -56,7 +56,7 @@ def perform_step(module: LightningModule, batch: Any) -> Captured:
     capture = Capture(module)
     arguments: list[Any] = [batch]
     if is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2):
-        arguments.append(RefusingIndex())
+        arguments.append(RefusingValue("training_step uses batch_idx"))
     with capture.installed(), torch.enable_grad():
         output = module.training_step(*arguments)
     extra = {key: value for key, value in output.items() if key != "loss"} if isinstance(output, Mapping) else {}
@@ -82,7 +82,7 @@ def _perform(module: LightningModule, optimizer: Optimizer, rule: Rule, batch: A
     tensors, layout = flatten(batch)
     copies = [tensor.detach().clone() for tensor in tensors]  # as a step may change its minibatch
     captured = perform_step(module, rebuild(layout, copies))
-    if any(each._version > 0 for each in copies):
+    if not all(map(identical, tensors, copies)):
         raise CannotFuseError("training_step changes its minibatch in place")
     if number % rule.accumulate == 1 or rule.accumulate == 1:
         for parameter in parameters:
@@ -92,9 +92,11 @@ def _perform(module: LightningModule, optimizer: Optimizer, rule: Rule, batch: A
     captured.loss = captured.loss.detach()
     if number % rule.accumulate == 0:
         rule.clip_in_place(parameters)
-        step = plain_step(optimizer)
+        step, rates = plain_step(optimizer), [group["lr"] for group in optimizer.param_groups]
         assert step is not None
         step() if is_torchs(optimizer) else step(Closure(captured.loss / rule.accumulate, parameters))
+        if [group["lr"] for group in optimizer.param_groups] != rates:
+            raise CannotFuseError("the optimizer changes its learning rate")
     return captured
 
 
@@ -104,30 +106,37 @@ def rehearse(
     rule: Rule,
     batch: Any,
     context: Callable[[], AbstractContextManager[Any]],
+    minibatches: int,
     random_state: Tensor | None = None,
-) -> tuple[Watch, Tensor]:
-    """Performs one update on copies under watch; returns what it depends on, and the loss of its first minibatch.
+) -> tuple[Watch, dict[str, Tensor]]:
+    """Performs minibatches on copies under watch; returns what they depend on, and the first loss and all gradients.
 
     Args:
         module: of which a copy performs its step.
         optimizer: of which a copy performs its step.
-        rule: what the update does beside that.
-        batch: every minibatch of the update.
+        rule: what an update does beside that.
+        batch: every minibatch.
         context: returns the context in which Lightning performs a step, of its precision.
-        random_state: of torch's generator, where the loss of the module itself is wanted.
+        minibatches: how many.
+        random_state: of torch's generator, where the outcome of the module itself is wanted.
 
-    Raises a CannotFuseError where the update does more than tensor operations.
+    Raises a CannotFuseError where they do more than tensor operations.
     """
     twin, other, copies = copied(module, optimizer)
     losses: list[Tensor] = []
 
     def perform() -> None:
-        for number in range(1, rule.accumulate + 1):
+        for number in range(1, minibatches + 1):
             losses.append(_perform(twin, other, rule, batch, number).loss)
 
     with guarded(random_state), unchanged(_originals(module, optimizer)), context():
         watch = Watch(perform, twin, copies)
-    return watch, losses[0]
+    return watch, {"the loss": losses[0], **gradients_of(twin)}
+
+
+def gradients_of(module: nn.Module) -> dict[str, Tensor]:
+    """Returns the gradients that are left in a module's parameters, by name."""
+    return {name: p.grad.detach() for name, p in module.named_parameters() if p.grad is not None}
 
 
 def _originals(module: nn.Module, optimizer: Optimizer) -> list[Tensor]:
@@ -254,6 +263,9 @@ class TracedUpdate:
         self._trained = [self._names[p] for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         if not self._trained:
             raise CannotFuseError("the optimizer holds no parameter that is trained")
+        for name, tensor in named_tensors(module, optimizer).items():
+            if not (is_simple(tensor.detach()) and is_dense(tensor)):
+                raise CannotFuseError(f"the memory of the {name} does not hold its numbers one after another")
         several = rule.accumulate > 1
         self._sums = {name: torch.zeros_like(module.get_parameter(name)) for name in self._trained if several}
         self._structure = tree_structure(self._state())

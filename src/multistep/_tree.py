@@ -59,6 +59,12 @@ def is_simple(tensor: Tensor) -> bool:
     return tensor.layout == torch.strided and not (tensor.requires_grad or tensor.is_conj() or tensor.is_neg())
 
 
+def is_dense(tensor: Tensor) -> bool:
+    """Returns whether a tensor fills its memory without gaps or overlaps, as a new one like it does."""
+    strides = zip(tensor.shape, tensor.stride(), torch.empty_like(tensor).stride(), strict=True)
+    return tensor.numel() == 0 or all(size == 1 or one == other for size, one, other in strides)
+
+
 def rebuild(layout: Layout, tensors: Sequence[Tensor]) -> Any:
     """Returns a minibatch of this layout with these tensors in the place of its own."""
     rest = iter(tensors)

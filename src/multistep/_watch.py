@@ -6,10 +6,11 @@ whatever code of one's own runs in it is noted before it begins, with all that i
 the clock, a file or the trainer, is refused: compiled code would do it once, or never.
 """
 
-import array
 import collections
 import copy
 import dis
+import enum
+import functools
 import gc
 import inspect
 import logging
@@ -29,6 +30,8 @@ import numpy as np
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from torchmetrics import Metric, MetricCollection
 
 from multistep._describe import (
@@ -40,6 +43,8 @@ from multistep._describe import (
     Unhashable,
     describe,
     enclosed,
+    has_attributes,
+    is_by_value,
     is_dunder,
     is_foreign,
     is_own,
@@ -47,10 +52,13 @@ from multistep._describe import (
     is_own_object,
     name_of,
     names_in,
+    slots_of,
 )
 from multistep._errors import CannotFuseError
+from multistep._guards import RefusingValue
 
-OF_LIGHTNING = set(LightningModule().__dict__) - {"training", "_hparams"} | {"_hparams_initial", "_hparams_name"}
+OF_LIGHTNING = set(LightningModule().__dict__) - {"training", "_example_input_array"}
+OF_LIGHTNING |= {"_hparams_initial", "_hparams_name"}
 # Hooks that torch itself registers compute weights; any other is called at every update.
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 # Code with one of these may read an attribute whose name it does not have.
@@ -134,13 +142,20 @@ class Watch:
         for child in module.modules():
             if not isinstance(child, (Metric, MetricCollection)):
                 self._meet_class(type(child))
-                self._meet_classes_in([value for key, value in vars(child).items() if key not in OF_EVERY_MODULE])
+                inside = [value for key, value in vars(child).items() if key not in OF_EVERY_MODULE]
+                self._meet_classes_in(value for value in inside if type(value) is not RefusingValue)
+        for path, child in module.named_modules():
+            _refuse_hooks(child, path)
+        modes: list[Any] = [*_get_current_dispatch_mode_stack()]
+        modes += _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+        if modes:
+            raise CannotFuseError(f"{type(modes[-1]).__name__} sees every operation")
         self._run(perform)
         self._settle()
 
     def has(self, key: str) -> bool:
         """Returns whether code that ran may read an attribute of this name."""
-        return key in self._keys or self._by_any_name or (key == "_hparams" and "hparams" in self._keys)
+        return key in self._keys or self._by_any_name or key.removeprefix("_") in self._keys
 
     @contextmanager
     def preserved(self) -> Iterator[None]:
@@ -174,6 +189,8 @@ class Watch:
         for name, parameter in module.named_parameters():
             if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
                 raise CannotFuseError(f"a hook is registered on the parameter {name}")
+            if key := next((key for key in vars(parameter) if self.has(key)), None):
+                raise CannotFuseError(f"training_step may read {key} of the parameter {name}")
             described[f"parameter {name}"] = [parameter.requires_grad, str(parameter.dtype), list(parameter.shape)]
         described |= {f"buffer {name}": [str(b.dtype), list(b.shape)] for name, b in module.named_buffers()}
         described |= {place.label: describer(place.get()) for place in self._places.values()}
@@ -231,6 +248,8 @@ class Watch:
                 self._meet(_Place("os.environ", vars(os.environ), "_data"))
             if is_foreign(name) and frame.f_code.co_name != "<module>":
                 self._enter(frame, name)
+            elif name.startswith("torch.nn.modules.") and name != nn.Module.__module__:
+                self._keys.update(names_in(frame.f_code))  # of a class that a module of one's own may be derived from
 
     def _refuse(self, what: str) -> None:
         self._refusal = self._refusal or what
@@ -248,6 +267,8 @@ class Watch:
             for instruction in dis.get_instructions(code):
                 if instruction.opname == "STORE_DEREF" and instruction.argval in code.co_freevars:
                     self._refuse(f"{code.co_name} changes {instruction.argval}, which encloses it")
+                if instruction.opname == "STORE_ATTR" and instruction.argval == "data":
+                    self._refuse(f"{code.co_name} assigns to .data")
                 if instruction.opname == "IMPORT_NAME" and instruction.argval in sys.modules:
                     self._meet_names(names, vars(sys.modules[instruction.argval]), instruction.argval)
         if own:
@@ -350,6 +371,10 @@ def _outside(function: Any) -> str | None:
         return "training_step prints" if name == "print" else f"training_step calls {name}"
     if isinstance(owner, type) and owner.__module__ == "datetime" and name in CLOCK:
         return f"training_step calls datetime.{name}"
+    if isinstance(owner, torch.Generator) and name in ("manual_seed", "seed", "set_state"):
+        return "training_step seeds a generator"
+    if name in ("warn", "warn_explicit", "start_new_thread", "start_joinable_thread"):
+        return "training_step warns" if name.startswith("warn") else "training_step starts a thread"
     if module in OUTSIDE and name not in NOT_OUTSIDE:
         return f"training_step calls {module.lstrip('_')}.{name}"
     return None
@@ -364,6 +389,13 @@ def _refused() -> dict[types.CodeType, str]:
         refused[inspect.unwrap(member).__code__] = f"training_step reads self.{name}"
     for function in (torch.manual_seed, torch.seed, torch.set_rng_state):
         refused[inspect.unwrap(function).__code__] = "training_step seeds torch's generator"
+    asking: list[Any] = [
+        torch.compiler.is_compiling,
+        torch.compiler.is_dynamo_compiling,
+        torch._jit_internal.is_scripting,
+    ]
+    for function in asking:
+        refused[function.__code__] = "training_step asks whether it is compiled"
     refused[logging.Logger._log.__code__] = "training_step logs to Python's logging"
     return refused
 
@@ -382,6 +414,8 @@ def _refuse_hooks(module: nn.Module, name: str) -> None:
 
 
 def _can_change(value: Any) -> bool:
+    if type(value) is RefusingValue:
+        return False
     return isinstance(value, (list, dict, set, collections.deque, np.ndarray)) or is_own_object(value)
 
 
@@ -399,34 +433,46 @@ CONTENTS: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {
 }
 
 
-def _keeping(value: Any) -> Callable[[], None] | None:
-    """Returns what puts the content of a value back; None if it has none that can change.
+def _keeping(value: Any, seen: set[int] | None = None) -> Callable[[], None] | None:
+    """Returns what puts the contents of a value back, in place; None if it has none that can change.
 
-    Raises a TypeError, or whatever copying raises, where that is impossible.
+    Raises a TypeError where that is impossible.
     """
-    if isinstance(value, (types.MethodType, weakref.ref)):
-        return _keeping(value.__self__ if isinstance(value, types.MethodType) else value())
-    if isinstance(value, tuple):
-        return partial(_call_all, [back for item in value if (back := _keeping(item)) is not None])
-    if isinstance(value, (list, dict, set, collections.deque)):
-        return partial(_refill, value, copy.deepcopy(value))
+    seen = set() if seen is None else seen
+    if isinstance(value, (*PLAIN, type, types.ModuleType, logging.Logger, enum.Enum, np.ufunc)) or id(value) in seen:
+        return None
+    seen.add(id(value))
+    back: list[Callable[[], None]] = []
+    inside: list[Any] = []
     for kind, (get, set_) in CONTENTS.items():
         if isinstance(value, kind):
             return partial(set_, value, copy.deepcopy(get(value)))
-    if isinstance(value, types.FunctionType):
-        defaults = partial(setattr, value, "__defaults__", copy.deepcopy(value.__defaults__))
-        return partial(_call_all, [defaults, partial(_refill, vars(value), copy.deepcopy(vars(value)))])
-    kind, own = type(value), is_own_object(value)
-    if hasattr(kind, "__next__") or kind.__module__ in ("itertools", "_contextvars", "_io", "_thread"):
-        raise TypeError(kind.__name__)
-    if isinstance(value, (bytearray, memoryview, array.array)):
-        raise TypeError(kind.__name__)
-    if own and not hasattr(value, "__dict__"):
-        names = {name for each in kind.__mro__ for name in getattr(each, "__slots__", ()) if hasattr(value, name)}
-        return partial(_call_all, [partial(setattr, value, n, copy.deepcopy(getattr(value, n))) for n in names])
-    if own or isinstance(value, types.SimpleNamespace):
-        return partial(_refill, vars(value), copy.deepcopy(vars(value)))
-    return None
+    if isinstance(value, (list, dict, set, collections.deque)):
+        back.append(partial(_refill, value, copy.copy(value)))
+    if isinstance(value, (list, dict, set, collections.deque, tuple, frozenset)):
+        inside += value.values() if isinstance(value, dict) else value
+    elif isinstance(value, (types.MethodType, types.BuiltinFunctionType, types.MethodWrapperType)):
+        inside.append(value.__self__)
+    elif isinstance(value, weakref.ref):
+        inside.append(value())
+    elif isinstance(value, partial):
+        inside += [*value.args, *value.keywords.values()]
+    elif isinstance(value, types.FunctionType):
+        back.append(partial(setattr, value, "__defaults__", value.__defaults__))
+        inside += [value.__defaults__, value.__kwdefaults__, *enclosed(value)]
+    elif isinstance(value, functools._lru_cache_wrapper):
+        back += [value.cache_clear] if value.cache_info().currsize == 0 else []
+    elif hasattr(type(value), "__next__") or not (has_attributes(value) or is_by_value(type(value))):
+        raise TypeError(type(value).__name__)
+    if not isinstance(value, nn.Module) and has_attributes(value):
+        slots = slots_of(value)
+        back += [partial(setattr, value, name, content) for name, content in slots.items()]
+        inside += slots.values()
+        if hasattr(value, "__dict__"):
+            back.append(partial(_refill, vars(value), dict(vars(value))))
+            inside += vars(value).values()
+    back += [each for item in inside if (each := _keeping(item, seen)) is not None]
+    return partial(_call_all, back) if back else None
 
 
 def _refill(container: Any, content: Any) -> None:
