@@ -1,5 +1,6 @@
 """What a step logs: captured while it is performed on copies, and handed to Lightning's own `self.log` afterwards."""
 
+import copy
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,8 +13,9 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.utilities import dim_zero_cat, dim_zero_sum
 
-from multistep._errors import CannotFuseError
+from multistep._errors import CannotFuseError, EngineMismatchError
 from multistep._guards import RefusingValue, identical
+from multistep._optimizers import leaving_graphs
 from multistep._reach import reaches_the_training
 from multistep._tree import Layout, flatten, rebuild
 
@@ -250,12 +252,13 @@ class Replay:
             if reaches_the_training(inside):
                 raise CannotFuseError(f"the metric {call.path} can reach the module or the trainer")
             before = torch.get_rng_state()
-            metric.clone().update(*args, **kwargs)
+            copy.deepcopy(metric, leaving_graphs(metric)).update(*args, **kwargs)
             drew = not torch.equal(before, torch.get_rng_state())
             torch.set_rng_state(before)
             if drew:
                 raise CannotFuseError(f"the metric {call.path} draws random numbers")
-            if not all(map(identical, given, tensors)):
+            imputes = any(isinstance(getattr(part, "nan_strategy", None), float) for part in metric.modules())
+            if imputes or not all(map(identical, given, tensors)):
                 raise CannotFuseError(f"the metric {call.path} changes what it is given")
 
     def __call__(self, outputs: Sequence[Tensor], begin: int, end: int) -> None:
@@ -324,10 +327,12 @@ class Replay:
             for part in metric.values(copy_state=False) if isinstance(metric, MetricCollection) else [metric]:
                 part._update_count += count - 2  # one of count - 1 is counted
             return [method(*last[0], **last[1])]
-        values = []
+        values, versions = [], [tensor._version for tensor in tensors]
         for i in range(count):
             args, kwargs = self._arguments(call, [tensor[i] for tensor in tensors])
             values.append(method(*args, **kwargs))
+        if [tensor._version for tensor in tensors] != versions:  # what the step went on with
+            raise EngineMismatchError(f"the metric {call.path} changes what it is given; use engine eager")
         return values
 
     @staticmethod
@@ -355,15 +360,15 @@ class Replay:
             return False
         states = []
         for sizes in ((len(tensors[0]),), (1,) * len(tensors[0])):
-            copy = metric.clone()
-            copy.reset()
+            twin = copy.deepcopy(metric, leaving_graphs(metric))
+            twin.reset()
             begin = 0
             for size in sizes:
                 flat = [tensor[begin : begin + size].flatten(0, 1) for tensor in tensors]
                 args, kwargs = self._arguments(call, flat)
-                copy.update(*args, **kwargs)
+                twin.update(*args, **kwargs)
                 begin += size
-            copies = list(copy.values(copy_state=False)) if isinstance(copy, MetricCollection) else [copy]
+            copies = list(twin.values(copy_state=False)) if isinstance(twin, MetricCollection) else [twin]
             states.append([_joined(getattr(part, name)) for part in copies for name in part._defaults])
         return all(
             one.shape == other.shape

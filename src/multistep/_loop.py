@@ -60,6 +60,7 @@ class StepLoop(_AutomaticOptimization):
         self._owner = owner
         self._engine: FusedEngine | None = None
         self._decided = False
+        self._compared = False  # whether the first minibatch was compared with a copy's
         self._source: Source | None = None
         self._replay: Replay | None = None
         self._losses: list[Tensor] = []  # of the chunk so far
@@ -238,8 +239,9 @@ class StepLoop(_AutomaticOptimization):
         A step may look itself up, by its identity say, and be another one on every copy.
         """
         trainer: Any = self.trainer
-        if self._owner.wanted == "eager" or self._has_begun or trainer.world_size > 1:
+        if self._compared or self._owner.wanted == "eager" or self._has_begun or trainer.world_size > 1:
             return None
+        self._compared = True
         with suppress(Exception):  # each is reported when it is compiled
             context, random_state = trainer.precision_plugin.train_step_context, torch.get_rng_state()
             module, optimizer = trainer.lightning_module, trainer.optimizers[0]

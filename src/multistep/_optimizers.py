@@ -94,6 +94,17 @@ def plain_step(optimizer: Optimizer) -> Callable[..., Any] | None:
     return lambda *closure: step(optimizer, *closure)
 
 
+def leaving_graphs(module: nn.Module) -> dict[int, Any]:
+    """Returns what `copy.deepcopy` needs for tensors with a graph, such as the last value of a metric."""
+    memo: dict[int, Any] = {}
+    for child in module.modules():
+        for value in child.__dict__.values():
+            for tensor in value if isinstance(value, list) else [value]:
+                if isinstance(tensor, Tensor) and tensor.grad_fn is not None:
+                    memo[id(tensor)] = tensor.detach().clone()
+    return memo
+
+
 def copied(module: nn.Module, optimizer: Optimizer) -> tuple[Any, Any, set[int]]:
     """Returns copies of a module and its optimizer, which share nothing with them but datasets, and have no trainer.
 
@@ -101,16 +112,13 @@ def copied(module: nn.Module, optimizer: Optimizer) -> tuple[Any, Any, set[int]]
 
     Raises a CannotFuseError where something else is shared.
     """
-    memo: dict[int, Any] = {}
+    memo = leaving_graphs(module)
     if (trainer := getattr(module, "_trainer", None)) is not None:
         memo[id(trainer)] = trainer
-    for child in module.modules():  # torch copies no tensor with a graph, such as the last value of a metric
+    for child in module.modules():
         for value in child.__dict__.values():
             if isinstance(value, (Dataset, DataLoader)):  # large, and not a step's
                 memo[id(value)] = RefusingValue("training_step uses a dataset that is kept in the module")
-            for tensor in value if isinstance(value, list) else [value]:
-                if isinstance(tensor, Tensor) and tensor.grad_fn is not None:
-                    memo[id(tensor)] = tensor.detach().clone()
     other = copy.deepcopy(module, memo)
     for child, twin in zip(module.modules(), other.modules(), strict=True):
         for key, value in child.__dict__.items():

@@ -129,7 +129,7 @@ class Watch:
 
     def __init__(self, perform: Callable[[], None], module: nn.Module, copies: set[int]) -> None:
         self._copies = copies
-        self._keys: set[str] = set()
+        self._keys = {"training_step", "forward"}
         self._by_any_name = False
         self._codes: dict[types.CodeType, None] = {}
         self._classes: dict[type, None] = {}
