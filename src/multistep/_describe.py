@@ -35,6 +35,7 @@ OF_EVERY_MODULE = set(nn.Module().__dict__) - {"training"}
 KNOWN_PACKAGES = {"torch", "pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics", "numpy", "multistep"}
 # What reads gradients: the attribute, and functions of torch and Lightning.
 GRADIENTS = {"grad", "grad_norm", "clip_grad_norm_", "clip_grad_value_", "get_total_norm"}
+BEFORE_TRAINING = {"on_fit_start", "on_train_start", "on_sanity_check_start", "on_sanity_check_end"}
 DEEPEST, MOST = 12, 20_000  # levels and values of a description
 
 
@@ -281,8 +282,8 @@ def names_in(code: types.CodeType) -> Iterator[str]:
 
 def reads_gradients(instance: Any) -> bool:
     """Returns whether the hooks of a callback or module, or what they call, name the gradients of parameters."""
-    waiting: list[Any] = [getattr(type(instance), name) for name in dir(type(instance)) if name.startswith("on_")]
-    waiting += [] if isinstance(instance, nn.Module) else vars(instance).values()
+    hooks = {name for name in dir(type(instance)) if name.startswith("on_")} - BEFORE_TRAINING
+    waiting: list[Any] = [getattr(type(instance), name) for name in sorted(hooks)]
     seen: set[int] = set()
     while waiting:
         value = waiting.pop()
@@ -302,7 +303,11 @@ def reads_gradients(instance: Any) -> bool:
                 return True
             waiting += enclosed(function)
             for name in names_in(function.__code__):
-                waiting += [getattr(type(instance), name, None), function.__globals__.get(name)]
+                waiting += [
+                    getattr(type(instance), name, None),
+                    vars(instance).get(name),
+                    function.__globals__.get(name),
+                ]
     return False
 
 
@@ -325,7 +330,8 @@ def _imported(module: types.ModuleType) -> Iterator[str]:
 def is_foreign(name: str) -> bool:
     """Returns whether a module of this name is neither torch's, Lightning's nor Python's."""
     top = name.partition(".")[0]
-    return (top not in KNOWN_PACKAGES and top not in sys.stdlib_module_names) or name == "__main__"
+    known = top in KNOWN_PACKAGES or top in sys.stdlib_module_names or top not in sys.modules  # of a named tuple, say
+    return not known or name == "__main__"
 
 
 def is_own_module(name: str) -> bool:

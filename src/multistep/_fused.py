@@ -118,7 +118,9 @@ class FusedEngine:
     def changed(self) -> bool:
         """Returns whether anything that the compiled code depends on has changed since it was compiled."""
         with _explained("described"):
-            return self._update.has_other_parameters() or self._describe() != self._description
+            if self._update.has_other_parameters() or self._watch.has_changed(self._module, self._description[0]):
+                return True
+            return [self._update.description(), str(torch.get_default_dtype())] != [*self._description[1::2]]
 
     def run(self, tensors: Sequence[Tensor], rates: Tensor, ends: Tensor, due: Tensor, within: bool) -> list[Tensor]:
         """Performs the steps of K minibatches, and the updates that end with them.

@@ -269,6 +269,7 @@ class TracedUpdate:
         several = rule.accumulate > 1
         self._sums = {name: torch.zeros_like(module.get_parameter(name)) for name in self._trained if several}
         self._structure = tree_structure(self._state())
+        self._structured = str(self._structure)
         self._places = [*places_of(module, dict(module.named_parameters()), "_parameters")]
         self._places += places_of(module, dict(module.named_buffers()), "_buffers")
         self.captured: Captured | None = None  # of the last trace
@@ -290,7 +291,7 @@ class TracedUpdate:
         tensors = [(t.dtype, t.shape, t.stride()) for t in self.state()]
         rule = [self._rule.accumulate, self._rule.clip, self._rule.clip_by]
         averages = [average.description() for average in self._averages]
-        return [str(self._structure), tensors, rule, averages, options_of(self._optimizer, self._names)]
+        return [self._structured, tensors, rule, averages, options_of(self._optimizer, self._names)]
 
     def has_other_parameters(self) -> bool:
         """Returns whether the module or the optimizer holds another parameter than when this was made."""

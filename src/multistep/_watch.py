@@ -74,6 +74,8 @@ NOT_OUTSIDE = {"fspath", "_path_normpath", "_path_splitroot", "_path_splitroot_e
 CLOCK = {"now", "today", "utcnow"}
 PRINTING = {"print", "input", "open", "breakpoint"}
 NOBODY = 2  # references to what a place alone holds, while they are counted
+FROZEN = (*PLAIN, type, types.ModuleType, types.CodeType, torch.dtype, torch.device)  # do not change in place
+MAKING = ("__init__", "__new__", "__init_subclass__", "__class_getitem__")  # no step makes its modules
 FEW = 1_000  # values in a container that are looked at for classes
 
 
@@ -139,6 +141,10 @@ class Watch:
         self._problems: set[_Key] = set()
         self._enclosed: dict[types.CodeType, set[tuple[int, ...]]] = {}
         self._refusal: str | None = None
+        self._seen: list[Any] = []
+        self._changeable: list[Any] = []
+        self._described: list[Any] = []
+        self._names: tuple[dict[int, str], set[int]] = {}, set()
         for child in module.modules():
             if not isinstance(child, (Metric, MetricCollection)):
                 self._meet_class(type(child))
@@ -172,20 +178,12 @@ class Watch:
 
         Raises a CannotFuseError where a hook is registered, or where there is too much to describe.
         """
-        own = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-        names = {id(tensor): name for name, tensor in own}
-        describer = Describer(names, {id(child) for child in module.modules()})
+        describer = Describer(*_names_of(module))
         described: dict[str, Any] = {}
         for path, child in module.named_modules():
             _refuse_hooks(child, path)
             described[f"class of {path or 'self'}"] = name_of(type(child))
-            if isinstance(child, (Metric, MetricCollection)):
-                continue  # updated beside the compiled code
-            skipped = OF_LIGHTNING if isinstance(child, LightningModule) else OF_EVERY_MODULE
-            known = not is_foreign(type(child).__module__)
-            for key, value in child.__dict__.items():
-                if key not in skipped and (known or key == "training" or self.has(key)):
-                    described[f"self.{path}.{key}" if path else f"self.{key}"] = describer(value)
+            described |= {label: describer(value) for label, value in self._attributes(path, child)}
         for name, parameter in module.named_parameters():
             if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
                 raise CannotFuseError(f"a hook is registered on the parameter {name}")
@@ -200,6 +198,52 @@ class Watch:
             ):
                 raise CannotFuseError(f"what {label} holds cannot be watched")
         return described
+
+    def _attributes(self, path: str, child: nn.Module) -> Iterator[tuple[str, Any]]:
+        """The attributes of a submodule that code in reach may read, by name."""
+        if isinstance(child, (Metric, MetricCollection)):
+            return  # updated beside the compiled code
+        skipped = OF_LIGHTNING if isinstance(child, LightningModule) else OF_EVERY_MODULE
+        known = not is_foreign(type(child).__module__)
+        for key, value in vars(child).items():
+            if key not in skipped and (known or key == "training" or self.has(key)):
+                yield f"self.{path}.{key}" if path else f"self.{key}", value
+
+    def has_changed(self, module: nn.Module, described: dict[str, Any]) -> bool:
+        """Returns whether a module would be described in another way: in a tenth of the time, as long as it is not."""
+        seen = self._glance(module)
+        same = len(seen) == len(self._seen) and all(map(operator.is_, seen, self._seen))
+        if same and self._contents() == self._described:
+            return False
+        if self.describe(module) != described:
+            return True
+        watched = [value for path, child in module.named_modules() for _, value in self._attributes(path, child)]
+        watched += [place.get() for place in self._places.values()]
+        self._changeable = [value for value in watched if not isinstance(value, (*FROZEN, nn.Module))]
+        self._seen, self._names = seen, _names_of(module)
+        self._described = self._contents()
+        return False
+
+    def _contents(self) -> list[Any]:
+        describer = Describer(*self._names)
+        return [describer(value) for value in self._changeable]
+
+    def _glance(self, module: nn.Module) -> list[Any]:
+        """All values that a description looks at, themselves."""
+        seen: list[Any] = [place.get() for place in self._places.values()]
+        children = [module]
+        for child in children:
+            own = vars(child)
+            seen += own
+            seen += own.values()
+            seen += [len(own[hooks]) for hooks in HOOKS]
+            for parameter in own["_parameters"].values():
+                if parameter is not None:
+                    hooks = parameter._backward_hooks, getattr(parameter, "_post_accumulate_grad_hooks", None)
+                    seen += [parameter, parameter.requires_grad, *hooks]
+            children += [inner for inner in own["_modules"].values() if inner is not None]
+        seen += [len(getattr(torch.nn.modules.module, f"_global{hooks}")) for hooks in HOOKS]
+        return seen
 
     # While the update is performed
 
@@ -308,7 +352,11 @@ class Watch:
             if each not in self._classes and is_own(each):
                 self._classes[each] = None
                 for key, value in list(vars(each).items()):
-                    if isinstance(value, FUNCTIONS) or not (is_dunder(key) or key == "_abc_impl"):
+                    if (
+                        key not in MAKING
+                        and (isinstance(value, FUNCTIONS) or not is_dunder(key))
+                        and key != "_abc_impl"
+                    ):
                         self._meet(_Place(f"{name_of(each)}.{key}", each, key))
                         self._meet_classes_in([value])
 
@@ -348,6 +396,12 @@ class Watch:
             labels[place.label] = labels.get(place.label, 0) + 1
             if labels[place.label] > 1:
                 self._places[key] = replace(place, label=f"{place.label} ({labels[place.label]})")
+
+
+def _names_of(module: nn.Module) -> tuple[dict[int, str], set[int]]:
+    """The names of a module's tensors, and its submodules, by identity."""
+    tensors = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    return {id(tensor): name for name, tensor in tensors}, {id(child) for child in module.modules()}
 
 
 def _is_of_ones_own(frame: types.FrameType | None) -> bool:
