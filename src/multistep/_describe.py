@@ -4,7 +4,6 @@ Contents are described, not identities, so that a change in place is seen.
 """
 
 import collections
-import dis
 import enum
 import functools
 import hashlib
@@ -15,7 +14,6 @@ import sys
 import types
 import weakref
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +31,6 @@ FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial, staticmeth
 # What a bare module has of its own; parameters, buffers and submodules are described by themselves.
 OF_EVERY_MODULE = set(nn.Module().__dict__) - {"training"}
 KNOWN_PACKAGES = {"torch", "pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics", "numpy", "multistep"}
-# What reads gradients: the attribute, and functions of torch and Lightning.
-GRADIENTS = {"grad", "grad_norm", "clip_grad_norm_", "clip_grad_value_", "get_total_norm"}
-BEFORE_TRAINING = {"on_fit_start", "on_train_start", "on_sanity_check_start", "on_sanity_check_end"}
 DEEPEST, MOST = 12, 20_000  # levels and values of a description
 
 
@@ -261,15 +256,6 @@ def is_dunder(key: str) -> bool:
     return key.startswith("__") and key.endswith("__")
 
 
-def _functions_in(value: Any) -> Iterator[types.FunctionType]:
-    if isinstance(value, types.FunctionType):
-        yield value
-    elif isinstance(value, (staticmethod, classmethod, types.MethodType)):
-        yield from _functions_in(value.__func__)
-    elif isinstance(value, (functools.partial, property)):
-        yield from _functions_in(value.func if isinstance(value, functools.partial) else value.fget)
-
-
 def names_in(code: types.CodeType) -> Iterator[str]:
     """Yields the names in a function's code, and its strings, as they may be given to `getattr`."""
     yield from code.co_names
@@ -278,44 +264,6 @@ def names_in(code: types.CodeType) -> Iterator[str]:
             yield constant
         if isinstance(constant, types.CodeType):
             yield from names_in(constant)
-
-
-def reads_gradients(instance: Any) -> bool:
-    """Returns whether the hooks of a callback or module, or what they call, name the gradients of parameters."""
-    hooks = {name for name in dir(type(instance)) if name.startswith("on_")} - BEFORE_TRAINING
-    waiting: list[Any] = [getattr(type(instance), name) for name in sorted(hooks)]
-    seen: set[int] = set()
-    while waiting:
-        value = waiting.pop()
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, (list, tuple, set, dict)):
-            waiting += value.values() if isinstance(value, dict) else value
-        elif isinstance(value, type) and is_own(value):
-            waiting += vars(value).values()
-        elif is_own_object(value):
-            waiting += [type(value), *getattr(value, "__dict__", {}).values()]
-        for function in _functions_in(value):
-            if not is_foreign(str(function.__module__)):
-                continue
-            if _names_gradients(function.__code__):
-                return True
-            waiting += enclosed(function)
-            for name in names_in(function.__code__):
-                waiting += [
-                    getattr(type(instance), name, None),
-                    vars(instance).get(name),
-                    function.__globals__.get(name),
-                ]
-    return False
-
-
-def _names_gradients(code: types.CodeType) -> bool:
-    """Whether a function's code has the name `grad`, but for `torch.autograd.grad`, or of what reads it."""
-    inner = any(_names_gradients(constant) for constant in code.co_consts if isinstance(constant, types.CodeType))
-    names = [instruction.argval for instruction in dis.get_instructions(code)]
-    return inner or any(name in GRADIENTS and before != "autograd" for before, name in pairwise([None, *names]))
 
 
 def _imported(module: types.ModuleType) -> Iterator[str]:

@@ -18,9 +18,10 @@ from multistep._describe import is_known, sources_of
 from multistep._errors import CannotFuseError
 from multistep._guards import guarded
 from multistep._optimizers import plain_step
-from multistep._step import Outcome, Reference, Rule, TracedUpdate, gradients_on_a_copy, rehearse, tracing
+from multistep._step import Outcome, Reference, Rule, gradients_on_a_copy, rehearse
 from multistep._threads import use_fastest
 from multistep._tree import flatten, is_simple
+from multistep._update import TracedUpdate, tracing
 from multistep.compiled import cache
 from multistep.compiled.program import Program
 

@@ -21,7 +21,6 @@ from multistep._accounts import Accounts
 from multistep._averaging import averages_of, own_formula
 from multistep._calls import minibatches_until_a_call, sudden_reason
 from multistep._check import are_close
-from multistep._describe import reads_gradients
 from multistep._eager import is_plain, perform_plainly
 from multistep._errors import CannotFuseError, EngineMismatchError
 from multistep._fused import FusedEngine
@@ -36,6 +35,7 @@ from multistep._minibatches import (
     refused_data,
     take_one,
 )
+from multistep._reach import reads_gradients
 from multistep._schedules import changes_more_than_the_learning_rate, is_of_ones_own, upcoming_rates
 from multistep._signals import deferring_interrupts
 from multistep._step import Rule, gradients_of, rehearse

@@ -1,0 +1,163 @@
+"""What a step hands out while it is performed on a copy: its loss, what it logs, and what metrics are given."""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytorch_lightning import LightningModule
+from torch import Tensor
+from torchmetrics import Metric, MetricCollection
+
+from multistep._errors import CannotFuseError
+from multistep._guards import RefusingValue
+from multistep._tree import Layout, flatten
+
+SIGNATURE = inspect.signature(LightningModule.log)
+
+
+@dataclass(frozen=True)
+class BatchValue:
+    """The value that a metric's `forward` returns of a minibatch: it can be logged, and nothing else."""
+
+    call: int
+    key: str | None = None  # in the dictionary of a collection
+
+
+def _refusing(value: BatchValue) -> Any:
+    return RefusingValue("training_step computes with the value of a metric", of=value)
+
+
+@dataclass(eq=False)
+class MetricCall:
+    """A metric's `update` or `forward` in a step, and the tensors among its arguments."""
+
+    path: str
+    method: str
+    layout: Layout
+    tensors: list[Tensor]
+
+
+@dataclass(eq=False)
+class Logged:
+    """A call of `self.log`: a number that stays, one that is computed at every update, or a metric."""
+
+    name: str
+    options: dict[str, Any]
+    value: Any  # a number, Tensor, BatchValue, or the path of a metric
+
+
+@dataclass(eq=False)
+class Captured:
+    """All that a step hands out beside its gradients."""
+
+    loss: Tensor
+    extra: dict[str, Any] = field(default_factory=dict)
+    logs: list[Logged] = field(default_factory=list)
+    calls: list[MetricCall] = field(default_factory=list)
+
+    def tensors(self) -> list[Tensor]:
+        """Returns the loss, the logged values, the arguments of metrics, and the other tensors that are returned."""
+        logged = [log.value for log in self.logs if isinstance(log.value, Tensor)]
+        arguments = [tensor for call in self.calls for tensor in call.tensors]
+        others = [value for value in self.extra.values() if isinstance(value, Tensor)]
+        return [value.detach() for value in (self.loss, *logged, *arguments, *others)]
+
+    def structure(self) -> list[Any]:
+        """Returns what has to be the same at every update, as values that can be compared."""
+        logs = [(log.name, sorted(map(repr, log.options.items())), _kind(log.value)) for log in self.logs]
+        calls = [(call.path, call.method, call.layout) for call in self.calls]
+        extra = [(key, _kind(value)) for key, value in self.extra.items()]
+        return [_kind(self.loss), logs, calls, extra]
+
+
+def _kind(value: Any) -> Any:
+    return (tuple(value.shape), str(value.dtype)) if isinstance(value, Tensor) else repr(value)
+
+
+class Capture:
+    """Takes the place of a module's `log` and of its metrics while its step is performed on a copy."""
+
+    def __init__(self, module: LightningModule) -> None:
+        self._module = module
+        self.logs: list[Logged] = []
+        self.calls: list[MetricCall] = []
+        self._metrics = {id(child): name for name, child in module.named_modules() if isinstance(child, Metric)}
+        self._collections = {
+            id(child): name for name, child in module.named_modules() if isinstance(child, MetricCollection)
+        }
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Within, logs and metric calls are noted instead of performed."""
+        places: list[tuple[dict[str, Any], str, Any]] = [(self._module.__dict__, "log", self._log)]
+        inner = {
+            id(metric)
+            for child in self._module.modules()
+            if isinstance(child, MetricCollection)
+            for metric in child.modules()
+            if metric is not child
+        }
+        for name, child in self._module.named_modules():
+            if isinstance(child, (Metric, MetricCollection)) and id(child) not in inner:
+                for method in ("update", "forward"):
+                    places.append((child.__dict__, method, self._noting(name, method, child)))
+                for method in ("compute", "reset"):
+                    places.append((child.__dict__, method, self._refusing(method)))
+            if isinstance(child, Metric):
+                unread: Any = RefusingValue("training_step reads the state of a metric")
+                places += [(child.__dict__, state, unread) for state in (*child._defaults, "_update_count")]
+        missing = object()
+        before = [(space, key, space.get(key, missing)) for space, key, _ in places]
+        try:
+            for space, key, value in places:
+                space[key] = value
+            yield
+        finally:
+            for space, key, value in before:
+                if value is missing:
+                    space.pop(key, None)
+                else:
+                    space[key] = value
+
+    def _log(self, *args: Any, **kwargs: Any) -> None:
+        bound = SIGNATURE.bind(self._module, *args, **kwargs).arguments
+        name, value = bound["name"], bound["value"]
+        if type(value) is RefusingValue:
+            value = vars(value).get("of", value)
+        options = {key: option for key, option in bound.items() if key not in ("self", "name", "value")}
+        if isinstance(value, Metric):
+            if id(value) not in self._metrics:
+                raise CannotFuseError(f"the metric logged as {name} is no attribute of the module")
+            value = self._metrics[id(value)]
+        elif isinstance(value, Tensor):
+            if value.numel() != 1:
+                raise CannotFuseError(f"the value logged as {name} is not one number")
+            value = value.detach().clone().reshape(())
+        elif not isinstance(value, (bool, int, float, BatchValue)):
+            raise CannotFuseError(f"a {type(value).__name__} is logged as {name}")
+        self.logs.append(Logged(name, options, value))
+
+    def _noting(self, path: str, method: str, metric: Any) -> Any:
+        def note(*args: Any, **kwargs: Any) -> Any:
+            try:
+                tensors, layout = flatten((args, kwargs))
+            except TypeError as error:
+                raise CannotFuseError(f"an argument of the metric {path} cannot leave a compiled update") from error
+            number = len(self.calls)
+            self.calls.append(MetricCall(path, method, layout, [tensor.detach() for tensor in tensors]))
+            if method == "update":
+                return None
+            if isinstance(metric, MetricCollection):
+                return {str(key): _refusing(BatchValue(number, str(key))) for key in metric.keys(keep_base=False)}
+            return _refusing(BatchValue(number))
+
+        return note
+
+    @staticmethod
+    def _refusing(method: str) -> Any:
+        def refuse(*_: Any, **__: Any) -> Any:
+            raise CannotFuseError(f"training_step calls a metric's {method}")
+
+        return refuse

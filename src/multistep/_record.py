@@ -1,0 +1,256 @@
+"""Performs an update under watch: every function of one's own that it runs is noted before it begins.
+
+What it names, what it is given, and what it encloses may be changed by others, or by itself. What it calls beside, such
+as the clock, a file or the trainer, is refused: compiled code would do it once, or never.
+"""
+
+import collections
+import dis
+import gc
+import operator
+import os
+import sys
+import types
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch import nn
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+from torchmetrics import Metric, MetricCollection
+
+from multistep._describe import (
+    FUNCTIONS,
+    OF_EVERY_MODULE,
+    PLAIN,
+    describe,
+    enclosed,
+    is_dunder,
+    is_foreign,
+    is_own,
+    is_own_module,
+    is_own_object,
+    name_of,
+    names_in,
+)
+from multistep._errors import CannotFuseError
+from multistep._guards import RefusingValue
+from multistep._refusals import ENVIRONMENT, OF_THE_TRAINER, REFUSED, is_of_ones_own, refused_in_c
+from multistep._undo import Place
+
+# Code with one of these may read an attribute whose name it does not have.
+BY_ANY_NAME = {"getattr", "setattr", "vars", "__dict__", "locals", "globals", "eval", "exec", "attrgetter"}
+NOBODY = 2  # references to what a place alone holds, while they are counted
+MAKING = ("__init__", "__new__", "__init_subclass__", "__class_getitem__")  # no step makes its modules
+FEW = 1_000  # values in a container that are looked at for classes
+
+
+_Key = tuple[int, str | None]
+
+
+class _Refused(BaseException):
+    """Raised where a step does what is refused; no `except Exception` of its own catches it."""
+
+
+class Recorder:
+    """Performs an update on copies, and takes up the names in the code that runs, and the places that it can reach.
+
+    Args:
+        module: the copy of the module.
+        copies: identities of all that was copied, of which no change matters.
+
+    Attributes:
+        keys: the names, of which each may be an attribute's.
+        by_any_name: whether the code may read an attribute of another name as well.
+        places: where it finds values outside of the copies.
+    """
+
+    def __init__(self, module: nn.Module, copies: set[int]) -> None:
+        self._copies = copies
+        self.keys = {"training_step", "forward"}
+        self.by_any_name = False
+        self._codes: dict[types.CodeType, None] = {}
+        self._classes: dict[type, None] = {}
+        self._places: dict[_Key, Place] = {}
+        self._back: dict[_Key, Callable[[], None]] = {}
+        self._held: dict[_Key, int] = {}  # references to an object that undoing holds
+        self._problems: set[_Key] = set()
+        self._enclosed: dict[types.CodeType, set[tuple[int, ...]]] = {}
+        self._refusal: str | None = None
+        for child in module.modules():
+            if not isinstance(child, (Metric, MetricCollection)):
+                self._meet_class(type(child))
+                inside = [value for key, value in vars(child).items() if key not in OF_EVERY_MODULE]
+                self._meet_classes_in(value for value in inside if type(value) is not RefusingValue)
+
+    @property
+    def places(self) -> list[Place]:
+        return list(self._places.values())
+
+    def run(self, perform: Callable[[], None]) -> None:
+        """Performs an update, and undoes what it changes outside of the copies.
+
+        Raises a CannotFuseError where it does so, or calls what is refused.
+        """
+        modes: list[Any] = [*_get_current_dispatch_mode_stack()]
+        modes += _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+        if modes:
+            raise CannotFuseError(f"{type(modes[-1]).__name__} sees every operation")
+        if sys.getprofile() is not None:
+            raise CannotFuseError("a profiler watches the training")
+        changed: str | None = None
+        try:
+            sys.setprofile(self._event)
+            try:
+                perform()
+            finally:
+                sys.setprofile(None)
+        except _Refused:
+            pass
+        finally:
+            self._drop_what_is_gone()
+            after = {key: describe(place.get()) for key, place in self._places.items() if key in self._back}
+            for put_back in self._back.values():
+                put_back()
+            changed = next((p.label for key, p in self._places.items() if after.get(key, p) != describe(p.get())), None)
+        if self._refusal is not None or changed is not None:
+            raise CannotFuseError(self._refusal or f"training_step changes {changed}")
+        self._settle()
+
+    def _is_named(self, key: str) -> bool:
+        return self.by_any_name or key in self.keys
+
+    def _drop_what_is_gone(self) -> None:
+        """Leaves out objects that the update has made itself, which nobody else holds, and then what those held."""
+        count = 0
+        while count != (count := len(self._places)):
+            for key, place in list(self._places.items()):
+                if place.key is None and sys.getrefcount(place.space) - self._held[key] <= NOBODY:
+                    del self._places[key], place
+                    self._back.pop(key, None)
+
+    def _event(self, frame: types.FrameType, event: str, argument: Any) -> None:
+        if event == "c_call":
+            if (what := refused_in_c(argument)) is not None and is_of_ones_own(frame):
+                self._refuse(what)
+        elif event == "call":
+            name = str(frame.f_globals.get("__name__"))
+            what = REFUSED.get(frame.f_code)
+            if what is None and name.startswith(OF_THE_TRAINER):
+                what = f"training_step reads its trainer's {frame.f_code.co_name}"
+            if what is not None and is_of_ones_own(frame.f_back):
+                self._refuse(what)
+            if frame.f_code is ENVIRONMENT and is_of_ones_own(frame):
+                self._meet(Place("os.environ", vars(os.environ), "_data"))
+            if is_foreign(name) and frame.f_code.co_name != "<module>":
+                self._enter(frame, name)
+            elif name.startswith("torch.nn.modules.") and name != nn.Module.__module__:
+                self.keys.update(names_in(frame.f_code))  # of a class that a module of one's own may be derived from
+
+    def _refuse(self, what: str) -> None:
+        self._refusal = self._refusal or what
+        raise _Refused(what)
+
+    def _enter(self, frame: types.FrameType, module: str) -> None:
+        """Notes a function that is about to run, and all that it can read or change."""
+        code, own = frame.f_code, is_own_module(module)
+        if code not in self._codes:
+            self._codes[code] = None
+            names = set(names_in(code))
+            self.keys |= names
+            self.by_any_name = self.by_any_name or not BY_ANY_NAME.isdisjoint(names)
+            self._meet_names(names, frame.f_globals, module)
+            for instruction in dis.get_instructions(code):
+                if instruction.opname == "STORE_DEREF" and instruction.argval in code.co_freevars:
+                    self._refuse(f"{code.co_name} changes {instruction.argval}, which encloses it")
+                if instruction.opname == "STORE_ATTR" and instruction.argval == "data":
+                    self._refuse(f"{code.co_name} assigns to .data")
+                if instruction.opname == "IMPORT_NAME" and instruction.argval in sys.modules:
+                    self._meet_names(names, vars(sys.modules[instruction.argval]), instruction.argval)
+        if own:
+            values = frame.f_locals
+            if code.co_freevars:
+                ids = tuple(id(values[name]) for name in code.co_freevars if name in values)
+                self._enclosed.setdefault(code, set()).add(ids)
+            for value in values.values():
+                if id(value) not in self._copies and _can_change(value):
+                    self._meet(Place(f"a {type(value).__name__} that {code.co_name} is given", value))
+                    self._meet_classes_in([value])
+
+    def _meet_names(self, names: set[str], space: dict[str, Any], module: str) -> None:
+        """Takes up what names stand for in a module, and in the modules that stand there."""
+        for name in sorted(names & space.keys()):
+            value = space[name]
+            if not isinstance(value, types.ModuleType):
+                if is_own_module(module) or isinstance(value, PLAIN):
+                    self._meet(Place(f"{module}.{name}", space, name))
+                    self._meet_classes_in([value])
+            elif is_own_module(value.__name__):
+                self._meet_names(names, vars(value), value.__name__)
+
+    def _meet_classes_in(self, values: Iterable[Any], depth: int = 3) -> None:
+        for value in values:
+            if isinstance(value, type) or is_own_object(value):
+                self._meet_class(value if isinstance(value, type) else type(value))
+            self.by_any_name = self.by_any_name or isinstance(value, operator.attrgetter)
+            inside: Any = value if isinstance(value, (list, tuple, set, frozenset, dict)) else ()
+            if isinstance(value, types.SimpleNamespace) or is_own_object(value):
+                inside = getattr(value, "__dict__", {})
+            if depth and 0 < len(inside) < FEW:
+                self._meet_classes_in(inside.values() if isinstance(inside, dict) else inside, depth - 1)
+
+    def _meet_class(self, cls: type) -> None:
+        for each in cls.__mro__:
+            if each not in self._classes and is_own(each):
+                self._classes[each] = None
+                for key, value in list(vars(each).items()):
+                    if (
+                        key not in MAKING
+                        and (isinstance(value, FUNCTIONS) or not is_dunder(key))
+                        and key != "_abc_impl"
+                    ):
+                        self._meet(Place(f"{name_of(each)}.{key}", each, key))
+                        self._meet_classes_in([value])
+
+    def _meet(self, place: Place) -> None:
+        key = id(place.space), place.key
+        if key in self._places:
+            return
+        self._places[key] = place
+        references = sys.getrefcount(place.space)
+        try:
+            self._back[key] = place.keeping()
+        except Exception:  # of any kind, while it is described or copied
+            if isinstance(place.space, dict):
+                self._refuse(f"what {place.label} holds cannot be put back after a trial")
+            self._problems.add(key)  # told if it was there before, and can be reached
+        self._held[key] = sys.getrefcount(place.space) - references
+
+    def _settle(self) -> None:
+        """Leaves out what no code that ran can reach, and takes up what it encloses."""
+        self._back.clear()
+        for key, place in list(self._places.items()):
+            if isinstance(place.space, type) and not (self._is_named(str(place.key)) or is_dunder(str(place.key))):
+                del self._places[key]
+            elif key in self._problems:
+                raise CannotFuseError(f"what {place.label} holds cannot be put back after a trial")
+        functions = gc.get_referrers(*self._enclosed) if self._enclosed else []
+        for function in functions:
+            if isinstance(function, types.FunctionType):
+                inside = enclosed(function)
+                if inside and tuple(map(id, inside)) in self._enclosed[function.__code__]:
+                    self._meet(Place(f"what {function.__qualname__} encloses", function))
+        self._back.clear()
+        labels: dict[str, int] = {}
+        for key, place in self._places.items():
+            labels[place.label] = labels.get(place.label, 0) + 1
+            if labels[place.label] > 1:
+                self._places[key] = replace(place, label=f"{place.label} ({labels[place.label]})")
+
+
+def _can_change(value: Any) -> bool:
+    if type(value) is RefusingValue:
+        return False
+    return isinstance(value, (list, dict, set, collections.deque, np.ndarray)) or is_own_object(value)

@@ -1,0 +1,77 @@
+"""What a step must not call, as compiled code would do it once, or never: what reads or changes more than tensors."""
+
+import inspect
+import logging
+import os
+import types
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+
+from multistep._describe import KNOWN_PACKAGES, is_foreign
+
+# Members of a LightningModule whose values change from update to update, or that act beside it.
+OF_THE_MODULE = {"trainer", "fabric", "global_step", "current_epoch", "global_rank", "local_rank", "logger", "loggers"}
+OF_THE_MODULE |= {"optimizers", "lr_schedulers", "manual_backward", "print"}
+OF_THE_TRAINER = ("pytorch_lightning.trainer", "pytorch_lightning.loops", "pytorch_lightning.loggers")
+# Modules of Python in C whose functions read, or change, something outside of the process's own memory.
+OUTSIDE = {"time", "posix", "nt", "_io", "_socket", "socket", "_ssl", "_sqlite3", "sqlite3", "select", "mmap"}
+OUTSIDE |= {"_posixsubprocess", "_winapi", "_contextvars", "_signal"}
+NOT_OUTSIDE = {"fspath", "_path_normpath", "_path_splitroot", "_path_splitroot_ex"}
+CLOCK = {"now", "today", "utcnow"}
+PRINTING = {"print", "input", "open", "breakpoint"}
+
+
+def refused_in_c(function: Any) -> str | None:
+    """What a function in C reads or changes outside of the process's own memory, in words; else None."""
+    name, owner = function.__name__, getattr(function, "__self__", None)
+    module = function.__module__ or type(owner).__module__
+    if name in PRINTING and module == "builtins":
+        return "training_step prints" if name == "print" else f"training_step calls {name}"
+    if isinstance(owner, type) and owner.__module__ == "datetime" and name in CLOCK:
+        return f"training_step calls datetime.{name}"
+    if isinstance(owner, torch.Generator) and name in ("manual_seed", "seed", "set_state"):
+        return "training_step seeds a generator"
+    if name in ("warn", "warn_explicit", "start_new_thread", "start_joinable_thread"):
+        return "training_step warns" if name.startswith("warn") else "training_step starts a thread"
+    if module in OUTSIDE and name not in NOT_OUTSIDE:
+        return f"training_step calls {module.lstrip('_')}.{name}"
+    return None
+
+
+def _refused() -> dict[types.CodeType, str]:
+    """Functions in Python that a step must not call."""
+    refused = {}
+    for name in OF_THE_MODULE:
+        member: Any = vars(LightningModule)[name]
+        member = member.fget if isinstance(member, property) else member
+        refused[inspect.unwrap(member).__code__] = f"training_step reads self.{name}"
+    for function in (torch.manual_seed, torch.seed, torch.set_rng_state):
+        refused[inspect.unwrap(function).__code__] = "training_step seeds torch's generator"
+    asking: list[Any] = [
+        torch.compiler.is_compiling,
+        torch.compiler.is_dynamo_compiling,
+        torch._jit_internal.is_scripting,
+    ]
+    for function in asking:
+        refused[function.__code__] = "training_step asks whether it is compiled"
+    refused[logging.Logger._log.__code__] = "training_step logs to Python's logging"
+    return refused
+
+
+REFUSED = _refused()
+ENVIRONMENT = type(os.environ).__getitem__.__code__
+
+
+def is_of_ones_own(frame: types.FrameType | None) -> bool:
+    """Whether code of one's own, or of a package beside torch, does this, perhaps by Python's or Lightning's."""
+    while frame is not None:
+        name = str(frame.f_globals.get("__name__"))
+        top = name.partition(".")[0]
+        if top in KNOWN_PACKAGES - {"pytorch_lightning", "lightning"} or "importlib" in top:
+            return False
+        if is_foreign(name):
+            return True
+        frame = frame.f_back
+    return False

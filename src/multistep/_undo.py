@@ -1,0 +1,116 @@
+"""Putting back what a trial may change outside of the copies that it is performed on."""
+
+import collections
+import copy
+import enum
+import functools
+import logging
+import random
+import types
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from multistep._describe import PLAIN, describe, enclosed, has_attributes, is_by_value, slots_of
+
+# How the content of an object that is no container is read and set.
+CONTENTS: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {
+    np.ndarray: (np.copy, np.copyto),
+    Tensor: (lambda value: value.detach().clone(), lambda value, content: value.detach().copy_(content)),
+    random.Random: (random.Random.getstate, random.Random.setstate),
+    torch.Generator: (torch.Generator.get_state, torch.Generator.set_state),
+    np.random.RandomState: (np.random.RandomState.get_state, np.random.RandomState.set_state),
+    np.random.Generator: (
+        lambda value: value.bit_generator.state,
+        lambda value, content: setattr(value.bit_generator, "state", content),
+    ),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where a value is found again: a global name, an attribute of a class, what a function encloses, or an object."""
+
+    label: str
+    space: Any  # a dictionary, a class, a function, or with no key the object itself
+    key: str | None = None
+
+    def get(self) -> Any:
+        if self.key is None:
+            return enclosed(self.space) if isinstance(self.space, types.FunctionType) else self.space
+        return (self.space if isinstance(self.space, dict) else vars(self.space)).get(self.key)
+
+    def keeping(self) -> Callable[[], None]:
+        """Returns what puts the name, and what its value holds, back to what they are now."""
+        value = self.get()
+        inner = value if isinstance(self.space, types.FunctionType) and self.key is None else [value]
+        before, back = describe(value), [_keeping(each) for each in inner]
+
+        def put_back() -> None:
+            if self.key is not None and self.get() is not value:
+                put = dict.__setitem__ if isinstance(self.space, dict) else setattr
+                put(self.space, self.key, value)
+            if describe(value) != before:
+                for each in back:
+                    if each is not None:
+                        each()
+
+        return put_back
+
+
+def _keeping(value: Any, seen: set[int] | None = None) -> Callable[[], None] | None:
+    """Returns what puts the contents of a value back, in place; None if it has none that can change.
+
+    Raises a TypeError where that is impossible.
+    """
+    seen = set() if seen is None else seen
+    if isinstance(value, (*PLAIN, type, types.ModuleType, logging.Logger, enum.Enum, np.ufunc)) or id(value) in seen:
+        return None
+    seen.add(id(value))
+    back: list[Callable[[], None]] = []
+    inside: list[Any] = []
+    for kind, (get, set_) in CONTENTS.items():
+        if isinstance(value, kind):
+            return partial(set_, value, copy.deepcopy(get(value)))
+    if isinstance(value, (list, dict, set, collections.deque)):
+        back.append(partial(_refill, value, copy.copy(value)))
+    if isinstance(value, (list, dict, set, collections.deque, tuple, frozenset)):
+        inside += value.values() if isinstance(value, dict) else value
+    elif isinstance(value, (types.MethodType, types.BuiltinFunctionType, types.MethodWrapperType)):
+        inside.append(value.__self__)
+    elif isinstance(value, weakref.ref):
+        inside.append(value())
+    elif isinstance(value, partial):
+        inside += [*value.args, *value.keywords.values()]
+    elif isinstance(value, types.FunctionType):
+        back.append(partial(setattr, value, "__defaults__", value.__defaults__))
+        inside += [value.__defaults__, value.__kwdefaults__, *enclosed(value)]
+    elif isinstance(value, functools._lru_cache_wrapper):
+        back += [value.cache_clear] if value.cache_info().currsize == 0 else []
+    elif hasattr(type(value), "__next__") or not (has_attributes(value) or is_by_value(type(value))):
+        raise TypeError(type(value).__name__)
+    if not isinstance(value, nn.Module) and has_attributes(value):
+        slots = slots_of(value)
+        back += [partial(setattr, value, name, content) for name, content in slots.items()]
+        inside += slots.values()
+        if hasattr(value, "__dict__"):
+            back.append(partial(_refill, vars(value), dict(vars(value))))
+            inside += vars(value).values()
+    back += [each for item in inside if (each := _keeping(item, seen)) is not None]
+    return partial(_call_all, back) if back else None
+
+
+def _refill(container: Any, content: Any) -> None:
+    container.clear()
+    container.extend(content) if isinstance(container, (list, collections.deque)) else container.update(content)
+
+
+def _call_all(functions: list[Callable[[], None]]) -> None:
+    for function in functions:
+        function()
