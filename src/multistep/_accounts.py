@@ -34,6 +34,15 @@ class Accounts:
         kwargs: OrderedDict[str, Any] = self._loop._build_kwargs(OrderedDict(), batch, self._loop.batch_idx)
         return kwargs
 
+    def skip(self) -> None:
+        """Begins and ends a minibatch that is None, which performs nothing."""
+        progress = self._loop.batch_progress
+        progress.is_last_batch = False
+        progress.increment_ready()
+        self._trainer._logger_connector.on_batch_start(None)
+        self._loop._warning_cache.warn("train_dataloader yielded None. If this was on purpose, ignore this warning...")
+        self.end(None, None)
+
     def end(self, batch: Any, outputs: Any) -> None:
         """Ends it: steps schedules, moves averages, and logs."""
         trainer, loop = self._trainer, self._loop

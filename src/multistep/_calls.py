@@ -71,12 +71,14 @@ def _checkpoints(callback: Any, _trainer: Any) -> Calls:
     return Calls(after=(every,)) if every > 0 else NOTHING  # a time is checked at the end of a chunk
 
 
-def _logging(_callback: Any, trainer: Any) -> Calls:
+def _logging(_callback: Any, trainer: Any) -> Calls | None:
     every: int = trainer.log_every_n_steps
+    if trainer.fit_loop.epoch_loop._batches_that_stepped != trainer.global_step:  # set by somebody; rows follow it
+        return None
     return Calls(after=(every,), before=(every,)) if every else NOTHING
 
 
-def _learning_rates(callback: Any, trainer: Any) -> Calls:
+def _learning_rates(callback: Any, trainer: Any) -> Calls | None:
     return NOTHING if callback.logging_interval == "epoch" else _logging(callback, trainer)
 
 

@@ -11,6 +11,8 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from multistep import _check
 from multistep._averaging import Average
@@ -121,7 +123,7 @@ class FusedEngine:
         with _explained("described"):
             if self._update.has_other_parameters() or self._watch.has_changed(self._module, self._description[0]):
                 return True
-            return [self._update.description(), str(torch.get_default_dtype())] != [*self._description[1::2]]
+            return [self._update.description(), _surroundings()] != [*self._description[1::2]]
 
     def run(self, tensors: Sequence[Tensor], rates: Tensor, ends: Tensor, due: Tensor, within: bool) -> list[Tensor]:
         """Performs the steps of K minibatches, and the updates that end with them.
@@ -212,15 +214,15 @@ class FusedEngine:
 
     def _describe(self) -> list[Any]:
         """All that the compiled code depends on in this process."""
-        dtype = str(torch.get_default_dtype())
-        return [self._watch.describe(self._module), self._update.description(), self._shapes, dtype]
+        return [self._watch.describe(self._module), self._update.description(), self._shapes, _surroundings()]
 
     def _key(self, threads: int) -> str | None:
         """The key of the compiled code; None if it depends on what cannot be told to the next process."""
         sources = sources_of(self._module)
         if sources is None or not is_known(self._description):
             return None
-        return cache.key_of([self._description, sources, threads])
+        with self._context():
+            return cache.key_of([self._description, sources, threads])
 
     def _program_for(self, key: str | None) -> Program:
         """A program for torch's present number of threads, kept or newly compiled."""
@@ -287,6 +289,14 @@ class FusedEngine:
 
     def _copies(self) -> list[Tensor]:
         return [tensor.clone() for tensor in self._update.state()]
+
+
+def _surroundings() -> list[Any]:
+    """What decides about torch's operations besides their arguments."""
+    modes = [*_get_current_dispatch_mode_stack(), *_get_current_function_mode_stack()]  # type: ignore[no-untyped-call]
+    autocast = torch.is_autocast_enabled("cpu") and str(torch.get_autocast_dtype("cpu"))
+    names = [type(mode).__name__ for mode in modes]
+    return [str(torch.get_default_dtype()), autocast, torch.get_float32_matmul_precision(), names]
 
 
 @contextmanager

@@ -100,7 +100,8 @@ class Replay:
             tensors = [next(rest)[0].clone() for _ in call.tensors]
             args, kwargs = self._arguments(call, given := [tensor.clone() for tensor in tensors])
             inside = [value for part in metric.modules() for key, value in vars(part).items() if key != "_modules"]
-            if reaches_the_training(inside):
+            state = [*self._module.parameters(), *self._module.buffers()]
+            if reaches_the_training(inside, self._module.modules(), state):
                 raise CannotFuseError(f"the metric {call.path} can reach the module or the trainer")
             before = torch.get_rng_state()
             copy.deepcopy(metric, leaving_graphs(metric)).update(*args, **kwargs)

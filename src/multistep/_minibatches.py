@@ -1,7 +1,7 @@
 """Where the minibatches of a chunk come from: one by one as Lightning fetches them, or many at once, stacked."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,7 +94,9 @@ def refused_data(trainer: Any) -> str | None:
     if _draw_of(trainer.fit_loop._data_fetcher) is not None:
         return None  # it says itself that minibatches can be drawn in advance
     loaders = trainer.fit_loop._combined_loader.flattened
-    return "the data can reach the module or the trainer" if reaches_the_training(loaders) else None
+    state = [*trainer.lightning_module.parameters(), *trainer.lightning_module.buffers()]
+    reached = reaches_the_training(loaders, [*trainer.lightning_module.modules()], state)
+    return "the data can reach the module or the trainer" if reached else None
 
 
 class Source:
@@ -121,8 +123,7 @@ class Source:
             layout: of those that are stacked.
             step_draws: whether the step draws from torch's generator; where the data may, too, one minibatch is taken.
         """
-        if self._error is not None:
-            raise self._error
+        self.raise_error()
         if step_draws and may_draw(fetcher) and not self._draws_apart:
             before = torch.get_rng_state()
             pieces = self._one_by_one(fetcher, 1, layout)
@@ -132,21 +133,35 @@ class Source:
         many = None
         if self._as_they_are and most > 1:
             many = self._drawn(fetcher, most, layout) or self._indexed(fetcher, most, layout)
-        if not many and self._error is not None:
-            raise self._error
+        if not many:
+            self.raise_error()
         return many or self._one_by_one(fetcher, most, layout)
 
+    def raise_error(self) -> None:
+        """Raises what the loader has raised at the next minibatch; nothing where it has not."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
     def _one_by_one(self, fetcher: Any, most: int, layout: Layout) -> Pieces:
-        batches: list[Any] = []
+        return _pieces(self._batches(fetcher, most, layout), layout, most)
+
+    def _batches(self, fetcher: Any, most: int, layout: Layout) -> Iterator[Any]:
+        """Minibatches up to one of another layout, which is performed before the next is fetched."""
         until = time.monotonic() + LONGEST
-        try:
-            while len(batches) < most and (found := take_one(fetcher)) is not None:
-                batches.append(as_lightning_hands_it(self._trainer, found[0]))
-                if time.monotonic() > until:
-                    break
-        except BaseException as error:  # of the loader: raised when what came before it has been performed
-            self._error = error
-        return _pieces(batches, layout)
+        for number in range(most):
+            try:
+                if (found := take_one(fetcher)) is None:
+                    return
+                batch = as_lightning_hands_it(self._trainer, found[0])
+            except BaseException as error:  # of the loader
+                if number == 0:
+                    raise
+                self._error = error  # raised when what came before it has been performed
+                return
+            yield batch
+            if time.monotonic() > until or _tensors_of(batch, layout) is None:
+                return
 
     def _drawn(self, fetcher: Any, most: int, layout: Layout) -> Pieces | None:
         draw = _draw_of(fetcher)
@@ -226,7 +241,7 @@ class Source:
                     batches.append(iterator._dataset_fetcher.fetch(index))
             except Exception as error:
                 self._error = error
-            return _pieces(batches, layout)
+            return _pieces(batches, layout, max(1, len(batches)))
 
 
 def _collated(minibatches: list[list[Any]], size: int, layout: Layout) -> Pieces:
@@ -239,27 +254,30 @@ def _collated(minibatches: list[list[Any]], size: int, layout: Layout) -> Pieces
             return [Stacked(stacked, len(minibatches))]
     except (RuntimeError, TypeError):  # of different sizes, or no tensors
         pass
-    return _pieces([default_collate(examples) for examples in minibatches], layout)
+    return _pieces([default_collate(examples) for examples in minibatches], layout, len(minibatches))
 
 
-def _pieces(batches: Sequence[Any], layout: Layout) -> Pieces:
-    """Minibatches in their order, those of one layout that follow each other stacked."""
+def _pieces(batches: Iterable[Any], layout: Layout, most: int) -> Pieces:
+    """Minibatches in their order, those of one layout that follow each other stacked.
+
+    Each is copied as it comes, since a loader may fill the same memory again.
+    """
     pieces: Pieces = []
-    rows: list[list[Tensor]] = []
-
-    def stack() -> None:
-        if rows:
-            pieces.append(Stacked([torch.stack(column) for column in zip(*rows, strict=True)], len(rows)))
-            rows.clear()
-
     for batch in batches:
         tensors = _tensors_of(batch, layout)
         if tensors is None:
-            stack()
             pieces.append(Odd(batch))
-        else:
-            rows.append(tensors)
-    stack()
+            continue
+        if not (pieces and isinstance(pieces[-1], Stacked)):
+            pieces.append(Stacked([torch.empty(most, *shape, dtype=dtype) for shape, dtype, _ in layout.tensors], 0))
+        last = pieces[-1]
+        assert isinstance(last, Stacked)
+        for whole, tensor in zip(last.tensors, tensors, strict=True):
+            whole[last.count] = tensor
+        last.count += 1
+    for piece in pieces:
+        if isinstance(piece, Stacked):
+            piece.tensors = [tensor[: piece.count] for tensor in piece.tensors]
     return pieces
 
 

@@ -3,40 +3,51 @@
 import dis
 import functools
 import types
+import weakref
 from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import pairwise
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
+import torch
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
-from multistep._describe import enclosed, is_foreign, is_own, is_own_object, names_in
+from multistep._describe import enclosed, is_foreign, is_own, is_own_object, names_in, slots_of
 
+FEW = 1_000  # values in a container that are looked at
+MAKING = ("__init__", "__new__", "__init_subclass__", "setup", "prepare_data")  # before anything is trained
 # What reads gradients: the attribute, and functions of torch and Lightning.
 GRADIENTS = {"grad", "grad_norm", "clip_grad_norm_", "clip_grad_value_", "get_total_norm"}
 BEFORE_TRAINING = {"on_fit_start", "on_train_start", "on_sanity_check_start", "on_sanity_check_end"}
 
 
-def reaches_the_training(values: Iterable[Any]) -> bool:
-    """Returns whether any value holds a trainer, or parameters, in its attributes or in what those hold."""
-    return any(_reaches(value, set()) for value in values)
+def reaches_the_training(values: Iterable[Any], modules: Iterable[nn.Module], state: Iterable[Tensor]) -> bool:
+    """Returns whether any value holds what a training changes, in its attributes, in its code, or in what those hold.
+
+    Args:
+        values: such as loaders.
+        modules: the module that is trained, and all within.
+        state: its parameters and buffers.
+    """
+    own = set(map(id, modules)) | {_address(tensor) for tensor in state}
+    return any(_reaches(value, own, set()) for value in values)
 
 
-def _reaches(value: Any, seen: set[int], depth: int = 6) -> bool:
-    if isinstance(value, (Trainer, nn.Parameter)):
+def _reaches(value: Any, own: set[int], seen: set[int], depth: int = 8) -> bool:
+    if isinstance(value, (Trainer, LightningModule, nn.Parameter, Optimizer, LRScheduler)):
         return True
-    if isinstance(value, nn.Module):
-        return isinstance(value, LightningModule) or next(value.parameters(), None) is not None
-    if id(value) in seen or depth == 0 or isinstance(value, (Tensor, str, bytes, type)):
+    if isinstance(value, Tensor):
+        return _address(value) in own
+    if isinstance(value, nn.Module) and (id(value) in own or next(value.parameters(), None) is not None):
+        return True
+    if id(value) in seen or depth == 0 or isinstance(value, (str, bytes, type)):
         return False
     seen.add(id(value))
-    if isinstance(value, LightningDataModule):  # it has a trainer: whether its methods read it is seen in their code
-        own = [each for cls in type(value).__mro__ if is_foreign(cls.__module__) for each in vars(cls).items()]
-        methods = [each for name, each in own if name not in vars(LightningDataModule) and not name.startswith("__")]
-        return any(_reaches(each, seen, depth - 1) for each in methods if isinstance(each, FunctionType))
-    inner: list[Any] = list(getattr(value, "__dict__", {}).values()) if not isinstance(value, ModuleType) else []
+    inner: list[Any] = []
     if isinstance(value, FunctionType):
         if "trainer" in value.__code__.co_names:
             return True
@@ -44,17 +55,30 @@ def _reaches(value: Any, seen: set[int], depth: int = 6) -> bool:
         inner += [value.__globals__[name] for name in value.__code__.co_names if name in value.__globals__]
     elif isinstance(value, MethodType):
         inner += [value.__func__, value.__self__]
+    elif isinstance(value, weakref.ref):
+        inner.append(value())
     elif isinstance(value, partial):
         inner += [value.func, *value.args, *value.keywords.values()]
-    elif isinstance(value, (list, tuple, set)) and len(value) < 1_000:
-        inner += list(value)
-    elif isinstance(value, dict) and len(value) < 1_000:
-        inner += list(value.values())
-    code = [
-        getattr(type(value), name, None) for name in ("__getitem__", "__getitems__", "__iter__", "__next__", "draw")
-    ]
-    inner += [method for method in code if isinstance(method, FunctionType) and is_foreign(str(method.__module__))]
-    return any(_reaches(each, seen, depth - 1) for each in inner)
+    elif isinstance(value, (list, tuple, set, dict)):
+        inner += (value.values() if isinstance(value, dict) else value) if len(value) < FEW else []
+    elif not isinstance(value, ModuleType):
+        if not isinstance(value, LightningDataModule):  # it has a trainer; whether it reads it is seen in its code
+            inner += [*getattr(value, "__dict__", {}).values(), *slots_of(value).values()]
+        inner += _code_of(type(value))
+    return any(_reaches(each, own, seen, depth - 1) for each in inner)
+
+
+def _code_of(kind: type) -> Iterator[FunctionType]:
+    """The methods and properties that a class has of its own."""
+    left = {*MAKING, *(vars(LightningDataModule) if issubclass(kind, LightningDataModule) else ())}
+    for cls in kind.__mro__:
+        if is_foreign(cls.__module__):
+            for name in vars(cls).keys() - left:
+                yield from _functions_in(vars(cls)[name])
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided and tensor.numel() else 0
 
 
 def reads_gradients(instance: Any) -> bool:

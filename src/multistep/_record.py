@@ -25,7 +25,6 @@ from multistep._describe import (
     FUNCTIONS,
     OF_EVERY_MODULE,
     PLAIN,
-    describe,
     enclosed,
     is_dunder,
     is_foreign,
@@ -101,20 +100,24 @@ class Recorder:
         if sys.getprofile() is not None:
             raise CannotFuseError("a profiler watches the training")
         changed: str | None = None
+        collects = gc.isenabled()
+        gc.disable()  # others may have asked to be called by it
         try:
             sys.setprofile(self._event)
             try:
                 perform()
             finally:
                 sys.setprofile(None)
+                (gc.enable if collects else gc.disable)()
         except _Refused:
             pass
         finally:
             self._drop_what_is_gone()
-            after = {key: describe(place.get()) for key, place in self._places.items() if key in self._back}
+            after = {key: self._places[key].described() for key in self._back}
             for put_back in self._back.values():
                 put_back()
-            changed = next((p.label for key, p in self._places.items() if after.get(key, p) != describe(p.get())), None)
+            undone = (key for key, value in after.items() if value != self._places[key].described())
+            changed = next((self._places[key].label for key in undone), None)
         if self._refusal is not None or changed is not None:
             raise CannotFuseError(self._refusal or f"training_step changes {changed}")
         self._settle()

@@ -8,26 +8,26 @@ from typing import Any
 
 
 @contextmanager
-def deferring_interrupts() -> Iterator[None]:
-    """Within, the first Ctrl-C waits, as weights and accounts, or the data, would not agree; the second does not."""
+def deferring_signals() -> Iterator[None]:
+    """Within, handlers of signals wait, as weights and accounts do not agree; that of a second Ctrl-C does not."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     heard: list[int] = []
-    before = signal.getsignal(signal.SIGINT)
-    if before is None:  # not Python's
-        yield
-        return
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
 
     def wait(number: int, _: Any) -> None:
-        if heard:
+        if number == signal.SIGINT and number in heard:
             raise KeyboardInterrupt
         heard.append(number)
 
-    signal.signal(signal.SIGINT, wait)
+    for number in handlers:
+        signal.signal(number, wait)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-    if heard:
-        signal.raise_signal(signal.SIGINT)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    for each in heard:
+        signal.raise_signal(each)

@@ -40,10 +40,12 @@ def flatten(batch: Any) -> tuple[list[Tensor], Layout]:
 
     def describe(value: Any) -> tuple[Any, ...]:
         if isinstance(value, Tensor):
+            if vars(value):
+                raise TypeError("the minibatch holds a tensor with attributes")
             tensors.append(value)
             return ("tensor",)
         if type(value) in CONSTANTS:
-            return (type(value), value)
+            return (type(value), repr(value) if isinstance(value, (float, complex)) else value)
         children = _children(value)
         if children is None:
             raise TypeError(f"the minibatch holds a {type(value).__name__}")
@@ -72,13 +74,15 @@ def rebuild(layout: Layout, tensors: Sequence[Tensor]) -> Any:
 
 
 def _children(value: Any) -> list[tuple[Any, Any]] | None:
+    attributes = getattr(value, "__dict__", None)
+    if is_dataclass(value) and not isinstance(value, type):  # all of it, as it may have derived some from its fields
+        slots = {field.name: getattr(value, field.name) for field in fields(value) if hasattr(value, field.name)}
+        return list({**slots, **(attributes or {})}.items())
+    if attributes:
+        return None
     if isinstance(value, dict):
         return list(value.items())
-    if isinstance(value, (list, tuple)):
-        return list(enumerate(value))
-    if is_dataclass(value) and not isinstance(value, type):
-        return [(field.name, getattr(value, field.name)) for field in fields(value)]
-    return None
+    return list(enumerate(value)) if isinstance(value, (list, tuple)) else None
 
 
 def _replaced(value: Any, new: Callable[[Tensor], Tensor]) -> Any:

@@ -46,6 +46,13 @@ class Place:
             return enclosed(self.space) if isinstance(self.space, types.FunctionType) else self.space
         return (self.space if isinstance(self.space, dict) else vars(self.space)).get(self.key)
 
+    def described(self) -> Any:
+        """Returns what is found there as plain values; None where that is impossible."""
+        try:
+            return describe(self.get())
+        except Exception:  # of any kind, by somebody's own class
+            return None
+
     def keeping(self) -> Callable[[], None]:
         """Returns what puts the name, and what its value holds, back to what they are now."""
         value = self.get()
@@ -56,7 +63,7 @@ class Place:
             if self.key is not None and self.get() is not value:
                 put = dict.__setitem__ if isinstance(self.space, dict) else setattr
                 put(self.space, self.key, value)
-            if describe(value) != before:
+            if self.described() != before:
                 for each in back:
                     if each is not None:
                         each()

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from pytorch_lightning import Callback
 from torch.utils.data import DataLoader, TensorDataset
 
-from multistep import Calls, EngineMismatchError, _fused, _loop
+from multistep import Calls, EngineMismatchError, _choice, _fused
 from multistep.compiled import cache, program
 from tests.multistep.odd import BufferInPlace, Dropout, ReadsAGlobal
 from tests.multistep.training import CLASSES, SIZE, Classifier, assert_same, examples, loader, train
@@ -47,7 +47,7 @@ def test_dropout_draws_the_same_whether_the_code_is_compiled_or_kept(said, monke
 
 def test_the_bits_do_not_depend_on_where_chunks_end(monkeypatch):
     whole = train(BufferInPlace, "fused")
-    monkeypatch.setattr(_loop, "longest_chunk", lambda *_: 3)
+    monkeypatch.setattr(_choice, "longest_chunk", lambda *_: 3)
     assert_same(train(BufferInPlace, "fused"), whole, exactly=True)
 
 
@@ -84,7 +84,7 @@ def test_kept_code_that_cannot_be_trusted_is_compiled_anew(own_cache, said, harm
     if harm == "cut short":
         (kept / cache.PLAN).write_bytes((kept / cache.PLAN).read_bytes()[:100])
     elif harm == "another's":
-        (kept / cache.CODE).write_bytes(b"no library")
+        next(kept.glob("*.so")).write_bytes(b"no library")
     else:
         kept.chmod(0o777)
     said.clear()
@@ -129,7 +129,7 @@ def test_kept_code_that_computes_something_else_is_not_used(said, monkeypatch):
 
 
 def test_a_difference_while_training_ends_it_with_the_numbers_of_the_updates(monkeypatch):
-    monkeypatch.setattr(_loop, "CHECKED_EVERY", 50)
+    monkeypatch.setattr(_choice, "CHECKED_EVERY", 50)
     original = program.Program.run
 
     class Spoilt(program.Program):
@@ -143,7 +143,7 @@ def test_a_difference_while_training_ends_it_with_the_numbers_of_the_updates(mon
 
     monkeypatch.setattr(_fused, "Program", Spoilt)
     monkeypatch.setattr(cache, "load", lambda key: None)
-    monkeypatch.setattr(_loop, "longest_chunk", lambda *_: 20)
+    monkeypatch.setattr(_choice, "longest_chunk", lambda *_: 20)
     with pytest.raises(EngineMismatchError, match=r"differs from training_step in .*; updates 2 to \d+ are in doubt"):
         train(Classifier, "fused", LONG, max_epochs=1)
 

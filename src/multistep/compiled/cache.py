@@ -16,7 +16,7 @@ import torch
 
 from multistep.compiled.program import BufferView, Call, Plan, Program
 
-CODE, PLAN, SECONDS = "update.so", "plan.pt", "seconds_to_compile"
+PLAN, SECONDS = "plan.pt", "seconds_to_compile"
 USUAL = (8.0, 8)  # seconds to compile an update, and its tensors
 SOURCES = Path(__file__).resolve().parents[1]
 
@@ -75,8 +75,8 @@ def load(key: str) -> Program | None:
     try:
         with torch.serialization.safe_globals([Plan, BufferView, Call]):
             content = torch.load(place / PLAN, weights_only=True)
-        intact = content["sha256"] == _digest(place / CODE)
-        return Program(place / CODE, content["plan"]) if intact else None
+        code = place / _name_of(content["sha256"])
+        return Program(code, content["plan"]) if content["sha256"] == _digest(code) else None
     except Exception:  # cut short, or written by another version: as good as none
         return None
 
@@ -90,8 +90,9 @@ def save(key: str, code: Path, plan: Plan, seconds: float, tensors: int) -> Exce
         with tempfile.TemporaryDirectory(dir=folder(), ignore_cleanup_errors=True) as temporary:
             new = Path(temporary) / key
             new.mkdir(mode=0o700)
-            shutil.copy(code, new / CODE)
-            torch.save({"plan": plan, "sha256": _digest(code)}, new / PLAN)
+            digest = _digest(code)
+            shutil.copy(code, new / _name_of(digest))
+            torch.save({"plan": plan, "sha256": digest}, new / PLAN)
             shutil.rmtree(folder() / key, ignore_errors=True)
             new.rename(folder() / key)
         (folder() / SECONDS).write_text(json.dumps([round(seconds, 1), tensors]), encoding="utf-8")
@@ -109,6 +110,11 @@ def is_private(path: Path) -> bool:
     if not hasattr(os, "getuid"):  # no owners and modes of this kind
         return stat.S_ISDIR(found.st_mode)
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+
+
+def _name_of(digest: str) -> str:
+    """A library's name: one of its own, as a process that has loaded another one of that name would be given that."""
+    return f"{digest[:16]}.so"
 
 
 def _digest(path: Path) -> str:

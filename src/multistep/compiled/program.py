@@ -86,6 +86,8 @@ class Program:
     def run(self, inputs: Sequence[Tensor], count: int) -> None:
         """Performs `count` updates on inputs of the shapes and dtypes for which the code was compiled."""
         self._inputs = [*inputs, *self._plan.constants]
+        if len(self._inputs) != len(self._plan.advance):
+            raise ValueError(f"the code takes {len(self._plan.advance)} tensors, not {len(self._inputs)}")
         pointers = (ctypes.c_void_p * len(self._inputs))(*(tensor.data_ptr() for tensor in self._inputs))
         message = self._code(pointers, ctypes.c_void_p(self._arena.data_ptr()), ctypes.c_int64(count), self._callback)
         if self._error is not None:
@@ -96,9 +98,8 @@ class Program:
 
     def _call(self, number: int, minibatch: int) -> int:
         """Called by native code: an operator of torch, on the present minibatch; 0 if that went well."""
-        call = self._plan.calls[number]
-        at = functools.partial(self._tensor_at, minibatch)
         try:
+            call, at = self._plan.calls[number], functools.partial(self._tensor_at, minibatch)
             with torch.no_grad():
                 found = self._operators[number](*_mapped(call.args, at), **_mapped(call.kwargs, at))
                 fresh = [value for value in _listed(found) if isinstance(value, Tensor)] if call.results else []

@@ -1,0 +1,236 @@
+"""Which engine trains: chosen after the first update, watched, and chosen again where something has changed."""
+
+from contextlib import suppress
+from typing import Any
+
+import torch
+from pytorch_lightning.callbacks import StochasticWeightAveraging
+from torch import Tensor
+
+from multistep._averaging import averages_of, own_formula
+from multistep._check import are_close
+from multistep._errors import CannotFuseError, EngineMismatchError
+from multistep._fused import FusedEngine
+from multistep._logs import Replay
+from multistep._minibatches import (
+    Source,
+    longest_chunk,
+    refused_data,
+)
+from multistep._reach import reads_gradients
+from multistep._schedules import changes_more_than_the_learning_rate
+from multistep._step import Rule, rehearse
+
+CHECKED_EVERY = 10_000  # updates after which compiled ones are compared with the module's own step again
+COMPILATIONS = 3  # in a run, because something has changed
+OTHERS = 5  # minibatches of another layout in turn that Lightning hands over, until one is compiled for
+
+
+class Choice:
+    """Chooses the engine of a trainer, and keeps what belongs to the fused one.
+
+    Args:
+        trainer: which trains.
+        owner: the callback that is told which engine trains, and why.
+
+    Attributes:
+        decided: whether an engine has been chosen.
+        engine: the fused one, where that was.
+        replay: hands what it computes to Lightning.
+        source: where its minibatches come from.
+        longest: the most of them in a chunk.
+        last_batch: the last one that it performed.
+        reads_gradients: whether a hook does, after its updates.
+    """
+
+    def __init__(self, trainer: Any, owner: Any) -> None:
+        self._trainer, self._owner = trainer, owner
+        self.decided = False
+        self.engine: FusedEngine | None = None
+        self.replay: Replay | None = None
+        self.source: Source | None = None
+        self.longest = 1
+        self.last_batch: Any = None
+        self.reads_gradients = False
+        self._first = trainer.global_step  # before the optimizer's first update
+        self._compared = False  # whether the first minibatch was compared with a copy's
+        self._checked_at = 0
+        self._compilations = 0
+        self._others = 0
+        self._loaders: Any = None  # where refused_data has looked
+
+    @property
+    def _has_begun(self) -> bool:
+        """Whether the optimizer has performed an update itself, here or before an interruption."""
+        now = self._trainer.global_step
+        return bool(now > self._first or (self._trainer.ckpt_path is not None and now > 0))
+
+    def takes(self, tensors: list[Tensor] | None, layout: Any, batch: Any) -> list[Tensor] | None:
+        """Returns None where a minibatch is to be performed as Python; many of them in turn are compiled for anew."""
+        self._others += 1
+        if self._others < OTHERS:
+            return None
+        try:
+            self._compile_anew(batch)
+        except CannotFuseError as error:
+            self.fall_back(f"after {self._trainer.global_step:,} updates: {error}")
+        self._others = 0
+        return tensors if self.engine is not None and layout == self.engine.layout else None
+
+    def expected(self, batch: Any) -> dict[str, Tensor] | None:
+        """Returns the loss and gradients of the run's first minibatch by a copy, before Lightning performs it.
+
+        A step may look itself up, by its identity say, and be another one on every copy.
+        """
+        trainer: Any = self._trainer
+        if self._compared or self._owner.wanted == "eager" or self._has_begun or trainer.world_size > 1:
+            return None
+        self._compared = True
+        with suppress(Exception):  # each is reported when it is compiled
+            context, random_state = trainer.precision_plugin.train_step_context, torch.get_rng_state()
+            module, optimizer = trainer.lightning_module, trainer.optimizers[0]
+            return rehearse(module, optimizer, Rule.of(trainer), batch, context, 1, random_state)[1]
+        return None
+
+    def compare_first(self, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+        """Has Python train where the first minibatch's loss and gradients are not those that were expected."""
+        if not are_close(found, expected):
+            self.decided = True
+            self.fall_back("on a copy of the module, training_step computes something else")
+
+    def suspend(self, reason: str) -> None:
+        """Has Lightning's own loop train, as long as there is a reason."""
+        self.engine, self.decided = None, False
+        if self._owner.reason != reason:
+            self._owner.leave_to_lightning(reason)
+
+    def decide(self, batch: Any) -> None:
+        """Chooses the engine, once the optimizer has performed an update itself."""
+        wanted = self._owner.wanted
+        if wanted == "eager":
+            self.decided = True
+            self._owner.tell("eager", "as asked" if self._owner.engine == "eager" else "as before the interruption")
+        elif self._has_begun:
+            self.decided = True
+            try:
+                self.engine = self._compiled(batch, wanted)
+            except CannotFuseError as error:
+                self.fall_back(str(error))
+            else:
+                if self.engine is not None:
+                    self._owner.tell("fused", None)
+
+    def _compiled(self, batch: Any, wanted: str) -> FusedEngine | None:
+        trainer: Any = self._trainer
+        if trainer.world_size > 1:
+            raise CannotFuseError("several processes exchange their gradients at every update")
+        if reason := refused_data(trainer):
+            raise CannotFuseError(reason)
+        if (average := own_formula(trainer)) is not None:
+            raise CannotFuseError(f"the average {average} is moved by a formula or at times of its own")
+        for config in trainer.lr_scheduler_configs:
+            if changes_more_than_the_learning_rate(config.scheduler):
+                raise CannotFuseError(f"the schedule {type(config.scheduler).__name__} changes the momentum, too")
+        engine = FusedEngine(
+            trainer.lightning_module,
+            trainer.optimizers[0],
+            Rule.of(trainer),
+            averages_of(trainer),
+            batch,
+            trainer.precision_plugin.train_step_context,
+            self._owner.say,
+        )
+        if wanted == "auto":
+            left, pays_from = self._updates_left(), engine.pays_from()
+            if left < pays_from:
+                self._owner.tell("eager", f"compiling pays from {pays_from:,} updates on, {left:,.0f} are to come")
+                return None
+        engine.compile(self._owner.candidates(trainer, batch))
+        self._owner.note_threads()
+        self.replay = Replay(trainer.lightning_module, engine.captured)
+        self.replay.rehearse(engine.trial_outputs())
+        self.source = Source(trainer)
+        self.longest = longest_chunk(engine.layout, engine.captured.tensors())
+        self.last_batch, self._checked_at = batch, trainer.global_step
+        self._loaders = trainer.fit_loop._combined_loader
+        swa = any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks)
+        others = [
+            c for c in trainer.callbacks if not type(c).__module__.startswith(("pytorch_lightning.", "multistep."))
+        ]
+        # Lightning's epoch of statistics after that of weights begins with the gradients that are left.
+        self.reads_gradients = swa or any(map(reads_gradients, [*others, trainer.lightning_module]))
+        return engine
+
+    def _updates_left(self) -> float:
+        trainer: Any = self._trainer
+        left = float("inf") if trainer.max_steps < 0 else trainer.max_steps - trainer.global_step
+        if trainer.max_epochs not in (None, -1):
+            minibatches = (trainer.max_epochs - trainer.current_epoch) * trainer.fit_loop.max_batches
+            minibatches -= self._trainer.fit_loop.epoch_loop.batch_progress.current.completed
+            left = min(left, minibatches // trainer.accumulate_grad_batches)
+        return float(left)
+
+    def note_last(self, batch: Any) -> None:
+        """Notes the last minibatch that compiled code has performed."""
+        self.last_batch, self._others = batch, 0
+
+    def renew(self, batch: Any) -> None:
+        """Compiles anew where something has changed that compiled code depends on, or falls back; compares at times."""
+        assert self.engine is not None
+        trainer = self._trainer
+        batch = self.last_batch if batch is None else batch
+        try:
+            if self._loaders is not (loaders := trainer.fit_loop._combined_loader) and (
+                reason := refused_data(trainer)
+            ):
+                raise CannotFuseError(reason)
+            self._loaders = loaders
+            if self._is_outdated():
+                self._compile_anew(batch)
+        except CannotFuseError as error:
+            self.fall_back(f"after {trainer.global_step:,} updates: {error}")
+            return
+        if trainer.global_step - self._checked_at >= CHECKED_EVERY:
+            self.compare(batch)
+
+    def _is_outdated(self) -> bool:
+        """Whether the compiled update is no longer the one to perform."""
+        assert self.engine is not None
+        rule, averages = Rule.of(self._trainer), averages_of(self._trainer)
+        return self.engine.is_outdated(self._trainer.optimizers[0], rule, averages) or self.engine.changed()
+
+    def _compile_anew(self, batch: Any) -> None:
+        self._compilations += 1
+        if self._compilations > COMPILATIONS:
+            raise CannotFuseError("the module, the optimizer or the minibatches change again and again")
+        self.engine = self._compiled(batch, "fused")
+
+    def compare(self, batch: Any) -> None:
+        """Compares one compiled update with the module's own step; raises an EngineMismatchError where they differ."""
+        assert self.engine is not None
+        trainer = self._trainer
+        try:
+            difference = self.engine.check(batch)
+        except CannotFuseError as error:  # nothing that is watched has changed, and yet it was possible before
+            difference = f"what it does: {error}"
+        if difference:
+            doubt = f"updates {self._checked_at + 1:,} to {trainer.global_step:,} are in doubt"
+            raise EngineMismatchError(
+                f"engine fused: it differs from training_step in {difference}; {doubt}; use engine eager"
+            )
+        self._checked_at = trainer.global_step
+
+    def compare_last(self) -> None:
+        """Compares a last update, unless a hook at the end of the training has changed something."""
+        if self.engine is not None and self.last_batch is not None and not self._is_outdated():
+            self.compare(self.last_batch)
+
+    def fall_back(self, reason: str) -> None:
+        """Has Python train from now on."""
+        self.engine = None
+        self._owner.fall_back(reason)
+
+    def fall_back_from(self, error: Exception) -> None:
+        """Has Python train from now on, as compiled code has raised an exception."""
+        line = (str(error).splitlines() or [""])[0]
+        self.fall_back(f"after {self._trainer.global_step:,} updates: {type(error).__name__}: {line}")
