@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 
 from multistep.compiled import cache
+from tests.multistep import reached  # noqa: F401  # which adds to ODD
 from tests.multistep.foreign import FOREIGN
 from tests.multistep.odd import ODD, reset
 from tests.multistep.settings import SETTINGS, Rows

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.utilities import dim_zero_cat, dim_zero_sum
 
 from multistep._capture import BatchValue, Captured, Logged, MetricCall
@@ -101,7 +101,8 @@ class Replay:
             args, kwargs = self._arguments(call, given := [tensor.clone() for tensor in tensors])
             inside = [value for part in metric.modules() for key, value in vars(part).items() if key != "_modules"]
             state = [*self._module.parameters(), *self._module.buffers()]
-            if reaches_the_training(inside, self._module.modules(), state):
+            others = [each for each in self._module.modules() if not isinstance(each, (Metric, MetricCollection))]
+            if reaches_the_training(inside, others, state):
                 raise CannotFuseError(f"the metric {call.path} can reach the module or the trainer")
             before = torch.get_rng_state()
             copy.deepcopy(metric, leaving_graphs(metric)).update(*args, **kwargs)

@@ -40,7 +40,7 @@ def flatten(batch: Any) -> tuple[list[Tensor], Layout]:
 
     def describe(value: Any) -> tuple[Any, ...]:
         if isinstance(value, Tensor):
-            if vars(value):
+            if type(value) is Tensor and vars(value):
                 raise TypeError("the minibatch holds a tensor with attributes")
             tensors.append(value)
             return ("tensor",)

@@ -289,6 +289,93 @@ class DrawingByDefault(Drawing):
         return self.x[rows], self.y[rows]
 
 
+class Refilling:
+    """A loader that fills the same memory again, and yields nothing now and then."""
+
+    def __init__(self, nothing_at=()):
+        self.nothing_at = nothing_at
+        self.x, self.y = torch.empty(SIZE, FEATURES), torch.empty(SIZE, dtype=torch.long)
+
+    def __len__(self):
+        return 20
+
+    def __iter__(self):
+        for i, batch in enumerate(DataLoader(examples(), SIZE)):
+            for kept, new in zip((self.x, self.y), batch, strict=True):
+                kept.copy_(new)
+            yield None if i in self.nothing_at else (self.x, self.y)
+
+
+class Remembering(Items):
+    """Holds a buffer of the module, or its optimizer."""
+
+    def __init__(self, reached):
+        super().__init__()
+        self.reached = reached
+
+    def __getitem__(self, i):
+        seen = self.reached.defaults["lr"] if isinstance(self.reached, torch.optim.Optimizer) else self.reached.mean()
+        return self.x[i] * (1 + seen), self.y[i]
+
+
+class WithMemory(Classifier):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("memory", torch.zeros(FEATURES))
+
+    def train_dataloader(self):
+        return DataLoader(Remembering(self.memory), SIZE)
+
+    def training_step(self, batch, batch_idx):
+        self.memory += 0.1 * batch[0].mean(0)
+        return super().training_step(batch, batch_idx)
+
+
+class ReadsItsOptimizer(Classifier):
+    def configure_optimizers(self):
+        self.trainer.fit_loop._data_source.instance.dataset.reached = (optimizer := super().configure_optimizers())
+        return optimizer
+
+
+@dataclass
+class Derived:
+    """Derives from its fields what is no field."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+
+    def __post_init__(self):
+        self.mask = (self.x[:, :1] > 0).float()
+
+
+class OfDerived(Classifier):
+    def training_step(self, batch, batch_idx):
+        loss = F.cross_entropy(self(batch.x * batch.mask), batch.y)
+        self.log("loss", loss)
+        return loss
+
+
+class Context(Callback):
+    """Enters a context of torch's in an epoch, and leaves it at the end."""
+
+    def __init__(self, make):
+        self.make = make
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            self.context = self.make()
+            self.context.__enter__()
+
+    def on_train_end(self, trainer, pl_module):
+        self.context.__exit__(None, None, None)
+
+
+class ChangesAtTheEnd(Callback):
+    def on_train_end(self, trainer, pl_module):
+        pl_module.net[1] = nn.ReLU()
+        trainer.optimizers[0].state.clear()
+
+
 class Conjugated:
     """Minibatches of complex numbers, conjugated without being computed."""
 
@@ -632,6 +719,18 @@ SETTINGS = {
     "a worker": Setting(data=partial(loader, num_workers=1)),
     "several loaders": Setting(make=OfSeveral, data=lambda: {"one": loader(), "two": loader(10 * SIZE)}),
     "a loader that draws": Setting(data=Drawing),
+    "memory that is filled again": Setting(data=Refilling),
+    "minibatches that are None": Setting(data=partial(Refilling, nothing_at=(3, 9, 10))),
+    "data that hold a buffer of the module": Setting(EAGER, make=WithMemory, data=lambda: None),
+    "data that hold the optimizer": Setting(
+        EAGER, make=ReadsItsOptimizer, data=lambda: DataLoader(Remembering(torch.zeros(1)), SIZE)
+    ),
+    "a dataclass that derives more": Setting(make=OfDerived, data=partial(collated, lambda columns: Derived(*columns))),
+    "a precision of one epoch on": Setting(
+        EAGER, callbacks=lambda: [Context(lambda: torch.autocast("cpu", torch.bfloat16))]
+    ),
+    "a mode of one epoch on": Setting(EAGER, callbacks=lambda: [Context(torch.overrides.BaseTorchFunctionMode)]),
+    "a change at the end": Setting(make=partial(Classifier, momentum), callbacks=lambda: [ChangesAtTheEnd()]),
     "freezing": Setting(make=Changeable, callbacks=lambda: [AtEpoch(freeze)]),
     "a further parameter group": Setting(make=Changeable, callbacks=lambda: [AtEpoch(add_group)]),
     "a parameter that is replaced": Setting(make=Changeable, callbacks=lambda: [AtEpoch(replace_parameter)]),

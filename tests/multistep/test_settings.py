@@ -7,6 +7,8 @@ from tests.multistep.training import assert_same, train
 
 # What shares its compiled code with others, or is one of its kind, runs always; the rest is slow.
 LONG = (
+    "a dataclass that derives more",
+    "a precision of one epoch on",
     "clipping by value",
     "an average by a formula of one's own",
     "a change of space",

@@ -102,6 +102,7 @@ def train(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning")
         warnings.filterwarnings("ignore", module="lightning_fabric")
+        warnings.filterwarnings("ignore", message="train_dataloader yielded None")
         trainer.fit(module, data() if callable(data) else (data if data is not None else loader()), ckpt_path=ckpt_path)
     return Trained(module, trainer, multistep)
 
