@@ -15,6 +15,7 @@ from multistep._errors import EngineUnavailableError
 from multistep._guards import guarded
 from multistep._optimizers import copied
 from multistep._releases import unknown_release
+from multistep._signals import deferring_signals
 from multistep._step import Rule, perform_step, rehearse
 from multistep._tree import flatten
 
@@ -176,6 +177,7 @@ class MultiStep(Callback):
         """Notes the number of threads that torch uses now."""
         self.threads = torch.get_num_threads()
 
+    @deferring_signals(interrupts=False)
     def _choose_threads(self, trainer: Any, module: LightningModule, batch: Any) -> None:
         """Has torch use the number of threads with which a minibatch's gradient takes the shortest time."""
         numbers = self.candidates(trainer, batch)

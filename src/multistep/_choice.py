@@ -19,6 +19,7 @@ from multistep._minibatches import (
 )
 from multistep._reach import reads_gradients
 from multistep._schedules import changes_more_than_the_learning_rate
+from multistep._signals import deferring_signals
 from multistep._step import Rule, rehearse
 
 CHECKED_EVERY = 10_000  # updates after which compiled ones are compared with the module's own step again
@@ -65,6 +66,7 @@ class Choice:
         now = self._trainer.global_step
         return bool(now > self._first or (self._trainer.ckpt_path is not None and now > 0))
 
+    @deferring_signals(interrupts=False)
     def takes(self, tensors: list[Tensor] | None, layout: Any, batch: Any) -> list[Tensor] | None:
         """Returns None where a minibatch is to be performed as Python; many of them in turn are compiled for anew."""
         self._others += 1
@@ -77,6 +79,7 @@ class Choice:
         self._others = 0
         return tensors if self.engine is not None and layout == self.engine.layout else None
 
+    @deferring_signals(interrupts=False)
     def expected(self, batch: Any) -> dict[str, Tensor] | None:
         """Returns the loss and gradients of the run's first minibatch by a copy, before Lightning performs it.
 
@@ -104,6 +107,7 @@ class Choice:
         if self._owner.reason != reason:
             self._owner.leave_to_lightning(reason)
 
+    @deferring_signals(interrupts=False)
     def decide(self, batch: Any) -> None:
         """Chooses the engine, once the optimizer has performed an update itself."""
         wanted = self._owner.wanted
@@ -174,6 +178,7 @@ class Choice:
         """Notes the last minibatch that compiled code has performed."""
         self.last_batch, self._others = batch, 0
 
+    @deferring_signals(interrupts=False)
     def renew(self, batch: Any) -> None:
         """Compiles anew where something has changed that compiled code depends on, or falls back; compares at times."""
         assert self.engine is not None
@@ -220,6 +225,7 @@ class Choice:
             )
         self._checked_at = trainer.global_step
 
+    @deferring_signals(interrupts=False)
     def compare_last(self) -> None:
         """Compares a last update, unless a hook at the end of the training has changed something."""
         if self.engine is not None and self.last_batch is not None and not self._is_outdated():

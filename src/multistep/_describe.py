@@ -278,7 +278,7 @@ def _imported(module: types.ModuleType) -> Iterator[str]:
 def is_foreign(name: str) -> bool:
     """Returns whether a module of this name is neither torch's, Lightning's nor Python's."""
     top = name.partition(".")[0]
-    known = top in KNOWN_PACKAGES or top in sys.stdlib_module_names or top not in sys.modules  # of a named tuple, say
+    known = top in KNOWN_PACKAGES or top in sys.stdlib_module_names or top.startswith("namedtuple_")
     return not known or name == "__main__"
 
 

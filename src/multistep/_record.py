@@ -63,7 +63,6 @@ class Recorder:
     Attributes:
         keys: the names, of which each may be an attribute's.
         by_any_name: whether the code may read an attribute of another name as well.
-        places: where it finds values outside of the copies.
     """
 
     def __init__(self, module: nn.Module, copies: set[int]) -> None:
@@ -86,6 +85,7 @@ class Recorder:
 
     @property
     def places(self) -> list[Place]:
+        """Where the code finds values outside of the copies."""
         return list(self._places.values())
 
     def run(self, perform: Callable[[], None]) -> None:

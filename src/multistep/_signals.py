@@ -8,14 +8,20 @@ from typing import Any
 
 
 @contextmanager
-def deferring_signals() -> Iterator[None]:
-    """Within, handlers of signals wait, as weights and accounts do not agree; that of a second Ctrl-C does not."""
+def deferring_signals(interrupts: bool = True) -> Iterator[None]:
+    """Within, handlers of signals wait, as weights and accounts do not agree, or what they do would be traced.
+
+    Args:
+        interrupts: whether a first Ctrl-C waits as well; a second one does not.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     heard: list[int] = []
     handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
     handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    if not interrupts:
+        handlers.pop(signal.SIGINT, None)
 
     def wait(number: int, _: Any) -> None:
         if number == signal.SIGINT and number in heard:

@@ -41,9 +41,15 @@ class Place:
     space: Any  # a dictionary, a class, a function, or with no key the object itself
     key: str | None = None
 
+    @property
+    def encloses(self) -> bool:
+        """Whether it is what a function encloses."""
+        return self.key is None and isinstance(self.space, types.FunctionType)
+
     def get(self) -> Any:
+        """Returns what is found there now; a list of what a function encloses."""
         if self.key is None:
-            return enclosed(self.space) if isinstance(self.space, types.FunctionType) else self.space
+            return enclosed(self.space) if self.encloses else self.space
         return (self.space if isinstance(self.space, dict) else vars(self.space)).get(self.key)
 
     def described(self) -> Any:
@@ -56,7 +62,7 @@ class Place:
     def keeping(self) -> Callable[[], None]:
         """Returns what puts the name, and what its value holds, back to what they are now."""
         value = self.get()
-        inner = value if isinstance(self.space, types.FunctionType) and self.key is None else [value]
+        inner = value if self.encloses else [value]
         before, back = describe(value), [_keeping(each) for each in inner]
 
         def put_back() -> None:

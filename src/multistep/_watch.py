@@ -127,7 +127,9 @@ class Watch:
 
     def _glance(self, module: nn.Module) -> list[Any]:
         """All values that a description looks at, themselves."""
-        seen: list[Any] = [place.get() for place in self._places]
+        seen: list[Any] = []
+        for place in self._places:
+            seen += place.get() if place.encloses else [place.get()]
         children = [module]
         for child in children:
             own = vars(child)

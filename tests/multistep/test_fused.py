@@ -392,3 +392,41 @@ def test_seconds_to_compile_are_remembered(own_cache):
     assert cache.seconds_to_compile(20) == 8.0
     (own_cache / cache.SECONDS).write_text("not JSON")
     assert cache.seconds_to_compile(8) == cache.USUAL[0]
+
+
+@pytest.mark.usefixtures("always_compile")
+def test_a_handler_of_a_signal_sees_accounts_that_agree():
+    seen = []
+
+    def scheduled(parameters):
+        return torch.optim.Adam(parameters, lr=1e-2)
+
+    class Scheduled(Classifier):
+        def configure_optimizers(self):
+            optimizer = super().configure_optimizers()
+            schedule = torch.optim.lr_scheduler.LinearLR(optimizer, total_iters=10_000)
+            return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+        def on_train_start(self):
+            signal.setitimer(signal.ITIMER_REAL, 1e-3, 1e-3)
+
+        def on_train_end(self):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    module = Scheduled(scheduled)
+
+    def look(*_):
+        state = module.optimizers(use_pl_optimizer=False).state
+        steps = {int(kept["step"]) for kept in state.values()}
+        seen.append({*steps, module.lr_schedulers().last_epoch})
+
+    before = signal.signal(signal.SIGALRM, look)
+    try:
+        found = train(lambda: module, "fused", max_epochs=40)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert found.multistep.engine_used == "fused"
+    # Between a step and its schedule ordinary training is seen as well: one update apart.
+    assert seen
+    assert all(max(numbers) - min(numbers) <= 1 for numbers in seen if len(numbers) > 1)
