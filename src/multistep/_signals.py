@@ -6,6 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+# What programs handle; to ask for all sixty would cost more than an update.
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGCHLD", "SIGBREAK")
+HANDLED = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+
 
 @contextmanager
 def deferring_signals(interrupts: bool = True) -> Iterator[None]:
@@ -18,7 +22,7 @@ def deferring_signals(interrupts: bool = True) -> Iterator[None]:
         yield
         return
     heard: list[int] = []
-    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    handlers = {number: signal.getsignal(number) for number in HANDLED}
     handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
     if not interrupts:
         handlers.pop(signal.SIGINT, None)
