@@ -66,8 +66,15 @@ def changes_more_than_the_learning_rate(scheduler: Any) -> bool:
 
 def steps_without_effect(scheduler: LRScheduler) -> int:
     """Returns how many of the schedule's next steps are known not to change the learning rate."""
+    if {"step", "get_lr"} & {name for name, own in vars(scheduler).items() if not hasattr(own, "__wrapped__")}:
+        return 0  # somebody's own
+    if type(scheduler) is StepLR and not isinstance(scheduler.step_size, int):
+        return 0
     if type(scheduler) is MultiStepLR:
-        following = [milestone for milestone in scheduler.milestones if milestone > scheduler.last_epoch]
+        whole = [
+            milestone for milestone in scheduler.milestones if milestone == int(milestone)
+        ]  # others have no effect
+        following = [milestone for milestone in whole if milestone > scheduler.last_epoch]
         return int(min(following, default=2**62)) - scheduler.last_epoch - 1
     if type(scheduler) is StepLR:
         return scheduler.step_size - scheduler.last_epoch % scheduler.step_size - 1

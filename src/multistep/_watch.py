@@ -30,6 +30,7 @@ OF_LIGHTNING = set(LightningModule().__dict__) - {"training", "_example_input_ar
 OF_LIGHTNING |= {"_hparams_initial", "_hparams_name"}
 # Hooks that torch itself registers compute weights; any other is called at every update.
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+DERIVED = {"_flat_weights", "_flat_weight_refs"}  # of recurrent layers, which make them of their parameters
 FROZEN = (*PLAIN, type, types.ModuleType, types.CodeType, torch.dtype, torch.device)  # do not change in place
 
 
@@ -103,7 +104,7 @@ class Watch:
         skipped = OF_LIGHTNING if isinstance(child, LightningModule) else OF_EVERY_MODULE
         known = not is_foreign(type(child).__module__)
         for key, value in vars(child).items():
-            if key not in skipped and (known or key == "training" or self.has(key)):
+            if key not in skipped | DERIVED and (known or key == "training" or self.has(key)):
                 yield f"self.{path}.{key}" if path else f"self.{key}", value
 
     def has_changed(self, module: nn.Module, described: dict[str, Any]) -> bool:
