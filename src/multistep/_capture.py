@@ -84,9 +84,6 @@ class Capture:
         self.logs: list[Logged] = []
         self.calls: list[MetricCall] = []
         self._metrics = {id(child): name for name, child in module.named_modules() if isinstance(child, Metric)}
-        self._collections = {
-            id(child): name for name, child in module.named_modules() if isinstance(child, MetricCollection)
-        }
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -105,6 +102,8 @@ class Capture:
                     places.append((child.__dict__, method, self._noting(name, method, child)))
                 for method in ("compute", "reset"):
                     places.append((child.__dict__, method, self._refusing(method)))
+            if isinstance(child, MetricCollection):  # whose metrics share states, but are only named here
+                places.append((child.__dict__, "_compute_groups_create_state_ref", lambda copy=False: None))
             if isinstance(child, Metric):
                 unread: Any = RefusingValue("training_step reads the state of a metric")
                 places += [(child.__dict__, state, unread) for state in (*child._defaults, "_update_count")]

@@ -12,11 +12,7 @@ from multistep._check import are_close
 from multistep._errors import CannotFuseError, EngineMismatchError
 from multistep._fused import FusedEngine
 from multistep._logs import Replay
-from multistep._minibatches import (
-    Source,
-    longest_chunk,
-    refused_data,
-)
+from multistep._minibatches import Source, longest_chunk, refused_data
 from multistep._reach import reads_gradients
 from multistep._schedules import changes_more_than_the_learning_rate
 from multistep._signals import deferring_signals
@@ -170,7 +166,7 @@ class Choice:
         left = float("inf") if trainer.max_steps < 0 else trainer.max_steps - trainer.global_step
         if trainer.max_epochs not in (None, -1):
             minibatches = (trainer.max_epochs - trainer.current_epoch) * trainer.fit_loop.max_batches
-            minibatches -= self._trainer.fit_loop.epoch_loop.batch_progress.current.completed
+            minibatches -= trainer.fit_loop.epoch_loop.batch_progress.current.completed
             left = min(left, minibatches // trainer.accumulate_grad_batches)
         return float(left)
 

@@ -11,14 +11,12 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.overrides import _get_current_function_mode_stack
-from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from multistep import _check
 from multistep._averaging import Average
 from multistep._describe import is_known, sources_of
 from multistep._errors import CannotFuseError
-from multistep._guards import guarded
+from multistep._guards import active_modes, guarded
 from multistep._optimizers import plain_step
 from multistep._step import Outcome, Reference, Rule, gradients_on_a_copy, rehearse
 from multistep._threads import use_fastest
@@ -293,10 +291,8 @@ class FusedEngine:
 
 def _surroundings() -> list[Any]:
     """What decides about torch's operations besides their arguments."""
-    modes = [*_get_current_dispatch_mode_stack(), *_get_current_function_mode_stack()]  # type: ignore[no-untyped-call]
     autocast = torch.is_autocast_enabled("cpu") and str(torch.get_autocast_dtype("cpu"))
-    names = [type(mode).__name__ for mode in modes]
-    return [str(torch.get_default_dtype()), autocast, torch.get_float32_matmul_precision(), names]
+    return [str(torch.get_default_dtype()), autocast, torch.get_float32_matmul_precision(), active_modes()]
 
 
 @contextmanager

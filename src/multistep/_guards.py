@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from pytorch_lightning import Trainer
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from torch.utils._pytree import tree_leaves
 
 from multistep._errors import CannotFuseError
+from multistep._tree import address_of
 
 SEED = 0x5EED_0F_7E575  # which no step gives
 # What does not change while a chunk is performed.
@@ -37,6 +39,10 @@ def _refuse(value: Any, *_: Any, **__: Any) -> Any:
     raise CannotFuseError(object.__getattribute__(value, "what"))
 
 
+def _itself(value: Any, _: Any) -> Any:
+    return value
+
+
 _OPERATIONS = {name for kind in (int, list, Tensor) for name in dir(kind) if name.startswith("__")} - set(dir(object))
 _OPERATIONS |= {"__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__", "__repr__", "__str__"}
 _OPERATIONS -= {"__dict__", "__module__", "__weakref__", "__setstate__", "__deepcopy__", "__torch_function__"}
@@ -44,8 +50,18 @@ _OPERATIONS -= {"__dict__", "__module__", "__weakref__", "__setstate__", "__deep
 RefusingValue: Any = type(
     "RefusingValue",
     (_Refusing,),
-    {**dict.fromkeys(_OPERATIONS | {"__getattr__", "__format__"}, _refuse), "__class__": property(_refuse)},
+    {
+        **dict.fromkeys(_OPERATIONS | {"__getattr__", "__format__"}, _refuse),
+        "__class__": property(_refuse),
+        "__deepcopy__": _itself,
+    },
 )
+
+
+def active_modes() -> list[str]:
+    """Returns the names of the modes in which torch calls somebody at every operation."""
+    modes = [*_get_current_dispatch_mode_stack(), *_get_current_function_mode_stack()]  # type: ignore[no-untyped-call]
+    return [type(mode).__name__ for mode in modes]
 
 
 @contextmanager
@@ -75,7 +91,7 @@ def reading_nothing(tensors: Iterable[Tensor]) -> Iterator[None]:
     """Within, code that runs ahead of time is refused where it draws, or reads the trainer or one of these tensors."""
     refusals = _Refusals()
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    storages = set(map(_address, tensors)) - {0}
+    storages = set(map(address_of, tensors)) - {0}
     with ExitStack() as stack:
         _set(stack, Trainer, "__getattribute__", _only_constants(refusals))
         stack.enter_context(_Watched(storages, refusals.of("it reads tensors that the updates change")))
@@ -117,13 +133,9 @@ class _Watched(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         with torch._C.DisableTorchFunction():
             for value in tree_leaves([args, kwargs]):
-                if isinstance(value, Tensor) and _address(value) in self._storages:
+                if isinstance(value, Tensor) and address_of(value) in self._storages:
                     self._refuse()
             return func(*args, **(kwargs or {}))
-
-
-def _address(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else 0
 
 
 def _set(stack: ExitStack, owner: Any, name: str, new: Any) -> None:

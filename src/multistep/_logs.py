@@ -95,13 +95,13 @@ class Replay:
         for log in self._captured.logs:
             if isinstance(log.value, Tensor):
                 next(rest)
+        state = [*self._module.parameters(), *self._module.buffers()]
+        others = [each for each in self._module.modules() if not isinstance(each, (Metric, MetricCollection))]
         for call in self._captured.calls:
             metric: Any = self._module.get_submodule(call.path)
             tensors = [next(rest)[0].clone() for _ in call.tensors]
             args, kwargs = self._arguments(call, given := [tensor.clone() for tensor in tensors])
             inside = [value for part in metric.modules() for key, value in vars(part).items() if key != "_modules"]
-            state = [*self._module.parameters(), *self._module.buffers()]
-            others = [each for each in self._module.modules() if not isinstance(each, (Metric, MetricCollection))]
             if reaches_the_training(inside, others, state):
                 raise CannotFuseError(f"the metric {call.path} can reach the module or the trainer")
             before = torch.get_rng_state()

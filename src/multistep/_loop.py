@@ -24,12 +24,7 @@ from multistep._eager import is_plain, perform_plainly
 from multistep._errors import CannotFuseError
 from multistep._guards import reading_nothing
 from multistep._logs import QuickLog
-from multistep._minibatches import (
-    Odd,
-    Stacked,
-    as_lightning_hands_it,
-    take_one,
-)
+from multistep._minibatches import Odd, Stacked, as_lightning_hands_it, take_one
 from multistep._schedules import is_of_ones_own, upcoming_rates
 from multistep._signals import deferring_signals
 from multistep._step import gradients_of

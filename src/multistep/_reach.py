@@ -10,13 +10,13 @@ from itertools import pairwise
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
-import torch
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from multistep._describe import enclosed, is_foreign, is_own, is_own_object, names_in, slots_of
+from multistep._tree import address_of
 
 FEW = 1_000  # values in a container that are looked at
 MAKING = ("__init__", "__new__", "__init_subclass__", "setup", "prepare_data")  # before anything is trained
@@ -33,7 +33,7 @@ def reaches_the_training(values: Iterable[Any], modules: Iterable[nn.Module], st
         modules: the module that is trained, and all within.
         state: its parameters and buffers.
     """
-    own = set(map(id, modules)) | {_address(tensor) for tensor in state}
+    own = {*map(id, modules), *map(address_of, state)} - {0}
     return any(_reaches(value, own, set()) for value in values)
 
 
@@ -41,7 +41,7 @@ def _reaches(value: Any, own: set[int], seen: set[int], depth: int = 8) -> bool:
     if isinstance(value, (Trainer, LightningModule, nn.Parameter, Optimizer, LRScheduler)):
         return True
     if isinstance(value, Tensor):
-        return _address(value) in own
+        return address_of(value) in own
     if isinstance(value, nn.Module) and (id(value) in own or next(value.parameters(), None) is not None):
         return True
     if id(value) in seen or depth == 0 or isinstance(value, (str, bytes, type)):
@@ -75,10 +75,6 @@ def _code_of(kind: type) -> Iterator[FunctionType]:
         if is_foreign(cls.__module__):
             for name in vars(cls).keys() - left:
                 yield from _functions_in(vars(cls)[name])
-
-
-def _address(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided and tensor.numel() else 0
 
 
 def reads_gradients(instance: Any) -> bool:

@@ -17,8 +17,6 @@ from typing import Any
 
 import numpy as np
 from torch import nn
-from torch.overrides import _get_current_function_mode_stack
-from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from torchmetrics import Metric, MetricCollection
 
 from multistep._describe import (
@@ -35,7 +33,7 @@ from multistep._describe import (
     names_in,
 )
 from multistep._errors import CannotFuseError
-from multistep._guards import RefusingValue
+from multistep._guards import RefusingValue, active_modes
 from multistep._refusals import ENVIRONMENT, OF_THE_TRAINER, REFUSED, is_of_ones_own, refused_in_c
 from multistep._undo import Place
 
@@ -69,8 +67,8 @@ class Recorder:
         self._copies = copies
         self.keys = {"training_step", "forward"}
         self.by_any_name = False
-        self._codes: dict[types.CodeType, None] = {}
-        self._classes: dict[type, None] = {}
+        self._codes: set[types.CodeType] = set()
+        self._classes: set[type] = set()
         self._places: dict[_Key, Place] = {}
         self._back: dict[_Key, Callable[[], None]] = {}
         self._held: dict[_Key, int] = {}  # references to an object that undoing holds
@@ -93,10 +91,8 @@ class Recorder:
 
         Raises a CannotFuseError where it does so, or calls what is refused.
         """
-        modes: list[Any] = [*_get_current_dispatch_mode_stack()]
-        modes += _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
-        if modes:
-            raise CannotFuseError(f"{type(modes[-1]).__name__} sees every operation")
+        if modes := active_modes():
+            raise CannotFuseError(f"{modes[-1]} sees every operation")
         if sys.getprofile() is not None:
             raise CannotFuseError("a profiler watches the training")
         changed: str | None = None
@@ -160,7 +156,7 @@ class Recorder:
         """Notes a function that is about to run, and all that it can read or change."""
         code, own = frame.f_code, is_own_module(module)
         if code not in self._codes:
-            self._codes[code] = None
+            self._codes.add(code)
             names = set(names_in(code))
             self.keys |= names
             self.by_any_name = self.by_any_name or not BY_ANY_NAME.isdisjoint(names)
@@ -207,7 +203,7 @@ class Recorder:
     def _meet_class(self, cls: type) -> None:
         for each in cls.__mro__:
             if each not in self._classes and is_own(each):
-                self._classes[each] = None
+                self._classes.add(each)
                 for key, value in list(vars(each).items()):
                     if (
                         key not in MAKING

@@ -47,14 +47,9 @@ def _refused() -> dict[types.CodeType, str]:
         member: Any = vars(LightningModule)[name]
         member = member.fget if isinstance(member, property) else member
         refused[inspect.unwrap(member).__code__] = f"training_step reads self.{name}"
-    for function in (torch.manual_seed, torch.seed, torch.set_rng_state):
-        refused[inspect.unwrap(function).__code__] = "training_step seeds torch's generator"
-    asking: list[Any] = [
-        torch.compiler.is_compiling,
-        torch.compiler.is_dynamo_compiling,
-        torch._jit_internal.is_scripting,
-    ]
-    for function in asking:
+    for function in (torch.manual_seed, torch.seed, torch.set_rng_state):  # torch has wrapped some of them
+        refused[function.__code__] = "training_step seeds torch's generator"
+    for function in (torch.compiler.is_compiling, torch.compiler.is_dynamo_compiling, torch._jit_internal.is_scripting):
         refused[function.__code__] = "training_step asks whether it is compiled"
     refused[logging.Logger._log.__code__] = "training_step logs to Python's logging"
     return refused

@@ -172,11 +172,8 @@ class Reference:
                 raise CannotFuseError(f"training_step changes {changed}")
         assert captured is not None
         self.draws = not torch.equal(random_state, torch.get_rng_state())
-        return Outcome(self.tensors(), [torch.stack(each) for each in zip(*outputs, strict=True)], captured)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Returns the tensors of the copies by name, not copied again."""
-        return named_tensors(self.module, self.optimizer)
+        tensors = named_tensors(self.module, self.optimizer)
+        return Outcome(tensors, [torch.stack(each) for each in zip(*outputs, strict=True)], captured)
 
 
 def gradients_on_a_copy(

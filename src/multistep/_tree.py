@@ -61,6 +61,11 @@ def is_simple(tensor: Tensor) -> bool:
     return tensor.layout == torch.strided and not (tensor.requires_grad or tensor.is_conj() or tensor.is_neg())
 
 
+def address_of(tensor: Tensor) -> int:
+    """Returns where the memory of a tensor begins, 0 where it has none."""
+    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else 0
+
+
 def is_dense(tensor: Tensor) -> bool:
     """Returns whether a tensor fills its memory without gaps or overlaps, as a new one like it does."""
     strides = zip(tensor.shape, tensor.stride(), torch.empty_like(tensor).stride(), strict=True)

@@ -4,6 +4,7 @@ import collections
 import copy
 import enum
 import functools
+import inspect
 import logging
 import random
 import types
@@ -84,6 +85,8 @@ def _keeping(value: Any, seen: set[int] | None = None) -> Callable[[], None] | N
     """
     seen = set() if seen is None else seen
     if isinstance(value, (*PLAIN, type, types.ModuleType, logging.Logger, enum.Enum, np.ufunc)) or id(value) in seen:
+        return None
+    if inspect.isdatadescriptor(value) and not has_attributes(value):  # of a slot, or of a named tuple
         return None
     seen.add(id(value))
     back: list[Callable[[], None]] = []
