@@ -73,7 +73,7 @@ def are_close(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bo
     """Returns whether tensors agree by name, each to a thousandth of its norm or a millionth of the greatest one's."""
     if found.keys() != expected.keys():
         return False
-    dense = {name: (found[name].to_dense().double(), value.to_dense().double()) for name, value in expected.items()}
+    dense = {name: (_numbers(found[name].to_dense()), _numbers(value.to_dense())) for name, value in expected.items()}
     most = max((_norm(value) for _, value in dense.values()), default=0.0)
     return all(
         one.shape == other.shape

@@ -78,7 +78,8 @@ class FusedEngine:
             devices = {tensor.device.type for tensor in self._update.state()} | {t[2].type for t in self.layout.tensors}
             if devices != {"cpu"}:
                 raise CannotFuseError(f"it compiles for the CPU only, this is {', '.join(sorted(devices - {'cpu'}))}")
-            self._watch, _ = rehearse(module, optimizer, rule, batch, context, rule.accumulate)
+            self._watch, outcome = rehearse(module, optimizer, rule, batch, context, rule.accumulate)
+            self._receiving = outcome.keys()  # the parameters that a gradient reaches
             self._description = self._describe()
             started = time.perf_counter()
             self._trial = self._reference(TRIAL_UPDATES)
@@ -142,7 +143,7 @@ class FusedEngine:
         inputs = [*(tensor.contiguous() for tensor in tensors), rates, ends, due, *outputs]
         self._program.run([*self._update.state(), *inputs], len(rates))
         if self._rule.accumulate > 1 and not bool(ends[-1]):
-            self._update.leave_sums()
+            self._update.leave_sums(self._receiving)
         else:
             for group in self._optimizer.param_groups:
                 for parameter in group["params"]:

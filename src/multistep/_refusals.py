@@ -19,6 +19,7 @@ OF_THE_TRAINER = ("pytorch_lightning.trainer", "pytorch_lightning.loops", "pytor
 OUTSIDE = {"time", "posix", "nt", "_io", "_socket", "socket", "_ssl", "_sqlite3", "sqlite3", "select", "mmap"}
 OUTSIDE |= {"_posixsubprocess", "_winapi", "_contextvars", "_signal"}
 NOT_OUTSIDE = {"fspath", "_path_normpath", "_path_splitroot", "_path_splitroot_ex"}
+WRAPPERS = ("torch._compile", "torch._dynamo")  # in which torch has some of its functions called
 CLOCK = {"now", "today", "utcnow"}
 PRINTING = {"print", "input", "open", "breakpoint"}
 
@@ -47,8 +48,8 @@ def _refused() -> dict[types.CodeType, str]:
         member: Any = vars(LightningModule)[name]
         member = member.fget if isinstance(member, property) else member
         refused[inspect.unwrap(member).__code__] = f"training_step reads self.{name}"
-    for function in (torch.manual_seed, torch.seed, torch.set_rng_state):  # torch has wrapped some of them
-        refused[function.__code__] = "training_step seeds torch's generator"
+    for function in (torch.manual_seed, torch.seed, torch.set_rng_state):
+        refused[inspect.unwrap(function).__code__] = "training_step seeds torch's generator"
     for function in (torch.compiler.is_compiling, torch.compiler.is_dynamo_compiling, torch._jit_internal.is_scripting):
         refused[function.__code__] = "training_step asks whether it is compiled"
     refused[logging.Logger._log.__code__] = "training_step logs to Python's logging"
@@ -64,6 +65,9 @@ def is_of_ones_own(frame: types.FrameType | None) -> bool:
     while frame is not None:
         name = str(frame.f_globals.get("__name__"))
         top = name.partition(".")[0]
+        if name.startswith(WRAPPERS):
+            frame = frame.f_back
+            continue
         if top in KNOWN_PACKAGES - {"pytorch_lightning", "lightning"} or "importlib" in top:
             return False
         if is_foreign(name):

@@ -1,6 +1,6 @@
 """One update as a function of tensors alone, which the compiler can trace: step, clipping, optimizer, and averages."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -100,10 +100,10 @@ class TracedUpdate:
             gradient = self._module.get_parameter(name).grad if within else None
             total.zero_() if gradient is None else total.copy_(gradient)
 
-    def leave_sums(self) -> None:
-        """Leaves the sums of an update that is not complete in `.grad`, and removes all other gradients."""
+    def leave_sums(self, names: Container[str]) -> None:
+        """Leaves the sums of an update that is not complete in `.grad` of these parameters; all others have none."""
         for parameter, name in self._names.items():
-            total = self._sums.get(name)
+            total = self._sums.get(name) if name in names else None
             parameter.grad = total.clone() if total is not None else None
 
     def __call__(self, state: Sequence[Tensor], minibatch: Sequence[Tensor]) -> None:
