@@ -104,22 +104,25 @@ class MultiStep(Callback):
                 self.tell("eager", "the optimizer itself performs the first update, and there was no other")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._threads_chosen:  # those that suit a minibatch may be too few for the batches of validation
-            torch.set_num_threads(self._threads_before)
+        self._restore_threads()  # those that suit a minibatch may be too few for the batches of validation
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._threads_chosen and self.threads:
+        if self._threads_chosen and self.threads and torch.get_num_threads() == self._threads_before:
             torch.set_num_threads(self.threads)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._resumed = {}
         if stage == "fit":
-            torch.set_num_threads(self._threads_before)
-            self._resumed = {}
+            self._restore_threads()
             self._put_back()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        torch.set_num_threads(self._threads_before)
+        self._restore_threads()
         self._put_back()
+
+    def _restore_threads(self) -> None:
+        if self._threads_chosen and torch.get_num_threads() == self.threads:  # not where somebody else has set them
+            torch.set_num_threads(self._threads_before)
 
     def _put_back(self) -> None:
         if self._loop is not None:

@@ -143,14 +143,8 @@ def single_step_reason(trainer: Any) -> str | None:
         return f"{type(module).__name__} overrides {hooks[0]}"
     if "dataloader_iter" in inspect.signature(module.training_step).parameters:
         return "training_step takes the iterator of the loader"
-    strategy, precision = trainer.strategy, trainer.precision_plugin
-    for part in (strategy, precision):
-        if not type(part).__module__.startswith("pytorch_lightning."):
-            return f"{type(part).__name__} may act at every update"
-    if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)):
-        return f"{type(strategy).__name__} exchanges gradients by itself"
-    if getattr(precision, "scaler", None) is not None:
-        return f"precision {trainer.precision} rescales the gradients"
+    if reason := _plugin_reason(trainer):
+        return reason
     if not trainer.optimizers:
         return "there is no optimizer"
     optimizer = trainer.optimizers[0]
@@ -166,7 +160,24 @@ def sudden_reason(trainer: Any) -> str | None:
     if not module.automatic_optimization:
         return f"{type(module).__name__} optimizes manually"
     hook = next((hook for hook in MODULE_HOOKS if hook in vars(module)), None)
-    return None if hook is None else f"{type(module).__name__} has got a {hook} of its own"
+    return _plugin_reason(trainer) if hook is None else f"{type(module).__name__} has got a {hook} of its own"
+
+
+def _plugin_reason(trainer: Any) -> str | None:
+    """Why the strategy or the precision has to be called at every update, or None."""
+    strategy, precision = trainer.strategy, trainer.precision_plugin
+    for part in (strategy, precision):
+        kind = type(part)
+        if not kind.__module__.startswith("pytorch_lightning."):
+            return f"{kind.__name__} may act at every update"
+        for name, value in vars(part).items():
+            if callable(value) and callable(getattr(kind, name, None)):
+                return f"{kind.__name__} has got a {name} of its own"
+    if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)):
+        return f"{type(strategy).__name__} exchanges gradients by itself"
+    if getattr(precision, "scaler", None) is not None:
+        return f"precision {trainer.precision} rescales the gradients"
+    return None
 
 
 def _overridden(hooks: tuple[str, ...], instance: Any, parent: type) -> list[str]:

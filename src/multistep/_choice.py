@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning.callbacks import StochasticWeightAveraging
+from pytorch_lightning.profilers import PyTorchProfiler
 from torch import Tensor
 
 from multistep._averaging import averages_of, own_formula
@@ -54,7 +55,7 @@ class Choice:
         self._checked_at = 0
         self._compilations = 0
         self._others = 0
-        self._loaders: Any = None  # where refused_data has looked
+        self._precision: Any = None  # for which compiled code is
 
     @property
     def _has_begun(self) -> bool:
@@ -100,8 +101,8 @@ class Choice:
     def suspend(self, reason: str) -> None:
         """Has Lightning's own loop train, as long as there is a reason."""
         self.engine, self.decided = None, False
-        if self._owner.reason != reason:
-            self._owner.leave_to_lightning(reason)
+        if not (self._owner.reason or "").endswith(reason):
+            self._owner.leave_to_lightning(f"after {self._trainer.global_step:,} updates: {reason}")
 
     @deferring_signals(interrupts=False)
     def decide(self, batch: Any) -> None:
@@ -124,6 +125,8 @@ class Choice:
         trainer: Any = self._trainer
         if trainer.world_size > 1:
             raise CannotFuseError("several processes exchange their gradients at every update")
+        if isinstance(trainer.profiler, PyTorchProfiler):
+            raise CannotFuseError("PyTorchProfiler is told of every operation")
         if reason := refused_data(trainer):
             raise CannotFuseError(reason)
         if (average := own_formula(trainer)) is not None:
@@ -149,10 +152,9 @@ class Choice:
         self._owner.note_threads()
         self.replay = Replay(trainer.lightning_module, engine.captured)
         self.replay.rehearse(engine.trial_outputs())
-        self.source = Source(trainer)
+        self.source, self._precision = Source(trainer), trainer.precision_plugin
         self.longest = longest_chunk(engine.layout, engine.captured.tensors())
         self.last_batch, self._checked_at = batch, trainer.global_step
-        self._loaders = trainer.fit_loop._combined_loader
         swa = any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks)
         others = [
             c for c in trainer.callbacks if not type(c).__module__.startswith(("pytorch_lightning.", "multistep."))
@@ -181,11 +183,8 @@ class Choice:
         trainer = self._trainer
         batch = self.last_batch if batch is None else batch
         try:
-            if self._loaders is not (loaders := trainer.fit_loop._combined_loader) and (
-                reason := refused_data(trainer)
-            ):
+            if reason := refused_data(trainer):  # a callback may have given them the module
                 raise CannotFuseError(reason)
-            self._loaders = loaders
             if self._is_outdated():
                 self._compile_anew(batch)
         except CannotFuseError as error:
@@ -198,6 +197,8 @@ class Choice:
         """Whether the compiled update is no longer the one to perform."""
         assert self.engine is not None
         rule, averages = Rule.of(self._trainer), averages_of(self._trainer)
+        if self._precision is not self._trainer.precision_plugin:
+            return True
         return self.engine.is_outdated(self._trainer.optimizers[0], rule, averages) or self.engine.changed()
 
     def _compile_anew(self, batch: Any) -> None:

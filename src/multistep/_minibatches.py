@@ -1,8 +1,10 @@
 """Where the minibatches of a chunk come from: one by one as Lightning fetches them, or many at once, stacked."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -94,9 +96,18 @@ def refused_data(trainer: Any) -> str | None:
     if _draw_of(trainer.fit_loop._data_fetcher) is not None:
         return None  # it says itself that minibatches can be drawn in advance
     loaders = trainer.fit_loop._combined_loader.flattened
+    kept: list[Any] = [*trainer.lightning_module.modules()]
+    kept += [each for config in trainer.lr_scheduler_configs for each in getattr(config.scheduler, "lr_lambdas", ())]
     state = [*trainer.lightning_module.parameters(), *trainer.lightning_module.buffers()]
-    reached = reaches_the_training(loaders, [*trainer.lightning_module.modules()], state)
-    return "the data can reach the module or the trainer" if reached else None
+    values = [*chain.from_iterable(map(_parts_of, loaders))]
+    return "the data can reach the module or the trainer" if reaches_the_training(values, kept, state) else None
+
+
+def _parts_of(loader: Any) -> Sequence[Any]:
+    """What of a loader may reach a training: the tensors alone, where all that fetches them is torch's own."""
+    are_tensors = type(loader) is DataLoader and type(loader.dataset) is TensorDataset
+    plain = are_tensors and loader.collate_fn is default_collate and type(loader.batch_sampler) is BatchSampler
+    return loader.dataset.tensors if plain and type(loader.batch_sampler.sampler) in SAMPLERS else [loader]
 
 
 class Source:
@@ -112,7 +123,7 @@ class Source:
         self._trainer = trainer
         self._as_they_are = type(trainer.precision_plugin).convert_input in IDENTITIES
         self._error: BaseException | None = None
-        self._draws_apart: bool | None = None  # whether a loader's `draw` leaves torch's default generator alone
+        self._apart: Any = None  # the loader whose first minibatch left torch's default generator alone
 
     def take(self, fetcher: Any, most: int, layout: Layout, step_draws: bool) -> Pieces:
         """Returns up to `most` minibatches in their order, without the last of the epoch, which stays for Lightning.
@@ -124,12 +135,19 @@ class Source:
             step_draws: whether the step draws from torch's generator; where the data may, too, one minibatch is taken.
         """
         self.raise_error()
-        if step_draws and may_draw(fetcher) and not self._draws_apart:
-            before = torch.get_rng_state()
+        if not (step_draws and may_draw(fetcher)):
+            return self._many(fetcher, most, layout)
+        before, loader = torch.get_rng_state(), _only_loader(fetcher)[0]
+        if _draw_of(fetcher) is None or self._apart is not loader:
             pieces = self._one_by_one(fetcher, 1, layout)
-            if _draw_of(fetcher) is not None and self._draws_apart is None and pieces:
-                self._draws_apart = torch.equal(before, torch.get_rng_state())
+            self._apart = loader if pieces and torch.equal(before, torch.get_rng_state()) else None
             return pieces
+        pieces = self._many(fetcher, most, layout)
+        if not torch.equal(before, torch.get_rng_state()):
+            raise TypeError("draw(n) draws at times from torch's default generator, as the step does; give it its own")
+        return pieces
+
+    def _many(self, fetcher: Any, most: int, layout: Layout) -> Pieces:
         many = None
         if self._as_they_are and most > 1:
             many = self._drawn(fetcher, most, layout) or self._indexed(fetcher, most, layout)
@@ -212,49 +230,39 @@ class Source:
         if not is_tensors and not (getattr(dataset, "__getitems__", None) and _orders_at_once(loader)):
             return None
         size = layout.tensors[0][0][0] if layout.tensors and layout.tensors[0][0] else 0
+        taken = self._next_indices(fetcher, iterator, most, size)
+        even = taken if not taken or len(taken[-1]) == size else taken[:-1]
+        stacked: Pieces = []
+        if is_tensors and even:
+            with suppress(Exception):  # of one of them, which is found one by one
+                flat = torch.tensor(even).flatten()
+                tensors = [tensor[flat].view(len(even), size, *tensor.shape[1:]) for tensor in dataset.tensors]
+                stacked = [Stacked(tensors, len(even))]
+        rest = taken[len(even) :] if stacked else taken
+        return stacked + _pieces(self._fetched(iterator._dataset_fetcher.fetch, rest), layout, max(1, len(rest)))
+
+    def _next_indices(self, fetcher: Any, iterator: Any, most: int, size: int) -> list[list[int]]:
+        """The indices of up to `most` minibatches, without the epoch's last; only the last may be of another size."""
         taken: list[list[int]] = []
-        rest: list[list[int]] = []
+        most = min(most, fetcher.length - fetcher.fetched - 1)
         try:
-            while not rest and len(taken) < min(most, fetcher.length - fetcher.fetched - 1 + len(taken)):
-                index = iterator._next_index()  # type: ignore[no-untyped-call]
+            while len(taken) < most and (not taken or len(taken[-1]) == size):
+                taken.append(iterator._next_index())
                 iterator._num_yielded += 1
                 fetcher.fetched += 1
-                (taken if len(index) == size else rest).append(index)
         except StopIteration:  # the length that it gives is not true
             pass
         except Exception as error:  # raised when what came before it has been performed
             self._error = error
-        random_state = torch.get_rng_state()
-        try:
-            if taken and is_tensors:
-                flat = torch.tensor(taken).flatten()
-                stacked = [tensor[flat].view(len(taken), size, *tensor.shape[1:]) for tensor in dataset.tensors]
-                pieces: Pieces = [Stacked(stacked, len(taken))]
-            else:
-                pieces = _collated([dataset.__getitems__(index) for index in taken], size, layout) if taken else []
-            return pieces + [Odd(iterator._dataset_fetcher.fetch(index)) for index in rest]
-        except Exception:  # of one of them, which is found one by one
-            torch.set_rng_state(random_state)
-            batches = []
+        return taken
+
+    def _fetched(self, fetch: Callable[[list[int]], Any], indices: Sequence[list[int]]) -> Iterator[Any]:
+        for index in indices:
             try:
-                for index in [*taken, *rest]:
-                    batches.append(iterator._dataset_fetcher.fetch(index))
+                yield fetch(index)
             except Exception as error:
                 self._error = error
-            return _pieces(batches, layout, max(1, len(batches)))
-
-
-def _collated(minibatches: list[list[Any]], size: int, layout: Layout) -> Pieces:
-    """Minibatches that are lists of examples, collated all at once where they are alike."""
-    try:
-        tensors, whole = flatten(default_collate([example for examples in minibatches for example in examples]))
-        stacked = [tensor.view(len(minibatches), size, *tensor.shape[1:]) for tensor in tensors]
-        kinds = tuple((tensor.shape[1:], tensor.dtype, tensor.device) for tensor in stacked)
-        if (whole.structure, kinds) == (layout.structure, layout.tensors):
-            return [Stacked(stacked, len(minibatches))]
-    except (RuntimeError, TypeError):  # of different sizes, or no tensors
-        pass
-    return _pieces([default_collate(examples) for examples in minibatches], layout, len(minibatches))
+                return
 
 
 def _pieces(batches: Iterable[Any], layout: Layout, most: int) -> Pieces:

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import pairwise
 from types import FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -25,24 +26,38 @@ GRADIENTS = {"grad", "grad_norm", "clip_grad_norm_", "clip_grad_value_", "get_to
 BEFORE_TRAINING = {"on_fit_start", "on_train_start", "on_sanity_check_start", "on_sanity_check_end"}
 
 
-def reaches_the_training(values: Iterable[Any], modules: Iterable[nn.Module], state: Iterable[Tensor]) -> bool:
+def reaches_the_training(values: Iterable[Any], kept: Iterable[Any], state: Iterable[Tensor]) -> bool:
     """Returns whether any value holds what a training changes, in its attributes, in its code, or in what those hold.
 
     Args:
         values: such as loaders.
-        modules: the module that is trained, and all within.
-        state: its parameters and buffers.
+        kept: what a training changes, such as the module and all within.
+        state: the module's parameters and buffers.
     """
-    own = {*map(id, modules), *map(address_of, state)} - {0}
+    storages = [tensor.untyped_storage() for tensor in state if address_of(tensor)]
+    memory = [range(storage.data_ptr(), storage.data_ptr() + storage.nbytes()) for storage in storages]
+    own = _Own({*map(id, kept)}, memory)
     return any(_reaches(value, own, set()) for value in values)
 
 
-def _reaches(value: Any, own: set[int], seen: set[int], depth: int = 8) -> bool:
+class _Own(NamedTuple):
+    """What a training changes: objects by their identity, and memory."""
+
+    objects: set[int]
+    memory: list[range]
+
+    def has_address(self, address: int) -> bool:
+        return any(address in memory for memory in self.memory)
+
+
+def _reaches(value: Any, own: _Own, seen: set[int], depth: int = 8) -> bool:
     if isinstance(value, (Trainer, LightningModule, nn.Parameter, Optimizer, LRScheduler)):
         return True
     if isinstance(value, Tensor):
-        return address_of(value) in own
-    if isinstance(value, nn.Module) and (id(value) in own or next(value.parameters(), None) is not None):
+        return own.has_address(address_of(value))
+    if isinstance(value, (np.ndarray, memoryview)):
+        return own.has_address(np.asarray(value).__array_interface__["data"][0])
+    if id(value) in own.objects or (isinstance(value, nn.Module) and next(value.parameters(), None) is not None):
         return True
     if id(value) in seen or depth == 0 or isinstance(value, (str, bytes, type)):
         return False

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from pytorch_lightning import Callback, LightningModule, callbacks
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import nn
 from torch.utils.data import (
     BatchSampler,
@@ -329,6 +330,55 @@ class WithMemory(Classifier):
     def training_step(self, batch, batch_idx):
         self.memory += 0.1 * batch[0].mean(0)
         return super().training_step(batch, batch_idx)
+
+
+class WithView(Classifier):
+    """Its data hold a view of a parameter, which NumPy sees."""
+
+    def train_dataloader(self):
+        return DataLoader(Remembering(self.net[0].bias.detach().numpy()[1:]), SIZE)
+
+
+class Records(Items):
+    """Items that are dictionaries, of which some have a weight, too."""
+
+    def __getitem__(self, i):
+        return {"x": self.x[i], "y": self.y[i], **({"weight": 2.0 + i % 3} if i // SIZE % 4 == 1 else {})}
+
+
+class Uneven(Items):
+    """Leaves out what it cannot read."""
+
+    def __getitems__(self, indices):
+        return [self[i] for i in indices if i % 50]
+
+
+class OfRecords(Classifier):
+    def training_step(self, batch, batch_idx):
+        losses = F.cross_entropy(self(batch["x"]), batch["y"], reduction="none")
+        loss = (losses * batch.get("weight", 1)).float().mean()
+        self.log("loss", loss)
+        return loss
+
+
+def give_the_module(trainer, module):
+    trainer.train_dataloader.dataset.reached = module.net[0].bias.detach()
+
+
+def change_steps(trainer, _module):
+    step = trainer.strategy.optimizer_step
+
+    def smaller(optimizer, *args, **kwargs):
+        value = step(optimizer, *args, **kwargs)
+        with torch.no_grad():
+            torch._foreach_mul_([p for group in optimizer.param_groups for p in group["params"]], 0.99)
+        return value
+
+    trainer.strategy.optimizer_step = smaller
+
+
+def halve_precision(trainer, _module):
+    trainer.strategy._precision_plugin = MixedPrecision("bf16-mixed", "cpu")
 
 
 class ReadsItsOptimizer(Classifier):
@@ -725,6 +775,17 @@ SETTINGS = {
     "data that hold the optimizer": Setting(
         EAGER, make=ReadsItsOptimizer, data=lambda: DataLoader(Remembering(torch.zeros(1)), SIZE)
     ),
+    "data that view a parameter": Setting(EAGER, make=WithView, data=lambda: None),
+    "data that are given the module": Setting(
+        EAGER, data=lambda: DataLoader(Remembering(torch.zeros(1)), SIZE), callbacks=lambda: [AtEpoch(give_the_module)]
+    ),
+    "items with other keys": Setting(make=OfRecords, data=lambda: DataLoader(Records(), SIZE)),
+    "items with other keys at once": Setting(
+        make=OfRecords, data=lambda: DataLoader(type("", (Records, ItemsAtOnce), {})(), SIZE)
+    ),
+    "fewer items than asked": Setting(data=lambda: DataLoader(Uneven(), SIZE)),
+    "a strategy that is changed": Setting(LIGHTNING, callbacks=lambda: [AtEpoch(change_steps)]),
+    "a precision that is changed": Setting(callbacks=lambda: [AtEpoch(halve_precision)]),
     "a dataclass that derives more": Setting(make=OfDerived, data=partial(collated, lambda columns: Derived(*columns))),
     "a precision of one epoch on": Setting(
         EAGER, callbacks=lambda: [Context(lambda: torch.autocast("cpu", torch.bfloat16))]
