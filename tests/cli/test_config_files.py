@@ -17,7 +17,7 @@ FILES = {
     "no trainer": ("trainer: null\n", "--trainer: is a group of options"),
     "a number for a group": ("observe: 3\n", "--observe: is a group of options"),
     "no name": ("name: null\n", "--name: give a name"),
-    "no block size": ("data: {block_size: null}\n", "--data.block_size: give a whole number of at least 1"),
+    "no block size": ("data: {block_size: null}\n", "--block_size: give a whole number of at least 1"),
 }
 
 

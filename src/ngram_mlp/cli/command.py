@@ -7,10 +7,11 @@ import re
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
-from typing import ParamSpec
+from inspect import signature
+from typing import Any, ParamSpec
 
 from rich.console import Console
 
@@ -51,11 +52,17 @@ def command(main: Callable[P, None]) -> Callable[P, None]:
             print("interrupted", file=sys.stderr)
             raise SystemExit(130) from None
         except Exception as error:
-            if (line := mistake_in(error) or _about_surroundings(error)) is None:
+            if (line := mistake_in(error, _typed(main, args, kwargs)) or _about_surroundings(error)) is None:
                 raise
             exit_with(line)
 
     return wrapped
+
+
+def _typed(main: Callable[P, None], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sequence[str]:
+    """The words that a command was called with: those that it was given, else those of the process."""
+    given = signature(main).bind(*args, **kwargs).arguments.get("args")
+    return sys.argv[1:] if given is None else given
 
 
 def open_console() -> Console:

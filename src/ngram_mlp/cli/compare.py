@@ -7,7 +7,6 @@ from pathlib import Path
 
 from ngram_mlp.cli.called import called
 from ngram_mlp.cli.command import command, open_console
-from ngram_mlp.cli.mistakes import remember_options
 from ngram_mlp.cli.parser import PlainParser
 from ngram_mlp.errors import require_at_least
 from ngram_mlp.studies.pool import cores, train_all
@@ -52,7 +51,6 @@ def _parse(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     crossing = "Crosses the recipes with these values of an option; may be given several times."
     add("--grid", action="append", default=[], metavar="OPTION=A,B", help=crossing)
     add("--jobs", type=int, default=cores(), help="Runs at a time. (default: one for each core)")
-    remember_options(args, parser)
     options, overrides = parser.parse_known_args(args)
     require_at_least(1, seeds=options.seeds, jobs=options.jobs)
     return options, overrides

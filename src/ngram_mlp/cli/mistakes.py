@@ -1,111 +1,57 @@
 """A user's mistakes in one line: options named as they were typed, and the one that was meant."""
 
-import argparse
-import difflib
-import inspect
-import re
 import sys
-from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterable, Sequence
+from difflib import SequenceMatcher
 from typing import NoReturn
 
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from torch import optim
-from torch.optim import lr_scheduler
 
-from multistep import EngineUnavailableError
 from ngram_mlp.errors import UserError, printable
-from ngram_mlp.models import LanguageModel
-from ngram_mlp.models.schedules import WarmupCosine
 
-NESTED = {  # whose arguments are options of a model, with the classes that one may well have in mind
-    "optimizer": (optim.SGD, optim.Adam, optim.AdamW),
-    "lr_scheduler": (lr_scheduler.MultiStepLR, lr_scheduler.StepLR, lr_scheduler.CosineAnnealingLR, WarmupCosine),
-}
-TAKE_CLASSES = ("model", "optimizer", "lr_scheduler", "callbacks", "logger", "profiler", "plugins", "strategy")
-OTHER_WORDS = {"learning_rate": "lr", "epochs": "max_steps", "steps": "max_steps", "layers": "n_layers"}
-NO_MEMORY = re.compile("can't allocate memory|not enough memory|bad_alloc")
-typed: Sequence[str] = ()
-known: Sequence[str] = ()
+LONGEST = 400  # characters of a line by a library
+ALIKE = 0.6  # from which two words may be one misspelt
 
 
-def remember_options(args: Sequence[str], parser: argparse.ArgumentParser) -> None:
-    """Notes which options were typed and which there are.
+def mistake_in(error: BaseException | None, typed: Sequence[str]) -> str | None:
+    """Returns the line about a user's mistake that led to an error, which a library may have wrapped; None for a bug.
 
-    Those of the models come from their constructors: the parser knows them only when it has read which one is trained.
+    Args:
+        error: what was raised.
+        typed: the words of the command line, one of which may be the option that the mistake is in.
     """
-    global typed, known
-    typed = [arg.split("=")[0].removesuffix("+") for arg in args if arg.startswith("--")]
-    there = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
-    models: list[type[LanguageModel]] = [LanguageModel, *LanguageModel.__subclasses__()]
-    for model in models:
-        for name, parameter in inspect.signature(model).parameters.items():
-            if parameter.kind is parameter.VAR_KEYWORD:  # the options of LanguageModel
-                continue
-            inner = [field.name for field in fields(parameter.default)] if is_dataclass(parameter.default) else []
-            for kind in NESTED.get(name, ()):
-                inner += list(inspect.signature(kind).parameters)[1:]
-            there += [f"--model.{name}", *(f"--model.{name}.{argument}" for argument in inner)]
-    known = list(dict.fromkeys(there))
-
-
-def as_typed(key: str) -> str:
-    """The option that ends with `key`, as it was typed, or as it could have been; else the key itself."""
-    ends = tuple(dashes + key.lstrip("-") for dashes in ("--", "."))
-    return next((option for option in (*typed, *known) if option.endswith(ends)), key)
-
-
-def about_unknown(option: str) -> str:
-    """The line about an option that there is not: the one that was meant, by its last word or by its spelling."""
-    option = f"--{option.lstrip('-')}"
-    if option in known:
-        hint = "the model that is chosen does not have it; name one that has, such as --model MLP, before it"
-    elif meant := _homes(option) or difflib.get_close_matches(option, known, n=1):
-        hint = f"did you mean {' or '.join(meant)}?"
-    else:
-        hint = "--help lists the options"
-    return f"there is no option {option}; {hint}"
-
-
-def about_missing(names: str) -> str:
-    """The line about arguments that are required: of a command, or of the class that was chosen last."""
-    if f"--{names}" in known:
-        return f"--{names}: is required"
-    chosen = [option for option in typed if option.rpartition(".")[2].lstrip("-") in TAKE_CLASSES]
-    if not chosen:
-        return f"the following arguments are required: {names}"
-    one, *_ = names.split(",")
-    return f"{chosen[-1]}: the class needs {names}; give {chosen[-1]}.{one} VALUE behind it"
-
-
-def _homes(option: str) -> list[str]:
-    """The options whose last word is that of this one, or nearly: `--model.optimizer.lr` for `--lr`."""
-    words = {name.rpartition(".")[2].lstrip("-"): None for name in known}
-    last = option.rpartition(".")[2].lstrip("-").replace("-", "_")
-    last = OTHER_WORDS.get(last, last)
-    word = last if last in words else next(iter(difflib.get_close_matches(last, words, n=1, cutoff=0.8)), None)
-    homes = [name for name in known if word and name.rpartition(".")[2].lstrip("-") == word]
-    # Of several, those that one can have meant by the rest of what was typed.
-    alike = [name for name in homes if name.split(".")[0] == option.split(".")[0]]
-    return (alike or homes)[:3]
-
-
-def mistake_in(error: BaseException | None) -> str | None:
-    """The line about a user's mistake that led to an error, which the parser may have wrapped; None for a bug."""
-    while error is not None and not isinstance(error, (UserError, EngineUnavailableError, MisconfigurationException)):
+    while error is not None and not isinstance(error, (UserError, MisconfigurationException)):
         error = error.__cause__
     if error is None:
         return None
-    if isinstance(error, EngineUnavailableError):
-        return re.sub("^engine ", "--engine ", str(error))
     line, argument = " ".join(str(error).split()), getattr(error, "argument", None)
-    return line if argument is None else line.replace(argument, as_typed(argument), 1)
+    return line if argument is None else line.replace(argument, _as_typed(argument, typed), 1)
 
 
-def about_memory(error: BaseException | str) -> str | None:
-    """The line about too little memory, where an error says so: torch's allocator for the CPU has none of its own."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or NO_MEMORY.search(str(error)):
+def in_one_line(message: str, typed: Sequence[str], known: Iterable[str]) -> str:
+    """Returns a parser's message, with the option that it is about, and the nearest one where that is unknown.
+
+    Args:
+        message: as the library has it.
+        typed: the words of the command line.
+        known: the options that there are.
+    """
+    line, known = " ".join(message.split()), list(known)
+    line = line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
+    options = _options_in(typed)
+    about = [option for option in options if _last(option) in line]
+    about += [option for option, value in reversed(options.items()) if value[:1].isupper()]  # what a class lacks
+    for option in about[:1]:
+        meant = [] if option in known or _last(option) not in line else _nearest(option, known)
+        line = line if option in line else f"{option} {options[option]}".strip() + f": {line}"
+        line += f"; did you mean {' or '.join(meant)}?" if meant else ""
+    return line
+
+
+def about_memory(error: BaseException) -> str | None:
+    """Returns the line about too little memory, where an error says so; torch's for the CPU is a RuntimeError."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
         return "the memory does not suffice; take a smaller network, batch_size or corpus"
     return None
 
@@ -114,3 +60,35 @@ def exit_with(line: str) -> NoReturn:
     """Prints the line as an error and exits with status 2."""
     print(f"error: {printable(line)}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def _options_in(words: Sequence[str]) -> dict[str, str]:
+    """The options among the words of a command line, with their values; without one, an empty word."""
+    options: dict[str, str] = {}
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        if word.startswith("--"):
+            option, given, value = word.partition("=")
+            options[option.removesuffix("+")] = value if given else after if not after.startswith("--") else ""
+    return options
+
+
+def _as_typed(argument: str, typed: Sequence[str]) -> str:
+    """The option of that argument; of one whose parts were typed, as much of them as names it."""
+    for option in _options_in(typed):
+        words = option.lstrip("-").split(".")
+        if argument in words:
+            return "--" + ".".join(words[: words.index(argument) + 1])
+    return f"--{argument}"
+
+
+def _nearest(option: str, known: Sequence[str]) -> list[str]:
+    """The options whose last word is that of this one, as `--model.optimizer.lr` for `--lr`, or is most like it."""
+    word, group = _last(option).replace("-", "_"), option.rpartition(".")[0]
+    likeness = {last: SequenceMatcher(None, word, last).ratio() for last in map(_last, known)}
+    best = max(likeness.values(), default=0.0)
+    homes = [one for one in known if likeness[_last(one)] == best >= ALIKE]
+    return [one for one in homes if one.rpartition(".")[0] == group] or homes[:3]
+
+
+def _last(option: str) -> str:
+    return option.rpartition(".")[2].lstrip("-")

@@ -10,15 +10,7 @@ from jsonargparse import DefaultHelpFormatter, Namespace, set_parsing_settings
 from pytorch_lightning.cli import LightningArgumentParser
 
 from ngram_mlp.cli.called import usage
-from ngram_mlp.cli.mistakes import (
-    about_memory,
-    about_missing,
-    about_unknown,
-    as_typed,
-    exit_with,
-    mistake_in,
-    remember_options,
-)
+from ngram_mlp.cli.mistakes import about_memory, exit_with, in_one_line, mistake_in
 
 set_parsing_settings(add_print_completion_argument=True)
 # Defaults that say nothing: the address of a function, and a model with all of its options.
@@ -35,6 +27,10 @@ class PlainParser(argparse.ArgumentParser):
         exit_with(message)
 
 
+class _Nested(SystemExit):
+    """The error of a parser within another, which knows the options as they were typed."""
+
+
 class HelpFormatter(DefaultHelpFormatter):
     """Jsonargparse's, without the defaults that say nothing."""
 
@@ -49,15 +45,19 @@ class Parser(LightningArgumentParser):
     """
 
     shows_trainer = False
+    typed: Sequence[str] = ()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"formatter_class": HelpFormatter, "prog": usage(), **kwargs})
 
     def parse_args(self, args: Sequence[str] | None = None, **kwargs: Any) -> Namespace:  # type: ignore[override]
-        args = sys.argv[1:] if args is None else args
-        if not getattr(self, "_inner_parser", False):  # one for nested options
-            remember_options(args, self)
-        return super().parse_args(args, **kwargs)
+        if getattr(self, "_inner_parser", False):  # of a class that an option names
+            return super().parse_args(args, **kwargs)
+        self.typed = sys.argv[1:] if args is None else [*args]
+        try:
+            return super().parse_args(self.typed, **kwargs)
+        except _Nested as nested:
+            self.error(*nested.args)
 
     def format_help(self, *args: Any) -> str:
         everything: Any = self._action_groups
@@ -72,32 +72,15 @@ class Parser(LightningArgumentParser):
             self._action_groups = everything
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        line = mistake_in(ex) or about_memory(message) or " ".join(message.split())
-        if found := re.match(r"(?:[Uu]nrecognized arguments: (?=--)|Option ')([^ =']+)", line):
-            line = about_unknown(as_typed(found[1]))
-        elif found := re.match(r"[Uu]nrecognized arguments: (\S+)", line):
-            line = f"{found[1]}: is no option; there are no subcommands, and options begin with --"
-        elif "ReduceLROnPlateau" in line:  # of which there are two, of torch and of Lightning
-            line = f"{as_typed('lr_scheduler')} ReduceLROnPlateau: give torch.optim.lr_scheduler.ReduceLROnPlateau"
-        elif found := re.match(r"the following arguments are required: (.*)", line):
-            line = about_missing(found[1])
-        elif found := re.match(r'Parser key "([^"]+)": (.*)', line):
-            reason = "is a group of options; set them one by one" if "Unable to load config" in line else found[2]
-            line = _about_types(as_typed(found[1]), reason) or f"{as_typed(found[1])}: {reason}"
-        exit_with(line)
+        if getattr(self, "_inner_parser", False):
+            raise _Nested(message, ex)
+        memory = about_memory(ex) if ex is not None else None
+        exit_with(mistake_in(ex, self.typed) or memory or in_one_line(message, self.typed, self._known()))
 
-
-def _about_types(option: str, reason: str) -> str | None:
-    """The line about a word that is of none of the types that an option takes; None for another reason."""
-    found = re.search(r"against any of the Union subtypes Subtypes: \[(.*)\] Errors: .*Given value: (.*)$", reason)
-    if found is None or "<class 'str'> Given value" not in reason:
-        return None
-    literals = re.findall(r"Literal\[(.*?)\]", found[1])
-    choices = [word.strip("' ") for literal in literals for word in literal.split(",")]
-    kinds = [name for name in re.findall(r"<class '(?:\w+\.)*(\w+)'>", found[1]) if name != "NoneType"]
-    expected = [*dict.fromkeys(choices), *(f"a class of the kind {name}" for name in kinds if name[0].isupper())]
-    expected += ["true", "false"] if "bool" in kinds else []
-    return f"{option} {found[2]}: give one of {', '.join(expected)}" if expected else None
+    def _known(self) -> list[str]:
+        """The options that there are, with those of the classes that are the defaults."""
+        keys = [key.replace(".init_args", "") for key, _ in self.get_defaults().items()]
+        return [*dict.fromkeys(f"--{key}" for key in keys)]
 
 
 class ShowTrainer(argparse.Action):

@@ -12,7 +12,6 @@ import torch
 from torch.optim import Optimizer
 
 from ngram_mlp.cli.config_files import read_configuration
-from ngram_mlp.cli.mistakes import remember_options
 from ngram_mlp.cli.parser import PlainParser
 from ngram_mlp.data import NGramDataModule
 from ngram_mlp.errors import UserError, shortened
@@ -53,7 +52,6 @@ def split_arguments(args: Sequence[str]) -> tuple[list[str], ResumePoint | None]
     parser.add_argument("-c", "--config", action="append", default=[])
     for option in ("--ckpt_path", "--resume", "--name", "--runs_dir"):
         parser.add_argument(option)
-    remember_options(args, parser)
     known, others = parser.parse_known_args(args)
     options = vars(known)
     files = options.pop("config")

@@ -10,7 +10,6 @@ from typing import Any
 
 from ngram_mlp.cli.called import called
 from ngram_mlp.cli.command import command, open_console
-from ngram_mlp.cli.mistakes import remember_options
 from ngram_mlp.cli.parser import Parser, PlainParser
 from ngram_mlp.errors import UserError, require_at_least
 from ngram_mlp.studies.pool import cores
@@ -25,7 +24,6 @@ def main(train_script: Path, args: Sequence[str] | None = None) -> None:
     args = sys.argv[1:] if args is None else args
     parser = _parser()
     options, rest = parser.parse_known_args(args)
-    remember_options(args, parser)
     require_at_least(1, trials=options.trials, jobs=options.jobs)
     require_at_least(0, confirm=options.confirm)
     try:
@@ -38,7 +36,6 @@ def main(train_script: Path, args: Sequence[str] | None = None) -> None:
     with storage.quiet_optuna():
         sampler = _sampler(options.sampler, of_sampler, space.read_space(values))
         pruner = _pruner(options.pruner, of_pruner)
-    remember_options(args, parser)  # which the parsers of these classes forget
     typed = [storage.without_password(arg) for arg in args]
     result = search(
         options.config,

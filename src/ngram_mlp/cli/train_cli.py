@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import BackboneFinetuning, BaseFinetuning
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from multistep import EngineName
-from ngram_mlp.cli.mistakes import about_memory, mistake_in
+from ngram_mlp.cli.mistakes import about_memory
 from ngram_mlp.cli.parser import Parser, ShowTrainer
 from ngram_mlp.cli.resuming import split_arguments
 from ngram_mlp.data import NGramDataModule
@@ -145,9 +145,14 @@ class TrainCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except ValueError as error:
-            if mistake_in(error) or (line := about_memory(error) or _cause(str(error))) is None:
+            cause: BaseException = error
+            while cause.__cause__ and not isinstance(cause, UserError):  # the parser wraps what a class has raised
+                cause = cause.__cause__
+            if isinstance(cause, UserError) or not (
+                about_memory(cause) or isinstance(cause, (ValueError, ImportError))
+            ):
                 raise
-            raise UserError(line) from error
+            raise UserError(about_memory(cause) or " ".join(str(cause).split())) from error
 
     def instantiate_trainer(self, **_: Any) -> None:  # type: ignore[override]
         """None yet: `build_trainer` makes it, when a run starts."""
@@ -178,19 +183,6 @@ def _refuse_what_finds_nothing(trainer: Any, model: Any) -> None:
 def _in_utf_8(found: re.Match[str]) -> str:
     """Bytes of a path that the locale could not decode, as UTF-8, which a file can hold."""
     return bytes(int(code[-2:], 16) for code in found[0].split("\\u")[1:]).decode("utf-8", "replace")
-
-
-def _cause(message: str) -> str | None:
-    """Why a class refused its arguments: the first of the parser's words about all that it has tried, or None.
-
-    What a user's own class raises keeps its traceback, unless it is a ValueError, which is about a value.
-    """
-    found = re.search(r"Errors:\n\s*- (?:Problem with given class_path '([\w.]*?)(\w+)':\s*)?(.*)", message)
-    if found is None or not (found[1] or "torch").startswith(("torch", "pytorch_lightning")):
-        return None
-    missing = re.match(r"Requirement '([^']*)' not met", found[3])
-    reason = f"needs {missing[1]}; install it, or choose another" if missing else found[3]
-    return f"{found[2]}: {reason}" if found[2] else reason
 
 
 def _plain(value: Any) -> Any:
