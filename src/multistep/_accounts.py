@@ -7,6 +7,8 @@ from typing import Any
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 
+from multistep._schedules import schedulers_in
+
 
 class Accounts:
     """Keeps a trainer's accounts as `_TrainingEpochLoop.advance` and the loop within it keep them.
@@ -124,7 +126,7 @@ class Accounts:
     def undoing(self) -> Callable[[], None]:
         """Returns what puts the accounts of schedules and averages back to what they are now."""
         trainer, progress = self._trainer, self._loop.scheduler_progress
-        objects = [each for config in trainer.lr_scheduler_configs for each in _schedulers_in(config.scheduler)]
+        objects = [each for config in trainer.lr_scheduler_configs for each in schedulers_in(config.scheduler)]
         objects += [callback for callback in trainer.callbacks if isinstance(callback, WeightAveraging)]
         objects += [progress.total, progress.current]
         attributes = [*map(vars, objects), *trainer.optimizers[0].param_groups]
@@ -145,8 +147,3 @@ class Accounts:
                 rate.copy_(old_rate)
 
         return undo
-
-
-def _schedulers_in(scheduler: Any) -> list[Any]:
-    """A schedule and all that it is composed of."""
-    return [scheduler, *(each for inner in getattr(scheduler, "_schedulers", ()) for each in _schedulers_in(inner))]

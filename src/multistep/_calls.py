@@ -66,9 +66,13 @@ LONGEST = 2**31  # minibatches, where nobody is called
 SHOWS_EVERY = 1_000  # updates after which a progress bar is drawn anew
 
 
-def _checkpoints(callback: Any, _trainer: Any) -> Calls:
+def _checkpoints(callback: Any, trainer: Any) -> Calls:
     every: int = getattr(callback, "_every_n_train_steps", 0)
-    return Calls(after=(every,)) if every > 0 else NOTHING  # a time is checked at the end of a chunk
+    if every <= 0:  # a time is checked at the end of a chunk
+        return NOTHING
+    # What is put off until a validation that does not come is saved at the next minibatch, even within an update.
+    within = trainer.accumulate_grad_batches > 1 and trainer.global_step % every == 0
+    return Calls(after=(every,), around=(1,) if within else None)
 
 
 def _logging(_callback: Any, trainer: Any) -> Calls | None:

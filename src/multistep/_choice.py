@@ -13,8 +13,9 @@ from multistep._check import are_close
 from multistep._errors import CannotFuseError, EngineMismatchError
 from multistep._fused import FusedEngine
 from multistep._logs import Replay
-from multistep._minibatches import Source, longest_chunk, refused_data
-from multistep._reach import reads_gradients
+from multistep._minibatches import Source, data_of, longest_chunk, refused_data
+from multistep._own_schedules import OwnSchedules
+from multistep._reach import reads_gradients, shared_places
 from multistep._schedules import changes_more_than_the_learning_rate
 from multistep._signals import deferring_signals
 from multistep._step import Rule, rehearse
@@ -36,6 +37,7 @@ class Choice:
         engine: the fused one, where that was.
         replay: hands what it computes to Lightning.
         source: where its minibatches come from.
+        schedules: steps those of one's own.
         longest: the most of them in a chunk.
         last_batch: the last one that it performed.
         reads_gradients: whether a hook does, after its updates.
@@ -47,6 +49,7 @@ class Choice:
         self.engine: FusedEngine | None = None
         self.replay: Replay | None = None
         self.source: Source | None = None
+        self.schedules: OwnSchedules | None = None
         self.longest = 1
         self.last_batch: Any = None
         self.reads_gradients = False
@@ -152,7 +155,9 @@ class Choice:
         self._owner.note_threads()
         self.replay = Replay(trainer.lightning_module, engine.captured)
         self.replay.rehearse(engine.trial_outputs())
-        self.source, self._precision = Source(trainer), trainer.precision_plugin
+        self.schedules = OwnSchedules(trainer, engine)
+        read = [*engine.places(), *self.schedules.places]
+        self.source, self._precision = Source(trainer, shared_places(data_of(trainer), read)), trainer.precision_plugin
         self.longest = longest_chunk(engine.layout, engine.captured.tensors())
         self.last_batch, self._checked_at = batch, trainer.global_step
         swa = any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks)

@@ -13,7 +13,7 @@ import random
 import sys
 import types
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def sources_of(module: nn.Module) -> str | None:
 class Describer:
     """Describes values; what refers to itself is described once, and a tensor of the module by its name."""
 
-    def __init__(self, names: dict[int, str], modules: set[int]) -> None:
+    def __init__(self, names: dict[int, str], modules: Collection[int]) -> None:
         self._names, self._modules = names, modules
         self._inside: set[int] = set()
         self._count = 0

@@ -21,6 +21,7 @@ from multistep._optimizers import plain_step
 from multistep._step import Outcome, Reference, Rule, gradients_on_a_copy, rehearse
 from multistep._threads import use_fastest
 from multistep._tree import flatten, is_simple
+from multistep._undo import Place
 from multistep._update import TracedUpdate, tracing
 from multistep.compiled import cache
 from multistep.compiled.program import Program
@@ -124,6 +125,10 @@ class FusedEngine:
                 return True
             return [self._update.description(), _surroundings()] != [*self._description[1::2]]
 
+    def places(self) -> list[Place]:
+        """Returns where an update finds what it depends on."""
+        return self._watch.places(self._module)
+
     def run(self, tensors: Sequence[Tensor], rates: Tensor, ends: Tensor, due: Tensor, within: bool) -> list[Tensor]:
         """Performs the steps of K minibatches, and the updates that end with them.
 
@@ -138,6 +143,7 @@ class FusedEngine:
             All that `Captured.tensors` has, each (K, ...).
         """
         assert self._program is not None
+        assert [(x.shape[1:], x.dtype) for x in tensors] == [kind[:2] for kind in self.layout.tensors]
         self._update.load_sums(within)
         outputs = self._outputs(len(rates))
         inputs = [*(tensor.contiguous() for tensor in tensors), rates, ends, due, *outputs]

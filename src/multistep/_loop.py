@@ -7,14 +7,13 @@ minibatches up to the next one at which somebody has to be called; that one it l
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from pytorch_lightning.loops.optimization.automatic import _AutomaticOptimization
 from torch import Tensor
 from torch.optim import Optimizer
-from torchmetrics import Metric
 
 from multistep._accounts import Accounts
 from multistep._averaging import averages_of
@@ -22,10 +21,9 @@ from multistep._calls import minibatches_until_a_call, sudden_reason
 from multistep._choice import Choice
 from multistep._eager import is_plain, perform_plainly
 from multistep._errors import CannotFuseError
-from multistep._guards import reading_nothing
 from multistep._logs import QuickLog
 from multistep._minibatches import Odd, Stacked, as_lightning_hands_it, take_one
-from multistep._schedules import is_of_ones_own, upcoming_rates
+from multistep._schedules import upcoming_rates
 from multistep._signals import deferring_signals
 from multistep._step import gradients_of
 from multistep._tree import flatten, is_simple, rebuild
@@ -93,7 +91,7 @@ class StepLoop(_AutomaticOptimization):
         elif self._choice.engine is not None and self._owner.others_are_called(self.trainer):
             self._choice.renew(batch)
         tensors = None
-        if self._choice.engine is not None:
+        if self._choice.engine is not None and not (self._choice.source and self._choice.source.has_changed()):
             tensors, layout = self._flattened(batch)
             if layout != self._choice.engine.layout or not all(map(is_simple, tensors or [])):
                 tensors = self._choice.takes(tensors, layout, batch)
@@ -215,6 +213,7 @@ class StepLoop(_AutomaticOptimization):
         if engine is None:  # it has fallen back within this chunk
             self._perform_one(rebuild(self._layout, [tensor[0] for tensor in tensors]))
             return 1
+        assert self._choice.schedules is not None
         self._layout = engine.layout
         each, ready, first = trainer.accumulate_grad_batches, loop.batch_progress.current.ready, trainer.global_step
         ends = [(ready + n) % each == 0 for n in range(1, count + 1)]
@@ -222,7 +221,7 @@ class StepLoop(_AutomaticOptimization):
         progress = loop.scheduler_progress
         undo, configs = self._undoing(), trainer.lr_scheduler_configs
         try:
-            with self._ahead_of_time():
+            with self._choice.schedules.stepped_ahead():
                 rates = upcoming_rates(optimizer, configs, ready, ends, progress)
         except CannotFuseError as error:
             undo()
@@ -245,16 +244,6 @@ class StepLoop(_AutomaticOptimization):
             number = f"{trainer.global_step:,}"
             self._choice.fall_back(f"after {number} updates: a schedule changes more than the learning rate")
         return count
-
-    def _ahead_of_time(self) -> AbstractContextManager[None]:
-        """The context in which schedules are stepped before the updates that they follow."""
-        trainer: Any = self.trainer
-        if not any(is_of_ones_own(config.scheduler) for config in trainer.lr_scheduler_configs):
-            return nullcontext()
-        assert self._choice.engine is not None
-        metrics = [child for child in trainer.lightning_module.modules() if isinstance(child, Metric)]
-        states = [getattr(metric, name) for metric in metrics for name in metric._defaults]
-        return reading_nothing([*self._choice.engine.state(), *(s for s in states if isinstance(s, Tensor))])
 
     def _run_fused(self, tensors: list[Tensor], optimizer: Optimizer, batch: Any) -> dict[str, Any] | None:
         """Performs the minibatch that Lightning hands over, of which it keeps all accounts but the optimizer's.

@@ -1,5 +1,6 @@
 """Where the minibatches of a chunk come from: one by one as Lightning fetches them, or many at once, stacked."""
 
+import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -29,6 +30,7 @@ from torch.utils.data.dataloader import _DatasetKind, _SingleProcessDataLoaderIt
 
 from multistep._reach import reaches_the_training
 from multistep._tree import Layout, flatten, is_simple, rebuild
+from multistep._undo import Place
 
 TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 # Precisions that leave minibatches as they are.
@@ -66,12 +68,19 @@ def take_one(fetcher: Any) -> tuple[Any] | None:
         try:
             return (next(fetcher)[0],)
         except StopIteration:  # the length that it gives is not true
+            fetcher.iterator = iter(())  # one that has ended may begin again where it is asked once more
             return None
-    try:  # one that is fetched in advance tells whether another follows
+    return (fetcher.batches.pop(0)[0],) if _fetch_ahead(fetcher) else None
+
+
+def _fetch_ahead(fetcher: Any) -> bool:
+    """Fetches a minibatch in advance, which tells whether another follows; returns False where none does."""
+    try:
         fetcher.batches.append(_DataFetcher.__next__(fetcher))
     except StopIteration:
-        return None
-    return (fetcher.batches.pop(0)[0],)
+        fetcher.iterator = iter(())
+        return False
+    return True
 
 
 def as_lightning_hands_it(trainer: Any, batch: Any) -> Any:
@@ -93,18 +102,19 @@ def refused_data(trainer: Any) -> str | None:
         for hook in TRANSFER_HOOKS:
             if is_overridden(hook, owner, kind):
                 return f"{type(owner).__name__} overrides {hook}"
-    if _draw_of(trainer.fit_loop._data_fetcher) is not None:
-        return None  # it says itself that minibatches can be drawn in advance
-    loaders = trainer.fit_loop._combined_loader.flattened
-    kept: list[Any] = [*trainer.lightning_module.modules()]
-    kept += [each for config in trainer.lr_scheduler_configs for each in getattr(config.scheduler, "lr_lambdas", ())]
     state = [*trainer.lightning_module.parameters(), *trainer.lightning_module.buffers()]
-    values = [*chain.from_iterable(map(_parts_of, loaders))]
-    return "the data can reach the module or the trainer" if reaches_the_training(values, kept, state) else None
+    reached = reaches_the_training(data_of(trainer), [*trainer.lightning_module.modules()], state)
+    return "the data can reach the module or the trainer" if reached else None
+
+
+def data_of(trainer: Any) -> list[Any]:
+    """Returns what fetches minibatches: of loaders that are all torch's own, their tensors alone."""
+    if _draw_of(trainer.fit_loop._data_fetcher) is not None:
+        return []  # it says itself that minibatches can be drawn in advance
+    return [*chain.from_iterable(map(_parts_of, trainer.fit_loop._combined_loader.flattened))]
 
 
 def _parts_of(loader: Any) -> Sequence[Any]:
-    """What of a loader may reach a training: the tensors alone, where all that fetches them is torch's own."""
     are_tensors = type(loader) is DataLoader and type(loader.dataset) is TensorDataset
     plain = are_tensors and loader.collate_fn is default_collate and type(loader.batch_sampler) is BatchSampler
     return loader.dataset.tensors if plain and type(loader.batch_sampler.sampler) in SAMPLERS else [loader]
@@ -117,10 +127,17 @@ class Source:
     first dimension of n, or less where it ends. A DataLoader over a TensorDataset, or over a dataset with
     `__getitems__`, without workers and with the default collation, is read with one indexing, in the order of its own
     sampler. Any other is asked for minibatches one by one.
+
+    Args:
+        trainer: whose minibatches they are.
+        shared: what an update reads and the data can change. A minibatch at which that happens is an odd one, and so
+            are those that follow.
     """
 
-    def __init__(self, trainer: Any) -> None:
+    def __init__(self, trainer: Any, shared: Sequence[Place] = ()) -> None:
         self._trainer = trainer
+        self._shared = shared
+        self._described = [place.described() for place in shared]
         self._as_they_are = type(trainer.precision_plugin).convert_input in IDENTITIES
         self._error: BaseException | None = None
         self._apart: Any = None  # the loader whose first minibatch left torch's default generator alone
@@ -149,11 +166,15 @@ class Source:
 
     def _many(self, fetcher: Any, most: int, layout: Layout) -> Pieces:
         many = None
-        if self._as_they_are and most > 1:
+        if self._as_they_are and most > 1 and not self._shared:
             many = self._drawn(fetcher, most, layout) or self._indexed(fetcher, most, layout)
         if not many:
             self.raise_error()
         return many or self._one_by_one(fetcher, most, layout)
+
+    def has_changed(self) -> bool:
+        """Returns whether the data have changed something that an update reads."""
+        return [place.described() for place in self._shared] != self._described
 
     def raise_error(self) -> None:
         """Raises what the loader has raised at the next minibatch; nothing where it has not."""
@@ -177,8 +198,9 @@ class Source:
                     raise
                 self._error = error  # raised when what came before it has been performed
                 return
-            yield batch
-            if time.monotonic() > until or _tensors_of(batch, layout) is None:
+            odd = self.has_changed() or _tensors_of(batch, layout) is None
+            yield Odd(batch) if odd else batch
+            if odd or time.monotonic() > until:
                 return
 
     def _drawn(self, fetcher: Any, most: int, layout: Layout) -> Pieces | None:
@@ -204,9 +226,7 @@ class Source:
         fetcher.fetched += count
         if fetcher.length is None:  # one stays in advance
             fetcher.batches.clear()
-            try:
-                fetcher.batches.append(_DataFetcher.__next__(fetcher))
-            except StopIteration:
+            if not _fetch_ahead(fetcher):
                 last = [tensor[-1] for tensor in tensors]
                 fetcher.batches.append((rebuild(layout, last), 0, 0))
                 tensors, count = [tensor[:-1] for tensor in tensors], count - 1
@@ -233,7 +253,7 @@ class Source:
         taken = self._next_indices(fetcher, iterator, most, size)
         even = taken if not taken or len(taken[-1]) == size else taken[:-1]
         stacked: Pieces = []
-        if is_tensors and even:
+        if even and is_tensors and _tensors_of([tensor[:size] for tensor in dataset.tensors], layout) is not None:
             with suppress(Exception):  # of one of them, which is found one by one
                 flat = torch.tensor(even).flatten()
                 tensors = [tensor[flat].view(len(even), size, *tensor.shape[1:]) for tensor in dataset.tensors]
@@ -247,7 +267,7 @@ class Source:
         most = min(most, fetcher.length - fetcher.fetched - 1)
         try:
             while len(taken) < most and (not taken or len(taken[-1]) == size):
-                taken.append(iterator._next_index())
+                taken.append(copy.deepcopy(iterator._next_index()))  # a sampler may fill it again
                 iterator._num_yielded += 1
                 fetcher.fetched += 1
         except StopIteration:  # the length that it gives is not true
@@ -272,9 +292,9 @@ def _pieces(batches: Iterable[Any], layout: Layout, most: int) -> Pieces:
     """
     pieces: Pieces = []
     for batch in batches:
-        tensors = _tensors_of(batch, layout)
+        tensors = None if isinstance(batch, Odd) else _tensors_of(batch, layout)
         if tensors is None:
-            pieces.append(Odd(batch))
+            pieces.append(batch if isinstance(batch, Odd) else Odd(batch))
             continue
         if not (pieces and isinstance(pieces[-1], Stacked)):
             pieces.append(Stacked([torch.empty(most, *shape, dtype=dtype) for shape, dtype, _ in layout.tensors], 0))

@@ -231,13 +231,16 @@ def traced_step(
 
 
 def _plain_values(optimizer: Any) -> list[Any]:
-    """All in an optimizer that is no tensor, and the names of its state's tensors."""
+    """All in an optimizer that is no tensor, the names of its state's tensors, and how often others were written."""
     groups = [
-        describe({k: v for k, v in group.items() if k not in ("params", "lr")}) for group in optimizer.param_groups
+        _described({k: v for k, v in group.items() if k not in ("params", "lr")}) for group in optimizer.param_groups
     ]
     state = [
         [(key, "tensor" if isinstance(value, Tensor) else describe(value)) for key, value in kept.items()]
         for kept in optimizer.state.values()
     ]
-    own = {key: value for key, value in vars(optimizer).items() if key not in OF_EVERY_OPTIMIZER}
-    return [groups, state, describe(own)]
+    return [groups, state, _described({k: v for k, v in vars(optimizer).items() if k not in OF_EVERY_OPTIMIZER})]
+
+
+def _described(values: Mapping[str, Any]) -> list[Any]:
+    return [(k, (id(v), v._version) if isinstance(v, Tensor) else describe(v)) for k, v in values.items()]

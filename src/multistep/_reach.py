@@ -4,11 +4,12 @@ import dis
 import functools
 import types
 import weakref
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from types import FunctionType, MethodType, ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
@@ -16,10 +17,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from multistep._describe import enclosed, is_foreign, is_own, is_own_object, names_in, slots_of
+from multistep._describe import PLAIN, enclosed, is_foreign, is_own, is_own_object, names_in, slots_of
 from multistep._tree import address_of
+from multistep._undo import Place
 
 FEW = 1_000  # values in a container that are looked at
+DEPTH = 9  # how far what values hold is followed
+OWNERS = (type, ModuleType)  # of names
 MAKING = ("__init__", "__new__", "__init_subclass__", "setup", "prepare_data")  # before anything is trained
 # What reads gradients: the attribute, and functions of torch and Lightning.
 GRADIENTS = {"grad", "grad_norm", "clip_grad_norm_", "clip_grad_value_", "get_total_norm"}
@@ -36,51 +40,82 @@ def reaches_the_training(values: Iterable[Any], kept: Iterable[Any], state: Iter
     """
     storages = [tensor.untyped_storage() for tensor in state if address_of(tensor)]
     memory = [range(storage.data_ptr(), storage.data_ptr() + storage.nbytes()) for storage in storages]
-    own = _Own({*map(id, kept)}, memory)
-    return any(_reaches(value, own, set()) for value in values)
+    own = {*map(id, kept)}
+    return any(id(value) in own or _is_trained(value, memory) for value in _within(values))
 
 
-class _Own(NamedTuple):
-    """What a training changes: objects by their identity, and memory."""
+def shared_places(values: Iterable[Any], places: Iterable[Place]) -> list[Place]:
+    """Returns the places whose content values can change, as far as their attributes and the names in their code tell.
 
-    objects: set[int]
-    memory: list[range]
+    Args:
+        values: such as loaders.
+        places: that an update reads.
+    """
+    seen = [*_within(values)]
+    held = {id(value) for value in seen if _can_change(value)}
+    spaces = {id(value if isinstance(value, type) else vars(value)) for value in seen if isinstance(value, OWNERS)}
+    functions = [value for value in seen if isinstance(value, FunctionType)]
+    spaces |= {id(function.__globals__) for function in functions}
+    names = {name for function in functions for name in names_in(function.__code__)}
+    return [
+        place
+        for place in places
+        if (place.key in names and id(place.space) in spaces)
+        or any(id(value) in held for value in _within([place.get()]) if _can_change(value))
+    ]
 
-    def has_address(self, address: int) -> bool:
-        return any(address in memory for memory in self.memory)
+
+def _can_change(value: Any) -> bool:
+    return isinstance(value, (list, dict, set, deque, np.ndarray, Tensor)) or is_own_object(value)
 
 
-def _reaches(value: Any, own: _Own, seen: set[int], depth: int = 8) -> bool:
+def _is_trained(value: Any, memory: Sequence[range]) -> bool:
     if isinstance(value, (Trainer, LightningModule, nn.Parameter, Optimizer, LRScheduler)):
         return True
+    address = 0
     if isinstance(value, Tensor):
-        return own.has_address(address_of(value))
-    if isinstance(value, (np.ndarray, memoryview)):
-        return own.has_address(np.asarray(value).__array_interface__["data"][0])
-    if id(value) in own.objects or (isinstance(value, nn.Module) and next(value.parameters(), None) is not None):
-        return True
-    if id(value) in seen or depth == 0 or isinstance(value, (str, bytes, type)):
-        return False
-    seen.add(id(value))
-    inner: list[Any] = []
+        address = address_of(value)
+    elif isinstance(value, (np.ndarray, memoryview)):
+        address = np.asarray(value).__array_interface__["data"][0]
+    elif isinstance(value, nn.Module):
+        return next(value.parameters(), None) is not None
+    elif isinstance(value, FunctionType):
+        return "trainer" in value.__code__.co_names
+    return any(address in each for each in memory)
+
+
+def _within(values: Iterable[Any]) -> Iterator[Any]:
+    """Yields values, and what they hold in their attributes, in their code, and within those."""
+    seen: set[int] = set()
+    level = list(values)
+    for _ in range(DEPTH):
+        inner: list[Any] = []
+        for value in level:
+            if id(value) not in seen and not isinstance(value, PLAIN):
+                seen.add(id(value))
+                yield value
+                inner += _held_by(value)
+        level = inner
+
+
+def _held_by(value: Any) -> Iterable[Any]:
     if isinstance(value, FunctionType):
-        if "trainer" in value.__code__.co_names:
-            return True
-        inner += enclosed(value)
-        inner += [value.__globals__[name] for name in value.__code__.co_names if name in value.__globals__]
-    elif isinstance(value, MethodType):
-        inner += [value.__func__, value.__self__]
-    elif isinstance(value, weakref.ref):
-        inner.append(value())
-    elif isinstance(value, partial):
-        inner += [value.func, *value.args, *value.keywords.values()]
-    elif isinstance(value, (list, tuple, set, dict)):
-        inner += (value.values() if isinstance(value, dict) else value) if len(value) < FEW else []
-    elif not isinstance(value, ModuleType):
-        if not isinstance(value, LightningDataModule):  # it has a trainer; whether it reads it is seen in its code
-            inner += [*getattr(value, "__dict__", {}).values(), *slots_of(value).values()]
-        inner += _code_of(type(value))
-    return any(_reaches(each, own, seen, depth - 1) for each in inner)
+        space = value.__globals__
+        return [*enclosed(value), *(space[name] for name in value.__code__.co_names if name in space)]
+    if isinstance(value, MethodType):
+        return [value.__func__, value.__self__]
+    if isinstance(value, weakref.ref):
+        return [value()]
+    if isinstance(value, partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, (list, tuple, set, dict, deque)):
+        return (value.values() if isinstance(value, dict) else value) if len(value) < FEW else []
+    if isinstance(value, OWNERS):
+        return []
+    # A data module has a trainer; whether it reads it is seen in its code.
+    attributes = {} if isinstance(value, LightningDataModule) else getattr(value, "__dict__", {})
+    slots = {} if isinstance(value, LightningDataModule) else slots_of(value)
+    return [*attributes.values(), *slots.values(), *_code_of(type(value))]
 
 
 def _code_of(kind: type) -> Iterator[FunctionType]:

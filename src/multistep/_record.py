@@ -12,6 +12,7 @@ import os
 import sys
 import types
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -57,14 +58,24 @@ class Recorder:
     Args:
         module: the copy of the module.
         copies: identities of all that was copied, of which no change matters.
+        who: performs it, for messages.
+        watched: where it does not work on copies, the modules that are watched by themselves; what else it may change
+            and cannot be put back is refused before it runs.
 
     Attributes:
         keys: the names, of which each may be an attribute's.
         by_any_name: whether the code may read an attribute of another name as well.
     """
 
-    def __init__(self, module: nn.Module, copies: set[int]) -> None:
-        self._copies = copies
+    def __init__(
+        self,
+        module: nn.Module,
+        copies: set[int],
+        who: str = "training_step",
+        watched: Iterable[nn.Module] | None = None,
+    ) -> None:
+        self._copies, self._who, self._on_copies = copies, who, watched is None
+        self._modules = frozenset(map(id, watched or ()))
         self.keys = {"training_step", "forward"}
         self.by_any_name = False
         self._codes: set[types.CodeType] = set()
@@ -115,8 +126,11 @@ class Recorder:
             undone = (key for key, value in after.items() if value != self._places[key].described())
             changed = next((self._places[key].label for key in undone), None)
         if self._refusal is not None or changed is not None:
-            raise CannotFuseError(self._refusal or f"training_step changes {changed}")
-        self._settle()
+            raise CannotFuseError(self._refusal or f"{self._who} changes {changed}")
+        with suppress(_Refused):
+            self._settle()
+        if self._refusal is not None:
+            raise CannotFuseError(self._refusal)
 
     def _is_named(self, key: str) -> bool:
         return self.by_any_name or key in self.keys
@@ -138,7 +152,7 @@ class Recorder:
             name = str(frame.f_globals.get("__name__"))
             what = REFUSED.get(frame.f_code)
             if what is None and name.startswith(OF_THE_TRAINER):
-                what = f"training_step reads its trainer's {frame.f_code.co_name}"
+                what = f"{self._who} reads its trainer's {frame.f_code.co_name}"
             if what is not None and is_of_ones_own(frame.f_back):
                 self._refuse(what)
             if frame.f_code is ENVIRONMENT and is_of_ones_own(frame):
@@ -217,12 +231,13 @@ class Recorder:
         key = id(place.space), place.key
         if key in self._places:
             return
-        self._places[key] = place
+        place = replace(place, modules=self._modules)
+        self._places[key], self._held[key] = place, 0
         references = sys.getrefcount(place.space)
         try:
             self._back[key] = place.keeping()
         except Exception:  # of any kind, while it is described or copied
-            if isinstance(place.space, dict):
+            if isinstance(place.space, dict) or not self._on_copies:
                 self._refuse(f"what {place.label} holds cannot be put back after a trial")
             self._problems.add(key)  # told if it was there before, and can be reached
         self._held[key] = sys.getrefcount(place.space) - references

@@ -91,6 +91,11 @@ def is_of_ones_own(scheduler: Any) -> bool:
     return any(callable(item) and not str(getattr(item, "__module__", "")).startswith("torch") for item in held)
 
 
+def schedulers_in(scheduler: Any) -> list[Any]:
+    """Returns a schedule and all that it is composed of."""
+    return [scheduler, *(each for inner in getattr(scheduler, "_schedulers", ()) for each in schedulers_in(inner))]
+
+
 def _is_of_torch(scheduler: Any) -> bool:
     return vars(lr_scheduler).get(type(scheduler).__name__) is type(scheduler)
 

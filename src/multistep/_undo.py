@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from multistep._describe import PLAIN, describe, enclosed, has_attributes, is_by_value, slots_of
+from multistep._describe import PLAIN, Describer, enclosed, has_attributes, is_by_value, slots_of
 
 # How the content of an object that is no container is read and set.
 CONTENTS: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {
@@ -41,6 +41,7 @@ class Place:
     label: str
     space: Any  # a dictionary, a class, a function, or with no key the object itself
     key: str | None = None
+    modules: frozenset[int] = frozenset()  # identities of those that are watched by themselves
 
     @property
     def encloses(self) -> bool:
@@ -56,15 +57,18 @@ class Place:
     def described(self) -> Any:
         """Returns what is found there as plain values; None where that is impossible."""
         try:
-            return describe(self.get())
+            return self._describe(self.get())
         except Exception:  # of any kind, by somebody's own class
             return None
+
+    def _describe(self, value: Any) -> Any:
+        return Describer({}, self.modules)(value)
 
     def keeping(self) -> Callable[[], None]:
         """Returns what puts the name, and what its value holds, back to what they are now."""
         value = self.get()
         inner = value if self.encloses else [value]
-        before, back = describe(value), [_keeping(each) for each in inner]
+        before, back = self._describe(value), [_keeping(each) for each in inner]
 
         def put_back() -> None:
             if self.key is not None and self.get() is not value:

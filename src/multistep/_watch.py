@@ -25,6 +25,7 @@ from multistep._describe import (
 )
 from multistep._errors import CannotFuseError
 from multistep._record import Recorder
+from multistep._undo import Place
 
 OF_LIGHTNING = set(LightningModule().__dict__) - {"training", "_example_input_array"}
 OF_LIGHTNING |= {"_hparams_initial", "_hparams_name"}
@@ -71,6 +72,15 @@ class Watch:
             for put_back in back:
                 put_back()
 
+    def places(self, module: nn.Module) -> list[Place]:
+        """Returns where an update finds what it depends on, the attributes of submodules included."""
+        own = [
+            Place(label, vars(child), key)
+            for path, child in module.named_modules()
+            for label, key in self._attributes(path, child)
+        ]
+        return [*own, *self._places]
+
     def describe(self, module: nn.Module) -> dict[str, Any]:
         """Returns all that the compiled code of a module depends on beside tensors that it is given, by name.
 
@@ -81,7 +91,7 @@ class Watch:
         for path, child in module.named_modules():
             _refuse_hooks(child, path)
             described[f"class of {path or 'self'}"] = name_of(type(child))
-            described |= {label: describer(value) for label, value in self._attributes(path, child)}
+            described |= {label: describer(vars(child)[key]) for label, key in self._attributes(path, child)}
         for name, parameter in module.named_parameters():
             if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
                 raise CannotFuseError(f"a hook is registered on the parameter {name}")
@@ -97,15 +107,15 @@ class Watch:
                 raise CannotFuseError(f"what {label} holds cannot be watched")
         return described
 
-    def _attributes(self, path: str, child: nn.Module) -> Iterator[tuple[str, Any]]:
-        """The attributes of a submodule that code in reach may read, by name."""
+    def _attributes(self, path: str, child: nn.Module) -> Iterator[tuple[str, str]]:
+        """The names of the attributes of a submodule that code in reach may read: from the module, and its own."""
         if isinstance(child, (Metric, MetricCollection)):
             return  # updated beside the compiled code
         skipped = OF_LIGHTNING if isinstance(child, LightningModule) else OF_EVERY_MODULE
         known = not is_foreign(type(child).__module__)
-        for key, value in vars(child).items():
+        for key in vars(child):
             if key not in skipped | DERIVED and (known or key == "training" or self.has(key)):
-                yield f"self.{path}.{key}" if path else f"self.{key}", value
+                yield f"self.{path}.{key}" if path else f"self.{key}", key
 
     def has_changed(self, module: nn.Module, described: dict[str, Any]) -> bool:
         """Returns whether a module would be described in another way: in a tenth of the time, as long as it is not."""
@@ -115,10 +125,9 @@ class Watch:
             return False
         if self.describe(module) != described:
             return True
-        watched = [value for path, child in module.named_modules() for _, value in self._attributes(path, child)]
-        watched += [place.get() for place in self._places]
-        self._changeable = [value for value in watched if not isinstance(value, (*FROZEN, nn.Module))]
         self._seen, self._names = seen, _names_of(module)
+        watched = [place.get() for place in self.places(module)]
+        self._changeable = [v for v in watched if not isinstance(v, FROZEN) and id(v) not in self._names[1]]
         self._described = self._contents()
         return False
 

@@ -1,0 +1,95 @@
+"""Schedules of one's own, which are stepped before the updates that they follow: they must need nothing else."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from multistep._errors import CannotFuseError
+from multistep._fused import FusedEngine
+from multistep._guards import guarded, reading_nothing
+from multistep._record import Recorder
+from multistep._schedules import is_of_ones_own, schedulers_in
+from multistep._undo import Place
+
+TRIED = 2  # steps of a copy
+
+
+class OwnSchedules:
+    """Steps a trainer's schedules ahead of time; raises a CannotFuseError where one changes more than its own counters.
+
+    Args:
+        trainer: whose schedules they are.
+        engine: whose updates they go before.
+
+    Attributes:
+        places: where the functions of these schedules find values.
+    """
+
+    def __init__(self, trainer: Any, engine: FusedEngine) -> None:
+        self._module: nn.Module = trainer.lightning_module
+        self._engine = engine
+        stepped = [c for c in trainer.lr_scheduler_configs if c.interval == "step" and not c.reduce_on_plateau]
+        self._own = [config.scheduler for config in stepped if is_of_ones_own(config.scheduler)]
+        self.places: list[Place] = []
+        for scheduler in self._own:
+            self.places += self._tried(scheduler, trainer)
+
+    @contextmanager
+    def stepped_ahead(self) -> Iterator[None]:
+        """Within, schedules are stepped; what they change beside themselves is put back, and refused."""
+        if not self._own:
+            yield
+            return
+        metrics = [child for child in self._module.modules() if isinstance(child, Metric)]
+        states = [getattr(metric, name) for metric in metrics for name in metric._defaults]
+        read = [*self._engine.state(), *(state for state in states if isinstance(state, Tensor))]
+        with _unchanged([*self._engine.places(), *self.places]), reading_nothing(read):
+            yield
+
+    def _tried(self, scheduler: Any, trainer: Any) -> list[Place]:
+        """Where a schedule finds values, by stepping a copy."""
+        optimizer = scheduler.optimizer
+        twin = object.__new__(type(optimizer))
+        vars(twin).update({**vars(optimizer), "param_groups": [dict(group) for group in optimizer.param_groups]})
+        kept = [trainer, *self._module.modules(), *self._module.parameters(), *self._module.buffers()]
+        kept += [function for each in schedulers_in(scheduler) for function in getattr(each, "lr_lambdas", ())]
+        memo = {id(value): value for value in kept} | {id(optimizer): twin}
+        try:
+            other = copy.deepcopy(scheduler, memo)
+        except Exception as error:  # of any kind, by what it holds
+            raise CannotFuseError(f"the schedule {type(scheduler).__name__} cannot be copied") from error
+        who = f"the schedule {type(scheduler).__name__}"
+        recorder = Recorder(nn.Module(), {id(other), id(twin)}, who, self._module.modules())
+
+        def step() -> None:
+            for _ in range(TRIED):
+                other.step()
+
+        with guarded(), _unchanged(self._engine.places()):
+            recorder.run(step)
+        return recorder.places
+
+
+@contextmanager
+def _unchanged(places: list[Place]) -> Iterator[None]:
+    """Puts places back to what they were; raises a CannotFuseError where one has been changed within."""
+    try:
+        back = [place.keeping() for place in places]
+    except TypeError as error:
+        raise CannotFuseError(f"what it may change cannot be put back ({error})") from error
+    before = [place.described() for place in places]
+    changed: str | None = None
+    try:
+        yield
+    finally:
+        after = [place.described() for place in places]
+        changed = next((p.label for p, one, other in zip(places, before, after, strict=True) if one != other), None)
+        if changed is not None:
+            for put_back in back:
+                put_back()
+    if changed is not None:
+        raise CannotFuseError(f"it changes {changed}")
