@@ -61,8 +61,14 @@ class MultiStep(Callback):
         self._loop: Any = None
         self._threads_before = torch.get_num_threads()
         self._threads_chosen = False
+        self.validations = 0  # so far
         self._others = False
         self._known_callbacks: list[Callback] = []
+
+    @property
+    def resumes(self) -> bool:
+        """Whether a run goes on that this callback trained before an interruption."""
+        return bool(self._resumed)
 
     @property
     def wanted(self) -> str:
@@ -107,6 +113,7 @@ class MultiStep(Callback):
         self._restore_threads()  # those that suit a minibatch may be too few for the batches of validation
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.validations += 1
         if self._threads_chosen and self.threads and torch.get_num_threads() == self._threads_before:
             torch.set_num_threads(self.threads)
 

@@ -44,25 +44,25 @@ def differences(
 
 def beyond_rounding(
     wrong: Mapping[str, tuple[float, float]], expected: Mapping[str, Tensor], perturbed: Mapping[str, Tensor]
-) -> list[str]:
-    """Returns the names among those of `differences` that rounding does not explain.
+) -> dict[str, tuple[float, float]]:
+    """Returns those of `differences` that rounding does not explain.
 
     Args:
         wrong: what differs.
         expected: the tensors after updates by plain PyTorch.
         perturbed: the same after parameters were changed by rounding.
     """
-    return [
-        name
+    return {
+        name: (error, allowed)
         for name, (error, allowed) in wrong.items()
         if not expected[name].is_floating_point()
         or error > allowed + AMPLIFIED * _norm(_numbers(perturbed[name]) - _numbers(expected[name]))
-    ]
+    }
 
 
-def perturb(tensors: Sequence[Tensor], low: bool) -> None:
+def perturb(tensors: Sequence[Tensor], low: bool, seed: int) -> None:
     """Changes floating-point tensors in place by a few units in the last place; of bfloat16 where this is `low`."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     for tensor in tensors:
         if tensor.is_floating_point():
             noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float32).to(tensor)

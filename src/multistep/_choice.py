@@ -15,7 +15,7 @@ from multistep._fused import FusedEngine
 from multistep._logs import Replay
 from multistep._minibatches import Source, data_of, longest_chunk, refused_data
 from multistep._own_schedules import OwnSchedules
-from multistep._reach import reads_gradients, shared_places
+from multistep._reach import has_hooks, reads_gradients, shared_places
 from multistep._schedules import changes_more_than_the_learning_rate
 from multistep._signals import deferring_signals
 from multistep._step import Rule, rehearse
@@ -53,18 +53,19 @@ class Choice:
         self.longest = 1
         self.last_batch: Any = None
         self.reads_gradients = False
-        self._first = trainer.global_step  # before the optimizer's first update
-        self._compared = False  # whether the first minibatch was compared with a copy's
+        self._first: int | None = None  # the updates before the first minibatch
         self._checked_at = 0
         self._compilations = 0
         self._others = 0
         self._precision: Any = None  # for which compiled code is
+        self._hooked = False  # whether somebody else's code runs between epochs and validations
+        self._moment = (0, 0)  # when it was last compared after that
 
     @property
     def _has_begun(self) -> bool:
-        """Whether the optimizer has performed an update itself, here or before an interruption."""
+        """Whether the optimizer has performed an update itself, here or, compared, before an interruption."""
         now = self._trainer.global_step
-        return bool(now > self._first or (self._trainer.ckpt_path is not None and now > 0))
+        return bool((self._first is not None and now > self._first) or (self._owner.resumes and now > 0))
 
     @deferring_signals(interrupts=False)
     def takes(self, tensors: list[Tensor] | None, layout: Any, batch: Any) -> list[Tensor] | None:
@@ -86,9 +87,11 @@ class Choice:
         A step may look itself up, by its identity say, and be another one on every copy.
         """
         trainer: Any = self._trainer
-        if self._compared or self._owner.wanted == "eager" or self._has_begun or trainer.world_size > 1:
+        if self._first is not None:
             return None
-        self._compared = True
+        self._first = trainer.global_step
+        if self._owner.wanted == "eager" or self._has_begun or trainer.world_size > 1:
+            return None
         with suppress(Exception):  # each is reported when it is compiled
             context, random_state = trainer.precision_plugin.train_step_context, torch.get_rng_state()
             module, optimizer = trainer.lightning_module, trainer.optimizers[0]
@@ -166,6 +169,8 @@ class Choice:
         ]
         # Lightning's epoch of statistics after that of weights begins with the gradients that are left.
         self.reads_gradients = swa or any(map(reads_gradients, [*others, trainer.lightning_module]))
+        self._hooked = bool(others) or has_hooks(trainer.lightning_module)
+        self._moment = self._now()
         return engine
 
     def _updates_left(self) -> float:
@@ -195,8 +200,16 @@ class Choice:
         except CannotFuseError as error:
             self.fall_back(f"after {trainer.global_step:,} updates: {error}")
             return
-        if trainer.global_step - self._checked_at >= CHECKED_EVERY:
+        if self._hooked and self._moment != (moment := self._now()):
+            self._moment = moment
+            if difference := self._difference(batch):  # nothing that is watched has changed
+                self.fall_back(f"after {trainer.global_step:,} updates: compiled, it differs in {difference}")
+        elif trainer.global_step - self._checked_at >= CHECKED_EVERY:
             self.compare(batch)
+
+    def _now(self) -> tuple[int, int]:
+        """What hooks of one's own are called between: epochs and validations."""
+        return self._trainer.current_epoch, self._owner.validations
 
     def _is_outdated(self) -> bool:
         """Whether the compiled update is no longer the one to perform."""
@@ -214,18 +227,20 @@ class Choice:
 
     def compare(self, batch: Any) -> None:
         """Compares one compiled update with the module's own step; raises an EngineMismatchError where they differ."""
-        assert self.engine is not None
-        trainer = self._trainer
-        try:
-            difference = self.engine.check(batch)
-        except CannotFuseError as error:  # nothing that is watched has changed, and yet it was possible before
-            difference = f"what it does: {error}"
-        if difference:
-            doubt = f"updates {self._checked_at + 1:,} to {trainer.global_step:,} are in doubt"
+        before, now = self._checked_at, self._trainer.global_step
+        if difference := self._difference(batch):
+            doubt = f"updates {before + 1:,} to {now:,} are in doubt"
             raise EngineMismatchError(
                 f"engine fused: it differs from training_step in {difference}; {doubt}; use engine eager"
             )
-        self._checked_at = trainer.global_step
+
+    def _difference(self, batch: Any) -> str | None:
+        assert self.engine is not None
+        self._checked_at = self._trainer.global_step
+        try:
+            return self.engine.check(batch)
+        except CannotFuseError as error:  # nothing that is watched has changed, and yet it was possible before
+            return f"what it does: {error}"
 
     @deferring_signals(interrupts=False)
     def compare_last(self) -> None:

@@ -6,6 +6,7 @@ Contents are described, not identities, so that a change in place is seen.
 import collections
 import enum
 import functools
+import gc
 import hashlib
 import inspect
 import logging
@@ -13,7 +14,7 @@ import random
 import sys
 import types
 import weakref
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial, staticmeth
 # What a bare module has of its own; parameters, buffers and submodules are described by themselves.
 OF_EVERY_MODULE = set(nn.Module().__dict__) - {"training"}
 KNOWN_PACKAGES = {"torch", "pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics", "numpy", "multistep"}
-DEEPEST, MOST = 12, 20_000  # levels and values of a description
+DEEPEST, MOST = 100, 20_000  # levels and values of a description
+FEW = 1_000  # values in a container that are looked at
 
 
 class Unhashable(str):
@@ -45,7 +47,7 @@ def first_difference(one: dict[str, Any], other: dict[str, Any]) -> str | None:
 
 def describe(value: Any) -> Any:
     """Returns a value as plain values that can be compared."""
-    return Describer({}, set())(value)
+    return Describer({}, {})(value)
 
 
 def is_known(described: Any) -> bool:
@@ -83,9 +85,14 @@ def sources_of(module: nn.Module) -> str | None:
 
 
 class Describer:
-    """Describes values; what refers to itself is described once, and a tensor of the module by its name."""
+    """Describes values; what refers to itself is described once.
 
-    def __init__(self, names: dict[int, str], modules: Collection[int]) -> None:
+    Args:
+        names: of the module's tensors, by identity; they are described by these.
+        modules: paths of its submodules, by identity; they are described by these.
+    """
+
+    def __init__(self, names: Mapping[int, str], modules: Mapping[int, str]) -> None:
         self._names, self._modules = names, modules
         self._inside: set[int] = set()
         self._count = 0
@@ -104,8 +111,10 @@ class Describer:
             return ["own", self._names[id(value)]] if id(value) in self._names else _digest(value)
         if isinstance(value, weakref.ref):
             return ["weakref", self(value())]
-        if id(value) in self._inside or len(self._inside) > DEEPEST:
+        if id(value) in self._inside:
             return [type(value).__name__, "..."]
+        if len(self._inside) > DEEPEST:
+            raise CannotFuseError("its attributes are nested too deeply to watch")
         self._inside.add(id(value))
         try:
             return self._compound(value)
@@ -128,8 +137,10 @@ class Describer:
             return name_of(value)
         if isinstance(value, nn.Module):
             return self._module(value)
-        if isinstance(value, (types.ModuleType, logging.Logger)):
-            return [kind, getattr(value, "__name__", None) or value.name]
+        if isinstance(value, types.ModuleType):
+            return [kind, value.__name__, *((key, self(item)) for key, item in settings_of(value).items())]
+        if isinstance(value, logging.Logger):
+            return [kind, value.name]
         if isinstance(value, (types.BuiltinFunctionType, types.MethodWrapperType, np.ufunc)):
             owner = getattr(value, "__self__", None)
             return [kind, value.__name__, None if isinstance(owner, (types.ModuleType, type)) else self(owner)]
@@ -141,7 +152,7 @@ class Describer:
             inside = [value.__defaults__, value.__kwdefaults__, value.__dict__, enclosed(value)]
             return [kind, name_of(value), _code(value.__code__), *map(self, inside)]
         if isinstance(value, functools._lru_cache_wrapper):
-            return [kind, self(value.__wrapped__), value.cache_info().currsize]
+            return [kind, self(value.__wrapped__), value.cache_info().currsize, *map(self, cached_in(value))]
         if isinstance(value, torch.Generator):
             return _digest(value.get_state())
         if isinstance(value, random.Random):
@@ -156,7 +167,7 @@ class Describer:
     def _module(self, value: nn.Module) -> Any:
         """One of the model's own is described by itself; another one must hold nothing that a step may change."""
         if id(value) in self._modules:
-            return [type(value).__name__, "module"]
+            return [type(value).__name__, "module", self._modules[id(value)]]
         tensors = [*value.parameters(), *value.buffers()]
         if tensors or isinstance(value, Metric) or any(isinstance(child, Metric) for child in value.modules()):
             raise CannotFuseError(f"training_step can reach a {type(value).__name__} that is no submodule")
@@ -225,6 +236,36 @@ def _digest(value: Any) -> list[Any]:
         list(value.shape),
         _sha256(np.ascontiguousarray(value)),
     ]
+
+
+def settings_of(module: types.ModuleType) -> dict[str, Any]:
+    """Returns the numbers and words in a module that is no installed package's, and containers of them, by name."""
+    if not is_own_module(module.__name__):
+        return {}
+    return {key: value for key, value in vars(module).items() if not is_dunder(key) and _is_plain(value)}
+
+
+def _is_plain(value: Any, depth: int = 4) -> bool:
+    if isinstance(value, (list, tuple, set, dict)) and depth and len(value) < FEW:
+        return all(_is_plain(each, depth - 1) for each in (value.values() if isinstance(value, dict) else value))
+    return isinstance(value, PLAIN)
+
+
+def cached_in(function: Any) -> list[Any]:
+    """Returns the results that a function under `functools.lru_cache` keeps; of a limited cache, arguments as well."""
+    own = vars(function), function.__wrapped__
+    held = [each for each in gc.get_referents(function) if not any(each is one for one in own)]
+    tables = [each for each in held if type(each) is dict]
+    table = next((each for each in tables if any(map(_is_link, each.values()))), None)
+    if table is None:  # of a cache without a limit
+        values = [value for each in tables for value in each.values()]
+    else:
+        values = [each for each in held if each is not table]
+    return [each for each in values if not isinstance(each, type) and type(each) is not object]
+
+
+def _is_link(value: Any) -> bool:
+    return type(value).__name__ == "_lru_list_elem"
 
 
 def _sha256(data: Any) -> str:

@@ -174,7 +174,7 @@ class Replay:
         ]
         method = metric if call.method == "forward" else metric.update
         last = self._arguments(call, [tensor[-1] for tensor in tensors])
-        if count > 1 and not logged and tensors and self._takes_all(metric, call, tensors):
+        if count > 1 and not logged and tensors and _are_alike(tensors) and self._takes_all(metric, call, tensors):
             args, kwargs = self._arguments(call, [tensor[:-1].flatten(0, 1) for tensor in tensors])
             metric.update(*args, **kwargs)
             for part in metric.values(copy_state=False) if isinstance(metric, MetricCollection) else [metric]:
@@ -228,6 +228,16 @@ class Replay:
             and torch.allclose(one.double(), other.double(), rtol=1e-4, atol=1e-6, equal_nan=True)
             for one, other in zip(*states, strict=True)
         )
+
+
+def _are_alike(tensors: Sequence[Tensor]) -> bool:
+    """Whether all minibatches hold probabilities, or none: by that, metrics decide whether they are given logits."""
+    for tensor in tensors:
+        if tensor.is_floating_point():
+            outside = ((tensor < 0) | (tensor > 1)).reshape(len(tensor), -1).any(1)
+            if outside.any() and not outside.all():
+                return False
+    return True
 
 
 def _joined(state: Any) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.data import DataLoader, Dataset
 
 from multistep._describe import describe, is_own_object
@@ -188,8 +189,12 @@ def traced_step(
         loss: what a step that calls its closure is given.
 
     Raises:
-        CannotFuseError: the step changes something that is no tensor.
+        CannotFuseError: the step changes something that is no tensor, or may change one that is not in its state.
     """
+    if not is_torchs(optimizer):
+        inside = [item for values in (vars(optimizer), *optimizer.param_groups) for item in values.items()]
+        if name := next((k for k, v in inside if isinstance(v, Tensor) and k not in NOT_OPTIONS), None):
+            raise CannotFuseError(f"the optimizer keeps the tensor {name} outside of its state")
     twin = object.__new__(type(optimizer))
     twin.__dict__.update({key: value for key, value in vars(optimizer).items() if key != "step"})
     groups: list[dict[str, Any]] = []
@@ -231,16 +236,14 @@ def traced_step(
 
 
 def _plain_values(optimizer: Any) -> list[Any]:
-    """All in an optimizer that is no tensor, the names of its state's tensors, and how often others were written."""
-    groups = [
-        _described({k: v for k, v in group.items() if k not in ("params", "lr")}) for group in optimizer.param_groups
-    ]
+    """All in an optimizer that is no tensor of its state, and the names of those."""
     state = [
         [(key, "tensor" if isinstance(value, Tensor) else describe(value)) for key, value in kept.items()]
         for kept in optimizer.state.values()
     ]
-    return [groups, state, _described({k: v for k, v in vars(optimizer).items() if k not in OF_EVERY_OPTIMIZER})]
-
-
-def _described(values: Mapping[str, Any]) -> list[Any]:
-    return [(k, (id(v), v._version) if isinstance(v, Tensor) else describe(v)) for k, v in values.items()]
+    with _disable_current_modes(), torch._C.DisableTorchFunction():  # options may be tensors, which are not traced
+        groups = [
+            describe({k: v for k, v in group.items() if k not in ("params", "lr")}) for group in optimizer.param_groups
+        ]
+        own = {key: value for key, value in vars(optimizer).items() if key not in OF_EVERY_OPTIMIZER}
+        return [groups, state, describe(own)]

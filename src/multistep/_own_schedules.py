@@ -63,7 +63,7 @@ class OwnSchedules:
         except Exception as error:  # of any kind, by what it holds
             raise CannotFuseError(f"the schedule {type(scheduler).__name__} cannot be copied") from error
         who = f"the schedule {type(scheduler).__name__}"
-        recorder = Recorder(nn.Module(), {id(other), id(twin)}, who, self._module.modules())
+        recorder = Recorder(nn.Module(), {id(other), id(twin)}, who, self._module)
 
         def step() -> None:
             for _ in range(TRIED):

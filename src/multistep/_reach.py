@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from multistep._describe import PLAIN, enclosed, is_foreign, is_own, is_own_object, names_in, slots_of
+from multistep._describe import FEW, PLAIN, enclosed, is_foreign, is_own, is_own_object, names_in, slots_of
 from multistep._tree import address_of
 from multistep._undo import Place
 
-FEW = 1_000  # values in a container that are looked at
 DEPTH = 9  # how far what values hold is followed
 OWNERS = (type, ModuleType)  # of names
 MAKING = ("__init__", "__new__", "__init_subclass__", "setup", "prepare_data")  # before anything is trained
@@ -125,6 +125,14 @@ def _code_of(kind: type) -> Iterator[FunctionType]:
         if is_foreign(cls.__module__):
             for name in vars(cls).keys() - left:
                 yield from _functions_in(vars(cls)[name])
+
+
+def has_hooks(module: LightningModule) -> bool:
+    """Returns whether a module has hooks of its own that are called while it is trained."""
+    hooks = [
+        name for name in dir(LightningModule) if name.startswith("on_") and callable(getattr(LightningModule, name))
+    ]
+    return any(is_overridden(name, module, LightningModule) for name in hooks)
 
 
 def reads_gradients(instance: Any) -> bool:

@@ -21,6 +21,7 @@ from torch import nn
 from torchmetrics import Metric, MetricCollection
 
 from multistep._describe import (
+    FEW,
     FUNCTIONS,
     OF_EVERY_MODULE,
     PLAIN,
@@ -42,7 +43,6 @@ from multistep._undo import Place
 BY_ANY_NAME = {"getattr", "setattr", "vars", "__dict__", "locals", "globals", "eval", "exec", "attrgetter"}
 NOBODY = 2  # references to what a place alone holds, while they are counted
 MAKING = ("__init__", "__new__", "__init_subclass__", "__class_getitem__")  # no step makes its modules
-FEW = 1_000  # values in a container that are looked at for classes
 
 
 _Key = tuple[int, str | None]
@@ -59,8 +59,8 @@ class Recorder:
         module: the copy of the module.
         copies: identities of all that was copied, of which no change matters.
         who: performs it, for messages.
-        watched: where it does not work on copies, the modules that are watched by themselves; what else it may change
-            and cannot be put back is refused before it runs.
+        watched: where it does not work on copies, a module that is watched by itself; what else it may change and
+            cannot be put back is refused before it runs.
 
     Attributes:
         keys: the names, of which each may be an attribute's.
@@ -72,10 +72,10 @@ class Recorder:
         module: nn.Module,
         copies: set[int],
         who: str = "training_step",
-        watched: Iterable[nn.Module] | None = None,
+        watched: nn.Module | None = None,
     ) -> None:
         self._copies, self._who, self._on_copies = copies, who, watched is None
-        self._modules = frozenset(map(id, watched or ()))
+        self._modules = {} if watched is None else {id(child): path for path, child in watched.named_modules()}
         self.keys = {"training_step", "forward"}
         self.by_any_name = False
         self._codes: set[types.CodeType] = set()
@@ -202,6 +202,8 @@ class Recorder:
                     self._meet_classes_in([value])
             elif is_own_module(value.__name__):
                 self._meet_names(names, vars(value), value.__name__)
+                if not BY_ANY_NAME.isdisjoint(names):
+                    self._meet(Place(f"the module {value.__name__}", value))
 
     def _meet_classes_in(self, values: Iterable[Any], depth: int = 3) -> None:
         for value in values:

@@ -9,8 +9,8 @@ import logging
 import random
 import types
 import weakref
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from multistep._describe import PLAIN, Describer, enclosed, has_attributes, is_by_value, slots_of
+from multistep._describe import (
+    PLAIN,
+    Describer,
+    cached_in,
+    enclosed,
+    has_attributes,
+    is_by_value,
+    settings_of,
+    slots_of,
+)
 
 # How the content of an object that is no container is read and set.
 CONTENTS: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {
@@ -41,7 +50,7 @@ class Place:
     label: str
     space: Any  # a dictionary, a class, a function, or with no key the object itself
     key: str | None = None
-    modules: frozenset[int] = frozenset()  # identities of those that are watched by themselves
+    modules: Mapping[int, str] = field(default_factory=dict)  # paths of those that are watched by themselves
 
     @property
     def encloses(self) -> bool:
@@ -88,7 +97,11 @@ def _keeping(value: Any, seen: set[int] | None = None) -> Callable[[], None] | N
     Raises a TypeError where that is impossible.
     """
     seen = set() if seen is None else seen
-    if isinstance(value, (*PLAIN, type, types.ModuleType, logging.Logger, enum.Enum, np.ufunc)) or id(value) in seen:
+    if isinstance(value, types.ModuleType):
+        settings = settings_of(value)
+        inner = [each for item in settings.values() if (each := _keeping(item, seen)) is not None]
+        return partial(_call_all, [partial(vars(value).update, settings), *inner]) if settings else None
+    if isinstance(value, (*PLAIN, type, logging.Logger, enum.Enum, np.ufunc)) or id(value) in seen:
         return None
     if inspect.isdatadescriptor(value) and not has_attributes(value):  # of a slot, or of a named tuple
         return None
@@ -113,6 +126,7 @@ def _keeping(value: Any, seen: set[int] | None = None) -> Callable[[], None] | N
         inside += [value.__defaults__, value.__kwdefaults__, *enclosed(value)]
     elif isinstance(value, functools._lru_cache_wrapper):
         back += [value.cache_clear] if value.cache_info().currsize == 0 else []
+        inside += cached_in(value)
     elif hasattr(type(value), "__next__") or not (has_attributes(value) or is_by_value(type(value))):
         raise TypeError(type(value).__name__)
     if not isinstance(value, nn.Module) and has_attributes(value):

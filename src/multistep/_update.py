@@ -29,6 +29,12 @@ def places_of(module: nn.Module, names: Iterable[str], kind: str) -> Iterator[tu
         yield getattr(module.get_submodule(path), kind), key
 
 
+def _parts_of(module: nn.Module) -> list[tuple[str, Any]]:
+    """A module's submodules and parameters by path; those that stand in several places, in each."""
+    children = module.named_modules(remove_duplicate=False)
+    return [*children, *module.named_parameters(remove_duplicate=False)]
+
+
 class TracedUpdate:
     """An update as a function of tensors, which it changes in place.
 
@@ -67,6 +73,7 @@ class TracedUpdate:
         self._structured = str(self._structure)
         self._places = [*places_of(module, dict(module.named_parameters()), "_parameters")]
         self._places += places_of(module, dict(module.named_buffers()), "_buffers")
+        self._parts = _parts_of(module)
         self.captured: Captured | None = None  # of the last trace
 
     def state(self) -> list[Tensor]:
@@ -88,11 +95,14 @@ class TracedUpdate:
         averages = [average.description() for average in self._averages]
         return [self._structured, tensors, rule, averages, options_of(self._optimizer, self._names)]
 
-    def has_other_parameters(self) -> bool:
-        """Returns whether the module or the optimizer holds another parameter than when this was made."""
-        known = set(map(id, self._names))
+    def has_other_parts(self) -> bool:
+        """Returns whether the module or the optimizer holds another submodule or parameter than when this was made."""
         held = {id(parameter) for group in self._optimizer.param_groups for parameter in group["params"]}
-        return set(map(id, self._module.parameters())) != known or not held <= known
+        parts = _parts_of(self._module)
+        same = len(parts) == len(self._parts) and all(
+            name == other and one is two for (name, one), (other, two) in zip(parts, self._parts, strict=True)
+        )
+        return not same or not held <= set(map(id, self._names))
 
     def load_sums(self, within: bool) -> None:
         """Takes up the gradients that an update has accumulated so far, or begins with none."""

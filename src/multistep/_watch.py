@@ -32,7 +32,7 @@ OF_LIGHTNING |= {"_hparams_initial", "_hparams_name"}
 # Hooks that torch itself registers compute weights; any other is called at every update.
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 DERIVED = {"_flat_weights", "_flat_weight_refs"}  # of recurrent layers, which make them of their parameters
-FROZEN = (*PLAIN, type, types.ModuleType, types.CodeType, torch.dtype, torch.device)  # do not change in place
+FROZEN = (*PLAIN, type, types.CodeType, torch.dtype, torch.device)  # do not change in place
 
 
 class Watch:
@@ -56,7 +56,7 @@ class Watch:
         self._seen: list[Any] = []  # at the last glance
         self._changeable: list[Any] = []
         self._described: list[Any] = []
-        self._names: tuple[dict[int, str], set[int]] = {}, set()
+        self._names: tuple[dict[int, str], dict[int, str]] = {}, {}
 
     def has(self, key: str) -> bool:
         """Returns whether code that ran may read an attribute of this name."""
@@ -155,10 +155,10 @@ class Watch:
         return seen
 
 
-def _names_of(module: nn.Module) -> tuple[dict[int, str], set[int]]:
-    """The names of a module's tensors, and its submodules, by identity."""
+def _names_of(module: nn.Module) -> tuple[dict[int, str], dict[int, str]]:
+    """The names of a module's tensors, and the paths of its submodules, by identity."""
     tensors = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-    return {id(tensor): name for name, tensor in tensors}, {id(child) for child in module.modules()}
+    return {id(tensor): name for name, tensor in tensors}, {id(child): path for path, child in module.named_modules()}
 
 
 def _refuse_hooks(module: nn.Module, name: str) -> None:

@@ -381,6 +381,106 @@ def halve_precision(trainer, _module):
     trainer.strategy._precision_plugin = MixedPrecision("bf16-mixed", "cpu")
 
 
+def halve_precision_of_data(trainer, _module):
+    data = trainer.train_dataloader.dataset
+    data.tensors = (data.tensors[0].to(torch.float16), data.tensors[1])
+
+
+def widen_data(trainer, _module):
+    data = trainer.train_dataloader.dataset
+    data.tensors = (*data.tensors, data.tensors[1])
+
+
+class OfMany(Classifier):
+    def training_step(self, batch, batch_idx):
+        loss = F.cross_entropy(self(batch[0].float()), batch[1]) * len(batch)
+        self.log("loss", loss)
+        return loss
+
+
+class OneList:
+    """A batch sampler that fills the same list again."""
+
+    def __len__(self):
+        return 20
+
+    def __iter__(self):
+        indices = []
+        for i in range(20):
+            indices[:] = range(i * SIZE, i * SIZE + SIZE)
+            yield indices
+
+
+class BeginsAgain:
+    """An iterator without a length, which begins again when it has ended."""
+
+    def __init__(self):
+        self.batches = list(DataLoader(examples(), SIZE))
+        self.next = 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self.next == len(self.batches):
+            self.next = 0
+            raise StopIteration
+        self.next += 1
+        return self.batches[self.next - 1]
+
+
+LEVEL = {"of data": 1.0, "of a schedule": 1.0}
+
+
+class Harder(Items):
+    """Data that become harder, and tell the step."""
+
+    def __init__(self, every):
+        super().__init__()
+        self.every = every
+        LEVEL["of data"] = 1.0
+
+    def __getitem__(self, i):
+        if i % self.every == 0:
+            LEVEL["of data"] *= 0.99
+        return super().__getitem__(i)
+
+
+class OfLevels(Classifier):
+    def training_step(self, batch, batch_idx):
+        loss = F.cross_entropy(self(batch[0]), batch[1]) * LEVEL["of data"] * LEVEL["of a schedule"]
+        self.log("loss", loss)
+        return loss
+
+
+def sets_a_level(_module, step):
+    LEVEL["of a schedule"] = 1 / (1 + step)
+    return 1.0
+
+
+def sets_an_attribute(module, step):
+    module.temperature = 1 / (1 + step)
+    return 1.0
+
+
+class WithTemperature(ByLambda):
+    temperature = 1.0
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self.temperature * self(batch[0]), batch[1])
+
+
+class Countdown:
+    """A rate that counts its calls."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, step):
+        self.calls += 1
+        return 1 / (1 + self.calls)
+
+
 class ReadsItsOptimizer(Classifier):
     def configure_optimizers(self):
         self.trainer.fit_loop._data_source.instance.dataset.reached = (optimizer := super().configure_optimizers())
@@ -778,6 +878,19 @@ SETTINGS = {
     "data that view a parameter": Setting(EAGER, make=WithView, data=lambda: None),
     "data that are given the module": Setting(
         EAGER, data=lambda: DataLoader(Remembering(torch.zeros(1)), SIZE), callbacks=lambda: [AtEpoch(give_the_module)]
+    ),
+    "data of another precision": Setting(make=OfMany, callbacks=lambda: [AtEpoch(halve_precision_of_data)]),
+    "data with another column": Setting(make=OfMany, callbacks=lambda: [AtEpoch(widen_data)]),
+    "a batch sampler that fills one list": Setting(data=lambda: DataLoader(examples(), batch_sampler=OneList())),
+    "an iterator that begins again": Setting(data=BeginsAgain),
+    "data that change what the step reads": Setting(EAGER, make=OfLevels, data=lambda: DataLoader(Harder(SIZE), SIZE)),
+    "data that seldom change what the step reads": Setting(
+        make=OfLevels, data=lambda: DataLoader(Harder(10 * SIZE), SIZE), options={"max_epochs": 1}
+    ),
+    "a schedule that changes what the step reads": Setting(EAGER, make=partial(WithTemperature, sets_an_attribute)),
+    "a schedule that changes a global value": Setting(EAGER, make=partial(ByLambda, sets_a_level)),
+    "a schedule that counts": Setting(
+        EAGER, make=partial(Scheduled, lambda o: schedules.LambdaLR(o, Countdown()), interval="step")
     ),
     "items with other keys": Setting(make=OfRecords, data=lambda: DataLoader(Records(), SIZE)),
     "items with other keys at once": Setting(
