@@ -192,7 +192,7 @@ class Recorder:
                     self._meet(Place(f"a {type(value).__name__} that {code.co_name} is given", value))
                     self._meet_classes_in([value])
 
-    def _meet_names(self, names: set[str], space: dict[str, Any], module: str) -> None:
+    def _meet_names(self, names: set[str], space: dict[str, Any], module: str, within: tuple[str, ...] = ()) -> None:
         """Takes up what names stand for in a module, and in the modules that stand there."""
         for name in sorted(names & space.keys()):
             value = space[name]
@@ -201,7 +201,8 @@ class Recorder:
                     self._meet(Place(f"{module}.{name}", space, name))
                     self._meet_classes_in([value])
             elif is_own_module(value.__name__):
-                self._meet_names(names, vars(value), value.__name__)
+                if value.__name__ not in (module, *within):
+                    self._meet_names(names, vars(value), value.__name__, (module, *within))
                 if not BY_ANY_NAME.isdisjoint(names):
                     self._meet(Place(f"the module {value.__name__}", value))
 
