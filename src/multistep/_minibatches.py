@@ -124,9 +124,9 @@ class Source:
     """Fetches stacked minibatches for a trainer on the CPU.
 
     A loader, or its iterator, that has `draw(n)` is asked for them: it returns a minibatch whose tensors have another
-    first dimension of n, or less where it ends. A DataLoader over a TensorDataset, or over a dataset with
-    `__getitems__`, without workers and with the default collation, is read with one indexing, in the order of its own
-    sampler. Any other is asked for minibatches one by one.
+    first dimension of n, or less where it ends. A DataLoader over a TensorDataset, without workers and with the default
+    collation, is read with one indexing, in the order of its own sampler; over a dataset with `__getitems__` likewise,
+    a minibatch at a time. Any other is asked for minibatches one by one.
 
     Args:
         trainer: whose minibatches they are.
