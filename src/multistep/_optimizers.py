@@ -20,30 +20,47 @@ from multistep._describe import describe, is_own_object
 from multistep._errors import CannotFuseError
 from multistep._guards import RefusingTrainer, RefusingValue
 
+NAMES = {"alpha", "value"}  # of factors
 BOUND = (types.BuiltinMethodType, types.MethodWrapperType)  # of an object in C
 TENSORS_BY_OTHER_MEANS = {"foreach": False, "fused": False, "capturable": True}
 
 
 class TensorScalars(TorchFunctionMode):
-    """Writes out products with `alpha=` and `value=` that are tensors, where torch takes numbers alone."""
+    """Writes out products with `alpha=` and `value=` that are tensors, where torch takes numbers alone.
+
+    It also multiplies by the inverse where a tensor is divided by a scalar or by one that others are divided by, too:
+    a vector of divisions takes a processor as long as a dozen products.
+    """
 
     TERMS: ClassVar[dict[str, Callable[..., Tensor]]] = {
         "add": lambda x: x,
         "sub": lambda x: -x,
         "addcmul": lambda x, y: x * y,
-        "addcdiv": lambda x, y: x / y,
+        "addcdiv": lambda x, y: x * y.reciprocal(),
     }
+    QUOTIENTS = ("div", "truediv", "itruediv")
 
     def __torch_function__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        for key in ("alpha", "value"):
-            factor = kwargs.get(key)
-            if isinstance(factor, Tensor) and name.rstrip("_") in self.TERMS:
-                x, *rest = args
-                term = self.TERMS[name.rstrip("_")](*rest) * factor.to(x.dtype)
-                return x.add_(term) if name.endswith("_") else x + term
+        x: Any = args[0] if args else None
+        rest = args[1:]
+        plain, in_place = name.strip("_"), name.endswith("_") and not name.startswith("__")
+        factor: Any = next((kwargs[key] for key in ("alpha", "value") if key in kwargs), 1)
+        if plain in self.TERMS and (isinstance(factor, Tensor) or plain == "addcdiv") and kwargs.keys() <= NAMES:
+            term = self.TERMS[plain](*rest)
+            if isinstance(factor, Tensor) or factor != 1:
+                term = term * (factor.to(x.dtype) if isinstance(factor, Tensor) else factor)
+            return x.add_(term) if in_place else x + term
+        if plain in self.QUOTIENTS and len(rest) == 1 and not kwargs and _is_scalar_of(rest[0], x):
+            inverse = rest[0].reciprocal()
+            return x.mul_(inverse) if in_place or plain == "itruediv" else x * inverse
         return func(*args, **kwargs)
+
+
+def _is_scalar_of(divisor: Any, x: Any) -> bool:
+    both = isinstance(x, Tensor) and isinstance(divisor, Tensor)
+    return both and x.dim() > divisor.dim() == 0 and divisor.is_floating_point()
 
 
 def has_step_hooks(optimizer: Optimizer) -> bool:
