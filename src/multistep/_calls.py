@@ -123,6 +123,9 @@ def calls_of(callback: Callback, trainer: Any) -> Calls | None:
     """Returns when a callback has to be called; None for every update."""
     declared = getattr(callback, "update_calls", None)
     if declared is not None:
+        if not all(each is None or isinstance(each, (tuple, list)) for each in declared):
+            name = type(callback).__name__
+            raise TypeError(f"{name}.update_calls {declared}: give tuples of numbers, such as Calls(after=(100,))")
         return None if _overridden(HOOKS_WITHIN, callback, Callback) else Calls(*declared)
     kind = next((kind for kind in type(callback).__mro__ if kind in KNOWN_CALLBACKS), Callback)
     if _overridden(BATCH_HOOKS, callback, kind):

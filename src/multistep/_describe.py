@@ -140,7 +140,7 @@ class Describer:
         if isinstance(value, types.ModuleType):
             return [kind, value.__name__, *((key, self(item)) for key, item in settings_of(value).items())]
         if isinstance(value, logging.Logger):
-            return [kind, value.name]
+            return [kind, value.name, value.getEffectiveLevel(), value.disabled, value.manager.disable]
         if isinstance(value, (types.BuiltinFunctionType, types.MethodWrapperType, np.ufunc)):
             owner = getattr(value, "__self__", None)
             return [kind, value.__name__, None if isinstance(owner, (types.ModuleType, type)) else self(owner)]

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import datetime
+import logging
 from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,9 +28,11 @@ from torch.utils.data import (
     TensorDataset,
 )
 
+from multistep import Calls
 from tests.multistep.training import CLASSES, FEATURES, SIZE, Classifier, examples, loader
 
 FUSED, EAGER, LIGHTNING = "fused", "eager", "lightning"
+LOG = logging.getLogger(__name__)
 
 
 class Rows(Logger):
@@ -716,6 +719,21 @@ def change(name, value):
     return lambda: [AtEpoch(action)]
 
 
+class Verbose(Callback):
+    """Has a logger listen to more for some updates within an epoch."""
+
+    update_calls = Calls(after=(5,))
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        LOG.setLevel(logging.DEBUG if 5 <= trainer.global_step < 15 else logging.INFO)
+
+
+class Listening(Classifier):
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        return 2 * loss if LOG.isEnabledFor(logging.DEBUG) else loss
+
+
 class EachEpoch(Callback):
     """Changes something again and again."""
 
@@ -905,6 +923,7 @@ SETTINGS = {
     ),
     "a mode of one epoch on": Setting(EAGER, callbacks=lambda: [Context(torch.overrides.BaseTorchFunctionMode)]),
     "a change at the end": Setting(make=partial(Classifier, momentum), callbacks=lambda: [ChangesAtTheEnd()]),
+    "a level of a logger": Setting(make=Listening, callbacks=lambda: [Verbose()], options={"max_epochs": 1}),
     "freezing": Setting(make=Changeable, callbacks=lambda: [AtEpoch(freeze)]),
     "a further parameter group": Setting(make=Changeable, callbacks=lambda: [AtEpoch(add_group)]),
     "a parameter that is replaced": Setting(make=Changeable, callbacks=lambda: [AtEpoch(replace_parameter)]),

@@ -213,3 +213,10 @@ def test_two_trainings_with_one_callback_follow_each_other():
         found = train(Classifier, None, callbacks=[multistep])
         assert multistep.engine_used == "eager"
         assert found.trainer.global_step == 60
+
+
+def test_numbers_in_the_place_of_tuples_are_one_line():
+    callback = Callback()
+    callback.update_calls = (20,)
+    with pytest.raises(TypeError, match=r"Callback.update_calls \(20,\): give tuples of numbers"):
+        train(Classifier, "auto", callbacks=[callback])
