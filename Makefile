@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help train search test test-all replay lint bench tensorboard adopt clean
+.PHONY: help train search test test-multistep test-runlab test-template test-all replay lint bench tensorboard adopt clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-15s %s\n", $$1, $$2}'
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -29,6 +29,15 @@ search: .venv/.installed-search ## search a space of recipes, as ARGS say; insta
 
 test: .venv/.installed-test ## run the tests; installs the test extras on first use
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+test-multistep: .venv/.installed-test ## run the tests of multistep alone
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests/multistep $(ARGS)
+
+test-runlab: .venv/.installed-test ## run the tests of runlab alone
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests/runlab $(ARGS)
+
+test-template: .venv/.installed-test ## run the tests of the template alone
+	$(BIN)/python -m pytest -n 2 --dist worksteal --ignore tests/multistep --ignore tests/runlab $(ARGS)
 
 .venv/.installed-loggers: .venv/.installed-test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[known,loggers,databases]'

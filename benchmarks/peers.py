@@ -15,9 +15,8 @@ from rich.console import Console
 from benchmarks import tables
 from benchmarks.runs import FOLDER, figures, jax_python, rows, run, study, train
 from benchmarks.sizes import SIZES, written
-from ngram_mlp.cli.command import command
-from ngram_mlp.cli.parser import Parser
-from ngram_mlp.studies.report import processor
+from runlab import Parser, command
+from runlab.many._report import processor
 
 # Updates each, so that every peer runs some seconds.
 PEERS = {

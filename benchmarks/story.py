@@ -32,7 +32,7 @@ DEPTH = {
 def main() -> None:
     """Trains, and draws."""
     sys.path.insert(0, str(PROJECT))
-    from ngram_mlp.diagnostics.figures import CLOSE, STYLE, plain_ticks, smoothed
+    from runlab import CLOSE, STYLE, plain_ticks, smoothed
 
     with matplotlib.rc_context({**STYLE, "font.size": 9, "axes.titlesize": 10, "legend.fontsize": 8.5}):
         figure = Figure(figsize=(6.2, 2.9), dpi=200, layout="constrained")

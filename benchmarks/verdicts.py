@@ -65,8 +65,7 @@ def main() -> None:
     """Trains what is missing in `runs/verdicts`, and writes the tables."""
     sys.path.insert(0, str(PROJECT))
     from benchmarks.networks import UPDATES, drawn, references
-    from ngram_mlp.studies.pool import train_all
-    from ngram_mlp.studies.run import Run
+    from runlab import Run, Script, train_all
 
     folder = PROJECT / "runs" / "verdicts"
     corpora = _corpora(folder)
@@ -91,7 +90,7 @@ def main() -> None:
 
     def train(those: Iterable[Any]) -> None:
         missing = [one for one in map(run, those) if one.finished is None]
-        train_all(PROJECT / "scripts" / "train.py", missing, 2)
+        train_all(Script(PROJECT / "scripts" / "train.py", preload="ngram_mlp.cli.server"), missing, 2)
 
     everything = [*references(), *networks, *remedied.values()]
     train(everything)

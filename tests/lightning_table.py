@@ -24,7 +24,7 @@ from torch.optim import Optimizer, lr_scheduler
 from multistep import EngineUnavailableError, MultiStep
 from ngram_mlp import MLP, NGramDataModule
 from ngram_mlp.callbacks import boards
-from ngram_mlp.errors import UserError
+from runlab import UserError
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "lightning.md"
 KINDS = ("callbacks", "loggers", "options", "optimizers", "schedules")

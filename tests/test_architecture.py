@@ -1,41 +1,107 @@
-"""Lower rooms never import higher ones, as docs/architecture.md says."""
+"""The walls between the three packages, and between the layers of the template, as docs/architecture.md has them."""
 
 import ast
 import re
-
-import pytest
+import sys
+from graphlib import CycleError, TopologicalSorter
 
 from tests.conftest import PROJECT
 
-SOURCE = PROJECT / "src" / "ngram_mlp"
-TABLE = re.search(r"\| rooms .*\n\|.*\n((?:\|.*\n)+)", (PROJECT / "docs" / "architecture.md").read_text())[1]
-ROOMS = [{*re.findall(r"`(\w+)`", row.split("|")[1])} for row in TABLE.splitlines()]
+SOURCE = PROJECT / "src"
+FILES = {
+    ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(SOURCE.rglob("*.py"))
+}
+TABLE = re.search(r"\| layer .*\n\|.*\n((?:\|.*\n)+)", (PROJECT / "docs" / "architecture.md").read_text())[1]
+LAYERS = [{*re.findall(r"`(\w+)`", row.split("|")[1])} for row in TABLE.splitlines()]
 
 
-def room_of(module: str) -> int:
-    (level,) = (level for level, room in enumerate(ROOMS) if module in room)
+def imports_of(name: str) -> set[str]:
+    """The modules that a file imports, anywhere in it but for type checkers alone."""
+    found, todo = set(), [ast.parse(FILES[name].read_text())]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} imports relatively"
+            parts = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (parts & FILES.keys()) or {node.module}
+        todo += ast.iter_child_nodes(node)
+    return found
+
+
+IMPORTS = {name: imports_of(name) for name in FILES}
+
+
+def roots(package: str, among: str = "") -> set[str]:
+    """The packages that files of a package import, its own and Python's left out."""
+    names = [name for name in FILES if re.fullmatch(rf"{package}(\..*)?", name) and re.search(among, name)]
+    found = {module.split(".")[0] for name in names for module in IMPORTS[name]}
+    return found - {package, *sys.stdlib_module_names}
+
+
+def test_multistep_imports_torch_and_lightning_alone():
+    known = {"torch", "pytorch_lightning", "lightning_fabric"}  # the last is a part of Lightning
+    assert roots("multistep") - {"numpy", "torchmetrics"} <= known  # which those bring
+
+
+def test_runlab_imports_neither_of_the_others_and_torch_in_its_one_run_half_alone():
+    assert not roots("runlab") & {"multistep", "ngram_mlp"}
+    assert not roots("runlab", r"^runlab(?!\.one)") & {"torch", "pytorch_lightning", "lightning_fabric"}
+    for name in FILES:
+        if name.startswith("runlab.many"):
+            assert not [module for module in IMPORTS[name] if module.startswith("runlab.one")], name
+
+
+def test_the_template_imports_the_two_libraries_by_their_public_names_alone():
+    for name in FILES:
+        if name.startswith("ngram_mlp"):
+            inner = [module for module in IMPORTS[name] if re.match(r"(multistep|runlab)\.", module)]
+            assert not inner, f"{name} imports {inner}"
+
+
+def test_what_a_library_does_not_export_has_an_underscore():
+    for name in FILES:
+        package, *rest = name.split(".")
+        if package == "runlab" and rest and rest[-1] not in ("one", "many"):
+            assert rest[-1].startswith("_"), name
+
+
+def test_no_files_import_each_other_in_a_circle():
+    graph = {name: IMPORTS[name] & FILES.keys() - {name} for name in FILES}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        raise AssertionError(" imports ".join(reversed(error.args[1]))) from None
+
+
+def layer_of(module: str) -> int:
+    (level,) = (level for level, names in enumerate(LAYERS) if module in names)
     return level
 
 
-@pytest.mark.parametrize("path", sorted(SOURCE.glob("*/**/*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
-def test_a_file_imports_from_its_own_room_and_lower_ones_alone(path):
-    own = room_of(path.relative_to(SOURCE).parts[0].removesuffix(".py"))
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ngram_mlp"):
-            names = [node.module.split(".")[1]] if "." in node.module else [alias.name for alias in node.names]
-            assert all(room_of(name) <= own for name in names), f"line {node.lineno}"
+def test_a_file_of_the_template_imports_from_its_own_layer_and_lower_ones_alone():
+    for name in FILES:
+        package, *rest = name.split(".")
+        if package == "ngram_mlp" and rest:
+            for module in IMPORTS[name]:
+                if module.startswith("ngram_mlp."):
+                    assert layer_of(module.split(".")[1]) <= layer_of(rest[0]), f"{name} imports {module}"
 
 
 def test_data_layers_and_diagnostics_know_nothing_of_lightning_but_in_the_datamodule():
     for folder in ("data", "models/layers", "diagnostics"):
-        for path in (SOURCE / folder).glob("*.py"):
+        for path in (SOURCE / "ngram_mlp" / folder).glob("*.py"):
             assert ("pytorch_lightning" in path.read_text()) == (path.name == "datamodule.py"), path
 
 
 def test_only_the_commands_know_how_an_option_is_typed():
     options = re.compile(r"--(?:model|data|trainer|observe|[a-z]+_[a-z]+)\b")
-    for path in SOURCE.rglob("*.py"):
-        if path.parent.name not in ("cli", "studies"):  # a study calls train.py
+    for path in (SOURCE / "ngram_mlp").rglob("*.py"):
+        if path.parent.name != "cli":
             assert not options.search(path.read_text()), path
 
 
@@ -43,11 +109,3 @@ def test_the_table_of_where_to_look_names_files_that_exist():
     links = re.findall(r"\]\((\.\./src/[^)]+)\)", (PROJECT / "docs" / "architecture.md").read_text())
     assert len(links) > 10
     assert all((PROJECT / "docs" / link).exists() for link in links)
-
-
-def test_the_template_knows_of_multistep_only_what_is_public():
-    for path in SOURCE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            assert all(module == "multistep" for module in modules if module.startswith("multistep")), path

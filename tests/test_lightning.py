@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from multistep import Calls, MultiStep
 from ngram_mlp import MLP, BatchNormMLP, NGramDataModule
 from ngram_mlp.callbacks import Losses, ValidationAtEnd
-from ngram_mlp.errors import UserError
+from runlab import UserError
 from tests import lightning_table
 from tests.lightning_table import CALLBACKS, OPTIONS, QUIET, SCHEDULES, at_peace, optimizer_of, sgd, trained
 

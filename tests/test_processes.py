@@ -1,8 +1,8 @@
 import pytest
 import torch.distributed as dist
 
-from ngram_mlp.errors import UserError
 from ngram_mlp.processes import raise_if_another_has_ended
+from runlab import UserError
 
 GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer"
 

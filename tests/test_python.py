@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from multistep import MultiStep
 from ngram_mlp import MLP, BatchNormMLP, LanguageModel, NGramDataModule, WaveNet
 from ngram_mlp.callbacks import Losses
-from ngram_mlp.errors import UserError
 from ngram_mlp.models.metrics import evaluate
+from runlab import UserError
 from tests.lightning_table import QUIET, at_peace
 
 

@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ngram_mlp.callbacks.observer import tag
 from ngram_mlp.cli import train
+from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.loading import load_model
 from ngram_mlp.models.sampling import sample_one_by_one
 from ngram_mlp.runs.checkpoint import read_checkpoint
@@ -133,6 +134,6 @@ def test_a_deep_batch_norm_stack_replays_its_loop_its_statistics_and_its_names(s
     checkpoint = read_checkpoint(folder / "checkpoints" / "last.ckpt")
     generator = torch.Generator()
     generator.set_state(checkpoint.stream["minibatches"]["generator"])
-    names = [name for name, _ in sample_one_by_one(load_model(checkpoint), 20, generator)]
+    names = [name for name, _ in sample_one_by_one(load_model(checkpoint, LanguageModel), 20, generator)]
     characters = checkpoint.hyperparameters["characters"]
     assert names == ["".join(characters[i] for i in stack.sample()) for _ in range(20)]

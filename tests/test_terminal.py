@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ngram_mlp.errors import printable, shortened
+from runlab import printable, shortened
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,12 @@ import sys
 import pytest
 
 from ngram_mlp.__main__ import COMMANDS
-from ngram_mlp.cli import called
+from runlab import _called as called
 from tests.conftest import PROJECT
 
-BUILT_FROM = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "configs", "src")
+PYTHON = os.path.basename(sys.executable)
+PACKAGES = ("multistep", "ngram_mlp", "runlab")
+BUILT_FROM = ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "configs", "src")
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +75,10 @@ def test_the_installed_command_says_what_it_can_do(call):
 def test_what_comes_with_the_package_is_in_the_wheel(installed):
     package = installed / "ngram_mlp"
     assert (package / "default.yaml").read_bytes() == (PROJECT / "configs" / "default.yaml").read_bytes()
-    modules = {path.relative_to(PROJECT / "src") for path in (PROJECT / "src" / "ngram_mlp").rglob("*.py")}
-    assert modules == {path.relative_to(installed) for path in package.rglob("*.py")}
+    for package in PACKAGES:
+        kept = {path.relative_to(PROJECT / "src") for path in (PROJECT / "src" / package).rglob("*.py")}
+        assert kept == {path.relative_to(installed) for path in (installed / package).rglob("*.py")}
+        assert (installed / package / "py.typed").exists()
 
 
 @pytest.mark.parametrize(
@@ -82,7 +86,11 @@ def test_what_comes_with_the_package_is_in_the_wheel(installed):
     [
         (["scripts/train.py", "--name", "a"], ["scripts/train.py"], "train.py"),
         (["/somewhere/bin/ngram-mlp", "train", "--name", "a"], ["ngram-mlp", "train"], "ngram-mlp train"),
-        (["/somewhere/ngram_mlp/__main__.py", "sample"], ["ngram-mlp", "sample"], "ngram-mlp sample"),
+        (
+            ["/somewhere/ngram_mlp/__main__.py", "sample"],
+            ["-m", "ngram_mlp", "sample"],
+            f"{PYTHON} -m ngram_mlp sample",
+        ),
         (["ngram-mlp.exe", "check"], ["ngram-mlp", "check"], "ngram-mlp check"),  # on Windows
     ],
 )

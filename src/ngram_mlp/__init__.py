@@ -1,8 +1,8 @@
 """Character-level n-gram MLPs as a PyTorch Lightning research template.
 
-`data`, `models`, `diagnostics` and `callbacks` are for research: change them. `runs`, `studies` and `cli` are the
-internals behind, and the library `multistep` trains. docs/architecture.md has the map, and the promises that the code
-refers to by number.
+`data`, `models`, `diagnostics` and `callbacks` are for research: change them. Two libraries stand beside this package:
+`multistep` trains, and `runlab` keeps, compares and searches runs. docs/architecture.md has the map, and the promises
+that the code refers to by number.
 """
 
 from ngram_mlp.data import NGramDataModule

@@ -4,11 +4,10 @@ import sys
 from importlib import import_module
 
 from ngram_mlp import __version__
-from ngram_mlp.cli.mistakes import exit_with
 from ngram_mlp.places import (
     DEFAULT_CONFIG,
-    TRAIN_SCRIPT,
 )
+from runlab import exit_with
 
 COMMANDS = {
     "train": "train a model, and report what came out",
@@ -22,8 +21,6 @@ COMMANDS = {
 TAKES = {
     "train": (DEFAULT_CONFIG,),
     "check": (DEFAULT_CONFIG,),
-    "compare": (TRAIN_SCRIPT,),
-    "search": (TRAIN_SCRIPT,),
 }
 
 

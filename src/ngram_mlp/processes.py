@@ -8,7 +8,7 @@ import torch.distributed as dist
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
-from ngram_mlp.errors import UserError
+from runlab import UserError
 
 ANOTHER_HAS_ENDED = "another process of this run has ended, so this one ends, too"
 

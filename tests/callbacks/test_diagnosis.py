@@ -14,8 +14,8 @@ from torch import nn
 from ngram_mlp.callbacks import LossHistory, Observer, TrainingVerdicts, diagnosis
 from ngram_mlp.cli import train
 from ngram_mlp.diagnostics import figures
-from ngram_mlp.errors import UserError
 from ngram_mlp.models import MLP
+from runlab import UserError
 from tests.cli.folders import scalars, weights
 from tests.conftest import PROJECT
 

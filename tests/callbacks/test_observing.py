@@ -22,9 +22,9 @@ from ngram_mlp import MLP, NGramDataModule
 from ngram_mlp.callbacks import Intervals, Observer
 from ngram_mlp.callbacks.recorder import Due
 from ngram_mlp.diagnostics import figures
-from ngram_mlp.errors import UserError
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.layers import BatchNorm
+from runlab import UserError
 
 
 class Noisy(LanguageModel):

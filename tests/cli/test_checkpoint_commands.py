@@ -7,6 +7,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ngram_mlp.cli import evaluate, sample
+from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.loading import load_model
 from ngram_mlp.models.sampling import sample_batched, sample_one_by_one
 from ngram_mlp.runs.checkpoint import read_checkpoint
@@ -29,7 +30,7 @@ def test_evaluate_prints_the_table_of_the_run(checkpoint, capsys):
 def test_sampling_needs_the_checkpoint_alone_and_follows_the_notebook(checkpoint, corpus_file, capsys):
     os.unlink(corpus_file)
     sample.main(["--ckpt_path", str(checkpoint), "--num", "5", "--seed", "11", "--temperature", "0.8"])
-    model = load_model(read_checkpoint(checkpoint))
+    model = load_model(read_checkpoint(checkpoint), LanguageModel)
     g = torch.Generator().manual_seed(11)
     expected = []
     for _ in range(5):
@@ -47,14 +48,14 @@ def test_sampling_needs_the_checkpoint_alone_and_follows_the_notebook(checkpoint
 
 @pytest.mark.parametrize("sampler", [sample_one_by_one, sample_batched])
 def test_words_begin_with_the_prompt(sampler, checkpoint):
-    model = load_model(read_checkpoint(checkpoint))
+    model = load_model(read_checkpoint(checkpoint), LanguageModel)
     words = [word for word, _ in sampler(model, 50, torch.Generator().manual_seed(1), prompt="marie")]
     assert len(words) == 50
     assert all(word.startswith("marie") for word in words)
 
 
 def test_both_ways_of_sampling_draw_from_one_distribution(checkpoint):
-    model = load_model(read_checkpoint(checkpoint))
+    model = load_model(read_checkpoint(checkpoint), LanguageModel)
     mean_length = []
     for sampler in (sample_one_by_one, sample_batched):
         words = [word for word, _ in sampler(model, 2_000, torch.Generator().manual_seed(2))]
@@ -64,7 +65,7 @@ def test_both_ways_of_sampling_draw_from_one_distribution(checkpoint):
 
 @pytest.mark.parametrize("sampler", [sample_one_by_one, sample_batched])
 def test_a_model_that_never_ends_a_word_is_cut_and_tells(sampler, checkpoint):
-    model = load_model(read_checkpoint(checkpoint))
+    model = load_model(read_checkpoint(checkpoint), LanguageModel)
     with torch.no_grad():
         model.network.output.linear.bias[0] = -1e9
     words = list(sampler(model, 3, torch.Generator(), max_length=17))

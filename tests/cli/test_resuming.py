@@ -18,7 +18,7 @@ from ngram_mlp.cli import train
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.loading import load_model
 from ngram_mlp.runs.checkpoint import read_checkpoint
-from ngram_mlp.runs.lock import alone_in
+from runlab import alone_in
 from tests.cli.folders import assert_same_run, scalars
 from tests.conftest import PROJECT
 
@@ -255,7 +255,7 @@ def test_a_learning_rate_given_with_a_checkpoint_is_the_one_trained_with(cut, ru
     losses = np.load(folder / "losses.npy")
     assert [rate for step, rate in scalars(folder)["lr-SGD"] if step > first] == pytest.approx([2e-3, 2e-4])
     # The updates, written out: the rate has met its first milestone long before the checkpoint.
-    model = load_model(checkpoint).train()
+    model = load_model(checkpoint, LanguageModel).train()
     generator = torch.Generator()
     generator.set_state(checkpoint.stream["minibatches"]["generator"])
     contexts, targets = training_examples(run_train.corpus, model.characters)

@@ -60,10 +60,9 @@ COMPARE = """
 if __name__ == "__main__":
     from pathlib import Path
     from ngram_mlp.cli import compare
-    from ngram_mlp.places import TRAIN_SCRIPT
     Path("a.yaml").write_text("name: a")
     short = ["--data.corpus", "sample", "--trainer.max_steps", "40"]
-    compare.main(TRAIN_SCRIPT, ["a.yaml", "--seeds", "1", "--jobs", "1", *short])
+    compare.main(["a.yaml", "--seeds", "1", "--jobs", "1", *short])
 """
 
 

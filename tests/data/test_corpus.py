@@ -9,7 +9,7 @@ import pytest
 
 from ngram_mlp.data import corpus as module
 from ngram_mlp.data.corpus import SampleCorpusWarning, load_corpus
-from ngram_mlp.errors import UserError
+from runlab import UserError
 
 CONTENT = b"emma\nolivia\nava"
 

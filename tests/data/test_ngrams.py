@@ -3,7 +3,7 @@ import random
 import pytest
 
 from ngram_mlp.data import Vocabulary, build_ngrams, split_words
-from ngram_mlp.errors import UserError
+from runlab import UserError
 from tests.reference.notebook import build_dataset, dataset
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ngram_mlp.data import Vocabulary, build_ngrams, load_corpus, split_words
 from ngram_mlp.data.datamodule import NGramDataModule
-from ngram_mlp.errors import UserError
+from runlab import UserError
 from tests.reference.notebook import build_dataset
 
 LETTERS = st.characters(exclude_categories=["Cs"], exclude_characters=".\n")

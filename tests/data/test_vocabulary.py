@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ngram_mlp.data import Vocabulary
-from ngram_mlp.errors import UserError
+from runlab import UserError
 
 
 def test_characters_are_sorted_behind_the_boundary():

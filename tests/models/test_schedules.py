@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from ngram_mlp.errors import UserError
 from ngram_mlp.models.schedules import WarmupCosine
+from runlab import UserError
 
 
 def rates(updates, **options):

@@ -7,10 +7,10 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ngram_mlp.errors import UserError
 from ngram_mlp.models import WaveNet
 from ngram_mlp.models.layers import BatchNorm, BatchNormalization
 from ngram_mlp.models.wavenet import Pairs
+from runlab import UserError
 from tests.conftest import NAMES, PROJECT
 from tests.reference.notebook import dataset
 from tests.reference.wavenet import Tree

@@ -16,7 +16,6 @@ from ngram_mlp.callbacks.outcome import Outcome
 from ngram_mlp.callbacks.progress import UpdateProgress
 from ngram_mlp.callbacks.recorder import Recorder
 from ngram_mlp.callbacks.samples import EmbeddingView, SampledNames
-from ngram_mlp.callbacks.supervised import Supervised
 from ngram_mlp.callbacks.validation_at_end import ValidationAtEnd
 from ngram_mlp.callbacks.verdicts import InitializationCheck, TrainingVerdicts
 
@@ -38,7 +37,6 @@ __all__ = [
     "Recorder",
     "RunCheckpoints",
     "SampledNames",
-    "Supervised",
     "TrainingVerdicts",
     "UpdateProgress",
     "ValidationAtEnd",

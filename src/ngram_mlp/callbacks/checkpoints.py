@@ -15,11 +15,9 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from multistep import Calls
 from ngram_mlp.callbacks.recorder import begins_update
-from ngram_mlp.errors import require_at_least
 from ngram_mlp.processes import greatest, processes
 from ngram_mlp.runs.checkpoint import Parts, add_parts
-from ngram_mlp.runs.checkpoint_file import serialized
-from ngram_mlp.runs.files import event_files, write_atomically
+from runlab import event_files, require_at_least, serialized, write_atomically
 
 SECONDS_AT_RISK = 1.0
 UPDATES_TO_SIGNAL = 500  # after which several processes ask each other for signals

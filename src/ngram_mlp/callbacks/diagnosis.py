@@ -9,7 +9,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from ngram_mlp.diagnostics.snapshot import Snapshot
-from ngram_mlp.errors import Diverged, UserError, full_disk, printable
+from runlab import Diverged, UserError, full_disk, printable
 
 log = logging.getLogger(__name__)
 strict = False  # whether failures raise: tests set it, so that a diagnosis cannot fail in one unnoticed

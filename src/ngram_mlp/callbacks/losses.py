@@ -11,9 +11,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from multistep import Calls
-from ngram_mlp.errors import Diverged
 from ngram_mlp.processes import average, processes
-from ngram_mlp.runs.files import write_atomically
+from runlab import Diverged, write_atomically
 
 
 class Losses(Callback):

@@ -10,10 +10,10 @@ from pytorch_lightning import LightningModule, Trainer
 
 from multistep import Calls
 from ngram_mlp.callbacks.diagnosis import Diagnosis, is_an_end
-from ngram_mlp.callbacks.recorder import NOTHING, Due, Recorder, begins_update, updates_of
+from ngram_mlp.callbacks.recorder import NOTHING, Due, Recorder, begins_update
 from ngram_mlp.diagnostics.snapshot import Snapshot, take_snapshot
-from ngram_mlp.errors import UserError
 from ngram_mlp.models import LanguageModel
+from runlab import UserError, updates_of
 
 PRESETS = {"default": "5000/50000/0", "often": "100/1000/10000", "each": "1/10/100"}
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from multistep import Calls
 from ngram_mlp.callbacks.losses import Losses
-from ngram_mlp.callbacks.recorder import updates_of
+from runlab import updates_of
 
 LONGEST_SILENCE = 30  # seconds
 

@@ -1,18 +1,17 @@
 """Where things go: the trainer's loggers and the run's folder."""
 
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 from torch import Tensor
 
 from ngram_mlp.callbacks.boards import TensorBoard, boards
+from runlab import updates_of
 
 if TYPE_CHECKING:  # both are slow to import, and a run without figures needs neither
     from matplotlib.figure import Figure
@@ -30,16 +29,6 @@ class Due:
 
 EVERYTHING = Due()
 NOTHING = Due(numbers=False, histograms=False, figures=False)
-
-
-def updates_of(trainer: Trainer) -> int:
-    """Returns how many updates the trainer's run has, by its steps and epochs; sys.maxsize where it cannot know."""
-    if trainer.max_epochs in (None, -1):
-        return trainer.max_steps if trainer.max_steps >= 0 else sys.maxsize
-    try:
-        return int(trainer.estimated_stepping_batches)
-    except (MisconfigurationException, OverflowError):  # epochs that accumulate differently, or without an end
-        return sys.maxsize
 
 
 def begins_update(trainer: Trainer, batch_idx: int) -> bool:
@@ -92,7 +81,7 @@ class Recorder:
     def figure(self, name: str, figure: "Figure") -> None:
         """Shows a figure, and draws it as NAME.png into the folder `figures` of the run."""
         if self.is_first_process:
-            from ngram_mlp.diagnostics.figures import draw
+            from runlab import draw
 
             png, height, width = draw(figure)
             self.file(f"figures/{name}.png", png)

@@ -11,10 +11,10 @@ from ngram_mlp.callbacks.recorder import Recorder
 from ngram_mlp.data import NGramDataModule
 from ngram_mlp.data.ngrams import split_words
 from ngram_mlp.diagnostics.snapshot import Snapshot
-from ngram_mlp.errors import printable
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.metrics import evaluation_mode
 from ngram_mlp.models.sampling import sample_batched
+from runlab import printable
 
 
 class SampledNames(Observer):

@@ -5,7 +5,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from multistep import Calls
-from ngram_mlp.callbacks.recorder import updates_of
+from runlab import updates_of
 
 
 class ValidationAtEnd(Callback):

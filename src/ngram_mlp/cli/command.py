@@ -1,80 +1,24 @@
-"""What all commands share: a console, and an end with one line and status 2 where the user was wrong."""
+"""The console of the commands: which words of Lightning, of torch and of the libraries it shows."""
 
-import io
 import logging
-import os
-import re
-import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import wraps
-from inspect import signature
-from typing import Any, ParamSpec
 
 from rich.console import Console
 
-from ngram_mlp.cli.mistakes import about_memory, exit_with, mistake_in
-from ngram_mlp.errors import full_disk
+import runlab
 from ngram_mlp.processes import rank
-
-P = ParamSpec("P")
-NOT_ALLOWED = (PermissionError, IsADirectoryError, NotADirectoryError)
-
-
-class OutputClosed(BrokenPipeError):
-    """Whoever reads the output has read enough, such as `head`."""
-
-
-def show(line: str) -> None:
-    """Prints a line; raises OutputClosed where nobody reads it."""
-    try:
-        print(line)
-    except BrokenPipeError as error:
-        raise OutputClosed from error
-
-
-def command(main: Callable[P, None]) -> Callable[P, None]:
-    """Wraps a command so that it ends with one line and status 2 where the user, not the code, was wrong."""
-
-    @wraps(main)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):  # a console that lacks a character shows its escape
-                stream.reconfigure(errors="backslashreplace")
-        try:
-            main(*args, **kwargs)
-        except OutputClosed:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            raise SystemExit(141) from None
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            raise SystemExit(130) from None
-        except Exception as error:
-            if (line := mistake_in(error, _typed(main, args, kwargs)) or _about_surroundings(error)) is None:
-                raise
-            exit_with(line)
-
-    return wrapped
-
-
-def _typed(main: Callable[P, None], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sequence[str]:
-    """The words that a command was called with: those that it was given, else those of the process."""
-    given = signature(main).bind(*args, **kwargs).arguments.get("args")
-    return sys.argv[1:] if given is None else given
+from runlab import ConsoleHandler, full_disk
 
 
 def open_console() -> Console:
     """A console for the first process alone, which shows this package's own words and Lightning's warnings."""
-    console = _Console(soft_wrap=True, markup=False, highlight=False, quiet=rank() > 0)
+    console = runlab.open_console(("ngram_mlp", "multistep", "runlab"), quiet=rank() > 0)
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # its table is what was asked for
-    for name in ("ngram_mlp", "multistep"):
-        own = logging.getLogger(name)
-        own.setLevel(logging.INFO)
-        own.handlers = [_ConsoleHandler(console)]
     _show_engines(console)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own affair
     warnings.filterwarnings("ignore", message=".*sync_dist=True")  # every process evaluates the whole split
@@ -88,26 +32,10 @@ def open_console() -> Console:
 def _show_engines(console: Console) -> None:
     """Has the console show which engine trains, of all that is printed in Lightning's name."""
     told = logging.getLogger("pytorch_lightning.utilities.rank_zero")
-    handler = _ConsoleHandler(console)
+    handler = ConsoleHandler(console)
     handler.addFilter(lambda record: record.levelno > logging.INFO or record.getMessage().startswith("engine "))
     told.setLevel(logging.INFO)
     told.handlers, told.propagate = [handler], False
-
-
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        raise OutputClosed  # rich would end the process without a word
-
-
-class _ConsoleHandler(logging.Handler):
-    """Prints log messages above the progress bar."""
-
-    def __init__(self, console: Console) -> None:
-        super().__init__()
-        self._console = console
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(re.sub("^engine ", "engine  ", record.getMessage()))
 
 
 @contextmanager
@@ -124,13 +52,3 @@ def quiet_threads() -> Iterator[None]:
         yield
     finally:
         threading.excepthook = before
-
-
-def _about_surroundings(error: BaseException) -> str | None:
-    """The line about a full disk, too little memory or a file that may not be touched, if one led to the error."""
-    if cause := full_disk(error):
-        what = cause.filename or "a file of the run, or the output,"
-        return f"{what} cannot be written ({cause.strerror}); make room"
-    if isinstance(error, NOT_ALLOWED) and error.filename is not None:
-        return f"{error.filename} cannot be read or written ({error.strerror}); give another, or change what is there"
-    return about_memory(error)

@@ -1,56 +1,14 @@
-"""`scripts/compare.py`: recipes trained with several seeds, side by side, and compared with error bars."""
+"""`ngram-mlp compare`: trains recipes with several seeds, side by side, and compares them with error bars."""
 
-import argparse
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from ngram_mlp.cli.called import called
-from ngram_mlp.cli.command import command, open_console
-from ngram_mlp.cli.parser import PlainParser
-from ngram_mlp.errors import require_at_least
-from ngram_mlp.studies.pool import cores, train_all
-from ngram_mlp.studies.report import write_report
-from ngram_mlp.studies.study import plan, record_recipes
+from ngram_mlp.places import PACKAGE
+from runlab import Script, compare
+
+# Snapshots are for looking at one run, so they are off unless an option asks for them.
+TRAINING = Script(PACKAGE / "cli" / "train.py", ("--observe.every_n_updates", "off"), "ngram_mlp.cli.server")
 
 
-@command
-def main(train_script: Path, args: Sequence[str] | None = None) -> None:
-    """Trains what is missing of a study with `train_script`, and writes the report; exit status 1 if a run failed."""
-    args = sys.argv[1:] if args is None else args
-    options, overrides = _parse(args)
-    folder = Path(options.runs_dir, "compare", options.name)
-    runs = plan(folder, options.configs, options.grid, range(1, options.seeds + 1), overrides)
-    record_recipes(folder, runs)
-    missing = [run for run in runs if run.finished is None]
-    trained = train_all(train_script, missing, options.jobs)
-    console = open_console()
-    failures = [run for run in trained if run.finished is None]
-    for run in failures:
-        console.print(f"failed: {run.recipe}, seed {run.seed}: {run.last_line}; all of it in {run.log}")
-    for run in missing:
-        if run.finished is None and run not in trained:
-            console.print(f"left out: {run.recipe}, seed {run.seed}: another call trains it")
-    write_report(folder, runs, failures, [*called(), *args], console)
-    if failures:
-        raise SystemExit(1)
-
-
-def _parse(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The options of a study, and what is left: overrides for its runs."""
-    parser = PlainParser(
-        description="Trains every recipe with every seed and compares the losses. All other options are overrides "
-        "for every run, as train.py takes them. A study that was interrupted goes on where it stopped.",
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("configs", nargs="+", help="The recipes: YAML files, as for train.py --config.")
-    add("--seeds", type=int, default=5, help="How many seeds: 1, 2, ... (default: 5)")
-    add("--name", default="study", help="The study goes to RUNS_DIR/compare/NAME. (default: study)")
-    add("--runs_dir", default="runs", help="The folder of all runs. (default: runs)")
-    crossing = "Crosses the recipes with these values of an option; may be given several times."
-    add("--grid", action="append", default=[], metavar="OPTION=A,B", help=crossing)
-    add("--jobs", type=int, default=cores(), help="Runs at a time. (default: one for each core)")
-    options, overrides = parser.parse_known_args(args)
-    require_at_least(1, seeds=options.seeds, jobs=options.jobs)
-    return options, overrides
+def main(args: Sequence[str] | None = None) -> None:
+    """Trains the missing runs of a study, and writes the report."""
+    compare(TRAINING, args)

@@ -6,14 +6,13 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Column, Table
 
-from ngram_mlp.cli.command import command, open_console
-from ngram_mlp.cli.parser import Parser
+from ngram_mlp.cli.command import open_console
 from ngram_mlp.data import NGramDataModule, SplitBatches
 from ngram_mlp.diagnostics.batch_norm_statistics import STATISTICS, drifts, evaluate_splits, measure, require_batch_norm
-from ngram_mlp.errors import UserError, printable, shortened
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.loading import load_model
 from ngram_mlp.runs.checkpoint import read_checkpoint
+from runlab import Parser, UserError, command, printable, shortened
 
 
 @command
@@ -31,7 +30,7 @@ def main(args: Sequence[str] | None = None) -> None:
         help="What batch norm evaluates with: its running estimates, the statistics over the evaluated split, or those "
         "over the training split (precise batch norm); or all three.",
     )
-    add("--model", type=type[LanguageModel] | None, default=None, help="The class of a variant of your own.")
+    add("--model", type=type[LanguageModel], default=LanguageModel, help="The class of a variant of your own.")
     options = parser.parse_args(args)
     checkpoint = read_checkpoint(options.ckpt_path)
     model = load_model(checkpoint, options.model)

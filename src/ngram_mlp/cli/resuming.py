@@ -11,14 +11,11 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from ngram_mlp.cli.config_files import read_configuration
-from ngram_mlp.cli.parser import PlainParser
 from ngram_mlp.data import NGramDataModule
-from ngram_mlp.errors import UserError, shortened
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.loading import load_weights
 from ngram_mlp.runs.checkpoint import Checkpoint, read_checkpoint
-from ngram_mlp.runs.files import LAST, checkpoint_file, versions
+from runlab import LAST, PlainParser, UserError, checkpoint_file, read_configuration, shortened, versions
 
 log = logging.getLogger(__name__)
 

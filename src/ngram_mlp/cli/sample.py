@@ -5,13 +5,11 @@ from collections.abc import Sequence
 
 import torch
 
-from ngram_mlp.cli.command import command, show
-from ngram_mlp.cli.parser import Parser
-from ngram_mlp.errors import printable, require_at_least
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.loading import load_model
 from ngram_mlp.models.sampling import MAX_LENGTH, sample_batched, sample_one_by_one
 from ngram_mlp.runs.checkpoint import read_checkpoint
+from runlab import Parser, command, printable, require_at_least, show
 
 
 @command
@@ -26,7 +24,7 @@ def main(args: Sequence[str] | None = None) -> None:
     add("--temperature", type=float, default=1.0, help="Below 1: more probable words; above 1: wilder.")
     add("--max_length", type=int, default=MAX_LENGTH, help="The characters after which a word is cut.")
     add("--batched", action="store_true", help="Many words at a time: faster, with other draws than the notebooks'.")
-    add("--model", type=type[LanguageModel] | None, default=None, help="The class of a variant of your own.")
+    add("--model", type=type[LanguageModel], default=LanguageModel, help="The class of a variant of your own.")
     options = parser.parse_args(args)
     require_at_least(0, num=options.num, seed=options.seed)
     require_at_least(1, max_length=options.max_length)

@@ -16,18 +16,24 @@ from rich.console import Console
 
 from multistep import MultiStep
 from ngram_mlp import callbacks
-from ngram_mlp.callbacks import supervised
 from ngram_mlp.cli.accelerators import resolve_accelerator
 from ngram_mlp.cli.resuming import check_checkpoint
 from ngram_mlp.cli.train_cli import TrainCLI
 from ngram_mlp.diagnostics.batch_norm_statistics import require_batch_norm
-from ngram_mlp.errors import UserError
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.layers import batch_norms
 from ngram_mlp.processes import rank
 from ngram_mlp.runs.checkpoint import Checkpoint, CheckpointFiles
-from ngram_mlp.runs.files import claim_run_folder, remove_folder, rewind, write_atomically
-from ngram_mlp.runs.lock import alone_in
+from runlab import (
+    Supervised,
+    UserError,
+    alone_in,
+    claim_run_folder,
+    remove_folder,
+    rewind,
+    watcher,
+    write_atomically,
+)
 
 
 @dataclass(frozen=True)
@@ -154,8 +160,8 @@ def _callbacks(cli: TrainCLI, folder: Path, saved: str, console: Console) -> lis
             callbacks.CustomScalars(layers),
             callbacks.LossHistory(),
         ]
-    if supervised.connection is not None:
-        chosen.append(callbacks.Supervised(supervised.connection))
+    if (connection := watcher()) is not None:
+        chosen.append(Supervised(connection))
     given = cli.config_init.trainer.callbacks or []
     given = given if isinstance(given, list) else [given]
     if config.trainer.logger is not False and not any(isinstance(one, LearningRateMonitor) for one in given):

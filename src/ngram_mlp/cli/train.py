@@ -11,17 +11,26 @@ from rich.console import Console
 from rich.panel import Panel
 
 from ngram_mlp.callbacks.checkpoints import Interrupted
-from ngram_mlp.cli.called import as_typed, called, from_here, program
-from ngram_mlp.cli.command import command, open_console, quiet_threads
+from ngram_mlp.cli.command import open_console, quiet_threads
 from ngram_mlp.cli.evaluate import print_metrics
 from ngram_mlp.cli.resuming import cannot_resume
 from ngram_mlp.cli.start import Run, start_run
 from ngram_mlp.cli.train_cli import TrainCLI
-from ngram_mlp.errors import UserError, printable
 from ngram_mlp.models.sampling import sample_one_by_one
 from ngram_mlp.places import DEFAULT_CONFIG
 from ngram_mlp.processes import raise_if_another_has_ended, rank
-from ngram_mlp.runs.files import LAST, remove_folder, write_atomically
+from runlab import (
+    LAST,
+    UserError,
+    as_typed,
+    called,
+    command,
+    from_here,
+    printable,
+    program,
+    remove_folder,
+    write_atomically,
+)
 
 Logger.register(LitLogger)  # it derives from Fabric's Logger alone, so that the parser would refuse it
 

@@ -16,18 +16,16 @@ from pytorch_lightning.callbacks import BackboneFinetuning, BaseFinetuning
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from multistep import EngineName
-from ngram_mlp.cli.mistakes import about_memory
-from ngram_mlp.cli.parser import Parser, ShowTrainer
 from ngram_mlp.cli.resuming import split_arguments
 from ngram_mlp.data import NGramDataModule
 from ngram_mlp.data.corpus import SampleCorpusWarning
 from ngram_mlp.diagnostics.batch_norm_statistics import StatisticsName
 from ngram_mlp.diagnostics.statistics import SATURATION
-from ngram_mlp.errors import UserError, require_at_least
 from ngram_mlp.models import (
     LanguageModel,
     schedules,  # noqa: F401  # so that the parser knows WarmupCosine by its name
 )
+from runlab import Parser, ShowTrainer, UserError, about_memory, require_at_least
 
 USAGE = "%(prog)s [--config FILE] [--OPTION VALUE ...]"
 ABOUT_OPTIONS = (

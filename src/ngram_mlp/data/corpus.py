@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ngram_mlp.data.ngrams import BOUNDARY
-from ngram_mlp.errors import UserError
 from ngram_mlp.places import DATA_DIR, SAMPLE_CORPUS
-from ngram_mlp.runs.files import write_atomically
+from runlab import UserError, write_atomically
 
 NAMES_URL = "https://raw.githubusercontent.com/karpathy/makemore/master/names.txt"
 NAMES_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"

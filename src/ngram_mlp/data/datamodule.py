@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from ngram_mlp.data.corpus import Corpus, load_corpus
 from ngram_mlp.data.minibatches import Minibatches, Sampling, SplitBatches
 from ngram_mlp.data.ngrams import NGrams, Vocabulary, build_ngrams, split_words
-from ngram_mlp.errors import UserError, require_at_least, shortened
 from ngram_mlp.places import DATA_DIR
 from ngram_mlp.runs.checkpoint import StreamState
+from runlab import UserError, require_at_least, shortened
 
 
 class NGramDataModule(LightningDataModule):

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ngram_mlp.errors import UserError, shortened
+from runlab import UserError, shortened
 
 BOUNDARY = "."
 LARGEST_CONTEXTS = 8 * 2**30

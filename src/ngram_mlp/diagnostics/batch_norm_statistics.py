@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ngram_mlp.data import NGrams, SplitBatches
-from ngram_mlp.errors import UserError
 from ngram_mlp.models.layers import BatchNorm, batch_norms, examples_of
 from ngram_mlp.models.metrics import evaluate, evaluation_mode, tabulated
+from runlab import UserError
 
 StatisticsName = Literal["running", "batch", "calibrated"]
 STATISTICS: tuple[StatisticsName, ...] = get_args(StatisticsName)

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.optim import SparseAdam
 from torch.optim.lr_scheduler import MultiStepLR, ReduceLROnPlateau
 
-from ngram_mlp.errors import UserError
+from ngram_mlp.models.loading import load_model
 from ngram_mlp.models.metrics import PredictionMetric
 from ngram_mlp.runs.checkpoint import Parts, add_parts, read_checkpoint
+from runlab import UserError
 
 
 class LanguageModel(LightningModule):
@@ -135,10 +136,8 @@ class LanguageModel(LightningModule):
         Raises:
             UserError: the file is no checkpoint of this package, or does not fit the class.
         """
-        from ngram_mlp.models.loading import load_model  # here, as it knows the variants
-
         if hparams_file is not None:
             raise UserError("is not taken, as a checkpoint has its hyperparameters; leave it out", hparams_file=None)
         checkpoint = read_checkpoint(checkpoint_path)
-        model = load_model(checkpoint, None if cls is LanguageModel else cls, strict is not False, **kwargs)
+        model = load_model(checkpoint, cls, strict is not False, **kwargs)
         return model.to(map_location or "cpu").train()

@@ -1,27 +1,25 @@
 """Models built from checkpoints, which are data: nothing that a checkpoint names is imported or run."""
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, TypeVar
 
-from ngram_mlp.errors import shortened
-from ngram_mlp.models.language_model import LanguageModel
-from ngram_mlp.models.mlp import MLP, BatchNormMLP
-from ngram_mlp.models.wavenet import WaveNet
+from torch import nn
+
 from ngram_mlp.runs.checkpoint import Checkpoint
+from runlab import shortened
 
-KNOWN_MODELS: dict[str, type[LanguageModel]] = {kind.__name__: kind for kind in (MLP, BatchNormMLP, WaveNet)}
+M = TypeVar("M", bound=nn.Module)
 
 
-def load_model(
-    checkpoint: Checkpoint, model_class: type[LanguageModel] | None = None, strict: bool = True, **arguments: Any
-) -> LanguageModel:
-    """The model of a checkpoint, in evaluation mode; a UserError where its class or its weights do not fit.
+def load_model(checkpoint: Checkpoint, model_class: type[M], strict: bool = True, **arguments: Any) -> M:
+    """Returns the model of a checkpoint, in evaluation mode; a UserError where its class or its weights do not fit.
 
-    By default the class is the one of this package that the checkpoint names; `model_class` is for the user's own.
-    Further arguments of its constructor replace those in the checkpoint. Only if `strict` are all weights required.
+    The class may also be a base of the one that the checkpoint names, if this package has that one. Further arguments
+    of its constructor replace those in the checkpoint. Only if `strict` are all weights required.
     """
     name = checkpoint.model
-    model_class = model_class or KNOWN_MODELS.get(name)
-    if model_class is None or model_class.__name__ != name:
+    model_class = next((kind for kind in _of_this_package(model_class) if kind.__name__ == name), model_class)
+    if model_class.__name__ != name:
         raise checkpoint.error(f"holds a model {shortened(name)}; name its class as the model, as package.module.Class")
     try:
         model = model_class(**checkpoint.hyperparameters | arguments)
@@ -32,7 +30,15 @@ def load_model(
     return model.eval()
 
 
-def load_weights(model: LanguageModel, weights: dict[str, Any], strict: bool = True) -> None:
+def _of_this_package(base: type[M]) -> Iterator[type[M]]:
+    """Yields the classes derived from one that this package defines: a checkpoint's word is enough for no other."""
+    for kind in base.__subclasses__():
+        if kind.__module__.startswith(f"{__package__.split('.')[0]}."):
+            yield kind
+        yield from _of_this_package(kind)
+
+
+def load_weights(model: nn.Module, weights: dict[str, Any], strict: bool = True) -> None:
     """Puts the weights of a checkpoint into a model; raises a built-in error of any kind if they do not fit."""
     for key, own in model.state_dict().items():
         if key in weights and weights[key].is_floating_point() != own.is_floating_point():

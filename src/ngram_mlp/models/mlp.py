@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import activation as torch_activations
 
-from ngram_mlp.errors import UserError, require_at_least
 from ngram_mlp.models.language_model import LanguageModel
 from ngram_mlp.models.layers import (
     NO_BIAS,
@@ -20,6 +19,7 @@ from ngram_mlp.models.layers import (
     gain_of,
     linear,
 )
+from runlab import UserError, require_at_least
 
 
 class MLP(LanguageModel):

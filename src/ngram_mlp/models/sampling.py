@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ngram_mlp.data.ngrams import BOUNDARY
-from ngram_mlp.errors import UserError, shortened
 from ngram_mlp.models.language_model import LanguageModel
+from runlab import UserError, shortened
 
 MAX_LENGTH = 200
 BATCH = 10_000

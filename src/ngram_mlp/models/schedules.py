@@ -5,7 +5,7 @@ import math
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ngram_mlp.errors import UserError
+from runlab import UserError
 
 
 class WarmupCosine(LRScheduler):

@@ -5,10 +5,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ngram_mlp.errors import UserError, require_at_least
 from ngram_mlp.models.language_model import LanguageModel
 from ngram_mlp.models.layers import BatchNormalization, Initialization, embedding, gain_of
 from ngram_mlp.models.mlp import activation_layer, hidden_layers, output_layer
+from runlab import UserError, require_at_least
 
 
 class WaveNet(LanguageModel):

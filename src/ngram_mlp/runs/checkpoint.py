@@ -1,7 +1,7 @@
 """What a checkpoint holds: whatever writes or reads a part of one does so through this file.
 
 Lightning saves weights, optimizer, schedule, the states of callbacks and data, and the model's hyperparameters under
-keys of its own. What this package adds lies under one key, `ngram_mlp`, with the version of the schema.
+keys of its own. What this package adds lies under one key, `ngram_mlp`, with the number of the schema.
 """
 
 from collections.abc import Mapping
@@ -13,12 +13,10 @@ from typing import Any, TypedDict, cast
 from lightning_fabric.plugins import TorchCheckpointIO
 from torch import Tensor
 
-import ngram_mlp
-from ngram_mlp.errors import UserError
-from ngram_mlp.runs.checkpoint_file import REMEDY, load, serialized
-from ngram_mlp.runs.files import checkpoint_file, write_atomically
+from runlab import REMEDY, UserError, checkpoint_file, load_checkpoint_file, serialized, write_atomically
 
-SCHEMA = 3  # version 0.1 had the first, without a number, 0.2 the second
+SCHEMA = 3
+SAVED_BY = {1: "0.1", 2: "0.2"}  # the versions of earlier schemas; the first had no number
 KEY = "ngram_mlp"
 
 
@@ -40,7 +38,7 @@ class StreamState(TypedDict):
 
 def add_parts(content: dict[str, Any], parts: Parts) -> None:
     """Adds parts to the content of a checkpoint that is about to be saved."""
-    content.setdefault(KEY, {"schema": SCHEMA, "version": ngram_mlp.__version__}).update(parts)
+    content.setdefault(KEY, {"schema": SCHEMA}).update(parts)
 
 
 def parts_of(content: Mapping[str, Any]) -> Parts:
@@ -74,18 +72,18 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """A checkpoint that this version saved, read as data by `load`; of a run's folder, the last one.
+    """A checkpoint that this version saved, read as data; of a run's folder, the last one.
 
     Raises a UserError for anything else.
     """
     path = checkpoint_file(path)
-    content = load(path)
+    content = load_checkpoint_file(path)
     _require(path, content, {"global_step": int, "hyper_parameters": dict, "state_dict": dict})
     parts = content.get(KEY, {"schema": 1} if "engine" in content else None)
     _require(path, parts, {"schema": int})
     if parts["schema"] != SCHEMA:
-        saved_by = "0.1" if parts["schema"] == 1 else parts.get("version")
-        reason = f"was saved by version {saved_by!s:.20} of ngram_mlp, whose checkpoints this one does not read"
+        saved_by = f"version {SAVED_BY[parts['schema']]}" if parts["schema"] in SAVED_BY else "a later version"
+        reason = f"was saved by {saved_by} of ngram_mlp, whose checkpoints this one does not read"
         raise UserError(f"{reason}; check that version out to use it, or train again", ckpt_path=path)
     _require(path, parts, {"model": str})
     hyperparameters, weights = content["hyper_parameters"], content["state_dict"]

@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
-from ngram_mlp.errors import UserError
 from ngram_mlp.models.layers import gain_of
 from ngram_mlp.models.mlp import activation_layer
+from runlab import UserError
 
 
 @pytest.mark.parametrize("name", ["Tanh", "ReLU", "LeakyReLU", "GELU", "SELU", "SiLU", "Sigmoid", "PReLU", "Hardtanh"])

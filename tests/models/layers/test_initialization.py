@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from ngram_mlp.errors import UserError
 from ngram_mlp.models.layers import Initialization, Initializer, embedding, linear
+from runlab import UserError
 
 
 def test_layers_draw_weight_then_bias_in_the_notebooks_orientation():

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from ngram_mlp.errors import UserError
 from ngram_mlp.models import MLP, BatchNormMLP, WaveNet
 from ngram_mlp.models.layers import BatchNorm, BatchNormalization, Initialization, Normalization
 from ngram_mlp.models.mlp import Residual
+from runlab import UserError
 
 
 def activations(shape=(32, 20)):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ngram_mlp.errors import UserError
+from runlab import UserError
 
 NO_BIAS = "none"
 FORM = re.compile(

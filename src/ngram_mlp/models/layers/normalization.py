@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from torch import nn
 
-from ngram_mlp.errors import UserError
 from ngram_mlp.models.layers.batch_norm import BatchNorm, UnitsLastBatchNorm1d
+from runlab import UserError
 
 N = TypeVar("N", bound="Norm")
 

@@ -1,0 +1,101 @@
+"""Runs: the folder, lock and command line of one, and many of them compared or searched.
+
+A run is a call of a LightningCLI script. Such a script gets from `runlab` a folder that nobody else writes to, errors
+in one line, and a process that watches it; many of its runs are trained side by side. What compares and searches
+imports neither torch nor Lightning: it knows command lines, files and a pipe.
+
+Every name is imported when it is first asked for.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runlab._called import as_typed as as_typed
+    from runlab._called import called as called
+    from runlab._called import from_here as from_here
+    from runlab._called import program as program
+    from runlab._channel import watched_by as watched_by
+    from runlab._channel import watcher as watcher
+    from runlab._command import ConsoleHandler as ConsoleHandler
+    from runlab._command import command as command
+    from runlab._command import open_console as open_console
+    from runlab._command import show as show
+    from runlab._drawing import CLOSE as CLOSE
+    from runlab._drawing import PARTS as PARTS
+    from runlab._drawing import STYLE as STYLE
+    from runlab._drawing import Losses as Losses
+    from runlab._drawing import draw as draw
+    from runlab._drawing import figure_with_panels as figure_with_panels
+    from runlab._drawing import legend_below as legend_below
+    from runlab._drawing import plain_ticks as plain_ticks
+    from runlab._drawing import smoothed as smoothed
+    from runlab._errors import Diverged as Diverged
+    from runlab._errors import UserError as UserError
+    from runlab._errors import full_disk as full_disk
+    from runlab._errors import printable as printable
+    from runlab._errors import require_at_least as require_at_least
+    from runlab._errors import shortened as shortened
+    from runlab._files import LAST as LAST
+    from runlab._files import checkpoint_file as checkpoint_file
+    from runlab._files import claim_run_folder as claim_run_folder
+    from runlab._files import event_files as event_files
+    from runlab._files import remove_folder as remove_folder
+    from runlab._files import rewind as rewind
+    from runlab._files import versions as versions
+    from runlab._files import write_atomically as write_atomically
+    from runlab._lock import Occupied as Occupied
+    from runlab._lock import alone_in as alone_in
+    from runlab._mistakes import about_memory as about_memory
+    from runlab._mistakes import exit_with as exit_with
+    from runlab._parser import PlainParser as PlainParser
+    from runlab.many._compare import compare as compare
+    from runlab.many._figures import loss_bands_figure as loss_bands_figure
+    from runlab.many._pool import train_all as train_all
+    from runlab.many._report import paired_interval as paired_interval
+    from runlab.many._run import Run as Run
+    from runlab.many._script import Script as Script
+    from runlab.many._script import cores as cores
+    from runlab.many._script import start_server as start_server
+    from runlab.many._search import search_command as search_command
+    from runlab.many._searching import search as search
+    from runlab.one._checkpoint_file import REMEDY as REMEDY
+    from runlab.one._checkpoint_file import load_checkpoint_file as load_checkpoint_file
+    from runlab.one._checkpoint_file import serialized as serialized
+    from runlab.one._config_files import read_configuration as read_configuration
+    from runlab.one._parser import Parser as Parser
+    from runlab.one._parser import ShowTrainer as ShowTrainer
+    from runlab.one._supervised import Supervised as Supervised
+    from runlab.one._supervised import updates_of as updates_of
+
+_HOMES = {
+    "_called": "as_typed called from_here program",
+    "_channel": "watched_by watcher",
+    "_command": "ConsoleHandler command open_console show",
+    "_drawing": "CLOSE PARTS STYLE Losses draw figure_with_panels legend_below plain_ticks smoothed",
+    "_errors": "Diverged UserError full_disk printable require_at_least shortened",
+    "_files": "LAST checkpoint_file claim_run_folder event_files remove_folder rewind versions write_atomically",
+    "_lock": "Occupied alone_in",
+    "_mistakes": "about_memory exit_with",
+    "_parser": "PlainParser",
+    "many._compare": "compare",
+    "many._figures": "loss_bands_figure",
+    "many._pool": "train_all",
+    "many._report": "paired_interval",
+    "many._run": "Run",
+    "many._script": "Script cores start_server",
+    "many._search": "search_command",
+    "many._searching": "search",
+    "one._checkpoint_file": "REMEDY load_checkpoint_file serialized",
+    "one._config_files": "read_configuration",
+    "one._parser": "Parser ShowTrainer",
+    "one._supervised": "Supervised updates_of",
+}
+_MODULES = {name: module for module, names in _HOMES.items() for name in names.split()}
+__all__ = [*_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"runlab.{_MODULES[name]}"), name)

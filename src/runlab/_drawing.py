@@ -1,0 +1,101 @@
+"""One style for the figures of runs and studies, drawn without a display.
+
+Figures are 500 pixels wide, with panels below each other, legible also at the 350 that TensorBoard gives them.
+"""
+
+import warnings
+from collections.abc import Sequence
+from io import BytesIO
+from itertools import pairwise
+from typing import Any
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+from PIL import Image
+
+STYLE: dict[Any, Any] = {
+    "font.size": 11,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "axes.titlesize": 11,
+    "axes.titley": 1.0,  # where it is anyhow; looking for a place takes a sixth of the drawing
+    "text.hinting": "no_hinting",
+    "axes.labelsize": 11,
+    "legend.columnspacing": 1.0,
+    "legend.handlelength": 1.2,
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 10),
+}
+WIDTH = 5.0  # inches
+DPI = 100
+CLOSE = (1, 1.5, 2, 2.5, 3, 4, 5, 7)  # ticks of a logarithmic axis that is short
+PARTS = 80  # into which a curve is cut
+Losses = npt.NDArray[np.float32]
+
+
+@matplotlib.rc_context(STYLE)
+def draw(figure: Figure) -> tuple[bytes, int, int]:
+    """A figure as PNG, with its height and width in pixels."""
+    canvas = FigureCanvasAgg(figure)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a box stands for it
+        canvas.draw()  # type: ignore[no-untyped-call]
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
+    png = BytesIO()
+    Image.fromarray(pixels).save(png, "png", compress_level=1)
+    return png.getvalue(), *pixels.shape[:2]
+
+
+def smoothed(losses: Losses, edges: npt.NDArray[np.int_]) -> tuple[npt.NDArray[np.float64], ...]:
+    """Of the losses between each two edges: the update in the middle, from 1, the mean, and two quantiles."""
+    points = []
+    for begin, end in pairwise(edges):
+        part = losses[begin:end][np.isfinite(losses[begin:end])]
+        numbers = [part.mean(dtype=np.float64), *np.quantile(part, [0.1, 0.9])] if len(part) else [np.nan] * 3
+        points.append([(begin + end + 1) / 2, *numbers])
+    return tuple(np.reshape(points, (-1, 4)).T)
+
+
+def plain_ticks(axis: Any, at: Sequence[float] = (1,)) -> None:
+    """Labels a logarithmic axis in plain numbers, at these multiples of the powers of ten.
+
+    Powers as matplotlib writes them, and the ticks between, take half of the drawing.
+    """
+    axis.set_major_locator(LogLocator(subs=at))
+    axis.set_major_formatter(StrMethodFormatter("{x:,.6g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def figure_with_panels(
+    count: int, title: str, width: float = WIDTH, height: float = 3.6, columns: int = 9, legend: int = 0
+) -> tuple[Figure, list[Any]]:
+    """A titled figure with so many axes in at most so many columns.
+
+    The width and the height of a row are in inches; below there is room for a legend of so many names.
+    """
+    columns = min(count, columns)
+    rows = -(-count // columns)
+    room = 0.21 * -(-legend // 2) + 0.25 if legend else 0
+    size = (width, 0.9 + height * rows + room)
+    figure = Figure(figsize=size, dpi=DPI)
+    figure.suptitle(title, fontsize=12, y=1 - 0.08 / size[1])
+    # Fixed margins in inches: matplotlib's automatic layout takes as long as the drawing.
+    x, y = 1 / size[0], 1 / size[1]
+    inside = {"hspace": 0.4 / max(height - 0.4, 0.3) if rows > 1 else 0.0}
+    figure.subplots_adjust(left=0.8 * x, right=1 - 0.15 * x, bottom=(0.55 + room) * y, top=1 - 0.55 * y, **inside)
+    axes = [figure.add_subplot(rows, columns, place + 1) for place in range(count)]
+    for axis in axes:
+        axis.locator_params(nbins=5)
+    return figure, axes
+
+
+def legend_below(figure: Figure, axis: Any, title: str | None = None) -> None:
+    """Puts the legend of one of the panels below them all, where `figure_with_panels` has left room."""
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="lower center", fontsize=9, ncols=2 if len(labels) > 3 or title else 3, title=title
+    )

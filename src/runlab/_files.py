@@ -1,0 +1,100 @@
+"""Files that are complete or absent; the folder of a run, which is claimed, rewound and removed."""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from runlab._errors import UserError
+
+SUFFIX = ".part"
+LAST = Path("checkpoints", "last.ckpt")
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a temporary file beside `path`, flushes it and renames it; an OSError leaves `path` as it was."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=SUFFIX)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException as error:
+        os.unlink(temporary)
+        if isinstance(error, OSError):
+            error.filename = str(path)
+        raise
+    if hasattr(os, "O_DIRECTORY"):  # Windows opens no folders
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # so that the rename survives a power failure
+        finally:
+            os.close(folder)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the temporary files of a process that was killed while it wrote below `folder`."""
+    for path in folder.rglob(f".*{SUFFIX}"):
+        path.unlink(missing_ok=True)
+
+
+def event_files(folder: Path) -> list[Path]:
+    """The TensorBoard files of a run."""
+    return list(folder.glob("events.out.tfevents.*"))
+
+
+def versions(parent: Path) -> list[int]:
+    """The numbers N of the folders `version_N`."""
+    numbers = [path.name.removeprefix("version_") for path in parent.glob("version_*")]
+    return [int(number) for number in numbers if number.isascii() and number.isdecimal()]
+
+
+def checkpoint_file(path: str | Path) -> Path:
+    """The file that is meant: of a run's folder its last checkpoint, else the path itself."""
+    return Path(path) / LAST if Path(path).is_dir() else Path(path)
+
+
+def claim_run_folder(runs_dir: str, name: str) -> Path:
+    """Creates `RUNS_DIR/NAME/version_N` with the least N above all there; raises a UserError where it cannot."""
+    parent = Path(runs_dir, name)
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        version = max(versions(parent), default=-1)
+        while True:
+            version += 1
+            folder = parent / f"version_{version}"
+            with suppress(FileExistsError):
+                folder.mkdir()  # claims it: of two runs that start at the same time, the other gets the next
+                return folder
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot create {parent}/version_N ({reason}); give another", runs_dir=runs_dir) from error
+
+
+def remove_folder(folder: Path) -> None:
+    """Removes the folder of a run that never began; Windows keeps the file by which this process has locked it."""
+    shutil.rmtree(folder, ignore_errors=os.name == "nt")
+
+
+def rewind(folder: Path, update: int, sizes: Mapping[str, int], configuration: str) -> None:
+    """Takes a run's folder back to the state at `update`, when TensorBoard's files had these `sizes` in bytes.
+
+    A config.yaml other than `configuration`, with which the run resumes, is copied to `config-until-UPDATE.yaml`.
+    """
+    remove_leftovers(folder)
+    for path in event_files(folder):  # what was logged after the checkpoint will be logged again
+        if path.name not in sizes:
+            path.unlink()
+        elif path.stat().st_size > sizes[path.name]:
+            os.truncate(path, sizes[path.name])
+    if any(f".{int(time.time())}." in path.name for path in event_files(folder)):
+        time.sleep(1)  # TensorBoard reads files in the order of their names, which hold the second they were created
+    before = (folder / "config.yaml").read_bytes()
+    kept = folder / f"config-until-{update}.yaml"
+    if before != configuration.encode() and not kept.exists():
+        write_atomically(kept, before)

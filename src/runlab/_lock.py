@@ -1,0 +1,80 @@
+"""One process at a time in a folder, among those of this machine and of others that share its file system."""
+
+import json
+import logging
+import os
+import platform
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from runlab._errors import UserError, printable
+
+log = logging.getLogger(__name__)
+
+LOCK, HOLDER = ".lock", ".locked_by.json"
+
+
+class Occupied(UserError):
+    """Another process is in the folder."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that holds a lock."""
+
+    host: str
+    process: int
+
+    def __str__(self) -> str:
+        return f"process {self.process} on {self.host}"
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Locks a folder until the block is left or the process dies.
+
+    The operating system locks, and lets go of what a dead process held. Whether it does so across machines is up to the
+    file system (NFS 4 does, Lustre only if mounted with `flock`), so a process that finds the record of another
+    machine's says so.
+
+    Raises:
+        Occupied: another process is in it.
+        UserError: the file system cannot lock, or the folder cannot be written.
+    """
+    lock = FileLock(folder / LOCK)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # without `flock`, a file that exists is the lock, which is as good here
+            lock.acquire(blocking=False)
+    except Timeout as error:
+        whose = _holder(folder) or "another process"
+        raise Occupied(f"{whose} trains in {folder}; wait for it or stop it") from error
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or error
+        remedy = "give a runs_dir that you may write to, on a file system that can lock"
+        raise UserError(f"{folder} cannot be locked ({reason}); {remedy}") from error
+    try:
+        own, before = Holder(platform.node(), os.getpid()), _holder(folder)
+        if before is not None and before.host != own.host:
+            log.info("note: %s has not left %s in order; if it still trains there, stop one of the two", before, folder)
+        with suppress(OSError):  # the record is for people
+            (folder / HOLDER).write_text(json.dumps(asdict(own)) + "\n", encoding="utf-8")
+        yield
+    finally:
+        with suppress(OSError):
+            (folder / HOLDER).unlink()
+        lock.release()
+
+
+def _holder(folder: Path) -> Holder | None:
+    """Who says to be in a folder; None where nobody does, or nothing can be read."""
+    try:
+        content = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
+        return Holder(printable(str(content["host"])), int(content["process"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,96 @@
+"""A user's mistakes in one line: options named as they were typed, and the one that was meant."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from difflib import SequenceMatcher
+from typing import NoReturn
+
+from runlab._errors import UserError, printable
+
+LONGEST = 400  # characters of a line by a library
+ALIKE = 0.6  # from which two words may be one misspelt
+
+
+def mistake_in(error: BaseException | None, typed: Sequence[str]) -> str | None:
+    """Returns the line about a user's mistake that led to an error, which a library may have wrapped; None for a bug.
+
+    Args:
+        error: what was raised.
+        typed: the words of the command line, one of which may be the option that the mistake is in.
+    """
+    while error is not None and not (isinstance(error, UserError) or _is_a(error, "MisconfigurationException")):
+        error = error.__cause__
+    if error is None:
+        return None
+    line, argument = " ".join(str(error).split()), getattr(error, "argument", None)
+    return line if argument is None else line.replace(argument, _as_typed(argument, typed), 1)
+
+
+def in_one_line(message: str, typed: Sequence[str], known: Iterable[str]) -> str:
+    """Returns a parser's message, with the option that it is about, and the nearest one where that is unknown.
+
+    Args:
+        message: as the library has it.
+        typed: the words of the command line.
+        known: the options that there are.
+    """
+    line, known = " ".join(message.split()), list(known)
+    line = line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
+    options = _options_in(typed)
+    about = [option for option in options if _last(option) in line]
+    about += [option for option, value in reversed(options.items()) if value[:1].isupper()]  # what a class lacks
+    for option in about[:1]:
+        meant = [] if option in known or _last(option) not in line else _nearest(option, known)
+        line = line if option in line else f"{option} {options[option]}".strip() + f": {line}"
+        line += f"; did you mean {' or '.join(meant)}?" if meant else ""
+    return line
+
+
+def about_memory(error: BaseException) -> str | None:
+    """Returns the line about too little memory, where an error says so; torch's for the CPU is a RuntimeError."""
+    if isinstance(error, MemoryError) or _is_a(error, "OutOfMemoryError") or "allocate memory" in str(error):
+        return "the memory does not suffice; take a smaller network, batch_size or corpus"
+    return None
+
+
+def exit_with(line: str) -> NoReturn:
+    """Prints the line as an error and exits with status 2."""
+    print(f"error: {printable(line)}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _is_a(error: BaseException, name: str) -> bool:
+    """Whether an error is of a class of torch or Lightning, neither of which is imported for that."""
+    return any(kind.__name__ == name for kind in type(error).__mro__)
+
+
+def _options_in(words: Sequence[str]) -> dict[str, str]:
+    """The options among the words of a command line, with their values; without one, an empty word."""
+    options: dict[str, str] = {}
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        if word.startswith("--"):
+            option, given, value = word.partition("=")
+            options[option.removesuffix("+")] = value if given else after if not after.startswith("--") else ""
+    return options
+
+
+def _as_typed(argument: str, typed: Sequence[str]) -> str:
+    """The option of that argument; of one whose parts were typed, as much of them as names it."""
+    for option in _options_in(typed):
+        words = option.lstrip("-").split(".")
+        if argument in words:
+            return "--" + ".".join(words[: words.index(argument) + 1])
+    return f"--{argument}"
+
+
+def _nearest(option: str, known: Sequence[str]) -> list[str]:
+    """The options whose last word is that of this one, as `--model.optimizer.lr` for `--lr`, or is most like it."""
+    word, group = _last(option).replace("-", "_"), option.rpartition(".")[0]
+    likeness = {last: SequenceMatcher(None, word, last).ratio() for last in map(_last, known)}
+    best = max(likeness.values(), default=0.0)
+    homes = [one for one in known if likeness[_last(one)] == best >= ALIKE]
+    return [one for one in homes if one.rpartition(".")[0] == group] or homes[:3]
+
+
+def _last(option: str) -> str:
+    return option.rpartition(".")[2].lstrip("-")

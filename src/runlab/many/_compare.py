@@ -1,0 +1,57 @@
+"""The command that compares: recipes trained with several seeds, side by side, and compared with error bars."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from runlab._called import called
+from runlab._command import command, open_console
+from runlab._errors import require_at_least
+from runlab._parser import PlainParser
+from runlab.many._plan import plan, record_recipes
+from runlab.many._pool import train_all
+from runlab.many._report import write_report
+from runlab.many._script import Script, cores
+
+
+@command
+def compare(script: Script, args: Sequence[str] | None = None) -> None:
+    """Trains what is missing of a study with a script, and writes the report; exit status 1 if a run failed."""
+    args = sys.argv[1:] if args is None else args
+    options, overrides = _parse(args)
+    folder = Path(options.runs_dir, "compare", options.name)
+    runs = plan(folder, options.configs, options.grid, range(1, options.seeds + 1), overrides, script.options)
+    record_recipes(folder, runs)
+    missing = [run for run in runs if run.finished is None]
+    trained = train_all(script, missing, options.jobs)
+    console = open_console()
+    failures = [run for run in trained if run.finished is None]
+    for run in failures:
+        console.print(f"failed: {run.recipe}, seed {run.seed}: {run.last_line}; all of it in {run.log}")
+    for run in missing:
+        if run.finished is None and run not in trained:
+            console.print(f"left out: {run.recipe}, seed {run.seed}: another call trains it")
+    write_report(folder, runs, failures, [*called(), *args], console)
+    if failures:
+        raise SystemExit(1)
+
+
+def _parse(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options of a study, and what is left: overrides for its runs."""
+    parser = PlainParser(
+        description="Trains every recipe with every seed and compares the losses. All other options are overrides "
+        "for every run, as train.py takes them. A study that was interrupted goes on where it stopped.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("configs", nargs="+", help="The recipes: YAML files, as for train.py --config.")
+    add("--seeds", type=int, default=5, help="How many seeds: 1, 2, ... (default: 5)")
+    add("--name", default="study", help="The study goes to RUNS_DIR/compare/NAME. (default: study)")
+    add("--runs_dir", default="runs", help="The folder of all runs. (default: runs)")
+    crossing = "Crosses the recipes with these values of an option; may be given several times."
+    add("--grid", action="append", default=[], metavar="OPTION=A,B", help=crossing)
+    add("--jobs", type=int, default=cores(), help="Runs at a time. (default: one for each core)")
+    options, overrides = parser.parse_known_args(args)
+    require_at_least(1, seeds=options.seeds, jobs=options.jobs)
+    return options, overrides

@@ -1,0 +1,140 @@
+"""Figures of studies and searches, in the style of those of a run."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from runlab._drawing import (
+    CLOSE,
+    PARTS,
+    STYLE,
+    Losses,
+    figure_with_panels,
+    legend_below,
+    plain_ticks,
+    smoothed,
+)
+
+Points = Sequence[tuple[int, float]]
+
+
+@matplotlib.rc_context(STYLE)
+def loss_bands_figure(panels: Mapping[str, Mapping[str, Sequence[Losses]]]) -> Figure:
+    """The training loss of several recipes over updates: mean over seeds, and a band from the least to the greatest.
+
+    By heading and recipe there are the losses of every update for each seed. On the left of each row is the whole run
+    on logarithmic axes, from the first update, on the right all but its first tenth. Losses are means over parts.
+    """
+    seeds = max(len(seeds) for recipes in panels.values() for seeds in recipes.values())
+    title = f"training loss: mean and range over {seeds} seeds" if seeds > 1 else "training loss"
+    styles = _styles(recipe for recipes in panels.values() for recipe in recipes)
+    figure, axes = figure_with_panels(2 * len(panels), title, width=8.5, height=2.9, columns=2, legend=len(styles))
+    figure.subplots_adjust(hspace=0.3, wspace=0.2)
+    for place, (heading, recipes) in enumerate(panels.items()):
+        whole, late = axes[2 * place : 2 * place + 2]
+        for recipe, of_seeds in recipes.items():
+            updates = min(map(len, of_seeds))
+            spaced = (np.geomspace(1, updates + 1, PARTS) - 1, np.linspace(updates // 10, updates, PARTS // 2))
+            for axis, edges in zip((whole, late), spaced, strict=True):
+                curves = [smoothed(losses, np.unique(edges.astype(int)))[:2] for losses in of_seeds]
+                x, means = curves[0][0], np.stack([mean for _, mean in curves])
+                axis.fill_between(x, means.min(0), means.max(0), color=styles[recipe]["color"], alpha=0.2, linewidth=0)
+                axis.plot(x, means.mean(0), **styles[recipe], linewidth=1.2, label=recipe)
+        whole.set(xscale="log", yscale="log", ylabel="nats a character", title=heading)
+        plain_ticks(whole.xaxis)
+        plain_ticks(whole.yaxis, CLOSE)
+        late.set(title=f"{heading}, after a tenth" if heading else "after a tenth")
+    for axis in axes[-2:]:
+        axis.set_xlabel("update")
+    legend_below(figure, axes[-1])
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def points_figure(panels: Mapping[str, Mapping[str, Sequence[float]]], unit: str) -> Figure:
+    """By heading and recipe, a point for the value of each seed, and a line at their mean; `unit` is their name."""
+    rows = [(heading, recipe, seeds) for heading, recipes in panels.items() for recipe, seeds in recipes.items()]
+    figure, (axis,) = figure_with_panels(1, f"{unit}: each seed, and the mean", width=8, height=0.6 + 0.2 * len(rows))
+    figure.subplots_adjust(left=0.4)
+    styles = _styles(recipe for _, recipe, _ in rows)
+    for y, (heading, recipe, seeds) in enumerate(rows):
+        color = styles[recipe]["color"]
+        axis.plot(seeds, [y] * len(seeds), "o", color=color, alpha=0.6, markersize=5)
+        axis.plot([float(np.mean(seeds))] * 2, [y - 0.35, y + 0.35], color=color, linewidth=1.5)
+        if y and rows[y - 1][0] != heading:
+            axis.axhline(y - 0.5, color="black", linewidth=0.5)
+    axis.set_yticks(range(len(rows)), [f"{recipe}  {heading}".strip() for heading, recipe, _ in rows])
+    axis.set(xlabel=f"{unit} in nats", ylim=(len(rows) - 0.5, -0.5))
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def history_figure(
+    metric: str, ended: Sequence[tuple[int, float]], pruned: Sequence[tuple[int, float]], best: Any
+) -> Figure:
+    """The value of every trial over its number, and the best so far, which `best` (max or min) finds."""
+    figure, (axis,) = figure_with_panels(1, f"{metric} of the trials", width=9)
+    numbers, values = [number for number, _ in ended], [value for _, value in ended]
+    axis.plot([n for n, _ in pruned], [v for _, v in pruned], "x", color="0.6", markersize=4, label="when pruned")
+    axis.plot(numbers, values, "o", alpha=0.6, markersize=4, label="at the end")
+    so_far = [best(values[: place + 1]) for place in range(len(values))]
+    axis.plot(numbers, so_far, linewidth=1, drawstyle="steps-post", color="black", label="best so far")
+    _cut_off(values, axis.set_ylim)
+    axis.set(xlabel="trial", ylabel=metric)
+    axis.legend()
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def slices_figure(
+    metric: str, values: Mapping[str, Sequence[Any]], logarithmic: set[str], results: Sequence[float]
+) -> Figure:
+    """For each option the result of every trial over the option's value there."""
+    figure, axes = figure_with_panels(len(values), f"{metric} over each option", columns=3)
+    figure.subplots_adjust(bottom=1 / figure.get_figheight(), hspace=0.55)  # room for long names
+    for axis, (option, column) in zip(axes, values.items(), strict=True):
+        if all(isinstance(value, str) for value in column):
+            words = sorted(set(column))
+            axis.plot([words.index(value) for value in column], results, "o", alpha=0.5, markersize=4)
+            labels = [word if len(word) <= 32 else f"{word[:29]}..." for word in words]
+            crowded = sum(map(len, labels)) > 40
+            axis.set_xticks(
+                range(len(words)), labels, rotation=20 if crowded else 0, ha="right" if crowded else "center"
+            )
+            axis.set_xlim(-0.5, len(words) - 0.5)
+        else:
+            axis.plot(column, results, "o", alpha=0.5, markersize=4)
+            axis.set_xscale("log" if option in logarithmic else "linear")
+        _cut_off(results, axis.set_ylim)
+        axis.set(title=option, ylabel=metric)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def importances_figure(importances: Mapping[str, float]) -> Figure:
+    """How much of the difference between good trials and others each option explains."""
+    figure, (axis,) = figure_with_panels(1, "importance of the options", width=8, height=0.6 + 0.25 * len(importances))
+    figure.subplots_adjust(left=0.4)
+    axis.barh(range(len(importances)), list(importances.values()), height=0.6)
+    axis.set_yticks(range(len(importances)), list(importances))
+    axis.set(xlabel="share (PED-ANOVA)", ylim=(len(importances) - 0.5, -0.5))
+    return figure
+
+
+def _cut_off(results: Sequence[float], set_limits: Any) -> None:
+    """Leaves out of a picture what is far from the middle: one bad trial would hide all differences."""
+    low, middle, high = np.percentile(results, [0, 50, 100])
+    reach = 3 * max(np.median(np.abs(np.asarray(results) - middle)), 1e-9)
+    low, high = max(low, middle - 3 * reach), min(high, middle + 3 * reach)
+    if low < high:
+        set_limits(low - 0.05 * (high - low), high + 0.05 * (high - low))
+
+
+def _styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """A color for each name, and after ten names another kind of line, so that they are told apart."""
+    colors, lines = matplotlib.colormaps["tab10"], ("-", "--", ":")
+    numbered = enumerate(dict.fromkeys(names))
+    return {name: {"color": colors(i % 10), "linestyle": lines[i // 10 % 3]} for i, name in numbered}

@@ -1,0 +1,116 @@
+"""A study: recipes, seeds, and the folder in which their runs lie."""
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runlab._errors import UserError
+from runlab._files import write_atomically
+from runlab.many._run import Run
+
+
+@dataclass(frozen=True)
+class SeedRun(Run):
+    """One recipe with one seed."""
+
+    path: Path  # of the YAML file
+    point: str  # the values of the grid, as `option=value` words; empty without a grid
+    overrides: tuple[str, ...]  # what else the recipe is made of, as arguments of `train.py`
+    seed: int
+
+    @property
+    def config(self) -> str:
+        """The name of the YAML file."""
+        return self.path.stem
+
+    @property
+    def recipe(self) -> str:
+        """The name of configuration and point together."""
+        return f"{self.config} {self.point}".strip()
+
+
+def plan(
+    study: Path,
+    configs: Sequence[str],
+    grid: Sequence[str],
+    seeds: Iterable[int],
+    overrides: Sequence[str],
+    first: Sequence[str] = (),
+) -> list[SeedRun]:
+    """All runs of a study, seed by seed, so that every recipe has a run before one has all of its runs.
+
+    Every one of the `configs` is crossed with all points of the `grid`, whose axes are `OPTION=VALUE,VALUE,...`; the
+    `overrides` are for every run; `first` come before all others.
+
+    Raises:
+        UserError: a configuration is not there, an axis cannot be read, or two recipes have one name.
+    """
+    axes = []
+    for axis in grid:
+        if (found := re.fullmatch(r"([\w.]+)=(.+)", axis)) is None:
+            raise UserError("give OPTION=VALUE,VALUE,..., such as model.n_hidden=100,200", grid=axis)
+        axes.append([(found[1], value) for value in values(found[2])])
+    for config in configs:
+        if not Path(config).is_file():
+            raise UserError(f"{config}: there is no such configuration; give YAML files before the options")
+    for before, word in itertools.pairwise(["", *overrides]):
+        if word.endswith((".yaml", ".yml")) and not before.startswith("--"):
+            raise UserError(f"{word}: give all configurations before the options")
+    runs: dict[Path, SeedRun] = {}
+    for seed, crossing, config in itertools.product(seeds, itertools.product(*axes), configs):
+        point = " ".join(f"{option.split('.')[-1]}={value}" for option, value in crossing)
+        crossed = [word for option, value in crossing for word in (f"--{option}", value)]
+        recipe, made_of = f"{Path(config).stem} {point}".strip(), (*overrides, *crossed)
+        folder = study / "runs" / _folder_name(recipe) / f"seed_{seed}"
+        options = (*first, "--config", config, *made_of, "--seed_everything", str(seed))
+        if folder in runs:
+            raise UserError(f"{recipe}: is given twice; rename one of the files, or leave one of the values out")
+        runs[folder] = SeedRun(folder, f"{recipe} seed {seed}", options, Path(config), point, made_of, seed)
+    return list(runs.values())
+
+
+def _folder_name(recipe: str) -> str:
+    name = recipe.replace(" ", "_")
+    if (plain := re.sub(r"[^\w.=+-]+", "-", name)) != name:  # so that no two recipes share a folder
+        plain += "-" + hashlib.sha256(name.encode()).hexdigest()[:6]
+    return plain
+
+
+def values(text: str) -> list[str]:
+    """The values of an axis: `[1,2],[3]` are two, since a comma within brackets is part of a value."""
+    found, depth = [""], 0
+    for character in text:
+        depth += (character in "[({") - (character in "])}")
+        if character == "," and depth == 0:
+            found.append("")
+        else:
+            found[-1] += character
+    return [value.strip() for value in found]
+
+
+def record_recipes(folder: Path, runs: Sequence[SeedRun]) -> None:
+    """Writes what recipes are made of into `study.json`: a study may grow, but what has been trained stays the same.
+
+    Raises:
+        UserError: a recipe that has been trained is another than it was, or the folder cannot be written.
+    """
+    path = folder / "study.json"
+    recipes = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for recipe, run in {run.recipe: run for run in runs}.items():
+        own = {"sha256": hashlib.sha256(run.path.read_bytes()).hexdigest(), "arguments": list(run.overrides)}
+        before, old = recipes.get(recipe, own), run.folder.parent
+        if before != own and any(old.glob("*/version_*")):
+            what = "another file" if before["arguments"] == own["arguments"] else "other options"
+            raise UserError(f"{recipe} was trained there with {what}; use a new name or remove {old}", name=folder.name)
+        recipes[recipe] = own
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(
+            path, (json.dumps(recipes, indent=2) + "\n").encode()
+        )  # several machines may begin at one moment
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror}); give another folder", runs_dir=None) from error

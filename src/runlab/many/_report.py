@@ -1,0 +1,180 @@
+"""What a study shows: its results as files, a table with error bars, figures, and a report."""
+
+import csv
+import datetime
+import json
+import math
+import platform
+import shlex
+import statistics
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Column, Table
+
+from runlab._errors import UserError
+from runlab.many._plan import SeedRun
+from runlab.many._script import cores
+
+SPLITS = ("train", "val", "test")
+DIFFERENCE = "val against the first (95 %)"
+HEADINGS = ("recipe", "seeds", "first loss", *SPLITS, DIFFERENCE, "updates/s")
+LEGEND = (
+    "Losses in nats a character: mean ± standard deviation over seeds (best to worst). The difference in validation "
+    "loss is to the first recipe (with a grid, at the same point of it), paired by seed, with a 95 % interval of "
+    "Student's t."
+)
+Row = dict[str, Any]
+Panels = dict[str, dict[str, list[Row]]]  # the runs that have a result, by heading and name of the recipe
+
+
+def write_report(
+    folder: Path, runs: Sequence[SeedRun], failures: Sequence[SeedRun], words: Sequence[str], console: Console
+) -> None:
+    """Writes results.csv, results.json, two figures and report.md, which names the command `words`; prints a table."""
+    from runlab._drawing import draw
+    from runlab.many._figures import loss_bands_figure, points_figure
+
+    rows = [_row(run, run in failures) for run in runs]
+    (folder / "results.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    with (folder / "results.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    panels = _panels(folder, runs, rows)
+    lines = _lines(panels)
+    title = f"{folder.name}: mean ± standard deviation over seeds"
+    shown = [HEADINGS.index(name) for name in ("recipe", "seeds", "first loss", "val", DIFFERENCE)]
+    columns = (Column(HEADINGS[index], overflow="fold") for index in shown)  # those for which a terminal has room
+    table = Table(*columns, title=title, title_justify="left", box=SIMPLE, pad_edge=False)
+    for line in lines:
+        table.add_row(*(line[index].split(" (")[0] for index in shown))
+    console.print(table, soft_wrap=False)
+    if any(row["val"] is not None for row in rows):
+        losses = _values(panels, lambda row: np.load(Path(row["folder"], "losses.npy")))
+        (folder / "curves.png").write_bytes(draw(loss_bands_figure(losses))[0])
+        points = _values(panels, lambda row: row["val"])
+        (folder / "final.png").write_bytes(draw(points_figure(points, "validation loss"))[0])
+    (folder / "report.md").write_text(_markdown(folder.name, lines, rows, words), encoding="utf-8")
+    console.print(f"report  {folder / 'report.md'}")
+
+
+def paired_interval(differences: Sequence[float]) -> tuple[float, float]:
+    """Mean and half width of the 95 % interval of Student's t for paired differences; nan where there is only one."""
+    mean = statistics.fmean(differences)
+    if len(differences) < 2:
+        return mean, math.nan
+    return mean, _t_quantile(len(differences) - 1) * statistics.stdev(differences) / math.sqrt(len(differences))
+
+
+def processor() -> str:
+    """The processor's name, as the system has it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _t_quantile(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t, by integrating its density from 0 in the variable atan(t / sqrt(freedom))."""
+    angle = np.linspace(0, np.pi / 2, 200_001)
+    # With t = sqrt(freedom) * tan(angle) the density becomes cos(angle)^(freedom - 1), up to a factor.
+    mass = np.cumsum(np.cos(angle) ** (freedom - 1))
+    return float(math.sqrt(freedom) * np.tan(angle[np.searchsorted(mass, 0.95 * mass[-1])]))
+
+
+def _row(run: SeedRun, failed: bool) -> Row:
+    results = (*SPLITS, "first_loss", "updates", "updates_per_second", "folder", "corpus")
+    row: Row = {"recipe": run.recipe, "seed": run.seed, **dict.fromkeys(results)}
+    if (path := run.finished) is not None:
+        metrics = run.result
+        row |= {split: metrics[split]["loss"] for split in SPLITS}
+        row |= {key: metrics[key] for key in ("updates", "updates_per_second")}
+        row |= {"folder": str(path), "corpus": metrics["corpus"]["sha256"]}
+        row["first_loss"] = float(np.load(path / "losses.npy", mmap_mode="r")[0])
+    return row | {"error": run.last_line if failed else None}
+
+
+def _panels(folder: Path, runs: Sequence[SeedRun], rows: Sequence[Row]) -> Panels:
+    """The rows by recipe; where several configurations are crossed with a grid, each of its points is a heading.
+
+    Raises:
+        UserError: the runs of a recipe are of several corpora, as when names.txt could not be had once.
+    """
+    several = len({run.config for run in runs}) > 1
+    panels: Panels = {}
+    for run, row in zip(runs, rows, strict=True):
+        heading, name = (run.point, run.config) if several else ("", run.point or run.config)
+        group = panels.setdefault(heading, {}).setdefault(name, [])
+        if row["val"] is not None:
+            group.append(row)
+        if group and group[-1]["corpus"] != (first := group[0])["corpus"]:
+            raise UserError(
+                f"{folder}: {run.recipe} was trained on another corpus with seed {run.seed} than with seed "
+                f"{first['seed']}; remove {row['folder']} or {first['folder']}, and give one --data.corpus"
+            )
+    return panels
+
+
+def _values(panels: Panels, value: Callable[[Row], Any]) -> dict[str, dict[str, list[Any]]]:
+    """A value of each row; without recipes and headings that have none."""
+    return {
+        heading: {name: [value(row) for row in rows] for name, rows in recipes.items() if rows}
+        for heading, recipes in panels.items()
+        if any(recipes.values())
+    }
+
+
+def _lines(panels: Panels) -> list[list[str]]:
+    """The lines of the table, a cell for each of HEADINGS; differences are to the first recipe of the same panel."""
+    lines = []
+    for heading, recipes in panels.items():
+        first = next(iter(recipes.values()))
+        base = {(row["seed"], row["corpus"]): row["val"] for row in first}
+        for name, rows in recipes.items():
+            line = [f"{name} {heading}".strip(), str(len(rows))]
+            if rows:
+                line.append(_spread([row["first_loss"] for row in rows], 2))
+                line += [_spread([row[split] for row in rows], 4) for split in SPLITS]
+                pairs = [(row["val"], base.get((row["seed"], row["corpus"]))) for row in rows]
+                line.append("" if rows is first else _difference([a - b for a, b in pairs if b is not None]))
+                line.append(f"{statistics.fmean(row['updates_per_second'] for row in rows):,.0f}")
+            lines.append(line + ["-"] * (len(HEADINGS) - len(line)))
+    return lines
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    def written(value: float) -> str:
+        return f"{value:.{digits}f}" if abs(value) < 1e4 else f"{value:.3g}"
+
+    text = written(statistics.fmean(values))
+    if len(values) < 2:
+        return text
+    return f"{text} ± {written(statistics.stdev(values))} ({written(min(values))} to {written(max(values))})"
+
+
+def _difference(differences: Sequence[float]) -> str:
+    if not differences:
+        return "-"
+    mean, half = paired_interval(differences)
+    return f"{mean:+.4f} ± {half:.4f}" if math.isfinite(half) else f"{mean:+.4f}"
+
+
+def _markdown(name: str, lines: Sequence[Sequence[str]], rows: Sequence[Row], words: Sequence[str]) -> str:
+    """The report: command, table, figures, and what failed."""
+    machine = f"torch {version('torch')}, {cores()} cores of {processor()}"
+    text = [f"# {name}", "", f"{datetime.date.today()}, {machine}, by", ""]
+    text += ["```", shlex.join(words), "```", "", LEGEND, ""]
+    text += [f"| {' | '.join(line)} |" for line in (HEADINGS, ["---"] * len(HEADINGS), *lines)]
+    if any(row["val"] is not None for row in rows):
+        text += ["", "![training loss, mean and range over seeds](curves.png)"]
+        text += ["", "![validation loss of every seed](final.png)"]
+    text.append("")
+    text += [f"- no result: {row['recipe']}, seed {row['seed']}: {row['error']}" for row in rows if row["val"] is None]
+    return "\n".join(text).rstrip("\n") + "\n"

@@ -1,0 +1,84 @@
+"""A run that a study consists of: the options of `train.py`, and the folder in which its attempts lie."""
+
+import json
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runlab._files import LAST, versions
+from runlab._lock import Occupied, alone_in
+
+LAST_SECONDS = 30  # for which a run that has lost its pool may still train
+
+
+@dataclass(frozen=True)
+class Run:
+    """One call of `train.py`, and further ones that resume it where it was interrupted."""
+
+    folder: Path  # the parent of the folders `version_N` of its attempts
+    label: str  # what it is, for those who watch
+    options: tuple[str, ...]  # of `train.py`, without those that say where
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The arguments of the next call of `train.py`."""
+        if begun := [path for path in self.versions if (path / LAST).exists()]:
+            return ("--resume", str(begun[-1]))
+        return (*self.options, "--runs_dir", str(self.folder.parent), "--name", self.folder.name)
+
+    @property
+    def versions(self) -> list[Path]:
+        """Its attempts, the newest last."""
+        return [self.folder / f"version_{number}" for number in sorted(versions(self.folder))]
+
+    @property
+    def finished(self) -> Path | None:
+        """The folder that holds its result, None before."""
+        return next((path for path in self.versions if (path / "metrics.json").exists()), None)
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The content of metrics.json of a run that is finished."""
+        assert self.finished is not None
+        content: dict[str, Any] = json.loads((self.finished / "metrics.json").read_text(encoding="utf-8"))
+        return content
+
+    def measured(self, metric: str) -> float:
+        """A metric of a run that is finished, such as `val/loss`."""
+        split, quantity = metric.split("/")
+        return float(self.result[split][quantity])
+
+    @property
+    def log(self) -> Path:
+        return self.folder.with_suffix(".log")
+
+    @property
+    def last_line(self) -> str:
+        lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n") if self.log.exists() else []
+        return next((line for line in reversed(lines) if line.strip()), "it printed nothing")
+
+    def lock(self) -> ExitStack | None:
+        """What keeps other processes from training the run until it is closed; None where one of them trains it.
+
+        A run whose pool was killed is about to save its state and to end, which is waited for.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as lock, suppress(Occupied):
+            lock.enter_context(alone_in(self.folder))
+            deadline = time.monotonic() + LAST_SECONDS
+            while any(map(_is_locked, self.versions)):
+                if time.monotonic() > deadline:
+                    return None
+                time.sleep(0.05)
+            return lock.pop_all()
+        return None
+
+
+def _is_locked(folder: Path) -> bool:
+    try:
+        with alone_in(folder):
+            return False
+    except Occupied:
+        return True

@@ -1,0 +1,164 @@
+"""The command that searches: the best recipe of a space, and whether it is better than the one to begin with."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from runlab._called import called
+from runlab._command import command, open_console
+from runlab._errors import UserError, require_at_least
+from runlab._parser import OneLineParser, PlainParser
+from runlab.many._script import Script, cores
+
+# Samplers whose seed gives the order of all trials; the storage has the place in it.
+ONE_SEQUENCE = ("GridSampler", "QMCSampler")
+
+
+@command
+def search_command(script: Script, args: Sequence[str] | None = None) -> None:
+    """Searches, or goes on with a search; exit status 1 if no trial ended with a finite value."""
+    args = sys.argv[1:] if args is None else args
+    parser = _parser()
+    options, rest = parser.parse_known_args(args)
+    require_at_least(1, trials=options.trials, jobs=options.jobs)
+    require_at_least(0, confirm=options.confirm)
+    try:
+        from runlab.many import _space as space
+        from runlab.many import _storage as storage
+        from runlab.many._searching import search
+    except ImportError as error:
+        raise UserError(f"a search needs {error.name}, which is not installed; `make search` installs it") from error
+    of_sampler, rest = _arguments_of("sampler", rest)
+    of_pruner, overrides = _arguments_of("pruner", rest)
+    values = space.from_words(options.space, options.space_file)
+    with storage.quiet_optuna():
+        sampler = _sampler(options.sampler, of_sampler, space.read_space(values))
+        pruner = _pruner(options.pruner, of_pruner)
+    typed = [storage.without_password(arg) for arg in args]
+    result = search(
+        script,
+        options.config,
+        values,
+        options.trials,
+        metric=options.metric,
+        direction=options.direction,
+        max_parameters=options.max_parameters,
+        budget_updates=options.budget_updates,
+        name=options.name,
+        runs_dir=options.runs_dir,
+        overrides=overrides,
+        sampler=sampler,
+        pruner=pruner,
+        storage=options.storage,
+        jobs=options.jobs,
+        confirm=options.confirm,
+        command=[*called(), *typed],
+        console=open_console(),
+    )
+    if result is not None and result.best is None:
+        raise SystemExit(1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = PlainParser(
+        description="Searches a space of recipes with Optuna, and trains the best and the recipe that it began from "
+        "again with fresh seeds. All other options are for every run, as train.py takes them. A search that was "
+        "interrupted goes on where it stopped.",
+        epilog="Values of a space: LOW..HIGH, of whole numbers if both are whole, with `log` or `step S` behind it; or "
+        "A,B,C.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("config", help="The recipe to begin from: a YAML file, as for train.py --config.")
+    space = "An option and its values, such as model.n_hidden=50..400; may be given several times."
+    add("--space", action="append", default=[], metavar="OPTION=VALUES", help=space)
+    add("--space_file", type=Path, metavar="FILE", help="A YAML file that maps options to values, or to lists of them.")
+    add("--trials", type=int, default=50, help="How many trials, with those of earlier calls. (default: 50)")
+    add("--metric", default="val/loss", help="What every validation reports, and by which trials compare.")
+    add("--direction", choices=("minimize", "maximize"), help="(default: maximize an accuracy, minimize the rest)")
+    add("--max_parameters", type=int, metavar="N", help="Larger networks are not trained, and do not count.")
+    add("--budget_updates", type=int, metavar="N", help="No trial is begun when so many updates have been trained.")
+    add("--confirm", type=int, default=5, help="With how many fresh seeds the best is confirmed. (default: 5)")
+    add("--name", default="search", help="The search goes to RUNS_DIR/search/NAME. (default: search)")
+    add("--runs_dir", default="runs", help="The folder of all runs. (default: runs)")
+    add("--jobs", type=int, default=cores(), help="Runs at a time. (default: one for each core)")
+    where = "The URL of a database, which several machines may share. (default: a file there)"
+    add("--storage", metavar="URL", help=where)
+    classes = "of Optuna, and its arguments as --{0}.NAME VALUE. (default: {1})"
+    add("--sampler", metavar="CLASS", default="TPESampler", help="A sampler " + classes.format("sampler", "TPESampler"))
+    pruner = f"A pruner {classes.format('pruner', 'MedianPruner')} none: all trials train to their end."
+    add("--pruner", metavar="CLASS", default="MedianPruner", help=pruner)
+    return parser
+
+
+def _arguments_of(kind: str, words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words that are arguments of a class of this kind, and the others."""
+    taken: list[str] = []
+    others: list[str] = []
+    waiting = iter(words)
+    for word in waiting:
+        if not word.startswith(f"--{kind}."):
+            others.append(word)
+        else:
+            taken += [word] if "=" in word else [word, next(waiting, "")]
+    return taken, others
+
+
+def _sampler(name: str, words: Sequence[str], axes: Sequence[Any]) -> Callable[[int], Any]:
+    """Makes samplers of a class from seeds, which are added to the one that was asked for."""
+    from optuna import samplers
+
+    if name == "GridSampler":
+        words = [*words, f"--sampler.search_space={json.dumps({axis.option: axis.grid for axis in axes})}"]
+    parser, config = _parsed("sampler", samplers.BaseSampler, samplers, name, words)
+    arguments = config.sampler.init_args
+    first = arguments.get("seed") or 0
+
+    def make(seed: int) -> Any:
+        if "seed" in arguments:
+            arguments.seed = first if name in ONE_SEQUENCE else first + seed
+        return parser.instantiate_classes(config).sampler
+
+    with _refused("sampler", name):
+        make(0)
+    return make
+
+
+def _pruner(name: str, words: Sequence[str]) -> Any:
+    from optuna import pruners
+
+    if name == "none":
+        return pruners.NopPruner()
+    parser, config = _parsed("pruner", pruners.BasePruner, pruners, name, words)
+    with _refused("pruner", name):
+        return parser.instantiate_classes(config).pruner
+
+
+@contextmanager
+def _refused(kind: str, name: str) -> Iterator[None]:
+    """Turns what a class of Optuna has against its arguments, or misses, into one line."""
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(f"needs {error.name or 'a package'}, which is not installed", **{kind: name}) from error
+    except ValueError as error:
+        cause: BaseException = error
+        while (inner := cause.__cause__ or cause.__context__) is not None:
+            cause = inner
+        raise UserError(" ".join(str(cause).split()), **{kind: name}) from error
+
+
+def _parsed(kind: str, base: type, library: Any, name: str, words: Sequence[str]) -> tuple[Any, Any]:
+    """A parser for a class of Optuna, or of the user's own by its path, and its arguments."""
+    parser: Any = OneLineParser()
+    parser.add_subclass_arguments(base, kind)
+    path = f"{library.__name__}.{name}" if hasattr(library, name) else name
+    config = parser.parse_args([f"--{kind}={path}", *words])
+    for key, value in config[kind].init_args.as_dict().items():
+        if isinstance(value, str) and value.isdecimal():  # of an argument that may also be a word
+            config[kind].init_args[key] = int(value)
+    return parser, config

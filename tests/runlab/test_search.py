@@ -1,0 +1,432 @@
+"""Searches: real processes, a few updates each."""
+
+import json
+import math
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+import yaml
+from optuna.pruners import NopPruner
+from optuna.samplers import RandomSampler
+from optuna.trial import TrialState
+from rich.console import Console
+
+import runlab
+from ngram_mlp.cli import search
+from ngram_mlp.cli.compare import TRAINING
+from runlab import UserError
+from runlab.many import _search
+from runlab.many import _storage as storage_module
+from runlab.many._confirmation import confirm_best
+from runlab.many._dry_run import rehearse
+from runlab.many._space import from_words, read_space
+from runlab.many._storage import open_storage, quiet_optuna, without_password
+from runlab.many._trials import Goal, Trials
+from tests.conftest import PROJECT
+
+TRAIN = PROJECT / "scripts" / "train.py"
+RECIPE = str(PROJECT / "configs" / "experiments" / "002_no_norm.yaml")
+AXES = ("model.optimizer.lr=0.001..10.0 log", "model.n_hidden=4..32 step 4", "model.activation=Tanh,ReLU")
+SPACE = tuple(word for axis in AXES for word in ("--space", axis))
+SHORT = ("--trainer.max_steps", "60", "--trainer.val_check_interval", "20")
+
+
+@pytest.fixture
+def run_search(tmp_path, monkeypatch, corpus_file):
+    """Runs `search.py` with a small corpus in an empty folder; returns the search's folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as other tests run beside
+    shared = (*SHORT, "--data.corpus", str(corpus_file))
+
+    def run(*args, space=SPACE, confirm="0"):
+        search.main([RECIPE, *space, *shared, "--confirm", confirm, *args])
+        name = args[args.index("--name") + 1] if "--name" in args else "search"
+        return tmp_path / "runs" / "search" / name
+
+    script = TRAIN.with_name("search.py")
+    run.command = [sys.executable, str(script), RECIPE, *SPACE, *shared]
+    return run
+
+
+def trials_of(folder, storage=None):
+    with quiet_optuna():
+        return optuna.load_study(study_name=folder.name, storage=open_storage(storage, folder)).trials
+
+
+def results(trials):
+    return [(t.number, t.state, t.params, t.value, t.intermediate_values, t.user_attrs) for t in trials]
+
+
+def test_a_search_that_is_killed_goes_on_to_the_trials_of_one_that_was_not(run_search, tmp_path):
+    shared = ("--trials", "9", "--jobs", "1", "--confirm", "0")
+    whole = trials_of(run_search(*shared, "--name", "whole"))
+    assert [trial.number for trial in whole] == list(range(9))
+    states = [trial.state for trial in whole]
+    assert states.count(TrialState.PRUNED) > 0
+    assert states.count(TrialState.PRUNED) + states.count(TrialState.COMPLETE) == 9
+    assert all(set(trial.intermediate_values) <= {20, 40, 60} for trial in whole)
+
+    folder = tmp_path / "runs" / "search" / "killed"
+    process = subprocess.Popen([*run_search.command, *shared, "--name", "killed"], stdout=subprocess.DEVNULL)
+    while process.poll() is None and len([*folder.glob("trials/*/version_0/metrics.json")]) < 4:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert len([*folder.glob("trials/*/version_0/metrics.json")]) < 9
+    assert run_search(*shared, "--name", "killed") == folder
+    assert results(trials_of(folder)) == results(whole)
+
+
+def test_the_best_is_a_recipe_and_is_confirmed_with_fresh_seeds(run_search, tmp_path, capsys):
+    folder = run_search("--trials", "4", "--sampler", "RandomSampler", "--pruner", "none", confirm="2")
+    trials = trials_of(folder)
+    best = min(trials, key=lambda trial: trial.value)
+    recipe = folder / "best.yaml"
+    content = yaml.safe_load(recipe.read_text())
+    assert content["name"] == "best"
+    assert content["model"]["init_args"]["optimizer"]["init_args"] == {"lr": best.params["model.optimizer.lr"]}
+    assert "n_embd" not in content["model"]["init_args"]  # as by default
+    options = ("--config", RECIPE, *SHORT, "--data.corpus", str(tmp_path / "words.txt"))
+    searched = tuple(word for option, value in best.params.items() for word in (f"--{option}", str(value)))
+    again, trained = rehearse(TRAINING, [("--config", str(recipe)), (*options, *searched)])
+    for configuration in (again, trained):
+        del configuration["name"], configuration["runs_dir"]
+    assert again == trained
+
+    study = folder / "confirmation" / f"trial_{best.number}"
+    rows = json.loads((study / "results.json").read_text())
+    assert [(row["recipe"], row["seed"]) for row in rows] == [
+        (name, seed) for seed in (1, 2) for name in ("002_no_norm", f"trial_{best.number}")
+    ]
+    difference = sum(row["val"] for row in rows if row["recipe"] != "002_no_norm") / 2
+    difference -= sum(row["val"] for row in rows if row["recipe"] == "002_no_norm") / 2
+    report, printed = (folder / "report.md").read_text(), capsys.readouterr().out
+    for text in (report, printed):
+        assert f"Trial {best.number} had the best val/loss of the search, {best.value:.4f}." in text
+        assert f"the difference in val/loss is {difference:+.4f} ±" in text
+    assert " --space model.n_hidden=" in report or "--space" in report
+    assert {path.name for path in folder.glob("*.png")} == {"history.png", "slices.png"}
+
+
+def test_a_trial_that_diverges_has_the_worst_value(run_search):
+    space = ("--space", "model.optimizer.lr=0.1,3e38")
+    folder = run_search("--trials", "2", "--sampler", "GridSampler", "--jobs", "1", space=space)
+    values = {trial.params["model.optimizer.lr"]: trial for trial in trials_of(folder)}
+    assert values["3e38"].value == math.inf
+    assert {trial.state for trial in values.values()} == {TrialState.COMPLETE}
+    assert math.isfinite(values["0.1"].value)
+    assert "lr: 0.1" in (folder / "best.yaml").read_text()
+
+
+def test_networks_that_are_too_large_are_not_trained_and_do_not_count(run_search):
+    folder = run_search("--trials", "3", "--max_parameters", "1200", "--jobs", "1")
+    trials = trials_of(folder)
+    small = [trial for trial in trials if trial.user_attrs["parameters"] <= 1200]
+    assert len(small) == 3 < len(trials)
+    assert len([*folder.glob("trials/*/version_0/metrics.json")]) == 3
+
+
+def test_no_values_are_tried_twice_and_a_search_ends_when_nothing_is_left(run_search, capsys, monkeypatch):
+    monkeypatch.setattr("runlab.many._trials.HOPELESS", 20)
+    space = ("--space", "model.activation=Tanh,ReLU", "--space", "data.block_size=2..3")
+    folder = run_search("--trials", "9", "--sampler", "RandomSampler", space=space)
+    assert len([*folder.glob("trials/*/version_0/metrics.json")]) == 4
+    trained = [trial for trial in trials_of(folder) if "does not count" not in trial.user_attrs]
+    assert len({tuple(trial.params.items()) for trial in trained}) == len(trained) == 4
+    assert "nothing is left to try after 4 trials" in capsys.readouterr().out
+
+
+def test_no_trial_is_begun_when_the_budget_is_spent(run_search):
+    folder = run_search("--trials", "9", "--budget_updates", "100", "--jobs", "1", "--pruner", "none")
+    assert len(trials_of(folder)) == 2
+
+
+KILLER = """
+import os
+import signal
+from pathlib import Path
+
+from pytorch_lightning import Callback
+
+
+class Killer(Callback):
+    def on_validation_end(self, trainer, pl_module):
+        if trainer.global_step == 40 and not Path("spared").exists():
+            Path("spared").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_trial_that_is_killed_is_gone_on_with_from_its_checkpoint(run_search, tmp_path, monkeypatch):
+    (tmp_path / "killer_of_trials.py").write_text(KILLER)
+    monkeypatch.syspath_prepend(tmp_path)
+    options = (
+        "--trials",
+        "2",
+        "--jobs",
+        "1",
+        "--trainer.callbacks+=killer_of_trials.Killer",
+        "--checkpoint_every",
+        "20",
+    )
+    folder = run_search(*options)
+    assert (tmp_path / "spared").exists()
+    first, second = trials_of(folder)
+    assert first.state == second.state == TrialState.COMPLETE
+    assert list(first.intermediate_values) == [20, 40, 60]
+    assert not (folder / "trials" / "0" / "version_1").exists()  # resumed, not begun again
+
+
+@pytest.mark.slow
+def test_two_calls_share_a_search_and_no_trial_runs_twice(run_search, tmp_path):
+    options = ["--trials", "4", "--jobs", "1", "--confirm", "0", "--pruner", "none"]
+    calls = [subprocess.Popen([*run_search.command, *options], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    printed = [call.communicate(timeout=120)[0] for call in calls]
+    assert [call.returncode for call in calls] == [0, 0]
+    folder = tmp_path / "runs" / "search" / "search"
+    trials = trials_of(folder)
+    assert [trial.number for trial in trials] == list(range(4))
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE}
+    assert len([*folder.glob("trials/*/version_0")]) == len([*folder.glob("trials/*/version_*")]) == 4
+    assert any("report  " in text for text in printed)
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["--space", "model.n_hiden=1..5"], "--model.n_hiden"),
+        (["--space", "model.n_hidden=5..1"], "the range is empty"),
+        (["--space", "model.n_hidden=0.5..2.5"], "--model.n_hidden"),
+        (["--space", "model.activation=Tanh,Tnah"], "Tnah"),
+        (["--space", "model.n_hidden=8..16", "--model.n_hidden", "9"], "--model.n_hidden: is searched; leave it out"),
+        (
+            ["--space", "model.n_hidden=8..16", "--metric", "val/los"],
+            "--metric val/los: no validation measures it; there are ",
+        ),
+        (["--space", "model.n_hidden=8..16", "--sampler", "NoSampler"], "NoSampler"),
+        (["--space", "model.n_hidden=8..16", "--pruner.n_warmup_steps", "x"], "n_warmup_steps"),
+        (
+            ["--space", "model.n_hidden=8..16", "--pruner", "PercentilePruner", "--pruner.percentile", "200"],
+            "PercentilePruner: ",
+        ),
+        (["--space", "model.n_hidden=8..16", "--trials", "0"], "--trials 0"),
+        (["--space", "model.n_hidden=8..16", "--storage", "nosql://a:b@c"], "--storage nosql"),
+        (["--space", "model.n_hidden=8..16", "--storage", "trials.log"], "--storage trials.log"),
+        (["--space", "model.lr=0.1..0.2", "--sampler", "GridSampler"], "a grid needs a step or choices"),
+        (["--space", "model.n_hidden=8..16", "--runs_dir", "/dev/null/runs"], "--runs_dir: cannot write"),
+        (["--space_file", "none.yaml"], "--space_file none.yaml: cannot be read"),
+        ([], "there is nothing to search"),
+    ],
+)
+def test_mistakes(args, told, run_search, fails, tmp_path):
+    line = fails(lambda *given: run_search(*given, space=()), *args)
+    assert told in line
+    assert not [*tmp_path.glob("runs/search/search/trials/*/version_*")] or "--metric" in args
+
+
+@pytest.fixture
+def trials(tmp_path):
+    """Makes the trials of a search without a run, in the same storage each time."""
+
+    def make(definition):
+        space = read_space({"x": "0.0..1.0"})
+        with quiet_optuna():
+            storage = open_storage(None, tmp_path)
+            return Trials(tmp_path, storage, definition, (), space, RandomSampler, NopPruner(), Goal(2))
+
+    with quiet_optuna():
+        yield make
+
+
+def test_a_search_is_not_gone_on_with_in_another_space(trials):
+    trials({"space": "x"}).begin_one(lambda _: True)
+    with pytest.raises(UserError, match="that search was begun with another space; use a new name"):
+        trials({"space": "y"})
+
+
+def test_an_interrupted_sampler_leaves_nothing_behind(trials):
+    """A trial is there before its values are."""
+    trials({}).study.ask()
+    search, begun = trials({}), []
+    while search.begin_one(lambda run: not begun.append(run)):
+        pass
+    assert [run.label for run in begun] == ["trial 1", "trial 2"]
+
+
+def test_the_number_of_a_trial_decides_what_it_tries(trials):
+    runs = []
+    for _ in range(2):  # two calls, each with one trial
+        trials({}).begin_one(lambda run: not runs.append(run))
+    expected = [RandomSampler(number)._rng.rng.uniform(0, 1) for number in (0, 1)]
+    assert [float(run.options[-1]) for run in runs] == pytest.approx(expected)
+
+
+def test_without_optuna_one_line_tells_what_to_do(run_search, fails, monkeypatch):
+    for name in ("optuna", "runlab.many._storage", "runlab.many._space", "runlab.many._searching"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert "`make search` installs it" in fails(run_search)
+
+
+@pytest.mark.slow
+def test_the_trial_of_a_lost_machine_is_tried_again(run_search, tmp_path, monkeypatch):
+    monkeypatch.setattr(storage_module, "HEARTBEAT", 1)
+    monkeypatch.setattr(storage_module, "PATIENCE", 1)
+    folder = tmp_path / "runs" / "search" / "search"
+    folder.mkdir(parents=True)
+    space = {axis.option: axis.distribution for axis in read_space(from_words(AXES))}
+    with quiet_optuna():
+        storage = open_storage(None, folder)
+        lost = optuna.create_study(storage=storage, study_name="search").ask(space)
+        storage.record_heartbeat(lost._trial_id)
+    time.sleep(2.5)
+    run_search("--trials", "2", "--jobs", "1", "--pruner", "none")
+    trials = trials_of(folder)
+    assert [trial.state for trial in trials] == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
+    assert trials[2].params == lost.params
+    assert "2 trials: 2 trained to the end" in (folder / "report.md").read_text()
+
+
+def test_what_is_overridden_in_another_spelling_is_confirmed_as_it_was_searched(run_search):
+    space = ("--space", "model.optimizer.lr=0.05,0.1")
+    folder = run_search("--trials", "1", "--model.optimizer.init_args.lr", "0.123", space=space, confirm="1")
+    (trial,) = trials_of(folder)
+    config = next(folder.glob("confirmation/*/runs/trial_0/seed_1/version_0/config.yaml"))
+    assert (
+        str(yaml.safe_load(config.read_text())["model"]["init_args"]["optimizer"]["init_args"]["lr"])
+        == (trial.params["model.optimizer.lr"])
+    )
+
+
+def test_a_search_in_python_does_the_same(tmp_path, corpus_file):
+    overrides = [*SHORT, "--data.corpus", str(corpus_file)]
+    space = {"model.n_hidden": "4..32 step 4", "data.block_size": [2, 3]}
+    result = runlab.search(TRAINING, RECIPE, space, 2, overrides=overrides, runs_dir=tmp_path, confirm=0, name="python")
+    assert len(result.trials) == 2
+    assert result.best.value == min(trial.value for trial in result.trials)
+    assert result.recipe == tmp_path / "search" / "python" / "best.yaml"
+    assert result.confirmation is None
+
+
+def test_samplers_and_pruners_are_those_of_optuna_with_their_arguments():
+    axes = read_space({"model.n_hidden": "8..16 step 4", "model.activation": "Tanh,ReLU"})
+    tpe = _search._sampler("TPESampler", ["--sampler.n_startup_trials", "3"], axes)
+    assert type(tpe(0)) is optuna.samplers.TPESampler
+    assert tpe(0)._n_startup_trials == 3
+    draws = [make(n)._rng.rng.random() for make in (tpe, _search._sampler("TPESampler", [], axes)) for n in (4, 5)]
+    assert draws[:2] == draws[2:]
+    assert draws[0] != draws[1]
+    grid = _search._sampler("GridSampler", [], axes)
+    assert grid(0)._search_space == {"model.activation": ["Tanh", "ReLU"], "model.n_hidden": [8, 12, 16]}
+    assert grid(0)._all_grids == grid(1)._all_grids
+    assert type(_search._sampler("CmaEsSampler", [], axes)(0)) is optuna.samplers.CmaEsSampler
+    pruner = _search._pruner("HyperbandPruner", ["--pruner.min_resource=5000"])
+    assert _search._pruner("HyperbandPruner", ["--pruner.max_resource", "60"])._max_resource == 60  # not a word
+    assert (type(pruner), pruner._min_resource) == (optuna.pruners.HyperbandPruner, 5000)
+    assert type(_search._pruner("none", [])) is optuna.pruners.NopPruner
+
+
+@pytest.mark.parametrize(
+    ("losses", "direction", "verdict"),
+    [
+        ([2.0, 2.01, 2.0], "minimize", "better"),
+        ([2.2, 2.21, 2.2], "minimize", "worse"),
+        ([2.0, 2.2, 2.1], "minimize", "not told apart"),
+        ([2.2, 2.21, 2.2], "maximize", "better"),
+        ([2.0], "minimize", "not told apart"),  # one pair has no interval
+    ],
+)
+def test_a_verdict_needs_an_interval_on_one_side_of_zero(losses, direction, verdict, tmp_path):
+    recipe, found = tmp_path / "base.yaml", tmp_path / "best.yaml"
+    recipe.write_text("name: base\n")
+    found.write_text("name: best\n")
+
+    def train(runs):
+        for run in runs:
+            loss = losses[run.seed - 1] if run.path.stem == "trial_7" else 2.1
+            folder = run.folder / "version_0"
+            folder.mkdir(parents=True)
+            metrics = {split: {"loss": loss} for split in ("train", "val", "test")}
+            metrics |= {"updates": 9, "updates_per_second": 1.0, "corpus": {"sha256": ""}}
+            (folder / "metrics.json").write_text(json.dumps(metrics))
+            np.save(folder / "losses.npy", np.ones(9, np.float32))
+        return runs
+
+    goal, seeds = Goal(9, direction=direction), range(1, len(losses) + 1)
+    found = confirm_best(
+        tmp_path / "trial_7", recipe, found, seeds, [], goal, train, ["search.py"], Console(quiet=True)
+    )
+    assert found.verdict == verdict
+    assert found.change == pytest.approx(sum(losses) / len(losses) - 2.1)
+
+
+def test_a_password_is_shown_nowhere():
+    for text in (
+        "postgresql+psycopg://me:se:cret@host:5432/db",
+        "--storage=mysql://me:secret@host/db",
+        "postgresql://:secret@host/db",
+        "postgresql:/me:secret@host/db",
+        "postgresql://host/db?user=me&password=secret",
+    ):
+        assert "cret" not in without_password(text)
+    assert without_password("sqlite:///a:b/c.db") == "sqlite:///a:b/c.db"
+
+
+@pytest.mark.slow
+def test_two_calls_share_a_postgresql(run_search, postgresql, tmp_path):
+    """Debian's package, and a driver: the extra `databases`."""
+    options = ["--trials", "8", "--jobs", "1", "--confirm", "0", "--pruner", "none", "--storage", postgresql]
+    calls = [subprocess.Popen([*run_search.command, *options], cwd=folder) for folder in (tmp_path, tmp_path / "other")]
+    assert [call.wait(timeout=200) for call in calls] == [0, 0]
+    trials = trials_of(tmp_path / "search", postgresql)
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE}
+    assert len(trials) >= 8
+    runs = [[*folder.glob("runs/search/search/trials/*/version_0")] for folder in (tmp_path, tmp_path / "other")]
+    assert sum(map(len, runs)) == len(trials)  # each on one machine
+    assert all(runs)
+    report = next(tmp_path.rglob("report.md")).read_text()
+    assert "secret" not in report
+
+
+@pytest.fixture
+def postgresql(tmp_path):
+    """The URL of a database of an own server."""
+    (tmp_path / "other").mkdir()
+    binaries = max(Path("/usr/lib/postgresql").glob("*/bin"))
+    folder = Path(tempfile.mkdtemp())
+    shutil.chown(folder, "postgres")
+    as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    (folder / "password").write_text("secret")
+    (folder / "password").chmod(0o644)
+    make = [
+        binaries / "initdb",
+        "-D",
+        folder / "data",
+        "-U",
+        "optuna",
+        "-A",
+        "scram-sha-256",
+        f"--pwfile={folder}/password",
+    ]
+    subprocess.run([*as_user, *make], check=True, capture_output=True)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    server = [binaries / "postgres", "-D", folder / "data", "-p", str(port), "-k", folder, "-h", "localhost"]
+    process = subprocess.Popen([*as_user, *server], stderr=subprocess.DEVNULL)
+    try:
+        while subprocess.run([binaries / "pg_isready", "-h", "localhost", "-p", str(port), "-q"]).returncode:
+            time.sleep(0.1)
+        yield f"postgresql+psycopg://optuna:secret@localhost:{port}/postgres"
+    finally:
+        process.terminate()
+        process.wait()
+        shutil.rmtree(folder)

@@ -1,0 +1,90 @@
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from runlab import UserError
+from runlab.many._space import from_words, read_space, read_values
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("50..400", IntDistribution(50, 400)),
+        ("50..400 step 50", IntDistribution(50, 400, step=50)),
+        ("1..1000 log", IntDistribution(1, 1000, log=True)),
+        ("-3..-1", IntDistribution(-3, -1)),
+        ("0.01..1", FloatDistribution(0.01, 1)),
+        ("0.01..1 log", FloatDistribution(0.01, 1, log=True)),
+        ("1e-4..1e-1 log", FloatDistribution(1e-4, 1e-1, log=True)),
+        ("0..0.3 step 0.1", FloatDistribution(0, 0.3, step=0.1)),
+        (".5..1.", FloatDistribution(0.5, 1)),
+        ("Tanh,ReLU", CategoricalDistribution(["Tanh", "ReLU"])),
+        ("[1,2],[3]", CategoricalDistribution(["[1,2]", "[3]"])),
+        ("normal * 0.1, kaiming", CategoricalDistribution(["normal * 0.1", "kaiming"])),
+        (
+            [1, 0.5, True, None, "a", [1], {"b": 2}],
+            CategoricalDistribution(["1", "0.5", "true", "null", "a", "[1]", '{"b": 2}']),
+        ),
+    ],
+)
+def test_values_are_ranges_or_choices(text, expected):
+    assert read_values(text, "") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "give LOW..HIGH"),
+        ("5", "there is no choice"),
+        ("a,a", "there is no choice"),
+        ("a,", "there is no choice"),
+        ("5..5", "the range is empty"),
+        ("5..1", "the range is empty"),
+        ("0..1 log", "a logarithm needs numbers above 0"),
+        ("1..x", "give LOW..HIGH"),
+        ("1..2 stepped", "give LOW..HIGH"),
+        ("1..10 step 4", "no number of steps of 4 leads from 1 to 10"),
+        ("1..10 step -3", "no number of steps"),
+        ("1..10 step 0", "no number of steps"),
+        (None, "give LOW..HIGH"),
+        ({"low": 1}, "give LOW..HIGH"),
+    ],
+)
+def test_what_is_no_space_is_refused(text, told):
+    with pytest.raises(UserError, match=told):
+        read_values(text, "model.n_hidden=...")
+
+
+def test_a_space_comes_from_words_and_a_file_a_class_before_its_arguments(tmp_path):
+    file = tmp_path / "space.yaml"
+    file.write_text("model.optimizer.lr: 0.01..1 log\nmodel.optimizer: [SGD, Adam]\n")
+    space = from_words(["--data.block_size=2..4", "model.x=A=1,B=2"], file)
+    assert [axis.option for axis in read_space(space)] == [
+        "data.block_size",
+        "model.optimizer",
+        "model.optimizer.lr",
+        "model.x",
+    ]
+    assert read_space(space)[3].words("A=1") == ("--model.x", "A=1")
+    assert read_space({"a.b": "0.1..0.3 step 0.1"})[0].grid == pytest.approx([0.1, 0.2, 0.3])
+
+
+@pytest.mark.parametrize(
+    ("words", "content", "told"),
+    [
+        ([], None, "there is nothing to search"),
+        (["model.n_hidden"], None, "give LOW..HIGH"),
+        (["=1..2"], None, "give OPTION=VALUES"),
+        (["a=1..2", "a=1..3"], None, "a: is given twice"),
+        (["a=1..2"], "a: 1..2", "a: is given twice"),
+        ([], "- a", "give a mapping"),
+        ([], "a: [", "cannot be read"),
+    ],
+)
+def test_mistakes_in_a_space_are_one_line(words, content, told, tmp_path):
+    file = None
+    if content is not None:
+        file = tmp_path / "space.yaml"
+        file.write_text(content)
+    with pytest.raises(UserError, match=told) as error:
+        read_space(from_words(words, file))
+    assert "\n" not in str(error.value)
