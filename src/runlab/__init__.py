@@ -58,7 +58,8 @@ if TYPE_CHECKING:
     from runlab.many._script import cores as cores
     from runlab.many._script import start_server as start_server
     from runlab.many._search import search_command as search_command
-    from runlab.many._searching import search as search
+    from runlab.many._searching import Search as Search
+    from runlab.many._trials import Goal as Goal
     from runlab.one._checkpoint_file import REMEDY as REMEDY
     from runlab.one._checkpoint_file import load_checkpoint_file as load_checkpoint_file
     from runlab.one._checkpoint_file import serialized as serialized
@@ -85,7 +86,8 @@ _HOMES = {
     "many._run": "Run",
     "many._script": "Script cores start_server",
     "many._search": "search_command",
-    "many._searching": "search",
+    "many._searching": "Search",
+    "many._trials": "Goal",
     "one._checkpoint_file": "REMEDY load_checkpoint_file serialized",
     "one._config_files": "read_configuration",
     "one._parser": "Parser ShowTrainer",

@@ -1,4 +1,4 @@
-"""How the running command is typed, for its usage and for the commands that it tells its user."""
+"""How the running command is typed, for its usage and for the commands that it suggests."""
 
 import os
 import shlex

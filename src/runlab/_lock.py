@@ -38,7 +38,7 @@ class Holder:
 def alone_in(folder: Path) -> Iterator[None]:
     """Locks a folder until the block is left or the process dies.
 
-    The operating system locks, and lets go of what a dead process held. Whether it does so across machines is up to the
+    The operating system releases the lock of a killed process. Whether it does so across machines is up to the
     file system (NFS 4 does, Lustre only if mounted with `flock`), so a process that finds the record of another
     machine's says so.
 

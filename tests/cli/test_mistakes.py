@@ -125,7 +125,7 @@ def test_resuming_with_another_model_or_corpus_is_refused(run_train, fails, tmp_
         (sample.main, ["--temperature", "0"], "--temperature 0"),
         (sample.main, ["--temperature", "nan"], "--temperature nan: "),
         (sample.main, ["--max_length", "0"], "--max_length 0"),
-        (sample.main, ["--model", "ngram_mlp.models.LanguageModel"], "MLP"),
+        (sample.main, ["--model", "ngram_mlp.models.WaveNet"], "MLP"),
         (evaluate.main, ["--corpus", "other.txt"], "characters"),
         (evaluate.main, ["--corpuss", "sample"], "--corpus"),
     ],

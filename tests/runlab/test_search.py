@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -15,22 +16,19 @@ import numpy as np
 import optuna
 import pytest
 import yaml
-from optuna.pruners import NopPruner
-from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 from rich.console import Console
 
-import runlab
 from ngram_mlp.cli import search
 from ngram_mlp.cli.compare import TRAINING
-from runlab import UserError
+from runlab import Search, UserError, alone_in
 from runlab.many import _search
 from runlab.many import _storage as storage_module
 from runlab.many._confirmation import confirm_best
-from runlab.many._dry_run import rehearse
+from runlab.many._dry_run import dry_run
 from runlab.many._space import from_words, read_space
 from runlab.many._storage import open_storage, quiet_optuna, without_password
-from runlab.many._trials import Goal, Trials
+from runlab.many._trials import DOES_NOT_COUNT, FOLDER, Goal, Trials
 from tests.conftest import PROJECT
 
 TRAIN = PROJECT / "scripts" / "train.py"
@@ -62,12 +60,12 @@ def trials_of(folder, storage=None):
         return optuna.load_study(study_name=folder.name, storage=open_storage(storage, folder)).trials
 
 
-def results(trials):
-    return [(t.number, t.state, t.params, t.value, t.intermediate_values, t.user_attrs) for t in trials]
+def counted(trials):
+    return [trial for trial in trials if DOES_NOT_COUNT not in trial.user_attrs]
 
 
-def test_a_search_that_is_killed_goes_on_to_the_trials_of_one_that_was_not(run_search, tmp_path):
-    shared = ("--trials", "9", "--jobs", "1", "--confirm", "0")
+def test_a_killed_search_is_resumed_and_ends_with_as_many_trials(run_search, tmp_path):
+    shared = ("--trials", "9", "--jobs", "1", "--confirm", "0", "--pruner.n_startup_trials", "1")
     whole = trials_of(run_search(*shared, "--name", "whole"))
     assert [trial.number for trial in whole] == list(range(9))
     states = [trial.state for trial in whole]
@@ -83,7 +81,11 @@ def test_a_search_that_is_killed_goes_on_to_the_trials_of_one_that_was_not(run_s
     process.wait()
     assert len([*folder.glob("trials/*/version_0/metrics.json")]) < 9
     assert run_search(*shared, "--name", "killed") == folder
-    assert results(trials_of(folder)) == results(whole)
+    killed = counted(trials_of(folder))
+    assert {trial.state for trial in killed} == {TrialState.PRUNED, TrialState.COMPLETE}
+    # What was running was resumed, and what was trained before was as it is in a search that is not killed.
+    assert [(t.params, t.value) for t in killed[:4]] == [(t.params, t.value) for t in whole[:4]]
+    assert len(killed) == len([*folder.glob("trials/*/version_0")]) == len([*folder.glob("trials/*/version_*")]) == 9
 
 
 def test_the_best_is_a_recipe_and_is_confirmed_with_fresh_seeds(run_search, tmp_path, capsys):
@@ -97,7 +99,7 @@ def test_the_best_is_a_recipe_and_is_confirmed_with_fresh_seeds(run_search, tmp_
     assert "n_embd" not in content["model"]["init_args"]  # as by default
     options = ("--config", RECIPE, *SHORT, "--data.corpus", str(tmp_path / "words.txt"))
     searched = tuple(word for option, value in best.params.items() for word in (f"--{option}", str(value)))
-    again, trained = rehearse(TRAINING, [("--config", str(recipe)), (*options, *searched)])
+    again, trained = dry_run(TRAINING, [("--config", str(recipe)), (*options, *searched)])
     for configuration in (again, trained):
         del configuration["name"], configuration["runs_dir"]
     assert again == trained
@@ -136,11 +138,11 @@ def test_networks_that_are_too_large_are_not_trained_and_do_not_count(run_search
 
 
 def test_no_values_are_tried_twice_and_a_search_ends_when_nothing_is_left(run_search, capsys, monkeypatch):
-    monkeypatch.setattr("runlab.many._trials.HOPELESS", 20)
+    monkeypatch.setattr("runlab.many._searching.MAX_DUPLICATES", 20)
     space = ("--space", "model.activation=Tanh,ReLU", "--space", "data.block_size=2..3")
     folder = run_search("--trials", "9", "--sampler", "RandomSampler", space=space)
     assert len([*folder.glob("trials/*/version_0/metrics.json")]) == 4
-    trained = [trial for trial in trials_of(folder) if "does not count" not in trial.user_attrs]
+    trained = counted(trials_of(folder))
     assert len({tuple(trial.params.items()) for trial in trained}) == len(trained) == 4
     assert "nothing is left to try after 4 trials" in capsys.readouterr().out
 
@@ -193,8 +195,8 @@ def test_two_calls_share_a_search_and_no_trial_runs_twice(run_search, tmp_path):
     printed = [call.communicate(timeout=120)[0] for call in calls]
     assert [call.returncode for call in calls] == [0, 0]
     folder = tmp_path / "runs" / "search" / "search"
-    trials = trials_of(folder)
-    assert [trial.number for trial in trials] == list(range(4))
+    trials = counted(trials_of(folder))
+    assert len(trials) == 4
     assert {trial.state for trial in trials} == {TrialState.COMPLETE}
     assert len([*folder.glob("trials/*/version_0")]) == len([*folder.glob("trials/*/version_*")]) == 4
     assert any("report  " in text for text in printed)
@@ -223,7 +225,6 @@ def test_two_calls_share_a_search_and_no_trial_runs_twice(run_search, tmp_path):
         (["--space", "model.n_hidden=8..16", "--storage", "trials.log"], "--storage trials.log"),
         (["--space", "model.lr=0.1..0.2", "--sampler", "GridSampler"], "a grid needs a step or choices"),
         (["--space", "model.n_hidden=8..16", "--runs_dir", "/dev/null/runs"], "--runs_dir: cannot write"),
-        (["--space_file", "none.yaml"], "--space_file none.yaml: cannot be read"),
         ([], "there is nothing to search"),
     ],
 )
@@ -234,44 +235,69 @@ def test_mistakes(args, told, run_search, fails, tmp_path):
 
 
 @pytest.fixture
-def trials(tmp_path):
+def trials(tmp_path, monkeypatch):
     """Makes the trials of a search without a run, in the same storage each time."""
+    monkeypatch.setattr(storage_module, "HEARTBEAT", None)  # Optuna warns of it where trials are asked for by hand
 
-    def make(definition):
-        space = read_space({"x": "0.0..1.0"})
-        with quiet_optuna():
-            storage = open_storage(None, tmp_path)
-            return Trials(tmp_path, storage, definition, (), space, RandomSampler, NopPruner(), Goal(2))
+    def make(goal=2):
+        storage = open_storage(None, tmp_path)
+        study = optuna.create_study(storage=storage, study_name="search", load_if_exists=True)
+        return Trials(tmp_path, study, (), read_space({"x": "0.0..1.0"}), Goal(goal))
 
     with quiet_optuna():
         yield make
 
 
-def test_a_search_is_not_gone_on_with_in_another_space(trials):
-    trials({"space": "x"}).begin_one(lambda _: True)
+def begin(trials, number):
+    """A trial that is said to run, as a killed call leaves it."""
+    trial = trials.study.ask()
+    trials.axes[0].suggest(trial)
+    trial.set_user_attr(FOLDER, "")
+    assert trial.number == number
+    (trials.folder / "trials" / str(number)).mkdir(parents=True)
+    return trial
+
+
+def test_a_search_is_not_resumed_in_another_space(trials):
+    first = trials()
+    first.define({"space": "x"})
+    trials().define({"space": "y"})  # there is no trial yet
+    begin(first, 0)
     with pytest.raises(UserError, match="that search was begun with another space; use a new name"):
-        trials({"space": "y"})
+        trials().define({"space": "x"})
 
 
-def test_an_interrupted_sampler_leaves_nothing_behind(trials):
+def test_an_interrupted_sampler_leaves_no_trial_that_counts(trials):
     """A trial is there before its values are."""
-    trials({}).study.ask()
-    search, begun = trials({}), []
-    while search.begin_one(lambda run: not begun.append(run)):
-        pass
-    assert [run.label for run in begun] == ["trial 1", "trial 2"]
+    trials().study.ask()
+    assert (trials().all, trials().missing) == ([], 2)
 
 
-def test_the_number_of_a_trial_decides_what_it_tries(trials):
-    runs = []
-    for _ in range(2):  # two calls, each with one trial
-        trials({}).begin_one(lambda run: not runs.append(run))
-    expected = [RandomSampler(number)._rng.rng.uniform(0, 1) for number in (0, 1)]
-    assert [float(run.options[-1]) for run in runs] == pytest.approx(expected)
+def test_a_trial_that_a_killed_call_left_is_queued_again_under_its_number(trials):
+    left = begin(trials(), 0)
+    left.report(0.5, 20)
+    trained = begin(trials(), 1)
+    with alone_in(trials().folder / "trials" / "1"):
+        trials().requeue_interrupted()
+        assert [trial.state for trial in trials().all] == [TrialState.WAITING, TrialState.RUNNING]
+        assert trials().missing == 1
+        again = trials().study.ask()
+    trials().axes[0].suggest(again)
+    assert (again.number, again.params) == (0, left.params)
+    assert trials().all[0].intermediate_values == {20: 0.5}
+    trials().study.tell(trained, 1.0)
+    trials().requeue_interrupted()  # one that has ended stays so
+    assert trials().all[1].state == TrialState.COMPLETE
 
 
 def test_without_optuna_one_line_tells_what_to_do(run_search, fails, monkeypatch):
-    for name in ("optuna", "runlab.many._storage", "runlab.many._space", "runlab.many._searching"):
+    for name in (
+        "optuna",
+        "runlab.many._storage",
+        "runlab.many._space",
+        "runlab.many._searching",
+        "runlab.many._trials",
+    ):
         monkeypatch.setitem(sys.modules, name, None)
     assert "`make search` installs it" in fails(run_search)
 
@@ -285,13 +311,14 @@ def test_the_trial_of_a_lost_machine_is_tried_again(run_search, tmp_path, monkey
     space = {axis.option: axis.distribution for axis in read_space(from_words(AXES))}
     with quiet_optuna():
         storage = open_storage(None, folder)
-        lost = optuna.create_study(storage=storage, study_name="search").ask(space)
+        with pytest.warns(UserWarning, match="Heartbeat of storage"):  # as it is asked for by hand
+            lost = optuna.create_study(storage=storage, study_name="search").ask(space)
         storage.record_heartbeat(lost._trial_id)
     time.sleep(2.5)
     run_search("--trials", "2", "--jobs", "1", "--pruner", "none")
     trials = trials_of(folder)
     assert [trial.state for trial in trials] == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
-    assert trials[2].params == lost.params
+    assert trials[1].params == lost.params
     assert "2 trials: 2 trained to the end" in (folder / "report.md").read_text()
 
 
@@ -309,7 +336,8 @@ def test_what_is_overridden_in_another_spelling_is_confirmed_as_it_was_searched(
 def test_a_search_in_python_does_the_same(tmp_path, corpus_file):
     overrides = [*SHORT, "--data.corpus", str(corpus_file)]
     space = {"model.n_hidden": "4..32 step 4", "data.block_size": [2, 3]}
-    result = runlab.search(TRAINING, RECIPE, space, 2, overrides=overrides, runs_dir=tmp_path, confirm=0, name="python")
+    made = Search(TRAINING, RECIPE, space, Goal(2), "python", tmp_path, overrides, confirm=0)
+    result = made.run()
     assert len(result.trials) == 2
     assert result.best.value == min(trial.value for trial in result.trials)
     assert result.recipe == tmp_path / "search" / "python" / "best.yaml"
@@ -319,15 +347,13 @@ def test_a_search_in_python_does_the_same(tmp_path, corpus_file):
 def test_samplers_and_pruners_are_those_of_optuna_with_their_arguments():
     axes = read_space({"model.n_hidden": "8..16 step 4", "model.activation": "Tanh,ReLU"})
     tpe = _search._sampler("TPESampler", ["--sampler.n_startup_trials", "3"], axes)
-    assert type(tpe(0)) is optuna.samplers.TPESampler
-    assert tpe(0)._n_startup_trials == 3
-    draws = [make(n)._rng.rng.random() for make in (tpe, _search._sampler("TPESampler", [], axes)) for n in (4, 5)]
-    assert draws[:2] == draws[2:]
-    assert draws[0] != draws[1]
+    assert type(tpe) is optuna.samplers.TPESampler
+    assert tpe._n_startup_trials == 3
+    draws = [_search._sampler("TPESampler", words, axes)._rng.rng.random() for words in ([], [], ["--sampler.seed=1"])]
+    assert draws[0] == draws[1] != draws[2]
     grid = _search._sampler("GridSampler", [], axes)
-    assert grid(0)._search_space == {"model.activation": ["Tanh", "ReLU"], "model.n_hidden": [8, 12, 16]}
-    assert grid(0)._all_grids == grid(1)._all_grids
-    assert type(_search._sampler("CmaEsSampler", [], axes)(0)) is optuna.samplers.CmaEsSampler
+    assert grid._search_space == {"model.activation": ["Tanh", "ReLU"], "model.n_hidden": [8, 12, 16]}
+    assert type(_search._sampler("CmaEsSampler", [], axes)) is optuna.samplers.CmaEsSampler
     pruner = _search._pruner("HyperbandPruner", ["--pruner.min_resource=5000"])
     assert _search._pruner("HyperbandPruner", ["--pruner.max_resource", "60"])._max_resource == 60  # not a word
     assert (type(pruner), pruner._min_resource) == (optuna.pruners.HyperbandPruner, 5000)
@@ -386,9 +412,9 @@ def test_two_calls_share_a_postgresql(run_search, postgresql, tmp_path):
     options = ["--trials", "8", "--jobs", "1", "--confirm", "0", "--pruner", "none", "--storage", postgresql]
     calls = [subprocess.Popen([*run_search.command, *options], cwd=folder) for folder in (tmp_path, tmp_path / "other")]
     assert [call.wait(timeout=200) for call in calls] == [0, 0]
-    trials = trials_of(tmp_path / "search", postgresql)
+    trials = counted(trials_of(tmp_path / "search", postgresql))
     assert {trial.state for trial in trials} == {TrialState.COMPLETE}
-    assert len(trials) >= 8
+    assert len(trials) == 8
     runs = [[*folder.glob("runs/search/search/trials/*/version_0")] for folder in (tmp_path, tmp_path / "other")]
     assert sum(map(len, runs)) == len(trials)  # each on one machine
     assert all(runs)
@@ -430,3 +456,24 @@ def postgresql(tmp_path):
         process.terminate()
         process.wait()
         shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", ["1", "2"])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_search_and_the_next_call_resumes_its_trials(number, status, jobs, run_search, tmp_path):
+    options = ["--trials", "3", "--jobs", jobs, "--confirm", "0", "--pruner", "none", "--checkpoint_every", "100"]
+    command = [*run_search.command, *options, "--trainer.max_steps", "3000", "--trainer.val_check_interval", "3000"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    folder = tmp_path / "runs" / "search" / "search"
+    while process.poll() is None and len([*folder.glob("trials/*/version_0/checkpoints/last.ckpt")]) < int(jobs):
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert "Traceback" not in printed
+    subprocess.run(command, check=True, capture_output=True)
+    trials = counted(trials_of(folder))
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
+    assert [trial.number for trial in trials] == [0, 1, 2]
+    assert len([*folder.glob("trials/*/version_*")]) == 3

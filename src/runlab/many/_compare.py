@@ -41,7 +41,7 @@ def _parse(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options of a study, and what is left: overrides for its runs."""
     parser = PlainParser(
         description="Trains every recipe with every seed and compares the losses. All other options are overrides "
-        "for every run, as train.py takes them. A study that was interrupted goes on where it stopped.",
+        "for every run, as train.py takes them. The same command resumes a study that was interrupted.",
         allow_abbrev=False,
     )
     add = parser.add_argument

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from runlab.many._objective import MEASURED
 from runlab.many._plan import SeedRun, plan, record_recipes
 from runlab.many._report import paired_interval, write_report
-from runlab.many._trials import MEASURED, Goal
+from runlab.many._trials import Goal
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,11 @@ def confirm_best(
     trained = train([run for run in runs if run.finished is None])
     failures = [run for run in trained if run.finished is None]
     write_report(study, runs, failures, command, console)
+    return _compared(before, after, goal)
+
+
+def _compared(before: Sequence[SeedRun], after: Sequence[SeedRun], goal: Goal) -> Confirmation | None:
+    """Compares how runs of two recipes ended, seed by seed."""
     metric = goal.metric if goal.metric in MEASURED else "val/loss"  # one of the user's own is not in metrics.json
     pairs = [(old, new) for old, new in zip(before, after, strict=True) if old.finished and new.finished]
     differences = [new.measured(metric) - old.measured(metric) for old, new in pairs]

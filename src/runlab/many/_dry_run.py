@@ -1,18 +1,19 @@
-"""Calls of `train.py` that end before the first update: whether a recipe would be trained, and what it is in full."""
+"""Calls of the script that end before the first update: is a recipe accepted, and what is its whole configuration?"""
 
 import importlib
 import inspect
-import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
 
 from runlab._errors import UserError
-from runlab.many._pool import Ended, Pool
+from runlab.many._pool import Pool
 from runlab.many._run import Run
 from runlab.many._script import Script, cores
 from runlab.many._space import Axis
@@ -21,25 +22,22 @@ Options = tuple[str, ...]
 PLACES = ("name", "runs_dir")  # options that say where a run goes, not what it is
 
 
-def rehearse(script: Script, calls: Sequence[Options]) -> list[dict[str, Any] | UserError]:
-    """For each call its whole configuration, or the error with which it is refused."""
-    found: dict[Run, dict[str, Any] | UserError] = {}
-    with tempfile.TemporaryDirectory() as folder, Pool(script, cores()) as pool:
-        runs = [
-            Run(Path(folder, str(number)), "rehearsal", (*script.options, *options))
-            for number, options in enumerate(calls)
-        ]
-        waiting = list(runs)
-        while waiting or pool.running:
-            while waiting and pool.has_room:
-                pool.begin(waiting.pop(0), watched=True)
-            for run, news in pool.wait(1):
-                if isinstance(news, Ended):
-                    found.setdefault(run, UserError(run.last_line.removeprefix("error: ")))
-                else:  # it is about to begin
-                    found[run] = yaml.safe_load((run.versions[-1] / "config.yaml").read_text(encoding="utf-8"))
-                    pool.answer(run, go_on=False)
-    return [found[run] for run in runs]
+def dry_run(script: Script, calls: Sequence[Options]) -> list[dict[str, Any] | UserError]:
+    """Returns for each call its whole configuration, or the error it is refused with."""
+    with TemporaryDirectory() as folder, Pool(script) as pool, ThreadPoolExecutor(cores()) as threads:
+
+        def configuration(number: int) -> dict[str, Any] | UserError:
+            run = Run(Path(folder, str(number)), "dry run", (*script.options, *calls[number]))
+            found: list[dict[str, Any]] = []
+
+            def stop(_: object) -> bool:  # it is about to begin
+                found.append(yaml.safe_load((run.versions[-1] / "config.yaml").read_text(encoding="utf-8")))
+                return False
+
+            pool.train(run, stop)
+            return found[0] if found else UserError(run.last_line.removeprefix("error: "))
+
+        return list(threads.map(configuration, range(len(calls))))
 
 
 def check_space(script: Script, options: Options, axes: Sequence[Axis]) -> dict[str, Any]:
@@ -53,13 +51,13 @@ def check_space(script: Script, options: Options, axes: Sequence[Axis]) -> dict[
         [axis.words(axis.probes[number % len(axis.probes)]) for axis in axes]
         for number in range(max(len(axis.probes) for axis in axes))
     ]
-    base, *found = rehearse(script, [options, *((*options, *sum(point, ())) for point in points)])
+    base, *found = dry_run(script, [options, *((*options, *sum(point, ())) for point in points)])
     if isinstance(base, UserError):
         raise base
     suspects = [
         words for point, result in zip(points, found, strict=True) if isinstance(result, UserError) for words in point
     ]
-    for refused in rehearse(script, [(*options, *words) for words in suspects]):
+    for refused in dry_run(script, [(*options, *words) for words in suspects]):
         if isinstance(refused, UserError):
             raise refused
     return base
@@ -99,7 +97,7 @@ def _difference_of_class(value: Mapping[str, Any], before: Any) -> dict[str, Any
 
 
 def _defaults(class_path: str) -> dict[str, Any]:
-    """The arguments that a class has without being told; none where it cannot be looked at."""
+    """Returns the default arguments of a class; none if it cannot be inspected."""
     module, _, name = class_path.rpartition(".")
     defaults: dict[str, Any] = {}
     with suppress(ImportError, AttributeError):

@@ -1,7 +1,7 @@
-"""A pool of processes, each of which trains one run of a study.
+"""Processes that train runs, one for each run.
 
 On Linux they are forked from a server, which has imported everything once: starting a process anew would take longer
-than 20,000 updates. A run that is killed kills nothing else.
+than 20,000 updates. A killed run kills nothing else.
 """
 
 import multiprocessing
@@ -10,14 +10,14 @@ import runpy
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
@@ -28,153 +28,154 @@ from runlab.many._script import Script, cores, start_server
 
 R = TypeVar("R", bound=Run)
 
-# By which a cluster ends a job; Windows has one of them.
-SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+# Ctrl-C, and what a cluster ends a job by; Windows has no SIGHUP.
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
-@dataclass(frozen=True)
-class Ended:
-    """A run's process has ended; the status is negative where a signal has ended it."""
-
-    status: int
-
-
-@dataclass(frozen=True)
-class _Process:
-    process: BaseProcess
-    lock: ExitStack
-    connection: Connection | None
+class Stopped(BaseException):
+    """The pool was stopped, so this run was interrupted or not begun. The pool raises the reason when it is left."""
 
 
 class Pool:
-    """Trains runs, each in a process of its own; use it as a context.
+    """Trains runs, each in a process of its own, for the threads that call `train`; use it as a context.
 
-    Left early, also by SIGTERM or SIGHUP, it has the runs save their state, and whoever begins them next resumes them.
+    A signal or `stop` ends the runs, which save their state first: whoever trains them next resumes them. The second
+    signal kills them.
 
     Args:
         script: which trains.
-        jobs: how many runs it may train at a time.
         threads: of each run, at most.
     """
 
-    def __init__(self, script: Script, jobs: int, threads: int = 1) -> None:
+    def __init__(self, script: Script, threads: int = 1) -> None:
         self._script = script
-        self._jobs = jobs
         self._threads = threads
         self._server = start_server(script)
-        self._running: dict[Run, _Process] = {}
+        self._running: dict[Run, BaseProcess] = {}
+        self._reason: BaseException | None = None
+        self._lock = threading.RLock()  # of the two above, and since `multiprocessing` polls all children in `start`
         self._handlers = ExitStack()
 
     def __enter__(self) -> "Pool":
         for number in SIGNALS:
-            self._handlers.callback(signal.signal, number, signal.signal(number, _stop))
+            self._handlers.callback(signal.signal, number, signal.signal(number, self._on_signal))
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._handlers:
-            for one in self._running.values():
-                if one.connection is not None:
-                    one.connection.close()  # which a run may be waiting at
-                one.process.terminate()
-            for one in self._running.values():
-                _close(one)
+        self._handlers.close()
+        if self._reason is not None:
+            raise self._reason from None
 
     @property
     def running(self) -> list[Run]:
-        return list(self._running)
+        with self._lock:
+            return list(self._running)
 
-    @property
-    def has_room(self) -> bool:
-        return len(self._running) < self._jobs
+    def stop(self, reason: BaseException) -> None:
+        """Ends the runs and begins no other; leaving the pool raises the first reason."""
+        with self._lock:
+            for process in self._running.values():
+                process.terminate() if self._reason is None else process.kill()
+            self._reason = self._reason or reason
 
-    def begin(self, run: Run, *, watched: bool = False) -> bool:
-        """Starts a run, or resumes it; False if another process trains it or has done so.
+    def train(self, run: Run, listen: Callable[[Any], bool] | None = None) -> int | None:
+        """Trains a run, or resumes it, and returns its exit status, which is negative if a signal ended it.
 
-        A watched run tells what becomes of it (`runlab.Supervised`), and waits for an answer each time.
+        Returns None if another process trains the run or has finished it.
+
+        Args:
+            run: what to train.
+            listen: is called with each message of a watched run (`runlab.Supervised`); returns whether it may continue.
+
+        Raises:
+            Stopped: the pool was stopped.
         """
+        if self._reason is not None:
+            raise Stopped
         if (lock := run.lock()) is None:
-            return False
-        if run.finished is not None:
-            lock.close()
-            return False
-        ours, its = self._server.Pipe() if watched else (None, None)
-        arguments = (self._script.path, run.arguments, run.log, dict(os.environ), self._threads, its)
-        process = self._server.Process(target=_train, args=arguments)
-        process.start()
-        if its is not None:
-            its.close()  # so that ours is at its end when the process is
-        self._running[run] = _Process(process, lock, ours)
-        return True
+            return None
+        with lock:
+            if run.finished is not None:
+                return None
+            ours, its = self._server.Pipe() if listen else (None, None)
+            process = self._start(run, its)
+            try:
+                if listen is None or ours is None:
+                    wait([process.sentinel])
+                else:
+                    _answer(process, ours, listen)
+            finally:
+                self._end(run, ours)
+            if self._reason is not None and run.finished is None:
+                raise Stopped
+            return process.exitcode
 
-    def wait(self, seconds: float) -> list[tuple[Run, Any]]:
-        """What happened, by run: Ended, or what a watched run told; empty where nothing did within the time."""
-        sources = [one.process.sentinel for one in self._running.values()]
-        wait([*sources, *(one.connection for one in self._running.values() if one.connection)], seconds)
-        news: list[tuple[Run, Any]] = []
-        for run, one in list(self._running.items()):
-            has_ended = not one.process.is_alive()
-            news += [(run, message) for message in _messages(one.connection)]
-            if has_ended:
-                news.append((run, Ended(_close(self._running.pop(run)))))
-        return news
+    def _start(self, run: Run, connection: Connection | None) -> BaseProcess:
+        arguments = (self._script.path, run.arguments, run.log, dict(os.environ), self._threads, connection)
+        process: BaseProcess = self._server.Process(target=_train, args=arguments)
+        with self._lock:
+            if self._reason is not None:
+                raise Stopped
+            process.start()
+            self._running[run] = process
+            if self._reason is not None:  # a signal came meanwhile
+                process.terminate()
+        if connection is not None:
+            connection.close()  # so that ours is at its end when the process is
+        return process
 
-    def answer(self, run: Run, go_on: bool) -> None:
-        """Tells a watched run that waits for an answer whether it may go on."""
-        connection = self._running[run].connection if run in self._running else None
-        with suppress(OSError):  # where the run is gone
-            if connection is not None:
-                connection.send(go_on)
+    def _end(self, run: Run, connection: Connection | None) -> None:
+        """Waits for a process to end; ends it if it has not, as its listener has failed then."""
+        process = self._running[run]
+        if connection is not None:
+            connection.close()  # at which the process may be waiting
+        if not wait([process.sentinel], 0):
+            process.terminate()
+            wait([process.sentinel])
+        with self._lock:
+            process.join()
+            del self._running[run]
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        self.stop(KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number))
 
 
 def display() -> Progress:
-    """Shows how many of the runs are done, the time, and what the task's description says."""
+    """Shows how many of the runs are done, the time, and the task's description."""
     words = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True))
     columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), words)
     return Progress(*columns, expand=True)
 
 
 def train_all(script: Script, runs: Sequence[R], jobs: int) -> list[R]:
-    """Trains the runs and shows how far it is; returns those that were trained, as other calls may have some of them.
+    """Trains the runs and shows its progress; returns those it trained, as other calls may have some of them.
 
     Interrupted, it has the runs save their state, and the next call resumes them.
     """
-    waiting, trained = list(runs), list[R]()
-    threads = max(1, cores() // max(1, min(jobs, len(runs))))
-    with Pool(script, jobs, threads) as pool, display() as progress:
+    jobs = max(1, min(jobs, len(runs)))
+    with Pool(script, max(1, cores() // jobs)) as pool, display() as progress, ThreadPoolExecutor(jobs) as threads:
         task = progress.add_task("", total=len(runs))
-        while waiting or pool.running:
-            while waiting and pool.has_room:
-                run = waiting.pop(0)
-                if pool.begin(run):
-                    trained.append(run)
-            training = ", ".join(run.label for run in pool.running)
-            progress.update(task, completed=len(runs) - len(waiting) - len(pool.running), description=training)
-            if pool.running:
-                pool.wait(1)
-        progress.update(task, completed=len(runs), description="")
-    return trained
+
+        def train(run: R) -> bool:
+            progress.update(task, description=", ".join([*(one.label for one in pool.running), run.label]))
+            status = pool.train(run)
+            progress.update(task, advance=1, description=", ".join(one.label for one in pool.running))
+            return status is not None
+
+        return [run for run, trained in zip(runs, threads.map(train, runs), strict=True) if trained]
 
 
-def _stop(number: int, _: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)
-
-
-def _messages(connection: Connection | None) -> list[Any]:
-    """What has been sent and not been read yet."""
-    found = []
-    with suppress(EOFError, OSError):  # the process has ended
-        while connection is not None and connection.poll():
-            found.append(connection.recv())
-    return found
-
-
-def _close(one: _Process) -> int:
-    """Waits for the process to end, and lets go of its run; its status."""
-    one.process.join()
-    one.lock.close()
-    if one.connection is not None:
-        one.connection.close()
-    return one.process.exitcode or 0
+def _answer(process: BaseProcess, connection: Connection, listen: Callable[[Any], bool]) -> None:
+    """Answers the messages of a process until it has ended."""
+    while connection in wait([process.sentinel, connection]):
+        try:
+            message = connection.recv()
+        except (EOFError, OSError):
+            break
+        answer = listen(message)
+        with suppress(OSError):  # the process has ended
+            connection.send(answer)
+    wait([process.sentinel])
 
 
 def _train(

@@ -3,9 +3,8 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from runlab._called import called
@@ -14,60 +13,50 @@ from runlab._errors import UserError, require_at_least
 from runlab._parser import OneLineParser, PlainParser
 from runlab.many._script import Script, cores
 
-# Samplers whose seed gives the order of all trials; the storage has the place in it.
-ONE_SEQUENCE = ("GridSampler", "QMCSampler")
-
 
 @command
 def search_command(script: Script, args: Sequence[str] | None = None) -> None:
-    """Searches, or goes on with a search; exit status 1 if no trial ended with a finite value."""
+    """Searches, or resumes a search; exit status 1 if no trial ended with a finite value."""
     args = sys.argv[1:] if args is None else args
     parser = _parser()
     options, rest = parser.parse_known_args(args)
     require_at_least(1, trials=options.trials, jobs=options.jobs)
     require_at_least(0, confirm=options.confirm)
     try:
-        from runlab.many import _space as space
-        from runlab.many import _storage as storage
-        from runlab.many._searching import search
+        from runlab.many._searching import Search
+        from runlab.many._space import from_words, read_space
+        from runlab.many._storage import quiet_optuna, without_password
+        from runlab.many._trials import Goal
     except ImportError as error:
         raise UserError(f"a search needs {error.name}, which is not installed; `make search` installs it") from error
     of_sampler, rest = _arguments_of("sampler", rest)
     of_pruner, overrides = _arguments_of("pruner", rest)
-    values = space.from_words(options.space, options.space_file)
-    with storage.quiet_optuna():
-        sampler = _sampler(options.sampler, of_sampler, space.read_space(values))
+    values = from_words(options.space)
+    with quiet_optuna():
+        sampler = _sampler(options.sampler, of_sampler, read_space(values))
         pruner = _pruner(options.pruner, of_pruner)
-    typed = [storage.without_password(arg) for arg in args]
-    result = search(
+    goal = Goal(options.trials, options.metric, options.direction, options.max_parameters, options.budget_updates)
+    found = Search(
         script,
         options.config,
         values,
-        options.trials,
-        metric=options.metric,
-        direction=options.direction,
-        max_parameters=options.max_parameters,
-        budget_updates=options.budget_updates,
-        name=options.name,
-        runs_dir=options.runs_dir,
+        goal,
         overrides=overrides,
         sampler=sampler,
         pruner=pruner,
-        storage=options.storage,
-        jobs=options.jobs,
-        confirm=options.confirm,
-        command=[*called(), *typed],
+        command=[*called(), *(without_password(arg) for arg in args)],
         console=open_console(),
-    )
-    if result is not None and result.best is None:
+        **{name: getattr(options, name) for name in ("name", "runs_dir", "storage", "jobs", "confirm")},
+    ).run()
+    if found is not None and found.best is None:
         raise SystemExit(1)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = PlainParser(
         description="Searches a space of recipes with Optuna, and trains the best and the recipe that it began from "
-        "again with fresh seeds. All other options are for every run, as train.py takes them. A search that was "
-        "interrupted goes on where it stopped.",
+        "again with fresh seeds. All other options are for every run, as train.py takes them. The same command resumes "
+        "a search that was interrupted.",
         epilog="Values of a space: LOW..HIGH, of whole numbers if both are whole, with `log` or `step S` behind it; or "
         "A,B,C.",
         allow_abbrev=False,
@@ -76,7 +65,6 @@ def _parser() -> argparse.ArgumentParser:
     add("config", help="The recipe to begin from: a YAML file, as for train.py --config.")
     space = "An option and its values, such as model.n_hidden=50..400; may be given several times."
     add("--space", action="append", default=[], metavar="OPTION=VALUES", help=space)
-    add("--space_file", type=Path, metavar="FILE", help="A YAML file that maps options to values, or to lists of them.")
     add("--trials", type=int, default=50, help="How many trials, with those of earlier calls. (default: 50)")
     add("--metric", default="val/loss", help="What every validation reports, and by which trials compare.")
     add("--direction", choices=("minimize", "maximize"), help="(default: maximize an accuracy, minimize the rest)")
@@ -108,24 +96,14 @@ def _arguments_of(kind: str, words: Sequence[str]) -> tuple[list[str], list[str]
     return taken, others
 
 
-def _sampler(name: str, words: Sequence[str], axes: Sequence[Any]) -> Callable[[int], Any]:
-    """Makes samplers of a class from seeds, which are added to the one that was asked for."""
+def _sampler(name: str, words: Sequence[str], axes: Sequence[Any]) -> Any:
     from optuna import samplers
 
     if name == "GridSampler":
         words = [*words, f"--sampler.search_space={json.dumps({axis.option: axis.grid for axis in axes})}"]
-    parser, config = _parsed("sampler", samplers.BaseSampler, samplers, name, words)
-    arguments = config.sampler.init_args
-    first = arguments.get("seed") or 0
-
-    def make(seed: int) -> Any:
-        if "seed" in arguments:
-            arguments.seed = first if name in ONE_SEQUENCE else first + seed
-        return parser.instantiate_classes(config).sampler
-
-    with _refused("sampler", name):
-        make(0)
-    return make
+    if name == "TPESampler":  # so that searches with one job are repeatable, as by default elsewhere
+        words = ["--sampler.seed=0", *words]
+    return _made("sampler", samplers.BaseSampler, samplers, name, words)
 
 
 def _pruner(name: str, words: Sequence[str]) -> Any:
@@ -133,9 +111,7 @@ def _pruner(name: str, words: Sequence[str]) -> Any:
 
     if name == "none":
         return pruners.NopPruner()
-    parser, config = _parsed("pruner", pruners.BasePruner, pruners, name, words)
-    with _refused("pruner", name):
-        return parser.instantiate_classes(config).pruner
+    return _made("pruner", pruners.BasePruner, pruners, name, words)
 
 
 @contextmanager
@@ -152,8 +128,8 @@ def _refused(kind: str, name: str) -> Iterator[None]:
         raise UserError(" ".join(str(cause).split()), **{kind: name}) from error
 
 
-def _parsed(kind: str, base: type, library: Any, name: str, words: Sequence[str]) -> tuple[Any, Any]:
-    """A parser for a class of Optuna, or of the user's own by its path, and its arguments."""
+def _made(kind: str, base: type, library: Any, name: str, words: Sequence[str]) -> Any:
+    """Makes an object of a class of Optuna, or of the user's own by its path, from arguments."""
     parser: Any = OneLineParser()
     parser.add_subclass_arguments(base, kind)
     path = f"{library.__name__}.{name}" if hasattr(library, name) else name
@@ -161,4 +137,5 @@ def _parsed(kind: str, base: type, library: Any, name: str, words: Sequence[str]
     for key, value in config[kind].init_args.as_dict().items():
         if isinstance(value, str) and value.isdecimal():  # of an argument that may also be a word
             config[kind].init_args[key] = int(value)
-    return parser, config
+    with _refused(kind, name):
+        return parser.instantiate_classes(config)[kind]

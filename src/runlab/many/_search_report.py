@@ -125,7 +125,7 @@ def _draw(folder: Path, trials: Trials, goal: Goal, ended: Sequence[FrozenTrial]
         ),
     }
     if len(ended) >= MANY and len(ended[0].params) > 1:
-        counted = optuna.create_study(direction=goal.direction)
+        counted = optuna.create_study(direction=goal.toward)
         counted.add_trials(ended)
         evaluator = PedAnovaImportanceEvaluator()
         figures["importances"] = importances_figure(get_param_importances(counted, evaluator=evaluator))

@@ -4,10 +4,9 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import yaml
+from optuna import Trial
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from runlab._errors import UserError
@@ -28,6 +27,16 @@ class Axis:
     def words(self, value: Any) -> tuple[str, str]:
         """The option with this value, as arguments of `train.py`."""
         return f"--{self.option}", str(value)
+
+    def suggest(self, trial: Trial) -> None:
+        """Has a trial of Optuna take a value."""
+        one: Any = self.distribution
+        if isinstance(one, CategoricalDistribution):
+            trial.suggest_categorical(self.option, one.choices)
+        elif isinstance(one, IntDistribution):
+            trial.suggest_int(self.option, one.low, one.high, step=one.step, log=one.log)
+        else:
+            trial.suggest_float(self.option, one.low, one.high, step=one.step, log=one.log)
 
     @property
     def probes(self) -> list[Any]:
@@ -89,17 +98,9 @@ def read_values(described: Any, text: str) -> BaseDistribution:
     return _choices(values(described), text)
 
 
-def from_words(words: Sequence[str], file: Path | None = None) -> dict[str, Any]:
-    """A space from words OPTION=VALUES, and from a YAML file that maps options to values."""
+def from_words(words: Sequence[str]) -> dict[str, Any]:
+    """Returns a space from words OPTION=VALUES."""
     space: dict[str, Any] = {}
-    if file is not None:
-        try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"cannot be read ({' '.join(str(error).split())})", space_file=file) from error
-        if not isinstance(content, Mapping):
-            raise UserError("give a mapping from options to values, such as model.n_hidden: 50..400", space_file=file)
-        space = {str(option): described for option, described in content.items()}
     for word in words:
         option, _, described = word.partition("=")
         option = option.strip().removeprefix("--")

@@ -4,7 +4,7 @@ import logging
 import re
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,10 +22,9 @@ RETRIES = 3  # of a trial that was given up
 @contextmanager
 def quiet_optuna() -> Iterator[None]:
     """Silences what Optuna has to say about what is done on purpose here."""
-    optuna.logging.set_verbosity(logging.WARNING)
+    optuna.logging.set_verbosity(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed to be used")  # see `Heartbeat`
         warnings.filterwarnings("ignore", message="The reported value is ignored")  # of a run that was resumed
         yield
 
@@ -64,29 +63,3 @@ def without_password(text: str) -> str:
     """The text as it may be shown: a password in an URL is left out."""
     text = re.sub(r"(:/+[^:/@\s]*):[^@\s]+@", r"\1:***@", text)
     return re.sub(r"(password=)[^&\s]+", r"\1***", text)
-
-
-class Heartbeat:
-    """Signs of life of the trials that this process trains, by which other machines see that they are not lost.
-
-    A trial without one for `PATIENCE` seconds is given up, and its values are tried again. Only databases have this.
-    """
-
-    def __init__(self, study: optuna.Study, storage: BaseStorage) -> None:
-        self._study = study
-        self._storage = storage if isinstance(storage, RDBStorage) else None
-        self._last = 0.0
-
-    def first(self, trial_id: int) -> None:
-        """Gives the first sign of a trial that begins."""
-        if self._storage is not None:
-            self._storage.record_heartbeat(trial_id)
-
-    def give(self, trial_ids: Iterable[int]) -> None:
-        """Gives those that are due, and gives up the trials that are lost."""
-        if self._storage is None or time.monotonic() < self._last + HEARTBEAT:
-            return
-        self._last = time.monotonic()
-        for trial_id in trial_ids:
-            self._storage.record_heartbeat(trial_id)
-        optuna.storages.fail_stale_trials(self._study)

@@ -1,4 +1,4 @@
-"""A run that another process watches: it is told of every validation, and may end the run there."""
+"""A run that another process watches: it receives every validation, and may end the run there."""
 
 import sys
 from multiprocessing.connection import Connection
@@ -22,10 +22,10 @@ def updates_of(trainer: Trainer) -> int:
 
 
 class Supervised(Callback):
-    """Tells a process what becomes of the run, and goes on when that process says so.
+    """Reports the events of a run to a process, and waits for its answer each time.
 
     Where it says no, the run ends: before its first update without a trace, after a validation as if it were done.
-    A run of several processes is told of, but not ended.
+    A run of several processes reports, but is not ended.
 
     Args:
         connection: to the process.

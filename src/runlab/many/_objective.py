@@ -1,0 +1,150 @@
+"""What Optuna optimizes: trains the run of a trial, and returns the metric it ended with."""
+
+import math
+
+from optuna import Trial, TrialPruned
+from optuna.trial import FrozenTrial, TrialState
+
+from runlab._channel import Begins, HasDiverged, Validated
+from runlab._errors import UserError
+from runlab.many._pool import Pool
+from runlab.many._run import Run
+from runlab.many._trials import DOES_NOT_COUNT, FOLDER, Goal, Trials
+
+ATTEMPTS = 4  # at a trial whose process is killed
+INTERRUPTED = (130, 143)  # statuses of a run that Ctrl-C or SIGTERM has ended
+TOO_LARGE = "its network is too large"
+MEASURED = ("val/loss", "val/perplexity", "val/accuracy")  # what metrics.json has of them
+
+
+class Failed(Exception):
+    """A trial has no value. Its error is among its attributes, unless it does not count anyhow."""
+
+
+class Objective:
+    """Trains the run of a trial in a process of a pool, whose validations it reports; callable by several threads.
+
+    Args:
+        pool: which trains.
+        trials: of the search.
+    """
+
+    def __init__(self, pool: Pool, trials: Trials) -> None:
+        self._pool = pool
+        self._trials = trials
+
+    def __call__(self, trial: Trial) -> float:
+        """Returns the metric at the end of training, the worst value if the loss diverged.
+
+        Raises:
+            TrialPruned: the pruner ended the trial, or its network is too large.
+            Failed: the run failed, or the trial is one too many.
+        """
+        try:
+            for axis in self._trials.axes:
+                axis.suggest(trial)
+            now = _stored(trial)
+            earlier = [one for one in self._trials.all if one.number < trial.number]
+            if len(earlier) >= self._trials.goal.trials:  # another call has begun the last one meanwhile
+                raise _not_counted(trial, "one too many")
+            same = [one for one in earlier if one.params == now.params and one.state != TrialState.FAIL]
+            return _repeated(trial, same[0]) if same else self._trained(trial, self._run(now))
+        except (TrialPruned, Failed):
+            raise
+        except Exception as error:
+            self._pool.stop(error)  # else Optuna would wait for the other trials to end
+            raise
+
+    def _run(self, trial: FrozenTrial) -> Run:
+        run = self._trials.run_of(trial)
+        if run.folder.exists() and FOLDER not in trial.user_attrs:
+            raise UserError(f"{run.folder} is of another search; remove it, or use a new name", name=None)
+        return run
+
+    def _trained(self, trial: Trial, run: Run) -> float:
+        trial.set_user_attr(FOLDER, str(run.folder))
+        listener = Listener(trial, self._trials.goal)
+        for _ in range(ATTEMPTS):  # a killed process is resumed from its checkpoint
+            status = self._pool.train(run, listener)
+            if listener.outcome is not None or run.finished is not None:
+                break
+            if status is None:
+                raise _failed(trial, "another process trains it")
+            if status >= 0 and status not in INTERRUPTED:
+                raise _failed(trial, run.last_line)
+        if isinstance(listener.outcome, Exception):
+            raise listener.outcome
+        if listener.outcome is not None:
+            return listener.outcome
+        if run.finished is None:
+            raise _failed(trial, run.last_line)
+        return self._value(trial, run)
+
+    def _value(self, trial: Trial, run: Run) -> float:
+        """Returns the last report of a finished run; from its folder if the report was lost with a process."""
+        reported = _stored(trial).intermediate_values.get(run.result["updates"])
+        if reported is not None:
+            return reported
+        if self._trials.goal.metric not in MEASURED:
+            raise _failed(trial, "its end was not validated; set trainer.val_check_interval")
+        return run.measured(self._trials.goal.metric)
+
+
+class Listener:
+    """Answers the messages of a trial's run; `outcome` is what ended it early: a value, or the error to raise."""
+
+    def __init__(self, trial: Trial, goal: Goal) -> None:
+        self._trial = trial
+        self._goal = goal
+        self.outcome: float | Exception | None = None
+
+    def __call__(self, message: Begins | Validated | HasDiverged) -> bool:
+        """Returns whether the run may continue."""
+        if isinstance(message, Begins):
+            self.outcome = self._too_large(message.parameters)
+        elif isinstance(message, HasDiverged):
+            self.outcome = self._goal.worst
+        else:
+            self.outcome = self._validated(message)
+        return self.outcome is None
+
+    def _too_large(self, parameters: int) -> Exception | None:
+        self._trial.set_user_attr("parameters", parameters)
+        if self._goal.max_parameters is None or parameters <= self._goal.max_parameters:
+            return None
+        self._trial.set_user_attr(DOES_NOT_COUNT, TOO_LARGE)
+        return TrialPruned(TOO_LARGE)
+
+    def _validated(self, message: Validated) -> float | Exception | None:
+        value = message.metrics.get(self._goal.metric)
+        if value is None:
+            known = ", ".join(sorted(name for name in message.metrics if "/" in name))
+            raise UserError(f"no validation measures it; there are {known}", metric=self._goal.metric)
+        if not math.isfinite(value):
+            return self._goal.worst
+        self._trial.report(value, message.update)
+        return TrialPruned() if not message.is_last and self._trial.should_prune() else None
+
+
+def _stored(trial: Trial) -> FrozenTrial:
+    return trial.storage.get_trial(trial._trial_id)
+
+
+def _repeated(trial: Trial, same: FrozenTrial) -> float:
+    """Ends a trial as another with its values did: with the same seed it would take the same course."""
+    failure = _not_counted(trial, f"as trial {same.number}")
+    for step, value in same.intermediate_values.items():
+        trial.report(value, step)
+    if same.state == TrialState.COMPLETE:
+        return float(same.values[0])
+    raise TrialPruned if same.state == TrialState.PRUNED else failure
+
+
+def _not_counted(trial: Trial, reason: str) -> Failed:
+    trial.set_user_attr(DOES_NOT_COUNT, reason)
+    return Failed(reason)
+
+
+def _failed(trial: Trial, reason: str) -> Failed:
+    trial.set_user_attr("error", reason)
+    return Failed(reason)
