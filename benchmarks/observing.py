@@ -15,7 +15,7 @@ from pathlib import Path
 from pytorch_lightning import Trainer
 
 from ngram_mlp import callbacks
-from ngram_mlp.callbacks import observer
+from ngram_mlp.callbacks import inspection
 from ngram_mlp.cli.train import main
 
 INTERVALS, UPDATES = sys.argv[1], sys.argv[2]
@@ -51,10 +51,10 @@ def timed(function, name):
 
 
 Trainer.fit = timed(Trainer.fit, "fit")
-observer.take_snapshot = timed(observer.take_snapshot, "the snapshots")
+inspection.take_snapshot = timed(inspection.take_snapshot, "the snapshots")
 for name in OBSERVERS:
     kind = getattr(callbacks, name)
-    for hook in ("on_train_start", "before_update", "observe", "on_train_end"):
+    for hook in ("before_update", "observe", "draw", "conclude", "on_train_end"):
         if hasattr(kind, hook):
             setattr(kind, hook, timed(getattr(kind, hook), name))
 with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):

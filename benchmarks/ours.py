@@ -13,8 +13,7 @@ from pathlib import Path
 
 from measure import Clock
 
-from ngram_mlp.callbacks.losses import Losses
-from ngram_mlp.callbacks.observer import Snapshots
+from ngram_mlp.callbacks import Inspect, Losses
 from ngram_mlp.cli.train import main
 from ngram_mlp.models import LanguageModel
 
@@ -23,7 +22,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 clock = Clock()
 on_train_batch_end = Losses.on_train_batch_end
-observe = Snapshots.on_train_batch_end
+observe = Inspect.on_train_batch_end
 on_validation_epoch_start = LanguageModel.on_validation_epoch_start
 on_validation_epoch_end = LanguageModel.on_validation_epoch_end
 
@@ -52,7 +51,7 @@ def validation_ends(self):
 
 
 Losses.on_train_batch_end = timed
-Snapshots.on_train_batch_end = observed
+Inspect.on_train_batch_end = observed
 LanguageModel.on_validation_epoch_start = validation_begins
 LanguageModel.on_validation_epoch_end = validation_ends
 with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):

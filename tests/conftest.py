@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ngram_mlp.callbacks import diagnosis
+from ngram_mlp.callbacks import inspection
 from ngram_mlp.cli import train
 from ngram_mlp.places import SAMPLE_CORPUS
 
@@ -27,7 +27,7 @@ if "MULTISTEP_CACHE_DIR" not in os.environ:
 # Several workers share the cores: with more threads than cores, each waits for the others.
 torch.set_num_threads(1)
 # A diagnosis that fails is to fail the test, too, instead of being switched off.
-diagnosis.strict = True
+inspection.strict = True
 
 PROJECT = Path(__file__).resolve().parents[1]
 NAMES = PROJECT / "data" / "names.txt"

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ngram_mlp.callbacks.observer import tag
+from ngram_mlp.callbacks.quantity import tag
 from ngram_mlp.cli import train
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.loading import load_model

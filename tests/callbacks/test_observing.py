@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import ConstantLR
 
 from multistep import Calls, MultiStep
 from ngram_mlp import MLP, NGramDataModule
-from ngram_mlp.callbacks import Intervals, Observer
+from ngram_mlp.callbacks import Intervals, Quantity
 from ngram_mlp.callbacks.recorder import Due
 from ngram_mlp.diagnostics import figures
 from ngram_mlp.models import LanguageModel
@@ -284,7 +284,7 @@ def test_an_error_in_training_leaves_no_hook(run_train, monkeypatch):
         assert not module._backward_hooks
 
 
-class SnapshotLoss(Observer):
+class SnapshotLoss(Quantity):
     """Records the loss of each snapshot."""
 
     def observe(self, snapshot, model, recorder):
@@ -292,32 +292,10 @@ class SnapshotLoss(Observer):
 
 
 def test_the_loss_of_a_snapshot_is_the_one_of_losses_npy(run_train):
-    own = ("--trainer.callbacks+=tests.callbacks.test_observing.SnapshotLoss", "--trainer.callbacks.every_n_updates")
+    own = ("--observe.quantities+=tests.callbacks.test_observing.SnapshotLoss", "--observe.quantities.every_n_updates")
     folder, _ = run_train("--trainer.max_steps", "5", *own, "each")
     found = [event.value for event in EventAccumulator(str(folder)).Reload().Scalars("snapshot_loss")]
     np.testing.assert_allclose(found, np.load(folder / "losses.npy"), rtol=1e-6)
-
-
-class Headstrong(Observer):
-    """Overrides Lightning's hooks and calls no `super()`."""
-
-    seen: ClassVar[list[int]] = []
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        pass
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        pass
-
-    def observe(self, snapshot, model, recorder):
-        self.seen.append(snapshot.update)
-
-
-def test_an_observer_may_override_the_batch_hooks(run_train):
-    Headstrong.seen.clear()
-    callback = ["--trainer.callbacks+=tests.callbacks.test_observing.Headstrong"]
-    run_train("--trainer.max_steps", "25", *callback, "--trainer.callbacks.every_n_updates", "10/0/0")
-    assert Headstrong.seen == [0, 10, 20, 24]
 
 
 class Counting(Callback):

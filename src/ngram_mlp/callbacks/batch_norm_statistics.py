@@ -5,7 +5,7 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from ngram_mlp.callbacks.observer import Observer, tag
+from ngram_mlp.callbacks.quantity import Quantity, tag
 from ngram_mlp.callbacks.recorder import Recorder
 from ngram_mlp.data import NGramDataModule, SplitBatches
 from ngram_mlp.diagnostics import batch_norm_statistics as measuring
@@ -14,7 +14,7 @@ from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.layers import batch_norms, examples_of
 
 
-class BatchNormStatistics(Observer):
+class BatchNormStatistics(Quantity):
     """For each batch-norm layer: minibatch and running mean and std, gain and bias, as means over the units.
 
     `drift_mean` is abs(running mean - minibatch mean) in standard deviations of the minibatch, `drift_std` is

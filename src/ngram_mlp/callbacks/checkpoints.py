@@ -3,6 +3,7 @@
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -66,13 +67,17 @@ class RunCheckpoints(Checkpoint):
         self._told = 0  # the updates of which all callbacks are told
         self._gate = _Gate(self)
 
+    def in_order(self, callbacks: Sequence[Callback]) -> list[Callback]:
+        """Returns a trainer's callbacks in an order in which a checkpoint is complete.
+
+        Checkpoints are taken before any other callback sees the next update. At the end, averages take the place of the
+        weights: a run that is to go on is saved before.
+        """
+        averages = [callback for callback in callbacks if isinstance(callback, WeightAveraging)]
+        return [self._gate, *(callback for callback in callbacks if callback not in averages), *averages]
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._folder.mkdir(exist_ok=True)
-        callbacks: Any = trainer
-        # At the end, averages take the place of the weights: a run that is to go on is saved before.
-        averages = [callback for callback in callbacks.callbacks if isinstance(callback, WeightAveraging)]
-        others = [callback for callback in callbacks.callbacks if callback not in (self._gate, *averages)]
-        callbacks.callbacks = [self._gate, *others, *averages]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._told = trainer.global_step

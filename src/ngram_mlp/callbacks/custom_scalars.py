@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from ngram_mlp.callbacks.observer import Observer, tag
+from ngram_mlp.callbacks.quantity import Quantity, tag
 from ngram_mlp.callbacks.recorder import EVERYTHING, NOTHING, Due, Recorder
 from ngram_mlp.diagnostics.snapshot import Snapshot
 from ngram_mlp.diagnostics.statistics import is_nonlinearity
@@ -13,7 +13,7 @@ LINES = 8  # as many can be told apart in a chart
 Charts = dict[str, list[str | list[str]]]
 
 
-class CustomScalars(Observer):
+class CustomScalars(Quantity):
     """Shows the losses in one chart, and each statistic of the layers together, in charts of at most eight lines.
 
     Args:

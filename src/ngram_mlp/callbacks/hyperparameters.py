@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.core.saving import save_hparams_to_yaml
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from ngram_mlp.callbacks.diagnosis import Diagnosis
+from ngram_mlp.callbacks.inspection import harmless
 from ngram_mlp.callbacks.recorder import Recorder
 
 # On TensorBoard's page: what is the same for all runs on a corpus, or is there already, as `data/block_size` is.
@@ -17,7 +17,7 @@ OMITTED = {"model/characters", "model/block_size", "data/corpus", "data/data_dir
 METRIC = "val/loss"  # a curve that is there already
 
 
-class Hyperparameters(Diagnosis):
+class Hyperparameters(Callback):
     """Logs the run's hyperparameters to every logger when training starts, in place of Lightning's own logging of them.
 
     TensorBoard gets them all as `hparams.yaml`, and on its HParams page those that can differ between runs. A text
@@ -33,6 +33,10 @@ class Hyperparameters(Diagnosis):
         self._name = name
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        with harmless("Hyperparameters", trainer):
+            self._log(trainer, pl_module)
+
+    def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
         Recorder(trainer, trainer.global_step).text("recipe", self._recipe(pl_module))
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):

@@ -3,19 +3,19 @@
 import math
 from typing import Any
 
-from ngram_mlp.callbacks.looks import Looks
-from ngram_mlp.callbacks.observer import Observer, tag
+from ngram_mlp.callbacks.quantity import Quantity, tag
 from ngram_mlp.callbacks.recorder import Recorder
+from ngram_mlp.callbacks.snapshot_history import SnapshotHistory
 from ngram_mlp.diagnostics.snapshot import Snapshot, update_ratios
 from ngram_mlp.diagnostics.statistics import SATURATION, cells, dead, density, log10_ratio, mean_and_std, saturated
 from ngram_mlp.models import LanguageModel
 
 
-class ActivationStatistics(Observer):
+class ActivationStatistics(Quantity):
     """Mean, std and histogram of each hidden layer before and after its non-linearity; saturated and dead fractions.
 
-    Figures of the distributions and, as in notebook 004, of the saturated cells, at the first look, in the middle
-    of the run, and at the last.
+    Figures of the distributions and, as in notebook 004, of the saturated cells, of the first snapshot, one from the
+    middle of the run, and the last.
 
     Args:
         every_n_updates: as `Intervals.parse` reads it.
@@ -26,10 +26,10 @@ class ActivationStatistics(Observer):
     def __init__(self, every_n_updates: str = "default", layers: str = "*", saturation: float = SATURATION) -> None:
         super().__init__(every_n_updates, layers)
         self.saturation = saturation
-        self._looks = Looks(self._summary)
+        self._history = SnapshotHistory(self._summary)
 
     def observe(self, snapshot: Snapshot, model: LanguageModel, recorder: Recorder) -> None:
-        self._looks.add(snapshot, recorder.updates)
+        self._history.add(snapshot, recorder.updates)
         numbers = {}
         for name, layer in self.selected(snapshot.nonlinearities).items():
             if recorder.due.numbers:
@@ -46,9 +46,9 @@ class ActivationStatistics(Observer):
     def draw(self, model: LanguageModel, recorder: Recorder) -> None:
         from ngram_mlp.diagnostics.figures import distributions_figure, saturation_figure
 
-        looks = self._looks.summaries()
-        densities = {when: look["densities"] for when, look in looks.items()}
-        masks = {when: look["cells"] for when, look in looks.items()}
+        summaries = self._history.summaries()
+        densities = {when: summary["densities"] for when, summary in summaries.items()}
+        masks = {when: summary["cells"] for when, summary in summaries.items()}
         if any(densities.values()):
             figure = distributions_figure("output of the non-linearities", "activation", densities)
             recorder.figure("activations", figure)
@@ -63,17 +63,18 @@ class ActivationStatistics(Observer):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        return {"looks": self._looks.kept}
+        return {"history": self._history.kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._looks.kept = [tuple(look) for look in state_dict["looks"]]
+        self._history.kept = [tuple(kept) for kept in state_dict["history"]]
 
 
-class GradientStatistics(Observer):
+class GradientStatistics(Quantity):
     """For each layer, mean and std of the gradient at its output; for each weight, std and norm of its gradient.
 
     Also log10 of std(gradient) / std(weight) and of std(update) / std(weight), where the update is what the optimizer
-    really did to the weight. Figures of the gradients at the first look, in the middle of the run, and at the last.
+    really did to the weight. Figures of the gradients of the first snapshot, one from the middle of the run, and
+    the last.
 
     Args:
         every_n_updates: as `Intervals.parse` reads it.
@@ -82,11 +83,11 @@ class GradientStatistics(Observer):
 
     def __init__(self, every_n_updates: str = "default", layers: str = "*") -> None:
         super().__init__(every_n_updates, layers)
-        self._looks = Looks(self._summary)
+        self._history = SnapshotHistory(self._summary)
         self._ratios: dict[str, list[tuple[int, float]]] = {}
 
     def observe(self, snapshot: Snapshot, model: LanguageModel, recorder: Recorder) -> None:
-        self._looks.add(snapshot, recorder.updates)
+        self._history.add(snapshot, recorder.updates)
         ratios = update_ratios(snapshot, model.network)
         numbers = {}
         for name, weight in self.selected(snapshot.weights).items():
@@ -109,12 +110,12 @@ class GradientStatistics(Observer):
     def draw(self, model: LanguageModel, recorder: Recorder) -> None:
         from ngram_mlp.diagnostics.figures import distributions_figure, update_ratio_figure
 
-        looks = self._looks.summaries()
+        summaries = self._history.summaries()
         for name, title in (
             ("gradients", "gradient at the layers' outputs"),
             ("weight_gradients", "gradient of the weights"),
         ):
-            densities = {when: look[name] for when, look in looks.items()}
+            densities = {when: summary[name] for when, summary in summaries.items()}
             if any(densities.values()):
                 recorder.figure(name, distributions_figure(title, "gradient", densities))
         finite = {n: [(u, r) for u, r in points if math.isfinite(r)] for n, points in self._ratios.items()}
@@ -130,8 +131,8 @@ class GradientStatistics(Observer):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        return {"ratios": self._ratios, "looks": self._looks.kept}
+        return {"ratios": self._ratios, "history": self._history.kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._ratios = {name: [tuple(point) for point in points] for name, points in state_dict["ratios"].items()}
-        self._looks.kept = [tuple(look) for look in state_dict["looks"]]
+        self._history.kept = [tuple(kept) for kept in state_dict["history"]]

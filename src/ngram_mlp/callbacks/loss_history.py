@@ -2,18 +2,18 @@
 
 from typing import Any
 
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 
 from multistep import Calls
-from ngram_mlp.callbacks.diagnosis import Diagnosis, is_an_end
+from ngram_mlp.callbacks.inspection import harmless, is_an_end
 from ngram_mlp.callbacks.losses import Losses
 from ngram_mlp.callbacks.recorder import Recorder
 
 DROP = 0.7  # a learning rate below this fraction of the last one is marked
 
 
-class LossHistory(Diagnosis):
-    """Draws the loss of every update, the validation loss, and drops of the learning rate."""
+class LossHistory(Callback):
+    """Draws the loss of every update, the validation loss, and drops of the learning rate; needs `Losses`."""
 
     update_calls = Calls()  # it notes what there is, as often as it is called
 
@@ -23,7 +23,6 @@ class LossHistory(Diagnosis):
         self._rate = 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
         self._losses = Losses.of(trainer)
 
     def on_train_batch_end(
@@ -42,10 +41,11 @@ class LossHistory(Diagnosis):
         if len(self._losses):
             from ngram_mlp.diagnostics.figures import loss_figure
 
-            # A gradual schedule drops at every look: that is no event.
+            # A gradual schedule drops at every call: that is no event.
             drops = self._drops if len(self._drops) <= 5 else []
-            figure = loss_figure(self._losses.all.numpy(), self._validation, drops)
-            Recorder(trainer, trainer.global_step).figure("loss", figure)
+            with harmless("LossHistory", trainer):
+                figure = loss_figure(self._losses.all.numpy(), self._validation, drops)
+                Recorder(trainer, trainer.global_step).figure("loss", figure)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if is_an_end(exception):

@@ -37,12 +37,11 @@ class Losses(Callback):
 
     @classmethod
     def of(cls, trainer: Any) -> "Losses":
-        """Returns the trainer's, which is put in front of its callbacks if there is none."""
+        """Returns the trainer's; raises a ValueError if there is none."""
         for callback in trainer.callbacks:
             if isinstance(callback, cls):
                 return callback
-        trainer.callbacks = [own := cls(), *trainer.callbacks]
-        return own
+        raise ValueError("the trainer needs the callback Losses")
 
     def __len__(self) -> int:
         return self._count

@@ -27,6 +27,8 @@ class _UpdatesPerSecond(ProgressColumn):
 class UpdateProgress(ProgressBar):
     """A bar with updates done, updates per second, time left, the training loss and the last validation loss.
 
+    It needs the callback `Losses`.
+
     Every `print_every` updates it prints a line that stays: the mean training loss since the line before, the last
     validation loss, the speed, and the time left. Where the output is no terminal, there is no bar, and a line comes at
     least every half minute.

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pytorch_lightning import Trainer
@@ -37,16 +37,16 @@ def begins_update(trainer: Trainer, batch_idx: int) -> bool:
 
 
 class Recorder:
-    """Records at one update into the trainer's loggers and the run's folder what an observer finds due.
+    """Records at one update into the trainer's loggers and the run's folder what a quantity finds due.
 
     Every logger gets the numbers; TensorBoard, Weights & Biases and MLflow get all the rest, too.
     """
 
-    def __init__(self, trainer: Trainer, update: int, due: Due = EVERYTHING) -> None:
+    def __init__(self, trainer: Any, update: int, due: Due = EVERYTHING) -> None:
         self.due = due
         self.update = update
         self.is_first_process = trainer.is_global_zero  # the one that prints and writes
-        self._trainer = trainer
+        self.trainer = trainer
         self._boards = boards(trainer.loggers) if self.is_first_process else []
 
     @property
@@ -57,18 +57,18 @@ class Recorder:
     @property
     def updates(self) -> int:
         """How many updates the run has, as `updates_of` counts them."""
-        return updates_of(self._trainer)
+        return updates_of(self.trainer)
 
     @property
     def _folder(self) -> Path:
         # Not `trainer.log_dir`, which all processes have to ask for at the same time.
         folders = [board.logger.log_dir for board in self._boards if isinstance(board, TensorBoard)]
-        return Path(*folders[:1] or [self._trainer.default_root_dir])
+        return Path(*folders[:1] or [self.trainer.default_root_dir])
 
     def numbers(self, values: Mapping[str, float]) -> None:
         """Logs the finite numbers, by tag."""
         finite = {tag: value for tag, value in values.items() if math.isfinite(value)}
-        for logger in self._trainer.loggers if finite else ():
+        for logger in self.trainer.loggers if finite else ():
             logger.log_metrics(finite, step=self.update)
 
     def histogram(self, tag: str, values: Tensor) -> None:

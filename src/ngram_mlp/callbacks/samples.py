@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 
 import torch
-from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
-from ngram_mlp.callbacks.observer import Observer
+from ngram_mlp.callbacks.quantity import Quantity
 from ngram_mlp.callbacks.recorder import Recorder
 from ngram_mlp.data import NGramDataModule
 from ngram_mlp.data.ngrams import split_words
@@ -17,7 +16,7 @@ from ngram_mlp.models.sampling import sample_batched
 from runlab import printable
 
 
-class SampledNames(Observer):
+class SampledNames(Quantity):
     """Samples names, as text in the loggers, when histograms are due.
 
     At the end it logs `words/novel`, the fraction of many names that is not among the training words.
@@ -39,13 +38,11 @@ class SampledNames(Observer):
         if recorder.due.histograms:
             recorder.text("samples", ", ".join(self._sample(model, self._num)))
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, LanguageModel)
-        data: NGramDataModule = trainer.datamodule  # type: ignore[attr-defined]
+    def conclude(self, model: LanguageModel, recorder: Recorder) -> None:
+        data: NGramDataModule = recorder.trainer.datamodule
         known = set(split_words(data.corpus.words)[0])
-        names = self._sample(pl_module, self._num_at_end)
-        novel = sum(name not in known for name in names) / len(names)
-        Recorder(trainer, trainer.global_step).numbers({"words/novel": novel})
+        names = self._sample(model, self._num_at_end)
+        recorder.numbers({"words/novel": sum(name not in known for name in names) / len(names)})
 
     def _sample(self, model: LanguageModel, num: int) -> list[str]:
         generator = torch.Generator().manual_seed(self._seed)
@@ -53,7 +50,7 @@ class SampledNames(Observer):
             return [name for name, _ in sample_batched(model, num, generator, max_length=50)]
 
 
-class EmbeddingView(Observer):
+class EmbeddingView(Quantity):
     """The network's first `torch.nn.Embedding` after the update: labelled points, and TensorBoard's projector."""
 
     def draw(self, model: LanguageModel, recorder: Recorder) -> None:

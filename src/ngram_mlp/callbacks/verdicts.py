@@ -2,15 +2,16 @@
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
-from pytorch_lightning import LightningModule, Trainer
 from rich.console import Console
 
+from multistep import Calls
 from ngram_mlp.callbacks.losses import Losses
-from ngram_mlp.callbacks.observer import Observer
 from ngram_mlp.callbacks.outcome import Outcome
+from ngram_mlp.callbacks.quantity import Quantity
 from ngram_mlp.callbacks.recorder import EVERYTHING, NOTHING, Due, Recorder
 from ngram_mlp.data import NGramDataModule
 from ngram_mlp.diagnostics.counting import counted_losses
@@ -24,7 +25,7 @@ from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.metrics import evaluation_mode
 
 
-class InitializationCheck(Observer):
+class InitializationCheck(Quantity):
     """Judges the initial network, its learning rate and its data: on the console, in the loggers, in `preflight.json`.
 
     Where the data come from no `NGramDataModule`, it judges by the minibatch of update 0 alone.
@@ -33,6 +34,8 @@ class InitializationCheck(Observer):
         console: where the table is printed; by default standard output.
         saturation: the abs(tanh) above which a unit is saturated.
     """
+
+    calls = Calls(around=(sys.maxsize,))  # of which 0 is a multiple
 
     def __init__(self, console: Console | None = None, saturation: float = SATURATION) -> None:
         super().__init__("off")
@@ -43,7 +46,7 @@ class InitializationCheck(Observer):
         return EVERYTHING if update == 0 else NOTHING
 
     def before_update(self, snapshot: Snapshot, model: LanguageModel, recorder: Recorder) -> None:
-        trainer, data = self._trainer, self._trainer.datamodule
+        trainer, data = recorder.trainer, recorder.trainer.datamodule
         if isinstance(data, NGramDataModule):
             with trainer.precision_plugin.train_step_context():
                 verdicts = judge_model(
@@ -60,8 +63,10 @@ class InitializationCheck(Observer):
         _show("before the first update", verdicts, self._console, recorder, "preflight.json")
 
 
-class TrainingVerdicts(Observer):
+class TrainingVerdicts(Quantity):
     """Judges what came of the training: on the console, in the loggers, in `verdicts.json`.
+
+    It needs the callbacks `Losses` and `Outcome`, which come before `Inspect` in the trainer's list.
 
     Args:
         every_n_updates: as `Intervals.parse` reads it.
@@ -77,32 +82,24 @@ class TrainingVerdicts(Observer):
         self._console = console or Console()
         self._ratios: list[tuple[int, float]] = []
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        callbacks: Any = trainer
-        self._losses = Losses.of(trainer)
-        if not any(isinstance(callback, Outcome) for callback in callbacks.callbacks):
-            callbacks.callbacks = [Outcome(), *callbacks.callbacks]
-
     def observe(self, snapshot: Snapshot, model: LanguageModel, recorder: Recorder) -> None:
         self._ratios.append((snapshot.update, update_ratio(snapshot, model.network)))
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, LanguageModel)
-        outcome = next(callback for callback in trainer.callbacks if isinstance(callback, Outcome))  # type: ignore[attr-defined]
-        if not outcome.metrics or not len(self._losses):
+    def conclude(self, model: LanguageModel, recorder: Recorder) -> None:
+        trainer = recorder.trainer
+        losses, outcome = Losses.of(trainer), Outcome.of(trainer)
+        if not outcome.metrics or not len(losses):
             return
-        data: NGramDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        data: NGramDataModule = trainer.datamodule
         validates = "val/loss" in trainer.callback_metrics
         metrics = {split: values["loss"] for split, values in outcome.metrics.items() if split != "val" or validates}
         vocab_size, split = len(data.characters), data.splits["val" if validates else "train"]
         counted = {"guessing": math.log(vocab_size)} | counted_losses(data.splits["train"], split, vocab_size)
-        with evaluation_mode(pl_module.network):
-            contexts, targets = (x.to(pl_module.device) for x in spread(data.splits["train"], EXAMPLES))
-            snapshot = take_snapshot(pl_module.network, contexts, targets, trainer.global_step)
-        evidence = (self._losses.all, metrics, counted, self._ratios, snapshot)
-        verdicts = judge_training(*evidence, arguments_of(pl_module), self.saturation)
-        recorder = Recorder(trainer, trainer.global_step)
+        with evaluation_mode(model.network):
+            contexts, targets = (x.to(model.device) for x in spread(data.splits["train"], EXAMPLES))
+            snapshot = take_snapshot(model.network, contexts, targets, trainer.global_step)
+        evidence = (losses.all, metrics, counted, self._ratios, snapshot)
+        verdicts = judge_training(*evidence, arguments_of(model), self.saturation)
         _show("after the training", verdicts, self._console, recorder, "verdicts.json")
 
     def state_dict(self) -> dict[str, Any]:

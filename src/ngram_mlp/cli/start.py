@@ -110,6 +110,9 @@ def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, c
         raise
     except (ValueError, TypeError, ImportError, OverflowError) as error:  # about its options, in Lightning's words
         raise UserError(f"--trainer: {' '.join(str(error).split())}; choose another value") from error
+    for callback in trainer.callbacks:
+        if isinstance(callback, callbacks.RunCheckpoints):
+            trainer.callbacks = callback.in_order(trainer.callbacks)
     _refuse_other_starts(trainer)
     _refuse_callbacks(trainer, cli.model)
     cli.datamodule.refuse_unequal_parts(trainer.world_size)
@@ -146,10 +149,11 @@ def _callbacks(cli: TrainCLI, folder: Path, saved: str, console: Console) -> lis
     every, layers, saturation = observe.every_n_updates, observe.layers, observe.saturation
     autolog = config.trainer.enable_autolog_hparams
     chosen: list[Callback] = [callbacks.Hyperparameters(_hyperparameters(cli), config.name)] if autolog else []
+    quantities = list(cli.config_init.observe.quantities)
     if every != "off":
         if not 0 < saturation < 1:
             raise UserError("give a number between 0 and 1, such as 0.97", saturation=saturation)
-        chosen += [
+        quantities = [
             callbacks.InitializationCheck(console, saturation),
             callbacks.ActivationStatistics(every, layers, saturation),
             callbacks.GradientStatistics(every, layers),
@@ -158,8 +162,11 @@ def _callbacks(cli: TrainCLI, folder: Path, saved: str, console: Console) -> lis
             callbacks.SampledNames(every),
             callbacks.EmbeddingView(every),
             callbacks.CustomScalars(layers),
-            callbacks.LossHistory(),
+            *quantities,
         ]
+        chosen.append(callbacks.LossHistory())
+    if quantities:
+        chosen.append(callbacks.Inspect(quantities))
     if (connection := watcher()) is not None:
         chosen.append(Supervised(connection))
     given = cli.config_init.trainer.callbacks or []

@@ -16,6 +16,7 @@ from pytorch_lightning.callbacks import BackboneFinetuning, BaseFinetuning
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from multistep import EngineName
+from ngram_mlp.callbacks import Quantity
 from ngram_mlp.cli.resuming import split_arguments
 from ngram_mlp.data import NGramDataModule
 from ngram_mlp.data.corpus import SampleCorpusWarning
@@ -102,6 +103,8 @@ class TrainCLI(LightningCLI):
         add("--observe.layers", type=str, default="*", help="A pattern for the names of layers.")
         saturation = "The abs(tanh) above which a unit is saturated; for other non-linearities the same slope counts."
         add("--observe.saturation", type=float, default=SATURATION, help=saturation)
+        own = "Quantities of your own, as --observe.quantities+=package.module.Class, with their arguments."
+        add("--observe.quantities", type=list[Quantity], default=[], help=own)
         parser.link_arguments("data.characters", "model.init_args.characters", apply_on="instantiate")
         parser.link_arguments("data.block_size", "model.init_args.block_size", apply_on="instantiate")
         all_options = "Show the options of Lightning's trainer and exit."

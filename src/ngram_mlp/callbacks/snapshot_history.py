@@ -6,8 +6,8 @@ from typing import Any
 from ngram_mlp.diagnostics.snapshot import Snapshot
 
 
-class Looks:
-    """The first look at a network, one in the middle of the run, and the last.
+class SnapshotHistory:
+    """The first snapshot of a run, one from its middle, and the last.
 
     Args:
         summarize: what is kept of a snapshot: tensors in dictionaries, which checkpoints can hold.
@@ -26,7 +26,7 @@ class Looks:
 
     def summaries(self) -> dict[str, dict[str, Any]]:
         """The summaries by a heading, such as `update 5,000`."""
-        looks = dict(self.kept)
-        if self._last is not None and self._last.update not in looks:
-            looks[self._last.update] = self._summarize(self._last)
-        return {f"update {update:,}": looks[update] for update in sorted(looks)}
+        kept = dict(self.kept)
+        if self._last is not None and self._last.update not in kept:
+            kept[self._last.update] = self._summarize(self._last)
+        return {f"update {update:,}": kept[update] for update in sorted(kept)}

@@ -1,0 +1,154 @@
+"""The callback that inspects the network while it trains, without ever costing the run."""
+
+import logging
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from multistep import Calls
+from ngram_mlp.callbacks.quantity import Quantity
+from ngram_mlp.callbacks.recorder import NOTHING, Due, Recorder, begins_update
+from ngram_mlp.diagnostics.snapshot import Snapshot, take_snapshot
+from ngram_mlp.models import LanguageModel
+from runlab import Diverged, UserError, full_disk, printable, updates_of
+
+log = logging.getLogger(__name__)
+strict = False  # whether failures raise: tests set it, so that a diagnosis cannot fail in one unnoticed
+
+
+def is_an_end(exception: BaseException) -> bool:
+    """Whether a run was cut short by a signal or by its own loss, not by a mistake or a bug: it has figures then."""
+    return isinstance(exception, (KeyboardInterrupt, SystemExit, Diverged))
+
+
+@contextmanager
+def harmless(who: str, trainer: Any, update: int | None = None) -> Iterator[None]:
+    """Turns an exception into one line, so that a diagnosis never costs a run (promise 9).
+
+    Three kinds end the run nevertheless: a `UserError`, as an option is to be changed; a full disk, which concerns more
+    than the diagnosis; and, for who wants a traceback, all of them with the trainer's `detect_anomaly`.
+    """
+    try:
+        yield
+    except Exception as error:
+        if strict or trainer._detect_anomaly or isinstance(error, UserError) or full_disk(error):
+            raise
+        what = printable(textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" ..."))
+        when = f"at update {trainer.global_step if update is None else update:,}"
+        log.warning("%s failed %s and is switched off: %s (with detect_anomaly it raises)", who, when, what)
+
+
+class Inspect(Callback):
+    """Takes snapshots of the network and hands them to quantities; one that fails is switched off, and the run goes on.
+
+    Args:
+        quantities: what is measured, in this order.
+    """
+
+    def __init__(self, quantities: Sequence[Quantity]) -> None:
+        self._quantities = list(quantities)
+        self._is_off = False
+        self._off: set[Quantity] = set()  # those that have failed
+        self._due: dict[Quantity, Due] = {}
+        self._snapshot: Snapshot | None = None
+        self._undrawn: dict[Quantity, Snapshot] = {}  # the last that each quantity was handed since it drew
+        self._trainer: Any = None
+
+    @property
+    def update_calls(self) -> Calls:
+        """The updates around which the trainer has to call."""
+        around = [calls.around for quantity in self._quantities if (calls := quantity.calls).around is not None]
+        return Calls(around=tuple({number for numbers in around for number in numbers}) if around else None)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._trainer = trainer
+        if stage == "fit":
+            self._is_off = False
+            self._off.clear()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        assert isinstance(pl_module, LanguageModel)
+        if not begins_update(trainer, batch_idx):
+            return
+        update, last = trainer.global_step, updates_of(trainer) - 1
+        # Of those that are switched off, too: several processes have to take a snapshot together.
+        due = {one: self._call(one, update, "due", update, last) for one in self._quantities}
+        self._due = {one: kinds for one, kinds in due.items() if kinds not in (NOTHING, None)}
+        if not self._due or self._is_off:
+            return
+        who, precision = "The snapshot, without which nothing is inspected,", trainer.precision_plugin
+        snapshot: Snapshot | None = None
+        with harmless(who, trainer, update), precision.train_step_context():
+            contexts, targets = batch
+            snapshot = take_snapshot(pl_module.network, contexts, targets, update)
+        if snapshot is None:
+            self._is_off = True
+            self._off.update(self._quantities)
+            return
+        self._snapshot = snapshot
+        for quantity, kinds in self._due.items():
+            if not quantity.selected({**snapshot.layers, **snapshot.nonlinearities, **snapshot.parameters}):
+                names = ", ".join(snapshot.layers)
+                raise UserError(f"no layer has such a name; there are {names}", layers=quantity.layers)
+            recorder = Recorder(trainer, update, kinds)
+            self._call(quantity, update, "before_update", snapshot, pl_module, recorder)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, LanguageModel)
+        if (snapshot := self._snapshot) is None or trainer.global_step == snapshot.update:
+            return
+        self._snapshot = None
+        for quantity, kinds in self._due.items():
+            recorder = Recorder(trainer, snapshot.update, kinds)
+            self._call(quantity, snapshot.update, "observe", snapshot, pl_module, recorder)
+            self._undrawn[quantity] = snapshot
+            if kinds.figures:
+                self._call(quantity, snapshot.update, "draw", pl_module, recorder)
+                del self._undrawn[quantity]
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, LanguageModel)
+        for quantity, snapshot in self._undrawn.items():  # the run ends before its last update
+            self._call(quantity, None, "draw", pl_module, Recorder(trainer, snapshot.update))
+        self._undrawn.clear()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if is_an_end(exception):
+            self.on_train_end(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, LanguageModel)
+        for quantity in self._quantities:
+            self._call(quantity, None, "conclude", pl_module, Recorder(trainer, trainer.global_step))
+
+    def state_dict(self) -> dict[str, Any]:
+        states = {name: self._call(quantity, None, "state_dict") for name, quantity in self._by_name.items()}
+        return {name: state for name, state in states.items() if state}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for name, quantity in self._by_name.items():
+            if name in state_dict:
+                quantity.load_state_dict(state_dict[name])
+
+    @property
+    def _by_name(self) -> dict[str, Quantity]:
+        """The quantities by the names of their classes; of several of a class, all but the first with a number."""
+        found: dict[str, Quantity] = {}
+        for quantity in self._quantities:
+            name = type(quantity).__name__
+            found[name if name not in found else f"{name}-{len(found)}"] = quantity
+        return found
+
+    def _call(self, quantity: Quantity, update: int | None, hook: str, *args: Any) -> Any:
+        """Calls a hook of a quantity; returns None if it fails, or has failed before, but for `due`."""
+        if quantity in self._off:
+            return quantity.intervals.due(*args) if hook == "due" else None
+        with harmless(type(quantity).__name__, self._trainer, update):
+            return getattr(quantity, hook)(*args)
+        self._off.add(quantity)
+        return None

@@ -1,0 +1,112 @@
+"""What is measured of the network while it trains, and at which updates."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Any, TypeVar
+
+from multistep import Calls
+from ngram_mlp.callbacks.recorder import NOTHING, Due, Recorder
+from ngram_mlp.diagnostics.snapshot import Snapshot
+from ngram_mlp.models import LanguageModel
+from runlab import UserError
+
+PRESETS = {"default": "5000/50000/0", "often": "100/1000/10000", "each": "1/10/100"}
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """The updates between two recordings of numbers, of histograms (and sampled names), and of figures.
+
+    Whatever the interval, all are recorded at the last update; 0 means only there, `never` not even there.
+    """
+
+    numbers: int
+    histograms: int
+    figures: int
+    never: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> "Intervals":
+        """`off`, `default` (5000/50000/0), `often` (100/1000/10000), `each` (1/10/100), or three such numbers."""
+        if text == "off":
+            return cls(0, 0, 0, never=True)
+        match = re.fullmatch(r"(\d+)/(\d+)/(\d+)", PRESETS.get(text, text))
+        if match is None:
+            forms = f"{', '.join(PRESETS)}, or the updates between two recordings of numbers, histograms and figures"
+            raise UserError(f"give off, {forms}, such as 1000/10000/0 (0: only at the last)", every_n_updates=text)
+        return cls(int(match[1]), int(match[2]), int(match[3]))
+
+    @property
+    def calls(self) -> Calls:
+        """The updates around which the trainer has to call."""
+        each = tuple(interval for interval in (self.numbers, self.histograms, self.figures) if interval)
+        return Calls(around=None if self.never else each)
+
+    def due(self, update: int, last: int) -> Due:
+        """What is due at an update of a run with this last one."""
+        each = (self.numbers, self.histograms, self.figures)
+        if self.never:
+            return NOTHING
+        return Due(*(update == last or (interval > 0 and update % interval == 0) for interval in each))
+
+
+def tag(name: str, quantity: str) -> str:
+    """Where the loggers show a quantity of a layer, or of a parameter: under the heading of the outermost layer.
+
+    >>> tag("hidden1", "saturated"), tag("hidden1.linear.weight", "update_to_data")
+    ('within_hidden1/saturated', 'within_hidden1/update_to_data/linear.weight')
+    """
+    layer, _, part = name.partition(".")
+    return f"within_{layer}/{quantity}/{part}".rstrip("/")
+
+
+class Quantity:
+    """Something that `Inspect` measures at some updates; a subclass says what it finds in `observe`.
+
+    It is handed a snapshot of update n: the forward and backward pass of minibatch n with the parameters before that
+    update. The snapshot is taken once for all quantities and has no side effects (promise 4).
+
+    Args:
+        every_n_updates: as `Intervals.parse` reads it.
+        layers: a pattern for the names of layers, such as `hidden*` or `hidden1.linear`.
+    """
+
+    def __init__(self, every_n_updates: str = "default", layers: str = "*") -> None:
+        self.intervals = Intervals.parse(every_n_updates)
+        self.layers = layers
+
+    @property
+    def calls(self) -> Calls:
+        """The updates around which the trainer has to call."""
+        return self.intervals.calls
+
+    def due(self, update: int, last: int) -> Due:
+        """Returns what is to be recorded at an update of a run with this last one."""
+        return self.intervals.due(update, last)
+
+    def before_update(self, snapshot: Snapshot, model: LanguageModel, recorder: Recorder) -> None:
+        """Called right before an update at which something is due."""
+
+    def observe(self, snapshot: Snapshot, model: LanguageModel, recorder: Recorder) -> None:
+        """Examines the snapshot, and the model as it is right after the update, and records what is due."""
+
+    def draw(self, model: LanguageModel, recorder: Recorder) -> None:
+        """Draws what has been observed: where figures are due, and where the run ends, also if it is cut short."""
+
+    def conclude(self, model: LanguageModel, recorder: Recorder) -> None:
+        """Called when the run has ended as it should, with the weights that it leaves."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a checkpoint keeps, so that a resumed run draws the same figures."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores what a checkpoint kept."""
+
+    def selected(self, items: Mapping[str, T]) -> dict[str, T]:
+        """The items whose names, or whose layers' names, match the pattern."""
+        patterns = (self.layers, f"{self.layers}.*")
+        return {name: item for name, item in items.items() if any(fnmatch(name, pattern) for pattern in patterns)}
