@@ -18,8 +18,7 @@ from ngram_mlp.cli.resuming import check_checkpoint
 from ngram_mlp.cli.train_cli import TrainCLI
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.loading import load_model
-from ngram_mlp.runs.checkpoint import read_checkpoint
-from runlab import UserError
+from runlab import UserError, read_checkpoint
 from tests.conftest import PROJECT
 
 DEFAULT = PROJECT / "configs" / "default.yaml"
@@ -196,12 +195,12 @@ def without(*keys):
 
 
 EVERYWHERE = {
-    "no part of ours": without("ngram_mlp"),
-    "a schema that is text": put("ngram_mlp", "schema", value="2"),
-    "no model": without("ngram_mlp", "model"),
-    "a model that is a list": put("ngram_mlp", "model", value=["MLP"]),
-    "a class path for a model": put("ngram_mlp", "model", value="trap.Trap"),
-    "a name that steers the terminal": put("ngram_mlp", "model", value="\x1b[2J\u202eMLP"),
+    "no part of ours": without("runlab"),
+    "a schema that is text": put("runlab", "schema", value="2"),
+    "no model": without("runlab", "model"),
+    "a model that is a list": put("runlab", "model", value=["MLP"]),
+    "a class path for a model": put("runlab", "model", value="trap.Trap"),
+    "a name that steers the terminal": put("runlab", "model", value="\x1b[2J\u202eMLP"),
     "_class_path": put("hyper_parameters", "_class_path", value="trap.Trap"),
     "no hyperparameters": without("hyper_parameters"),
     "a negative size": put("hyper_parameters", "n_hidden", value=-8),
@@ -218,11 +217,11 @@ EVERYWHERE = {
 STEPS = "epoch_loop.automatic_optimization.optim_progress"
 GENERATOR = ("NGramDataModule", "minibatches", "generator")
 IN_TRAIN = {
-    "no configuration": without("ngram_mlp", "configuration"),
-    "a configuration that is no JSON": put("ngram_mlp", "configuration", value="{"),
-    "a configuration of another kind": put("ngram_mlp", "configuration", value=5),
+    "no configuration": without("runlab", "configuration"),
+    "a configuration that is no JSON": put("runlab", "configuration", value="{"),
+    "a configuration of another kind": put("runlab", "configuration", value=5),
     "a configuration that names a class": put(
-        "ngram_mlp", "configuration", value=json.dumps({"model": {"class_path": "trap.Trap"}})
+        "runlab", "configuration", value=json.dumps({"model": {"class_path": "trap.Trap"}})
     ),
     "another count of updates": put("global_step", value=4),
     "a negative count": put("global_step", value=-1),
@@ -232,7 +231,7 @@ IN_TRAIN = {
     "no account of the loops": without("loops"),
     "loops of another kind": put("loops", value={"fit_loop": "anything"}),
     "loops of another update": put("loops", "fit_loop", STEPS, "optimizer", "step", "total", "completed", value=4),
-    "no lengths of files": without("ngram_mlp", "events"),
+    "no lengths of files": without("runlab", "events"),
     "no optimizer": without("optimizer_states"),
     "no schedule": without("lr_schedulers"),
     "an optimizer state of another shape": put("optimizer_states", 0, "state", 0, "exp_avg", value=torch.zeros(3)),
@@ -274,17 +273,15 @@ def test_an_honest_checkpoint_can_be_resumed(honest, resumed):
 
 
 @pytest.mark.parametrize(
-    ("parts", "told"),
-    [
-        (None, "saved by version 0.1 of ngram_mlp, whose checkpoints this one does not read; check that version out"),
-        ({"schema": 2, "version": "0.2.0"}, "was saved by version 0.2 of"),
-        ({"schema": 99, "version": "3.1"}, "was saved by a later version"),
-    ],
+    "parts",
+    [{"model": "MLP", "engine": "eager"}, {"ngram_mlp": {"schema": 2, "version": "0.2.0"}}, {"runlab": {"schema": 99}}],
+    ids=["0.1", "0.2", "a later one"],
 )
-def test_a_checkpoint_of_another_version_is_named_with_what_to_do(parts, told, honest, tmp_path, fails):
+def test_a_checkpoint_of_another_version_is_refused_with_what_to_do(parts, honest, tmp_path, fails):
     content = torch.load(honest, weights_only=True)
-    del content["ngram_mlp"]
-    content |= {"model": "MLP", "engine": "eager"} if parts is None else {"ngram_mlp": parts}
+    del content["runlab"]
+    content |= parts
+    told = "was saved by another version, or by Lightning alone, and this version does not read it; check that version"
     old = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
     old.parent.mkdir(parents=True)
     (tmp_path / "version_0" / "config.yaml").write_text("model: {class_path: MLP, init_args: {norm: {kind: batch}}}")

@@ -13,10 +13,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ngram_mlp.callbacks.quantity import tag
 from ngram_mlp.cli import train
+from ngram_mlp.data.datamodule import stream_of
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.loading import load_model
 from ngram_mlp.models.sampling import sample_one_by_one
-from ngram_mlp.runs.checkpoint import read_checkpoint
+from runlab import read_checkpoint
 from tests.conftest import PROJECT
 from tests.reference.notebook import Notebook, dataset
 from tests.reference.stack import BatchNorm, Linear, Stack, Tanh
@@ -133,7 +134,7 @@ def test_a_deep_batch_norm_stack_replays_its_loop_its_statistics_and_its_names(s
     stack.evaluation()
     checkpoint = read_checkpoint(folder / "checkpoints" / "last.ckpt")
     generator = torch.Generator()
-    generator.set_state(checkpoint.stream["minibatches"]["generator"])
+    generator.set_state(stream_of(checkpoint)["minibatches"]["generator"])
     names = [name for name, _ in sample_one_by_one(load_model(checkpoint, LanguageModel), 20, generator)]
     characters = checkpoint.hyperparameters["characters"]
     assert names == ["".join(characters[i] for i in stack.sample()) for _ in range(20)]

@@ -37,15 +37,10 @@ def average(tensors: Sequence[Tensor]) -> None:
         tensor.copy_(part.view_as(tensor))
 
 
-def greatest(number: int, device: torch.device) -> int:
-    """The greatest of the processes' numbers."""
-    return number if processes() == 1 else int(_exchange(torch.tensor(number, device=device), dist.ReduceOp.MAX))
-
-
-def _exchange(x: Tensor, operation: Any = dist.ReduceOp.SUM) -> Tensor:
-    """Reduces x over the processes, in place; raises a UserError where another process has ended."""
+def _exchange(x: Tensor) -> Tensor:
+    """Sums x over the processes, in place; raises a UserError where another process has ended."""
     try:
-        dist.all_reduce(x, operation)
+        dist.all_reduce(x)
     except RuntimeError as error:  # torch's backends have no error of their own for that
         raise UserError(ANOTHER_HAS_ENDED) from error
     return x

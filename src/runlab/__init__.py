@@ -60,12 +60,18 @@ if TYPE_CHECKING:
     from runlab.many._search import search_command as search_command
     from runlab.many._searching import Search as Search
     from runlab.many._trials import Goal as Goal
-    from runlab.one._checkpoint_file import REMEDY as REMEDY
-    from runlab.one._checkpoint_file import load_checkpoint_file as load_checkpoint_file
-    from runlab.one._checkpoint_file import serialized as serialized
-    from runlab.one._config_files import read_configuration as read_configuration
+    from runlab.one._checkpoint import Checkpoint as Checkpoint
+    from runlab.one._checkpoint import CheckpointFiles as CheckpointFiles
+    from runlab.one._checkpoint import Parts as Parts
+    from runlab.one._checkpoint import add_parts as add_parts
+    from runlab.one._checkpoint import read_checkpoint as read_checkpoint
     from runlab.one._parser import Parser as Parser
     from runlab.one._parser import ShowTrainer as ShowTrainer
+    from runlab.one._resuming import cannot_resume as cannot_resume
+    from runlab.one._resuming import changed_options as changed_options
+    from runlab.one._resuming import split_arguments as split_arguments
+    from runlab.one._run_checkpoints import Interrupted as Interrupted
+    from runlab.one._run_checkpoints import RunCheckpoints as RunCheckpoints
     from runlab.one._supervised import Supervised as Supervised
     from runlab.one._supervised import updates_of as updates_of
 
@@ -88,9 +94,10 @@ _HOMES = {
     "many._search": "search_command",
     "many._searching": "Search",
     "many._trials": "Goal",
-    "one._checkpoint_file": "REMEDY load_checkpoint_file serialized",
-    "one._config_files": "read_configuration",
+    "one._checkpoint": "Checkpoint CheckpointFiles Parts add_parts read_checkpoint",
     "one._parser": "Parser ShowTrainer",
+    "one._resuming": "cannot_resume changed_options split_arguments",
+    "one._run_checkpoints": "Interrupted RunCheckpoints",
     "one._supervised": "Supervised updates_of",
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names.split()}

@@ -10,7 +10,7 @@ from ngram_mlp.cli import evaluate, sample
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.loading import load_model
 from ngram_mlp.models.sampling import sample_batched, sample_one_by_one
-from ngram_mlp.runs.checkpoint import read_checkpoint
+from runlab import read_checkpoint
 
 
 @pytest.fixture

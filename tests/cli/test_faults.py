@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ngram_mlp.cli import train
-from ngram_mlp.runs.checkpoint import read_checkpoint
+from runlab import read_checkpoint
 from tests.cli.folders import assert_same_run
 from tests.conftest import PROJECT, on_linux
 

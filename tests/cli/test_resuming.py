@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tensorboard.summary.writer import event_file_writer
 
-from ngram_mlp.callbacks import UpdateProgress, checkpoints
+from ngram_mlp.callbacks import UpdateProgress
 from ngram_mlp.cli import train
+from ngram_mlp.data.datamodule import stream_of
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.loading import load_model
-from ngram_mlp.runs.checkpoint import read_checkpoint
-from runlab import alone_in
+from runlab import alone_in, read_checkpoint
 from tests.cli.folders import assert_same_run, scalars
 from tests.conftest import PROJECT
 
@@ -125,7 +125,7 @@ def interrupt_and_go_on(whole, run_train, tmp_path, moment, update, seconds, tim
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
         with pytest.MonkeyPatch.context() as sabotaged:
-            sabotaged.setattr(checkpoints, "SECONDS_AT_RISK", seconds)
+            sabotaged.setattr("runlab.one._run_checkpoints.SECONDS_AT_RISK", seconds)
             sabotage(sabotaged, moment, update)
             for form in [WITNESSED, ("--ckpt_path", "last")][:times]:
                 if form == WITNESSED or (folder / "checkpoints" / "last.ckpt").exists():
@@ -257,7 +257,7 @@ def test_a_learning_rate_given_with_a_checkpoint_is_the_one_trained_with(cut, ru
     # The updates, written out: the rate has met its first milestone long before the checkpoint.
     model = load_model(checkpoint, LanguageModel).train()
     generator = torch.Generator()
-    generator.set_state(checkpoint.stream["minibatches"]["generator"])
+    generator.set_state(stream_of(checkpoint)["minibatches"]["generator"])
     contexts, targets = training_examples(run_train.corpus, model.characters)
     for update in range(first, first + 20):
         drawn = torch.randint(0, len(targets), (32,), generator=generator)
@@ -311,7 +311,7 @@ def test_two_processes_do_not_train_in_one_folder(cut, fails):
 
 
 def test_a_diverged_run_goes_on_from_before_with_a_lower_rate(whole, run_train, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "SECONDS_AT_RISK", 0.0)
+    monkeypatch.setattr("runlab.one._run_checkpoints.SECONDS_AT_RISK", 0.0)
     monkeypatch.setattr(torch.nn.functional, "cross_entropy", diverging_after(150))
     with pytest.raises(SystemExit):
         run_train(*OPTIONS)

@@ -98,7 +98,8 @@ def test_the_help_is_short_and_says_where_the_rest_is(capsys):
         with pytest.raises(SystemExit, match="0"):
             train.main(PROJECT / "configs" / "default.yaml", [option])
         shown[option] = capsys.readouterr().out
-    assert len(shown["--help"].splitlines()) <= 120
+    lines = [line for line in shown["--help"].splitlines() if " tests." not in line]  # classes that tests define
+    assert len(lines) <= 120
     assert "--trainer.gradient_clip_val" not in shown["--help"]
     assert "--trainer.gradient_clip_val" in shown["--help.trainer"]
     assert "--model.batch_norm.momentum" in shown["--model.help"]

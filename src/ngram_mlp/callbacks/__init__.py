@@ -4,7 +4,6 @@ For research: `Inspect` measures a list of quantities, and one of your own is on
 """
 
 from ngram_mlp.callbacks.batch_norm_statistics import BatchNormStatistics, EvaluationStatistics
-from ngram_mlp.callbacks.checkpoints import RunCheckpoints
 from ngram_mlp.callbacks.custom_scalars import CustomScalars
 from ngram_mlp.callbacks.hyperparameters import Hyperparameters
 from ngram_mlp.callbacks.inspection import Inspect
@@ -35,7 +34,6 @@ __all__ = [
     "Outcome",
     "Quantity",
     "Recorder",
-    "RunCheckpoints",
     "SampledNames",
     "TrainingVerdicts",
     "UpdateProgress",

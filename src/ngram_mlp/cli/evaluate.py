@@ -8,11 +8,11 @@ from rich.table import Column, Table
 
 from ngram_mlp.cli.command import open_console
 from ngram_mlp.data import NGramDataModule, SplitBatches
+from ngram_mlp.data.datamodule import stream_of
 from ngram_mlp.diagnostics.batch_norm_statistics import STATISTICS, drifts, evaluate_splits, measure, require_batch_norm
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.loading import load_model
-from ngram_mlp.runs.checkpoint import read_checkpoint
-from runlab import Parser, UserError, command, printable, shortened
+from runlab import Parser, UserError, command, printable, read_checkpoint, shortened
 
 
 @command
@@ -34,7 +34,7 @@ def main(args: Sequence[str] | None = None) -> None:
     options = parser.parse_args(args)
     checkpoint = read_checkpoint(options.ckpt_path)
     model = load_model(checkpoint, options.model)
-    trained_on = checkpoint.stream["corpus"]
+    trained_on = stream_of(checkpoint)["corpus"]
     data = NGramDataModule(options.corpus or str(trained_on["name"]), model.block_size, data_dir=options.data_dir)
     console = open_console()
     if data.characters != model.characters:

@@ -8,8 +8,7 @@ import torch
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.loading import load_model
 from ngram_mlp.models.sampling import MAX_LENGTH, sample_batched, sample_one_by_one
-from ngram_mlp.runs.checkpoint import read_checkpoint
-from runlab import Parser, command, printable, require_at_least, show
+from runlab import Parser, command, printable, read_checkpoint, require_at_least, show
 
 
 @command

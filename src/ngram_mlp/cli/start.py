@@ -23,8 +23,10 @@ from ngram_mlp.diagnostics.batch_norm_statistics import require_batch_norm
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.layers import batch_norms
 from ngram_mlp.processes import rank
-from ngram_mlp.runs.checkpoint import Checkpoint, CheckpointFiles
 from runlab import (
+    Checkpoint,
+    CheckpointFiles,
+    RunCheckpoints,
     Supervised,
     UserError,
     alone_in,
@@ -111,7 +113,7 @@ def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, c
     except (ValueError, TypeError, ImportError, OverflowError) as error:  # about its options, in Lightning's words
         raise UserError(f"--trainer: {' '.join(str(error).split())}; choose another value") from error
     for callback in trainer.callbacks:
-        if isinstance(callback, callbacks.RunCheckpoints):
+        if isinstance(callback, RunCheckpoints):
             trainer.callbacks = callback.in_order(trainer.callbacks)
     _refuse_other_starts(trainer)
     _refuse_callbacks(trainer, cli.model)
@@ -180,7 +182,7 @@ def _callbacks(cli: TrainCLI, folder: Path, saved: str, console: Console) -> lis
     if config.trainer.enable_progress_bar is not False and not shown:
         chosen.append(callbacks.UpdateProgress(console))
     if config.trainer.enable_checkpointing is not False:
-        chosen.append(callbacks.RunCheckpoints(folder / "checkpoints", config.checkpoint_every, saved))
+        chosen.append(RunCheckpoints(folder / "checkpoints", config.checkpoint_every, saved))
     return chosen
 
 

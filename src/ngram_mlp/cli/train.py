@@ -10,10 +10,8 @@ from pytorch_lightning.loggers import CSVLogger, LitLogger, Logger, MLFlowLogger
 from rich.console import Console
 from rich.panel import Panel
 
-from ngram_mlp.callbacks.checkpoints import Interrupted
 from ngram_mlp.cli.command import open_console, quiet_threads
 from ngram_mlp.cli.evaluate import print_metrics
-from ngram_mlp.cli.resuming import cannot_resume
 from ngram_mlp.cli.start import Run, start_run
 from ngram_mlp.cli.train_cli import TrainCLI
 from ngram_mlp.models.sampling import sample_one_by_one
@@ -21,9 +19,11 @@ from ngram_mlp.places import DEFAULT_CONFIG
 from ngram_mlp.processes import raise_if_another_has_ended, rank
 from runlab import (
     LAST,
+    Interrupted,
     UserError,
     as_typed,
     called,
+    cannot_resume,
     command,
     from_here,
     printable,

@@ -17,7 +17,7 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from multistep import EngineName
 from ngram_mlp.callbacks import Quantity
-from ngram_mlp.cli.resuming import split_arguments
+from ngram_mlp.cli.resuming import engine_renamed, with_engine
 from ngram_mlp.data import NGramDataModule
 from ngram_mlp.data.corpus import SampleCorpusWarning
 from ngram_mlp.diagnostics.batch_norm_statistics import StatisticsName
@@ -26,14 +26,13 @@ from ngram_mlp.models import (
     LanguageModel,
     schedules,  # noqa: F401  # so that the parser knows WarmupCosine by its name
 )
-from runlab import Parser, ShowTrainer, UserError, about_memory, require_at_least
+from runlab import Parser, ShowTrainer, UserError, about_memory, require_at_least, split_arguments
 
 USAGE = "%(prog)s [--config FILE] [--OPTION VALUE ...]"
 ABOUT_OPTIONS = (
-    "An example: --model.n_hidden 300 --trainer.max_steps 50000. The options of the model are listed by --model.help, "
-    "those of another or your own by --model.help MLP or package.module.Class; those of Lightning's trainer, such as "
-    "--trainer.max_steps, --trainer.val_check_interval, --trainer.accelerator and --trainer.callbacks+=NAME, by "
-    "--help.trainer. Every number of steps counts updates: minibatches trained on."
+    "An example: --model.n_hidden 300 --trainer.max_steps 50000. --model.help lists the options of the model, "
+    "--model.help MLP or package.module.Class those of another, --help.trainer those of Lightning's trainer, such as "
+    "--trainer.max_steps and --trainer.callbacks+=NAME. Every number of steps counts updates: minibatches trained on."
 )
 
 
@@ -48,7 +47,7 @@ class TrainCLI(LightningCLI):
         args = sys.argv[1:] if args is None else args
         if args and args[-1] == "--model.help":  # of the model that is trained by default, not of the shared class
             args = [*args[:-1], "--model.help=BatchNormMLP"]
-        args, self.resume_point = split_arguments(args)
+        args, self.resume_point = split_arguments(engine_renamed(args), with_engine)
         if self.resume_point and self.resume_point.folder:
             default_config = self.resume_point.folder / "config.yaml"
         if default_config.is_file() and not os.access(default_config, os.R_OK):
@@ -90,8 +89,8 @@ class TrainCLI(LightningCLI):
             "--statistics",
             type=StatisticsName,
             default="running",
-            help="What batch norm evaluates with: its running estimates, the statistics over the evaluated split "
-            "(batch), or those over the training split (calibrated: precise batch norm).",
+            help="What batch norm evaluates with: running estimates, or statistics of the evaluated split (batch) or "
+            "of the training split (calibrated).",
         )
         add(
             "--observe.every_n_updates",
@@ -101,9 +100,9 @@ class TrainCLI(LightningCLI):
             "only at the last update), or often (100/1000/10000), each (1/10/100), off.",
         )
         add("--observe.layers", type=str, default="*", help="A pattern for the names of layers.")
-        saturation = "The abs(tanh) above which a unit is saturated; for other non-linearities the same slope counts."
+        saturation = "The abs(tanh), or the same slope, above which a unit is saturated."
         add("--observe.saturation", type=float, default=SATURATION, help=saturation)
-        own = "Quantities of your own, as --observe.quantities+=package.module.Class, with their arguments."
+        own = "Your own, as --observe.quantities+=package.module.Class."
         add("--observe.quantities", type=list[Quantity], default=[], help=own)
         parser.link_arguments("data.characters", "model.init_args.characters", apply_on="instantiate")
         parser.link_arguments("data.block_size", "model.init_args.block_size", apply_on="instantiate")

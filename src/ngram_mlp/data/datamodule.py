@@ -2,7 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -13,8 +13,23 @@ from ngram_mlp.data.corpus import Corpus, load_corpus
 from ngram_mlp.data.minibatches import Minibatches, Sampling, SplitBatches
 from ngram_mlp.data.ngrams import NGrams, Vocabulary, build_ngrams, split_words
 from ngram_mlp.places import DATA_DIR
-from ngram_mlp.runs.checkpoint import StreamState
-from runlab import UserError, require_at_least, shortened
+from runlab import Checkpoint, UserError, require_at_least, shortened
+
+
+class StreamState(TypedDict):
+    """What a checkpoint holds of the data: where the minibatches stand, and in which corpus."""
+
+    minibatches: dict[str, Any]  # as `Minibatches.state_dict` returns it
+    default_generator: Tensor  # the state of torch's, which dropout and users' callbacks draw from
+    corpus: dict[str, str | int]  # name, sha256 and number of words
+
+
+def stream_of(checkpoint: Checkpoint) -> StreamState:
+    """Returns the state of the data in a checkpoint; raises a UserError if it was data of another kind."""
+    for value in checkpoint.content.values():
+        if isinstance(value, dict) and StreamState.__required_keys__ <= value.keys():
+            return cast(StreamState, value)  # under the name of the datamodule's class
+    raise checkpoint.error("does not tell which corpus it was trained on; it was not saved by train.py")
 
 
 class NGramDataModule(LightningDataModule):
@@ -29,8 +44,7 @@ class NGramDataModule(LightningDataModule):
         block_size: how many characters the network sees to predict the next.
         batch_size: the examples in a minibatch.
         sampling: how minibatches are drawn: with `replacement`, as in the notebooks, or without it, in `epochs`.
-        data_dir: the folder of names.txt; by default the project's `data`, or `data` here where this package is
-            installed without a checkout.
+        data_dir: the folder of names.txt; by default `data` in the project, or here if there is no project.
     """
 
     trainer: Any  # Lightning sets it

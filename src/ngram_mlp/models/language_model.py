@@ -14,8 +14,7 @@ from torch.optim.lr_scheduler import MultiStepLR, ReduceLROnPlateau
 
 from ngram_mlp.models.loading import load_model
 from ngram_mlp.models.metrics import PredictionMetric
-from ngram_mlp.runs.checkpoint import Parts, add_parts, read_checkpoint
-from runlab import UserError
+from runlab import Parts, UserError, add_parts, read_checkpoint
 
 
 class LanguageModel(LightningModule):

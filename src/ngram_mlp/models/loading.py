@@ -5,8 +5,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from ngram_mlp.runs.checkpoint import Checkpoint
-from runlab import shortened
+from runlab import Checkpoint, shortened
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -1,49 +1,40 @@
-"""What a checkpoint holds: whatever writes or reads a part of one does so through this file.
+"""The checkpoint of a run: what it holds, how it is written, and how it is read: as data, never as code.
 
 Lightning saves weights, optimizer, schedule, the states of callbacks and data, and the model's hyperparameters under
-keys of its own. What this package adds lies under one key, `ngram_mlp`, with the number of the schema.
+keys of its own. What this package adds lies under one key, `runlab`, with the number of the schema.
 """
 
+import io
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
+import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from torch import Tensor
 
-from runlab import REMEDY, UserError, checkpoint_file, load_checkpoint_file, serialized, write_atomically
+from runlab._errors import UserError
+from runlab._files import checkpoint_file, write_atomically
 
-SCHEMA = 3
-SAVED_BY = {1: "0.1", 2: "0.2"}  # the versions of earlier schemas; the first had no number
-KEY = "ngram_mlp"
+SCHEMA = 1
+KEY = "runlab"
+REMEDY = "give a .ckpt file of a run"
 
 
 class Parts(TypedDict, total=False):
-    """What the model adds to a checkpoint (the first) and `RunCheckpoints`, in runs of `train.py` (the rest)."""
+    """What a model adds to a checkpoint (the first) and `RunCheckpoints` (the rest)."""
 
     model: str  # the name of its class
     configuration: str  # of the run, as JSON
     events: dict[str, int]  # the length of each TensorBoard file, in bytes
 
 
-class StreamState(TypedDict):
-    """The state of the data: where the minibatches stand, and in which corpus."""
-
-    minibatches: dict[str, Any]  # as `Minibatches.state_dict` returns it
-    default_generator: Tensor  # the state of torch's, which dropout and users' callbacks draw from
-    corpus: dict[str, str | int]  # name, sha256 and number of words
-
-
 def add_parts(content: dict[str, Any], parts: Parts) -> None:
     """Adds parts to the content of a checkpoint that is about to be saved."""
     content.setdefault(KEY, {"schema": SCHEMA}).update(parts)
-
-
-def parts_of(content: Mapping[str, Any]) -> Parts:
-    """The parts in the content of a checkpoint."""
-    return cast(Parts, content[KEY])
 
 
 @dataclass(frozen=True)
@@ -58,44 +49,62 @@ class Checkpoint:
     weights: dict[str, Tensor]  # parameters and buffers by name
     update: int  # how many updates were done
 
-    @property
-    def stream(self) -> StreamState:
-        """The state of the data; raises a UserError where it was data of another kind."""
-        for value in self.content.values():
-            if isinstance(value, dict) and StreamState.__required_keys__ <= value.keys():
-                return cast(StreamState, value)  # under the name of the datamodule's class
-        raise self.error("does not tell which corpus it was trained on; it was not saved by train.py")
-
     def error(self, reason: str) -> UserError:
-        """A UserError about this checkpoint."""
+        """Returns a UserError about this checkpoint."""
         return UserError(reason, ckpt_path=self.path)
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """A checkpoint that this version saved, read as data; of a run's folder, the last one.
+    """Returns a checkpoint that this version saved, read as data; of a run's folder, the last one.
 
     Raises a UserError for anything else.
     """
     path = checkpoint_file(path)
     content = load_checkpoint_file(path)
     _require(path, content, {"global_step": int, "hyper_parameters": dict, "state_dict": dict})
-    parts = content.get(KEY, {"schema": 1} if "engine" in content else None)
+    parts = content.get(KEY, {"schema": 0})
     _require(path, parts, {"schema": int})
     if parts["schema"] != SCHEMA:
-        saved_by = f"version {SAVED_BY[parts['schema']]}" if parts["schema"] in SAVED_BY else "a later version"
-        reason = f"was saved by {saved_by} of ngram_mlp, whose checkpoints this one does not read"
+        reason = "was saved by another version, or by Lightning alone, and this version does not read it"
         raise UserError(f"{reason}; check that version out to use it, or train again", ckpt_path=path)
     _require(path, parts, {"model": str})
     hyperparameters, weights = content["hyper_parameters"], content["state_dict"]
+    parts = cast(Parts, parts)
     return Checkpoint(Path(path), content, parts, parts["model"], hyperparameters, weights, content["global_step"])
 
 
-def _require(path: str | Path, content: Any, kinds: dict[str, Any]) -> None:
+def _require(path: str | Path, content: Any, kinds: Mapping[str, type]) -> None:
     """Raises a UserError unless the content is a dictionary with these kinds of values."""
     for key, kind in kinds.items():
         if not isinstance(content, dict) or not isinstance(content.get(key), kind):
-            reason = f"is damaged or no checkpoint of this package: {key} is absent or of the wrong kind; {REMEDY}"
+            reason = f"is damaged or not a checkpoint of a run: {key} is absent or of the wrong kind; {REMEDY}"
             raise UserError(reason, ckpt_path=path)
+
+
+def serialized(content: dict[str, Any]) -> bytes:
+    """Returns the bytes of a checkpoint file, made in memory: torch reports a full disk by another error."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def load_checkpoint_file(path: str | Path) -> Any:
+    """Returns what torch saved in a file, with tensors on the CPU; raises a UserError where it cannot be read.
+
+    Nothing that the file names is imported or run.
+    """
+    if Path(path).exists() and not Path(path).is_file():
+        raise UserError(f"is not a regular file; {REMEDY}", ckpt_path=path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:  # torch itself does not compare the checksums
+                raise ValueError("a checksum differs")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file can raise anything in zipfile and in torch
+        reason = getattr(error, "strerror", None) or "it is not a checkpoint, or damaged"
+        raise UserError(f"cannot be read ({reason}); {REMEDY}", ckpt_path=path) from error
 
 
 class CheckpointFiles(TorchCheckpointIO):

@@ -14,14 +14,13 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, WeightAveraging
 from pytorch_lightning.trainer.states import TrainerFn
 
-from multistep import Calls
-from ngram_mlp.callbacks.recorder import begins_update
-from ngram_mlp.processes import greatest, processes
-from ngram_mlp.runs.checkpoint import Parts, add_parts
-from runlab import event_files, require_at_least, serialized, write_atomically
+from runlab._errors import require_at_least
+from runlab._files import event_files, write_atomically
+from runlab.one._checkpoint import Parts, add_parts, serialized
 
 SECONDS_AT_RISK = 1.0
 UPDATES_TO_SIGNAL = 500  # after which several processes ask each other for signals
+Intervals = tuple[int, ...]
 
 
 class Interrupted(SystemExit):
@@ -47,15 +46,19 @@ class RunCheckpoints(Checkpoint):
         folder: where the checkpoints go.
         every_n_updates: the updates between two saves of `last.ckpt`.
         configuration: the run's configuration, as JSON, which travels in its checkpoints.
+        monitor: the metric of a validation by which the best is the one with the least.
     """
 
-    def __init__(self, folder: Path, every_n_updates: int = 10_000, configuration: str = "{}") -> None:
+    def __init__(
+        self, folder: Path, every_n_updates: int = 10_000, configuration: str = "{}", monitor: str = "val/loss"
+    ) -> None:
         require_at_least(1, checkpoint_every=every_n_updates)
         self.saved_update: int | None = None
         self.last_path = folder / "last.ckpt"
         self._every_n_updates = every_n_updates
         self._folder = folder
         self._configuration = configuration
+        self._monitor = monitor
         self._best_loss = float("inf")
         self._best_update: int | None = None
         self._validated = False
@@ -65,6 +68,7 @@ class RunCheckpoints(Checkpoint):
         self._state_due = 0.0
         self._signal: int | None = None
         self._told = 0  # the updates of which all callbacks are told
+        self._is_shared = False
         self._gate = _Gate(self)
 
     def in_order(self, callbacks: Sequence[Callback]) -> list[Callback]:
@@ -78,6 +82,7 @@ class RunCheckpoints(Checkpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._folder.mkdir(exist_ok=True)
+        self._is_shared = trainer.world_size > 1  # all processes have to call it at the same updates
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._told = trainer.global_step
@@ -91,7 +96,8 @@ class RunCheckpoints(Checkpoint):
             return
         self._validated = True
         self._metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        if (loss := float(trainer.callback_metrics["val/loss"])) < self._best_loss:
+        loss = float(trainer.callback_metrics.get(self._monitor, torch.inf))
+        if loss < self._best_loss:
             self._best_loss, self._best_update = loss, trainer.global_step
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -107,7 +113,7 @@ class RunCheckpoints(Checkpoint):
         for logger in trainer.loggers:
             logger.save()
         events = {path.name: path.stat().st_size for path in event_files(self._folder.parent)}
-        add_parts(checkpoint, Parts(configuration=self._configuration, events=events))
+        add_parts(checkpoint, Parts(model=type(pl_module).__name__, configuration=self._configuration, events=events))
         between_updates(checkpoint["loops"]["fit_loop"], trainer.num_training_batches)
 
     def state_dict(self) -> dict[str, Any]:
@@ -121,13 +127,13 @@ class RunCheckpoints(Checkpoint):
         self._resumes = True
 
     @property
-    def calls(self) -> Calls:
+    def calls(self) -> tuple[Intervals, Intervals, Intervals]:
         """When it has to be called: at the end of an update and before the next one, without others in between."""
-        several = processes() > 1  # all have to call it at the same updates
-        if self._validated or (not several and (self._signal or time.monotonic() > self._state_due)):
-            return Calls(around=(1,))
-        every = (self._every_n_updates, *((UPDATES_TO_SIGNAL,) if several else ()))
-        return Calls(after=every, around=every)
+        # As `multistep.Calls` has them: after, before and around updates.
+        if self._validated or (not self._is_shared and (self._signal or time.monotonic() > self._state_due)):
+            return (), (), (1,)
+        every = (self._every_n_updates, *((UPDATES_TO_SIGNAL,) if self._is_shared else ()))
+        return every, (), every
 
     def after_minibatch(self, trainer: Trainer) -> None:
         """Notes that all callbacks are told of the updates so far."""
@@ -135,14 +141,16 @@ class RunCheckpoints(Checkpoint):
 
     def before_minibatch(self, trainer: Any, batch_idx: int) -> None:
         """Saves what is due, and ends the run after a signal; called right before a minibatch."""
-        if not begins_update(trainer, batch_idx) or self._told != trainer.global_step:
+        if batch_idx % trainer.accumulate_grad_batches or self._told != trainer.global_step:
             return
         update = trainer.global_step
         if self._resumes:  # Lightning counts the step once more where it skips a validation that was done before
             trainer.fit_loop.epoch_loop._batches_that_stepped = update
             self._resumes = False
         # All processes end at the same moment, whichever of them received the signal.
-        self._signal = greatest(self._signal or 0, trainer.strategy.root_device) or None
+        if self._is_shared:
+            own = torch.tensor(self._signal or 0, device=trainer.strategy.root_device)
+            self._signal = int(trainer.strategy.reduce(own, reduce_op="max")) or None
         due = update % self._every_n_updates == 0 and update > 0
         if (due or self._validated or self._signal) and update != self.saved_update:
             self._save(trainer)
@@ -181,7 +189,7 @@ class _Gate(Callback):
         self._checkpoints = checkpoints
 
     @property
-    def update_calls(self) -> Calls:
+    def update_calls(self) -> tuple[Intervals, Intervals, Intervals]:
         return self._checkpoints.calls
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

@@ -1,0 +1,128 @@
+"""Where a run resumes from, and which of its options may change then."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runlab._errors import UserError, shortened
+from runlab._files import LAST, checkpoint_file, versions
+from runlab._parser import PlainParser
+from runlab.one._checkpoint import Checkpoint, read_checkpoint
+from runlab.one._config_files import read_configuration
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """A checkpoint to resume from, and the folder of its run, unless it lies in none."""
+
+    checkpoint: Checkpoint
+    folder: Path | None
+
+
+def split_arguments(
+    args: Sequence[str], read: Callable[[str, dict[str, Any]], str] = lambda file, _: file
+) -> tuple[list[str], ResumePoint | None]:
+    """The arguments for the parser, and where the run resumes from: that decides with which configuration it begins.
+
+    `--config FILE` is put before all others, so that an override holds wherever it stands: the parser applies arguments
+    in order, and `--model.n_hidden 9 --config a.yaml` would lose the 9.
+
+    Args:
+        args: as they were typed.
+        read: what stands for a file in `--config`, given its path and content.
+
+    Raises:
+        UserError: there is no such checkpoint, or the name given is not that of its run.
+    """
+    parser = PlainParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-c", "--config", action="append", default=[])
+    for option in ("--ckpt_path", "--resume", "--name", "--runs_dir"):
+        parser.add_argument(option)
+    known, others = parser.parse_known_args(args)
+    options = vars(known)
+    files = options.pop("config")
+    configs: list[str] = []
+    typed = [word for option, value in options.items() if value is not None for word in (f"--{option}", value)]
+    for file in files:
+        given = read_configuration(file)
+        configs += ["--config", read(file, given)]
+        options |= {key: given[key] for key in options if options[key] is None and given.get(key)}
+    return [*configs, *typed, *others], _origin(**options)
+
+
+def _origin(ckpt_path: str | None, resume: str | None, name: str | None, runs_dir: str | None) -> ResumePoint | None:
+    """What `--ckpt_path last`, a file or a run's folder there, or `--resume RUN_FOLDER` means; None for a new run."""
+    if resume is not None:
+        if ckpt_path is not None:
+            raise UserError(f"and ckpt_path {ckpt_path}: give one of them", resume=resume)
+        path = Path(resume) / LAST
+        for needed in (Path(resume) / "config.yaml", path):
+            if not needed.is_file():
+                raise UserError(f"there is no {needed}; give a folder RUNS_DIR/NAME/version_N", resume=resume)
+    elif ckpt_path == "last":
+        parent = Path(runs_dir or "runs", name or "default")
+        runs = [parent / f"version_{number}" for number in sorted(versions(parent))]
+        begun = [run for run in runs if (run / LAST).is_file() and (run / "config.yaml").is_file()]
+        if not begun:
+            raise UserError(f"no run in {parent} has a {LAST}; give another name or runs_dir", ckpt_path="last")
+        path = begun[-1] / LAST
+    elif ckpt_path is not None:
+        path = checkpoint_file(ckpt_path)
+    else:
+        return None
+    own = path.absolute().parent.parent
+    if path.absolute().parent.name != "checkpoints" or not (own / "config.yaml").is_file():
+        return ResumePoint(read_checkpoint(path), None)
+    folder = path.parent.parent if len(path.parts) > 2 else own
+    if Path(runs_dir or own.parent.parent, name or own.parent.name).absolute() != own.parent:
+        wrong = {"name": name} if name else {"runs_dir": runs_dir}
+        raise UserError(f"the run resumes in its own folder, {folder}; leave it out", **wrong)
+    return ResumePoint(read_checkpoint(path), folder)
+
+
+def cannot_resume(path: Path, error: BaseException) -> UserError:
+    """The line about a checkpoint whose content led to an error."""
+    return UserError(f"no run can resume from it: {shortened(f'{type(error).__name__}: {error}', 300)}", ckpt_path=path)
+
+
+def changed_options(
+    checkpoint: Checkpoint, given: dict[str, Any], changeable: Sequence[str], places: Sequence[str]
+) -> list[str]:
+    """Returns the options that differ from those a checkpoint was trained with, all of which may change.
+
+    Args:
+        checkpoint: the one to resume from.
+        given: the configuration of the resumed run, nested.
+        changeable: options, or groups of them, that a resumed run can honour.
+        places: options that say where files are.
+
+    Raises:
+        UserError: an option differs that can no longer be changed.
+    """
+    try:
+        before = dict(_flattened(json.loads(checkpoint.parts["configuration"])))
+    except (KeyError, TypeError, ValueError, RecursionError, AttributeError) as error:
+        raise checkpoint.error("holds no configuration, so no run can resume from it") from error
+    now = dict(_flattened(given))
+    changed = [key for key in before | now if before.get(key) != now.get(key) and key not in places]
+    for key in changed:
+        if not any(f"{key}.".startswith(f"{other}.") for other in changeable):
+            raise UserError(
+                f"--{key} {shortened(now.get(key))}: the checkpoint was trained with {shortened(before.get(key))}; "
+                f"a resumed run can change --{', --'.join(changeable)}; leave this as it was, or start a new run"
+            )
+    if 0 <= (updates := now["trainer.max_steps"]) < checkpoint.update:
+        raise UserError(f"the checkpoint is at update {checkpoint.update}; give at least that", max_steps=updates)
+    return changed
+
+
+def _flattened(nested: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a configuration by option, as it is typed: without `class_path` and `init_args`."""
+    for key, value in nested.items():
+        name = prefix.removesuffix(".") if key == "class_path" else prefix if key == "init_args" else f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            yield from _flattened(value, f"{name.removesuffix('.')}.")
+        else:
+            yield name, value
