@@ -78,6 +78,15 @@ def test_no_files_import_each_other_in_a_circle():
         raise AssertionError(" imports ".join(reversed(error.args[1]))) from None
 
 
+def test_a_file_and_a_function_are_read_in_a_sitting():
+    for name, path in FILES.items():
+        text = path.read_text()
+        assert len(text.splitlines()) <= 300, name
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 40, f"{name}: {node.name}"
+
+
 def layer_of(module: str) -> int:
     (level,) = (level for level, names in enumerate(LAYERS) if module in names)
     return level

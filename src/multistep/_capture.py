@@ -1,7 +1,7 @@
 """What a step hands out while it is performed on a copy: its loss, what it logs, and what metrics are given."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,6 +70,13 @@ class Captured:
         calls = [(call.path, call.method, call.layout) for call in self.calls]
         extra = [(key, _kind(value)) for key, value in self.extra.items()]
         return [_kind(self.loss), logs, calls, extra]
+
+    def named(self, outputs: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Returns what an update has handed out, as `tensors` orders it, by what it is."""
+        names = ["the loss", *(f"{log.name} as logged" for log in self.logs if isinstance(log.value, Tensor))]
+        names += [f"output {number}" for number in range(len(names), len(outputs))]
+        unique = [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names)]
+        return dict(zip(unique, outputs, strict=True))
 
 
 def _kind(value: Any) -> Any:

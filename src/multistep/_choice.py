@@ -12,8 +12,9 @@ from multistep._averaging import averages_of, own_formula
 from multistep._check import are_close
 from multistep._errors import CannotFuseError, EngineMismatchError
 from multistep._fused import FusedEngine
+from multistep._loaders import data_of, refused_data
 from multistep._logs import Replay
-from multistep._minibatches import Source, data_of, longest_chunk, refused_data
+from multistep._minibatches import Source, longest_chunk
 from multistep._own_schedules import OwnSchedules
 from multistep._reach import has_hooks, reads_gradients, shared_places
 from multistep._schedules import changes_more_than_the_learning_rate
@@ -129,17 +130,7 @@ class Choice:
 
     def _compiled(self, batch: Any, wanted: str) -> FusedEngine | None:
         trainer: Any = self._trainer
-        if trainer.world_size > 1:
-            raise CannotFuseError("several processes exchange their gradients at every update")
-        if isinstance(trainer.profiler, PyTorchProfiler):
-            raise CannotFuseError("PyTorchProfiler is told of every operation")
-        if reason := refused_data(trainer):
-            raise CannotFuseError(reason)
-        if (average := own_formula(trainer)) is not None:
-            raise CannotFuseError(f"the average {average} is moved by a formula or at times of its own")
-        for config in trainer.lr_scheduler_configs:
-            if changes_more_than_the_learning_rate(config.scheduler):
-                raise CannotFuseError(f"the schedule {type(config.scheduler).__name__} changes the momentum, too")
+        _refuse_what_cannot_be_fused(trainer)
         engine = FusedEngine(
             trainer.lightning_module,
             trainer.optimizers[0],
@@ -257,3 +248,18 @@ class Choice:
         """Has Python train from now on, as compiled code has raised an exception."""
         line = (str(error).splitlines() or [""])[0]
         self.fall_back(f"after {self._trainer.global_step:,} updates: {type(error).__name__}: {line}")
+
+
+def _refuse_what_cannot_be_fused(trainer: Any) -> None:
+    """Raises a CannotFuseError for what no update of this trainer can be compiled with."""
+    if trainer.world_size > 1:
+        raise CannotFuseError("several processes exchange their gradients at every update")
+    if isinstance(trainer.profiler, PyTorchProfiler):
+        raise CannotFuseError("PyTorchProfiler is told of every operation")
+    if reason := refused_data(trainer):
+        raise CannotFuseError(reason)
+    if (average := own_formula(trainer)) is not None:
+        raise CannotFuseError(f"the average {average} is moved by a formula or at times of its own")
+    for config in trainer.lr_scheduler_configs:
+        if changes_more_than_the_learning_rate(config.scheduler):
+            raise CannotFuseError(f"the schedule {type(config.scheduler).__name__} changes the momentum, too")

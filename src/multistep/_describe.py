@@ -8,14 +8,11 @@ import enum
 import functools
 import gc
 import hashlib
-import inspect
 import logging
 import random
-import sys
 import types
 import weakref
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,14 +23,12 @@ from torchmetrics import Metric
 
 from multistep._errors import CannotFuseError
 from multistep._guards import RefusingValue
+from multistep._origins import PLAIN, is_own, name_of, settings_of
 
-PLAIN = (bool, int, float, complex, str, bytes, type(None))
 FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial, staticmethod, classmethod, property)
 # What a bare module has of its own; parameters, buffers and submodules are described by themselves.
 OF_EVERY_MODULE = set(nn.Module().__dict__) - {"training"}
-KNOWN_PACKAGES = {"torch", "pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics", "numpy", "multistep"}
 DEEPEST, MOST = 100, 20_000  # levels and values of a description
-FEW = 1_000  # values in a container that are looked at
 
 
 class Unhashable(str):
@@ -57,31 +52,6 @@ def is_known(described: Any) -> bool:
     if isinstance(described, (list, tuple)):
         return all(map(is_known, described))
     return not isinstance(described, Unhashable)
-
-
-def sources_of(module: nn.Module) -> str | None:
-    """Returns a digest of the files that the classes of a module are written in, and of those that these import.
-
-    Torch's and the standard library's are left out, and of other installed packages those that they import. None where
-    there is no file, as in a notebook.
-    """
-    modules = {cls.__module__ for child in module.modules() for cls in type(child).__mro__}
-    waiting, seen = {name for name in modules if is_foreign(name)}, set()
-    digest = hashlib.sha256()
-    files = []
-    while waiting:
-        name = waiting.pop()
-        seen.add(name)
-        found = sys.modules.get(name)
-        file = getattr(found, "__file__", None)
-        if found is None or file is None or not Path(file).is_file():
-            return None
-        files.append(file)
-        if "site-packages" not in Path(file).parts:
-            waiting |= set(_imported(found)) - seen
-    for file in sorted(files):
-        digest.update(Path(file).read_bytes())
-    return digest.hexdigest()
 
 
 class Describer:
@@ -141,6 +111,22 @@ class Describer:
             return [kind, value.__name__, *((key, self(item)) for key, item in settings_of(value).items())]
         if isinstance(value, logging.Logger):
             return [kind, value.name, value.getEffectiveLevel(), value.disabled, value.manager.disable]
+        if (described := self._callable(value)) is not None:
+            return described
+        if isinstance(value, torch.Generator):
+            return _digest(value.get_state())
+        if isinstance(value, random.Random):
+            return [kind, *value.getstate()]
+        changing = isinstance(value, (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler))
+        if changing or type(value).__module__.partition(".")[0] in ("pytorch_lightning", "lightning_fabric"):
+            raise CannotFuseError(f"training_step can reach a {kind}")
+        if has_attributes(value):
+            return [name_of(type(value)), self(getattr(value, "__dict__", None)), self(slots_of(value))]
+        return self._state_of(value) or Unhashable(f"{kind} {id(value)}")
+
+    def _callable(self, value: Any) -> Any:
+        """A function of any kind, by its code and what it holds; None for anything else."""
+        kind = type(value).__name__
         if isinstance(value, (types.BuiltinFunctionType, types.MethodWrapperType, np.ufunc)):
             owner = getattr(value, "__self__", None)
             return [kind, value.__name__, None if isinstance(owner, (types.ModuleType, type)) else self(owner)]
@@ -153,16 +139,7 @@ class Describer:
             return [kind, name_of(value), _code(value.__code__), *map(self, inside)]
         if isinstance(value, functools._lru_cache_wrapper):
             return [kind, self(value.__wrapped__), value.cache_info().currsize, *map(self, cached_in(value))]
-        if isinstance(value, torch.Generator):
-            return _digest(value.get_state())
-        if isinstance(value, random.Random):
-            return [kind, *value.getstate()]
-        changing = isinstance(value, (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler))
-        if changing or type(value).__module__.partition(".")[0] in ("pytorch_lightning", "lightning_fabric"):
-            raise CannotFuseError(f"training_step can reach a {kind}")
-        if has_attributes(value):
-            return [name_of(type(value)), self(getattr(value, "__dict__", None)), self(slots_of(value))]
-        return self._state_of(value) or Unhashable(f"{kind} {id(value)}")
+        return None
 
     def _module(self, value: nn.Module) -> Any:
         """One of the model's own is described by itself; another one must hold nothing that a step may change."""
@@ -238,19 +215,6 @@ def _digest(value: Any) -> list[Any]:
     ]
 
 
-def settings_of(module: types.ModuleType) -> dict[str, Any]:
-    """Returns the numbers and words in a module that is no installed package's, and containers of them, by name."""
-    if not is_own_module(module.__name__):
-        return {}
-    return {key: value for key, value in vars(module).items() if not is_dunder(key) and _is_plain(value)}
-
-
-def _is_plain(value: Any, depth: int = 4) -> bool:
-    if isinstance(value, (list, tuple, set, dict)) and depth and len(value) < FEW:
-        return all(_is_plain(each, depth - 1) for each in (value.values() if isinstance(value, dict) else value))
-    return isinstance(value, PLAIN)
-
-
 def cached_in(function: Any) -> list[Any]:
     """Returns the results that a function under `functools.lru_cache` keeps; of a limited cache, arguments as well."""
     own = vars(function), function.__wrapped__
@@ -290,55 +254,3 @@ def _is_empty(cell: types.CellType) -> bool:
 def _code(code: types.CodeType) -> str:
     constants = [_code(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts]
     return hashlib.sha256(code.co_code + repr((constants, code.co_names)).encode()).hexdigest()
-
-
-def is_dunder(key: str) -> bool:
-    """Returns whether a name is one of Python's own."""
-    return key.startswith("__") and key.endswith("__")
-
-
-def names_in(code: types.CodeType) -> Iterator[str]:
-    """Yields the names in a function's code, and its strings, as they may be given to `getattr`."""
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, str):
-            yield constant
-        if isinstance(constant, types.CodeType):
-            yield from names_in(constant)
-
-
-def _imported(module: types.ModuleType) -> Iterator[str]:
-    """The modules of which another one has something among its names."""
-    for value in list(vars(module).values()):
-        name = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None)
-        if isinstance(name, str) and name in sys.modules and is_foreign(name):
-            yield name
-
-
-@functools.cache
-def is_foreign(name: str) -> bool:
-    """Returns whether a module of this name is neither torch's, Lightning's nor Python's."""
-    top = name.partition(".")[0]
-    known = top in KNOWN_PACKAGES or top in sys.stdlib_module_names or top.startswith("namedtuple_")
-    return not known or name == "__main__"
-
-
-def is_own_module(name: str) -> bool:
-    """Returns whether a module of this name is no installed package's."""
-    file = getattr(sys.modules.get(name), "__file__", None)
-    return is_foreign(name) and (file is None or "site-packages" not in Path(file).parts)
-
-
-def is_own(value: Any) -> bool:
-    """Returns whether a class or function is no installed package's."""
-    return is_own_module(str(getattr(value, "__module__", "")))
-
-
-def is_own_object(value: Any) -> bool:
-    """Returns whether a value is an instance of a class that is no installed package's, and can change."""
-    return is_own(type(value)) and not isinstance(value, (type, enum.Enum, nn.Module, Tensor))
-
-
-def name_of(value: Any) -> str:
-    """Returns the full name of a class or function."""
-    return f"{value.__module__}.{value.__qualname__}"

@@ -1,5 +1,8 @@
 """The exceptions of this package."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 
@@ -15,3 +18,18 @@ class EngineUnavailableError(MisconfigurationException, ValueError):
 
 class EngineMismatchError(RuntimeError):
     """Compiled updates no longer agree with the module's own step; the message names the updates in doubt."""
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turns whatever a module raises while it is described, tried or compiled into a CannotFuseError in one line."""
+    try:
+        yield
+    except CannotFuseError:
+        raise
+    except Exception as error:
+        cause = error.__cause__ or error.__context__
+        if isinstance(cause, CannotFuseError):
+            raise cause from error
+        lines = str(error).strip().splitlines() or [""]
+        raise CannotFuseError(f"it cannot be {what} ({type(error).__name__}: {lines[0][:200]})") from error

@@ -2,8 +2,8 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,17 @@ from torch.optim import Optimizer
 
 from multistep import _check
 from multistep._averaging import Average
-from multistep._describe import is_known, sources_of
-from multistep._errors import CannotFuseError
-from multistep._guards import active_modes, guarded
+from multistep._describe import is_known
+from multistep._errors import CannotFuseError, explained
+from multistep._guards import guarded, surroundings
 from multistep._optimizers import plain_step
+from multistep._origins import sources_of
 from multistep._step import Outcome, Reference, Rule, gradients_on_a_copy, rehearse
 from multistep._threads import use_fastest
 from multistep._tree import flatten, is_simple
 from multistep._undo import Place
 from multistep._update import TracedUpdate, tracing
-from multistep.compiled import cache
+from multistep.compiled import cache, compiler
 from multistep.compiled.program import Program
 
 TRIAL_UPDATES = 8
@@ -75,7 +76,7 @@ class FusedEngine:
         storages = {tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel()}
         if len(storages) < sum(tensor.numel() > 0 for tensor in tensors):
             raise CannotFuseError("tensors of a minibatch share their memory")
-        with _explained("described"):
+        with explained("described"):
             self._update = TracedUpdate(module, optimizer, rule, averages, self.layout)
             devices = {tensor.device.type for tensor in self._update.state()} | {t[2].type for t in self.layout.tensors}
             if devices != {"cpu"}:
@@ -103,7 +104,7 @@ class FusedEngine:
     def compile(self, threads: Sequence[int]) -> None:
         """Compiles an update, or loads it, tries it on copies, and chooses among numbers of threads."""
         programs: dict[int, Program] = {}
-        with _explained("compiled"):
+        with explained("compiled"):
             for number in threads:
                 torch.set_num_threads(number)
                 programs[number] = self._program_for(self._key(number))
@@ -121,10 +122,10 @@ class FusedEngine:
 
     def changed(self) -> bool:
         """Returns whether anything that the compiled code depends on has changed since it was compiled."""
-        with _explained("described"):
+        with explained("described"):
             if self._update.has_other_parts() or self._watch.has_changed(self._module, self._description[0]):
                 return True
-            return [self._update.description(), _surroundings()] != [*self._description[1::2]]
+            return [self._update.description(), surroundings()] != [*self._description[1::2]]
 
     def places(self) -> list[Place]:
         """Returns where an update finds what it depends on."""
@@ -183,7 +184,7 @@ class FusedEngine:
     def check(self, batch: Any) -> str | None:
         """Performs one update with a minibatch on copies, compiled and by plain PyTorch; returns what differs."""
         self._batch = batch
-        with _explained("compared"):
+        with explained("compared"):
             self._trial = self._reference(1)
         if self._trial.captured.structure() != self.captured.structure():
             return "what it logs or returns"
@@ -221,7 +222,7 @@ class FusedEngine:
 
     def _describe(self) -> list[Any]:
         """All that the compiled code depends on in this process."""
-        return [self._watch.describe(self._module), self._update.description(), self._shapes, _surroundings()]
+        return [self._watch.describe(self._module), self._update.description(), self._shapes, surroundings()]
 
     def _key(self, threads: int) -> str | None:
         """The key of the compiled code; None if it depends on what cannot be told to the next process."""
@@ -239,19 +240,19 @@ class FusedEngine:
             self._say(f"engine fused: compiled before, loaded in {time.perf_counter() - started:.1f} s")
             return program
         self._say("engine fused: compiling ...")
-        compile_update = _compiler()
+        compile_update = compiler()
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps a library in use
             inputs = self._trial_inputs(1)
             tracing_update = tracing(self._update, self._module, self._optimizer, self._watch)
             with self._watch.preserved(), tracing_update as traced, self._context():
-                code, plan = compile_update(traced, self._update.state(), inputs, Path(folder))
+                code, plan, once = compile_update(traced, self._update.state(), inputs, Path(folder), self._say)
             assert traced.captured is not None
             if traced.captured.structure() != self.captured.structure():
                 raise CannotFuseError("training_step does something else when it is traced")
             program = Program(code, plan)
             if difference := self._difference(program, TRIAL_UPDATES):
                 raise CannotFuseError(f"compiled, it differs from training_step: {difference}")
-            seconds = time.perf_counter() - started
+            seconds = time.perf_counter() - started - once  # as long as the next one will take
             if key is not None:
                 problem = cache.save(key, code, plan, seconds, len(self._update.state()))
                 if problem:
@@ -268,8 +269,8 @@ class FusedEngine:
         before = self._update.named_state()
         addresses = {tensor.data_ptr(): copy for tensor, copy in zip(self._update.state(), state, strict=True)}
         found = {name: addresses[tensor.data_ptr()] if tensor.numel() else tensor for name, tensor in before.items()}
-        found |= self._named_outputs(inputs[-len(self.captured.tensors()) :])
-        expected = {**self._trial.tensors, **self._named_outputs(self._trial.outputs)}
+        found |= self.captured.named(inputs[-len(self.captured.tensors()) :])
+        expected = {**self._trial.tensors, **self.captured.named(self._trial.outputs)}
         low = torch.is_autocast_enabled("cpu") or any(t.dtype.itemsize == 2 for t in expected.values())
         with self._context():
             low = low or torch.is_autocast_enabled("cpu")
@@ -278,7 +279,7 @@ class FusedEngine:
             if not wrong:
                 return None
             other = self._reference(updates, seed)
-            perturbed = {**other.tensors, **self._named_outputs(other.outputs)}
+            perturbed = {**other.tensors, **self.captured.named(other.outputs)}
             wrong = _check.beyond_rounding(wrong, expected, perturbed)
         if not wrong:
             return None
@@ -286,48 +287,5 @@ class FusedEngine:
         more = f" and {len(others)} more" if others else ""
         return f"{name}{more} after {updates} update{'s' if updates > 1 else ''}"
 
-    def _named_outputs(self, outputs: Sequence[Tensor]) -> dict[str, Tensor]:
-        names = ["the loss", *(f"{log.name} as logged" for log in self.captured.logs if isinstance(log.value, Tensor))]
-        names += [f"output {number}" for number in range(len(names), len(outputs))]
-        return dict(
-            zip(
-                [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names)],
-                outputs,
-                strict=True,
-            )
-        )
-
     def _copies(self) -> list[Tensor]:
         return [tensor.clone() for tensor in self._update.state()]
-
-
-def _surroundings() -> list[Any]:
-    """What decides about torch's operations besides their arguments."""
-    autocast = torch.is_autocast_enabled("cpu") and str(torch.get_autocast_dtype("cpu"))
-    return [str(torch.get_default_dtype()), autocast, torch.get_float32_matmul_precision(), active_modes()]
-
-
-@contextmanager
-def _explained(what: str) -> Iterator[None]:
-    """Turns whatever a module raises while it is described, tried or compiled into a CannotFuseError in one line."""
-    try:
-        yield
-    except CannotFuseError:
-        raise
-    except Exception as error:
-        cause = error.__cause__ or error.__context__
-        if isinstance(cause, CannotFuseError):
-            raise cause from error
-        lines = str(error).strip().splitlines() or [""]
-        raise CannotFuseError(f"it cannot be {what} ({type(error).__name__}: {lines[0][:200]})") from error
-
-
-def _compiler() -> Any:
-    """The function that compiles, imported now, since torch's compiler takes seconds to import."""
-    if not __debug__:
-        raise CannotFuseError("python -O has torch compile wrong code; leave it out")
-    try:
-        from multistep.compiled.inductor import compile_update
-    except Exception as error:  # of a package or a locale that torch did not reckon with
-        raise CannotFuseError(f"torch's compiler cannot be imported here ({type(error).__name__}: {error})") from error
-    return compile_update

@@ -64,6 +64,12 @@ def active_modes() -> list[str]:
     return [type(mode).__name__ for mode in modes]
 
 
+def surroundings() -> list[Any]:
+    """Returns what decides about torch's operations besides their arguments."""
+    autocast = torch.is_autocast_enabled("cpu") and str(torch.get_autocast_dtype("cpu"))
+    return [str(torch.get_default_dtype()), autocast, torch.get_float32_matmul_precision(), active_modes()]
+
+
 @contextmanager
 def guarded(random_state: Tensor | None = None) -> Iterator[None]:
     """Within, a step that draws from Python's or NumPy's generators is refused, and warnings are not shown again.

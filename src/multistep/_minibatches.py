@@ -5,38 +5,32 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningDataModule, LightningModule
-from pytorch_lightning.loops.fetchers import _DataFetcher
 from pytorch_lightning.plugins.precision import MixedPrecision, Precision
-from pytorch_lightning.trainer import call
-from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.utils.data import (
-    BatchSampler,
     DataLoader,
-    DistributedSampler,
-    RandomSampler,
-    SequentialSampler,
-    SubsetRandomSampler,
     TensorDataset,
-    WeightedRandomSampler,
     default_collate,
 )
 from torch.utils.data.dataloader import _DatasetKind, _SingleProcessDataLoaderIter
 
-from multistep._reach import reaches_the_training
+from multistep._loaders import (
+    as_lightning_hands_it,
+    draw_of,
+    fetch_ahead,
+    may_draw,
+    only_loader,
+    orders_at_once,
+    take_one,
+)
 from multistep._tree import Layout, flatten, is_simple, rebuild
 from multistep._undo import Place
 
-TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 # Precisions that leave minibatches as they are.
 IDENTITIES = (Precision.convert_input, MixedPrecision.convert_input)
-# They draw at an epoch's beginning from torch's default generator, and then, if at all, from one of their own.
-SAMPLERS = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
 MOST = 1_000  # minibatches in a chunk
 MOST_BYTES = 2**26
 LONGEST = 0.25  # seconds in which minibatches are fetched before those are performed
@@ -58,66 +52,6 @@ class Odd:
 
 
 Pieces = list[Stacked | Odd]
-
-
-def take_one(fetcher: Any) -> tuple[Any] | None:
-    """Returns a tuple of the next minibatch, or None where it is the last of the epoch, which stays for Lightning."""
-    if fetcher.length is not None:
-        if fetcher.fetched + 1 >= fetcher.length:
-            return None
-        try:
-            return (next(fetcher)[0],)
-        except StopIteration:  # the length that it gives is not true
-            fetcher.iterator = iter(())  # one that has ended may begin again where it is asked once more
-            return None
-    return (fetcher.batches.pop(0)[0],) if _fetch_ahead(fetcher) else None
-
-
-def _fetch_ahead(fetcher: Any) -> bool:
-    """Fetches a minibatch in advance, which tells whether another follows; returns False where none does."""
-    try:
-        fetcher.batches.append(_DataFetcher.__next__(fetcher))
-    except StopIteration:
-        fetcher.iterator = iter(())
-        return False
-    return True
-
-
-def as_lightning_hands_it(trainer: Any, batch: Any) -> Any:
-    """Returns a minibatch as it comes to `training_step`: converted and on the device, through all hooks."""
-    batch = trainer.precision_plugin.convert_input(batch)
-    batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
-    return call._call_strategy_hook(trainer, "batch_to_device", batch, dataloader_idx=0)
-
-
-def refused_data(trainer: Any) -> str | None:
-    """Returns why minibatches cannot be fetched before the updates that come before them, or None.
-
-    Hooks around their transfer, and data that can reach the module or the trainer, may depend on those updates.
-    """
-    data = trainer._data_connector._datahook_selector
-    owners: list[tuple[Any, type]] = [(data.model, LightningModule)]
-    owners += [(data.datamodule, LightningDataModule)] if data.datamodule is not None else []
-    for owner, kind in owners:
-        for hook in TRANSFER_HOOKS:
-            if is_overridden(hook, owner, kind):
-                return f"{type(owner).__name__} overrides {hook}"
-    state = [*trainer.lightning_module.parameters(), *trainer.lightning_module.buffers()]
-    reached = reaches_the_training(data_of(trainer), [*trainer.lightning_module.modules()], state)
-    return "the data can reach the module or the trainer" if reached else None
-
-
-def data_of(trainer: Any) -> list[Any]:
-    """Returns what fetches minibatches: of loaders that are all torch's own, their tensors alone."""
-    if _draw_of(trainer.fit_loop._data_fetcher) is not None:
-        return []  # it says itself that minibatches can be drawn in advance
-    return [*chain.from_iterable(map(_parts_of, trainer.fit_loop._combined_loader.flattened))]
-
-
-def _parts_of(loader: Any) -> Sequence[Any]:
-    are_tensors = type(loader) is DataLoader and type(loader.dataset) is TensorDataset
-    plain = are_tensors and loader.collate_fn is default_collate and type(loader.batch_sampler) is BatchSampler
-    return loader.dataset.tensors if plain and type(loader.batch_sampler.sampler) in SAMPLERS else [loader]
 
 
 class Source:
@@ -154,8 +88,8 @@ class Source:
         self.raise_error()
         if not (step_draws and may_draw(fetcher)):
             return self._many(fetcher, most, layout)
-        before, loader = torch.get_rng_state(), _only_loader(fetcher)[0]
-        if _draw_of(fetcher) is None or self._apart is not loader:
+        before, loader = torch.get_rng_state(), only_loader(fetcher)[0]
+        if draw_of(fetcher) is None or self._apart is not loader:
             pieces = self._one_by_one(fetcher, 1, layout)
             self._apart = loader if pieces and torch.equal(before, torch.get_rng_state()) else None
             return pieces
@@ -204,7 +138,7 @@ class Source:
                 return
 
     def _drawn(self, fetcher: Any, most: int, layout: Layout) -> Pieces | None:
-        draw = _draw_of(fetcher)
+        draw = draw_of(fetcher)
         if draw is None:
             return None
         ahead: list[list[Tensor]] = []
@@ -226,7 +160,7 @@ class Source:
         fetcher.fetched += count
         if fetcher.length is None:  # one stays in advance
             fetcher.batches.clear()
-            if not _fetch_ahead(fetcher):
+            if not fetch_ahead(fetcher):
                 last = [tensor[-1] for tensor in tensors]
                 fetcher.batches.append((rebuild(layout, last), 0, 0))
                 tensors, count = [tensor[:-1] for tensor in tensors], count - 1
@@ -234,7 +168,7 @@ class Source:
         return [Stacked(stacked if ahead else tensors, count + len(ahead))]
 
     def _indexed(self, fetcher: Any, most: int, layout: Layout) -> Pieces | None:
-        loader, iterator = _only_loader(fetcher)
+        loader, iterator = only_loader(fetcher)
         if (
             type(iterator) is not _SingleProcessDataLoaderIter
             or not isinstance(loader, DataLoader)
@@ -247,7 +181,7 @@ class Source:
             return None
         dataset: Any = loader.dataset
         is_tensors = type(dataset) is TensorDataset
-        if not is_tensors and not (getattr(dataset, "__getitems__", None) and _orders_at_once(loader)):
+        if not is_tensors and not (getattr(dataset, "__getitems__", None) and orders_at_once(loader)):
             return None
         size = layout.tensors[0][0][0] if layout.tensors and layout.tensors[0][0] else 0
         taken = self._next_indices(fetcher, iterator, most, size)
@@ -309,46 +243,11 @@ def _pieces(batches: Iterable[Any], layout: Layout, most: int) -> Pieces:
     return pieces
 
 
-def may_draw(fetcher: Any) -> bool:
-    """Returns whether fetching a minibatch, but the first of an epoch, may draw from torch's default generator."""
-    loader, _ = _only_loader(fetcher)
-    if isinstance(loader, (list, tuple)):
-        return False
-    if not isinstance(loader, DataLoader):
-        return True
-    draws_not = type(loader.dataset) is TensorDataset and loader.collate_fn is default_collate
-    return not (loader.num_workers > 0 or draws_not) or not _orders_at_once(loader)
-
-
-def _orders_at_once(loader: Any) -> bool:
-    """Returns whether a DataLoader draws the order of an epoch at its beginning, and nothing later."""
-    if type(loader.batch_sampler) is not BatchSampler:
-        return False
-    sampler: Any = loader.batch_sampler.sampler
-    later = type(sampler) is RandomSampler and (sampler.replacement or sampler.num_samples > len(sampler.data_source))
-    return type(sampler) in SAMPLERS and not later
-
-
 def longest_chunk(layout: Layout, outputs: Sequence[Tensor]) -> int:
     """Returns the most minibatches in a chunk, so that they fit memory."""
     size = sum(shape.numel() * dtype.itemsize for shape, dtype, _ in layout.tensors)
     size += sum(tensor.numel() * tensor.itemsize for tensor in outputs)
     return max(1, min(MOST, MOST_BYTES // max(size, 1)))
-
-
-def _only_loader(fetcher: Any) -> tuple[Any, Any]:
-    """The one loader of a fetcher and its iterator; None where there are several."""
-    combined = fetcher.combined_loader
-    iterators = getattr(combined._iterator, "iterators", [])
-    if len(combined.flattened) != 1 or len(iterators) != 1 or combined.iterables is not combined.flattened[0]:
-        return None, None
-    return combined.flattened[0], iterators[0]
-
-
-def _draw_of(fetcher: Any) -> Any:
-    """The `draw` of a fetcher's one iterator, or of its loader; None where there is none."""
-    loader, iterator = _only_loader(fetcher)
-    return getattr(iterator, "draw", None) or getattr(loader, "draw", None)
 
 
 def _tensors_of(batch: Any, layout: Layout) -> list[Tensor] | None:

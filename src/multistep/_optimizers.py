@@ -16,9 +16,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.data import DataLoader, Dataset
 
-from multistep._describe import describe, is_own_object
+from multistep._describe import describe
 from multistep._errors import CannotFuseError
 from multistep._guards import RefusingTrainer, RefusingValue
+from multistep._origins import is_own_object
 
 NAMES = {"alpha", "value"}  # of factors
 BOUND = (types.BuiltinMethodType, types.MethodWrapperType)  # of an object in C
@@ -208,48 +209,68 @@ def traced_step(
     Raises:
         CannotFuseError: the step changes something that is no tensor, or may change one that is not in its state.
     """
-    if not is_torchs(optimizer):
-        inside = [item for values in (vars(optimizer), *optimizer.param_groups) for item in values.items()]
-        if name := next((k for k, v in inside if isinstance(v, Tensor) and k not in NOT_OPTIONS), None):
-            raise CannotFuseError(f"the optimizer keeps the tensor {name} outside of its state")
-    twin = object.__new__(type(optimizer))
+    _refuse_tensors_outside_of_the_state(optimizer)
+    twin = _twin(optimizer, names, tensors, state, rates)
+    before = _plain_values(twin)
+    try:
+        for name in state:
+            tensors[name].grad = gradients.get(name)
+        _step(twin, loss, [*tensors.values()])
+    finally:
+        for tensor in tensors.values():
+            tensor.grad = None
+    if _plain_values(twin) != before:
+        raise CannotFuseError(f"the step of {type(optimizer).__name__} changes values that are no tensors")
+    for name, kept in state.items():
+        for key, old in kept.items():
+            new = twin.state[tensors[name]][key]
+            if new is not old:
+                old.copy_(new)
+
+
+def _refuse_tensors_outside_of_the_state(optimizer: Optimizer) -> None:
+    if is_torchs(optimizer):
+        return
+    inside = [item for values in (vars(optimizer), *optimizer.param_groups) for item in values.items()]
+    if name := next((k for k, v in inside if isinstance(v, Tensor) and k not in NOT_OPTIONS), None):
+        raise CannotFuseError(f"the optimizer keeps the tensor {name} outside of its state")
+
+
+def _twin(
+    optimizer: Optimizer,
+    names: Mapping[nn.Parameter, str],
+    tensors: Mapping[str, Tensor],
+    state: Mapping[str, Mapping[str, Tensor]],
+    rates: Sequence[Tensor],
+) -> Any:
+    """An optimizer of the same class, options and plain state, of other parameters and with another state."""
+    twin: Any = object.__new__(type(optimizer))
     twin.__dict__.update({key: value for key, value in vars(optimizer).items() if key != "step"})
-    groups: list[dict[str, Any]] = []
-    twin.state = defaultdict(dict)
+    twin.param_groups, twin.state = [], defaultdict(dict)
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         other = {k: TENSORS_BY_OTHER_MEANS.get(k, v) for k, v in group.items()}
-        groups.append({**other, "lr": rate, "params": [tensors[names[p]] for p in group["params"]]})
+        twin.param_groups.append({**other, "lr": rate, "params": [tensors[names[p]] for p in group["params"]]})
         for parameter in group["params"]:
             name = names[parameter]
-            tensors[name].grad = gradients.get(name)
             kept = dict(optimizer.state.get(parameter, {}))
             for key, value in state[name].items():
                 # Torch counts steps exactly, in Python's floats.
                 kept[key] = value.double() if key == "step" and value.dim() == 0 else value
             if kept:
                 twin.state[tensors[name]] = kept
-    twin.param_groups = groups
-    before = _plain_values(twin)
-    step: Any = type(optimizer).step
+    return twin
+
+
+def _step(twin: Any, loss: Tensor, parameters: Sequence[Tensor]) -> None:
+    step: Any = type(twin).step
     step = step.__wrapped__ if hasattr(step, "hooked") else step
     flag = torch.compiler._is_compiling_flag
     torch.compiler._is_compiling_flag = True  # under which torch's optimizers leave their counters tensors
     try:
         with torch.no_grad(), TensorScalars():
-            step(twin) if is_torchs(optimizer) else step(twin, Closure(loss, [*tensors.values()]))
+            step(twin) if is_torchs(twin) else step(twin, Closure(loss, parameters))
     finally:
         torch.compiler._is_compiling_flag = flag
-        for tensor in tensors.values():
-            tensor.grad = None
-    if _plain_values(twin) != before:
-        raise CannotFuseError(f"the step of {type(optimizer).__name__} changes values that are no tensors")
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            name = names[parameter]
-            for key, old in state[name].items():
-                new = twin.state[tensors[name]][key]
-                if new is not old:
-                    old.copy_(new)
 
 
 def _plain_values(optimizer: Any) -> list[Any]:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from multistep._describe import FEW, PLAIN, enclosed, is_foreign, is_own, is_own_object, names_in, slots_of
+from multistep._describe import enclosed, slots_of
+from multistep._origins import FEW, PLAIN, can_change, is_foreign, is_own, is_own_object, names_in
 from multistep._tree import address_of
 from multistep._undo import Place
 
@@ -52,7 +53,7 @@ def shared_places(values: Iterable[Any], places: Iterable[Place]) -> list[Place]
         places: that an update reads.
     """
     seen = [*_within(values)]
-    held = {id(value) for value in seen if _can_change(value)}
+    held = {id(value) for value in seen if isinstance(value, Tensor) or can_change(value)}
     spaces = {id(value if isinstance(value, type) else vars(value)) for value in seen if isinstance(value, OWNERS)}
     functions = [value for value in seen if isinstance(value, FunctionType)]
     spaces |= {id(function.__globals__) for function in functions}
@@ -61,12 +62,8 @@ def shared_places(values: Iterable[Any], places: Iterable[Place]) -> list[Place]
         place
         for place in places
         if (place.key in names and id(place.space) in spaces)
-        or any(id(value) in held for value in _within([place.get()]) if _can_change(value))
+        or any(id(value) in held for value in _within([place.get()]))
     ]
-
-
-def _can_change(value: Any) -> bool:
-    return isinstance(value, (list, dict, set, deque, np.ndarray, Tensor)) or is_own_object(value)
 
 
 def _is_trained(value: Any, memory: Sequence[range]) -> bool:

@@ -4,7 +4,6 @@ What it names, what it is given, and what it encloses may be changed by others, 
 as the clock, a file or the trainer, is refused: compiled code would do it once, or never.
 """
 
-import collections
 import dis
 import gc
 import operator
@@ -16,16 +15,16 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from torch import nn
 from torchmetrics import Metric, MetricCollection
 
-from multistep._describe import (
+from multistep._describe import FUNCTIONS, OF_EVERY_MODULE, enclosed
+from multistep._errors import CannotFuseError
+from multistep._guards import RefusingValue, active_modes
+from multistep._origins import (
     FEW,
-    FUNCTIONS,
-    OF_EVERY_MODULE,
     PLAIN,
-    enclosed,
+    can_change,
     is_dunder,
     is_foreign,
     is_own,
@@ -34,8 +33,6 @@ from multistep._describe import (
     name_of,
     names_in,
 )
-from multistep._errors import CannotFuseError
-from multistep._guards import RefusingValue, active_modes
 from multistep._refusals import ENVIRONMENT, OF_THE_TRAINER, REFUSED, is_of_ones_own, refused_in_c
 from multistep._undo import Place
 
@@ -188,7 +185,7 @@ class Recorder:
                 ids = tuple(id(values[name]) for name in code.co_freevars if name in values)
                 self._enclosed.setdefault(code, set()).add(ids)
             for value in values.values():
-                if id(value) not in self._copies and _can_change(value):
+                if id(value) not in self._copies and can_change(value):
                     self._meet(Place(f"a {type(value).__name__} that {code.co_name} is given", value))
                     self._meet_classes_in([value])
 
@@ -265,9 +262,3 @@ class Recorder:
             labels[place.label] = labels.get(place.label, 0) + 1
             if labels[place.label] > 1:
                 self._places[key] = replace(place, label=f"{place.label} ({labels[place.label]})")
-
-
-def _can_change(value: Any) -> bool:
-    if type(value) is RefusingValue:
-        return False
-    return isinstance(value, (list, dict, set, collections.deque, np.ndarray)) or is_own_object(value)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule
 
-from multistep._describe import KNOWN_PACKAGES, is_foreign
+from multistep._origins import KNOWN_PACKAGES, is_foreign
 
 # Members of a LightningModule whose values change from update to update, or that act beside it.
 OF_THE_MODULE = {"trainer", "fabric", "global_step", "current_epoch", "global_rank", "local_rank", "logger", "loggers"}

@@ -40,12 +40,7 @@ def upcoming_rates(
         present = [float(group["lr"]) for group in optimizer.param_groups]
         rates[minibatch : minibatch + constant + 1] = torch.tensor(present, dtype=torch.float64)
         if constant and stepped:  # setting the schedule saves stepping it, which costs 5 % of a fused update
-            stepped[0].scheduler.last_epoch += constant
-            stepped[0].scheduler._step_count += constant
-            progress.total.ready += constant
-            progress.total.completed += constant
-            progress.current.ready += constant
-            progress.current.completed += constant
+            _set_ahead(stepped[0].scheduler, progress, constant)
         minibatch += constant + 1
         if ends[minibatch - 1]:
             for config in stepped:
@@ -56,6 +51,15 @@ def upcoming_rates(
         if options is not None and _options(optimizer) != options:
             break
     return rates[:minibatch]
+
+
+def _set_ahead(scheduler: Any, progress: Any, steps: int) -> None:
+    """Sets a schedule, and Lightning's account of it, to where it is after steps that change no rate."""
+    scheduler.last_epoch += steps
+    scheduler._step_count += steps
+    for account in (progress.total, progress.current):
+        account.ready += steps
+        account.completed += steps
 
 
 def changes_more_than_the_learning_rate(scheduler: Any) -> bool:

@@ -18,16 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from multistep._describe import (
-    PLAIN,
-    Describer,
-    cached_in,
-    enclosed,
-    has_attributes,
-    is_by_value,
-    settings_of,
-    slots_of,
-)
+from multistep._describe import Describer, cached_in, enclosed, has_attributes, is_by_value, slots_of
+from multistep._origins import PLAIN, settings_of
 
 # How the content of an object that is no container is read and set.
 CONTENTS: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {
@@ -106,11 +98,28 @@ def _keeping(value: Any, seen: set[int] | None = None) -> Callable[[], None] | N
     if inspect.isdatadescriptor(value) and not has_attributes(value):  # of a slot, or of a named tuple
         return None
     seen.add(id(value))
-    back: list[Callable[[], None]] = []
-    inside: list[Any] = []
     for kind, (get, set_) in CONTENTS.items():
         if isinstance(value, kind):
             return partial(set_, value, copy.deepcopy(get(value)))
+    back, inside = _held(value)
+    if not isinstance(value, nn.Module) and has_attributes(value):
+        slots = slots_of(value)
+        back += [partial(setattr, value, name, content) for name, content in slots.items()]
+        inside += slots.values()
+        if hasattr(value, "__dict__"):
+            back.append(partial(_refill, vars(value), dict(vars(value))))
+            inside += vars(value).values()
+    back += [each for item in inside if (each := _keeping(item, seen)) is not None]
+    return partial(_call_all, back) if back else None
+
+
+def _held(value: Any) -> tuple[list[Callable[[], None]], list[Any]]:
+    """What puts a container or function back to what it holds now, and what that is, but for attributes.
+
+    Raises a TypeError where a value cannot be put back.
+    """
+    back: list[Callable[[], None]] = []
+    inside: list[Any] = []
     if isinstance(value, (list, dict, set, collections.deque)):
         back.append(partial(_refill, value, copy.copy(value)))
     if isinstance(value, (list, dict, set, collections.deque, tuple, frozenset)):
@@ -129,15 +138,7 @@ def _keeping(value: Any, seen: set[int] | None = None) -> Callable[[], None] | N
         inside += cached_in(value)
     elif hasattr(type(value), "__next__") or not (has_attributes(value) or is_by_value(type(value))):
         raise TypeError(type(value).__name__)
-    if not isinstance(value, nn.Module) and has_attributes(value):
-        slots = slots_of(value)
-        back += [partial(setattr, value, name, content) for name, content in slots.items()]
-        inside += slots.values()
-        if hasattr(value, "__dict__"):
-            back.append(partial(_refill, vars(value), dict(vars(value))))
-            inside += vars(value).values()
-    back += [each for item in inside if (each := _keeping(item, seen)) is not None]
-    return partial(_call_all, back) if back else None
+    return back, inside
 
 
 def _refill(container: Any, content: Any) -> None:

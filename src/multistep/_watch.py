@@ -15,15 +15,9 @@ from pytorch_lightning import LightningModule
 from torch import nn
 from torchmetrics import Metric, MetricCollection
 
-from multistep._describe import (
-    OF_EVERY_MODULE,
-    PLAIN,
-    Describer,
-    Unhashable,
-    is_foreign,
-    name_of,
-)
+from multistep._describe import OF_EVERY_MODULE, Describer, Unhashable
 from multistep._errors import CannotFuseError
+from multistep._origins import PLAIN, is_foreign, name_of
 from multistep._record import Recorder
 from multistep._undo import Place
 

@@ -1,12 +1,14 @@
 """The C++ of a recorded update: its kernels, the loop that calls them, and matrix products; built by g++."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch._inductor.cpp_builder import CppBuilder, CppTorchDeviceOptions
 from torch._inductor.cpu_vec_isa import pick_vec_isa
 
+from multistep.compiled.header import INCLUDES, precompiled
 from multistep.compiled.program import ARENA, BufferView, Plan
 from multistep.compiled.recorder import Kernel, MatMul, Recording, Step
 
@@ -125,7 +127,7 @@ def source_of(recording: Recording, plan: Plan) -> str:
         else:
             lines.append(f"if (torch({calls}, n)) return nullptr;")
             calls += 1
-    includes = ["#include <string>", "#include <type_traits>", "#include <torch/csrc/inductor/cpp_prefix.h>"]
+    includes = [*INCLUDES]
     bodies = []
     for kernel, number in kernels.items():
         includes += [line for line in kernel.splitlines() if line.startswith("#include") and line not in includes]
@@ -146,14 +148,19 @@ def scratch_for(step: Step) -> int:
     return (rows + step.right.size[-1]) * inner * step.left.dtype.itemsize
 
 
-def build(source: str, folder: Path) -> Path:
-    """Compiles C++ into a library in a folder."""
+def build(source: str, folder: Path, say: Callable[[str], None]) -> tuple[Path, float]:
+    """Compiles C++ into a library in a folder; returns it, and the seconds spent on headers that stay compiled.
+
+    `say` is given lines for the user.
+    """
     path = folder / "update.cpp"
     path.write_text(source, encoding="utf-8")
-    options = CppTorchDeviceOptions(vec_isa=pick_vec_isa(), device_type="cpu")
+    isa = pick_vec_isa()
+    options = CppTorchDeviceOptions(vec_isa=isa, device_type="cpu")
+    options.precompiled_header, seconds = precompiled(isa, say)
     builder = CppBuilder(name="update", sources=str(path), output_dir=str(folder), BuildOption=options)
     builder.build()
-    return Path(builder.get_target_file_path())
+    return Path(builder.get_target_file_path()), seconds
 
 
 def _multiplications(step: MatMul, plan: Plan, scratch: int) -> list[str]:

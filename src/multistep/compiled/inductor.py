@@ -83,8 +83,12 @@ def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
 
 
 def compile_update(
-    update: Callable[..., None], state: Sequence[Tensor], minibatches: Sequence[Tensor], folder: Path
-) -> tuple[Path, Plan]:
+    update: Callable[..., None],
+    state: Sequence[Tensor],
+    minibatches: Sequence[Tensor],
+    folder: Path,
+    say: Callable[[str], None],
+) -> tuple[Path, Plan, float]:
     """Compiles an update for tensors of these shapes.
 
     Args:
@@ -92,9 +96,11 @@ def compile_update(
         state: what stays from one minibatch to the next: parameters, buffers, optimizer state.
         minibatches: tensors whose first dimension counts minibatches.
         folder: where the library goes.
+        say: is given lines for the user.
 
     Returns:
-        The library and its plan, from which a `Program` is made.
+        The library and its plan, from which a `Program` is made, and the seconds that only the first compilations on a
+        machine take.
 
     Raises:
         CannotFuseError: the update cannot be compiled here.
@@ -103,8 +109,8 @@ def compile_update(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what is compiled, or of the compiler
             with suppress(CppCompileError):  # an old compiler, perhaps, for a new processor
-                return _compile(update, state, minibatches, folder, OPTIONS | TRUSTING)
-            return _compile(update, state, minibatches, folder, OPTIONS)
+                return _compile(update, state, minibatches, folder, say, OPTIONS | TRUSTING)
+            return _compile(update, state, minibatches, folder, say, OPTIONS)
     except CannotFuseError:
         raise
     except Exception as error:  # the compiler's exceptions are of many kinds
@@ -120,8 +126,9 @@ def _compile(
     state: Sequence[Tensor],
     minibatches: Sequence[Tensor],
     folder: Path,
+    say: Callable[[str], None],
     options: dict[str, Any],
-) -> tuple[Path, Plan]:
+) -> tuple[Path, Plan, float]:
     # Storages of their own, so that an address tells which tensor it belongs to.
     inputs = [torch.empty_like(tensor) for tensor in (*state, *(tensor[0] for tensor in minibatches))]
     with torch.random.fork_rng(devices=[]), torch._inductor.config.patch(options):  # the compiler draws, too
@@ -131,7 +138,8 @@ def _compile(
         calls = tuple(step for step in recording.steps if isinstance(step, Call))
         scratch = max(map(scratch_for, recording.steps), default=0)
         plan = Plan(recording.arena + scratch, tuple(advance), tuple(recording.constants), calls)
-        return build(source_of(recording, plan), folder), plan
+        code, seconds = build(source_of(recording, plan), folder, say)
+        return code, plan, seconds
 
 
 def _record(update: Callable[..., None], inputs: list[Tensor]) -> Recording:

@@ -2,7 +2,8 @@
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,31 +58,38 @@ def try_updates(
         group["lr"] = max(float(group[key]) for key in ("lr", "initial_lr", "max_lr") if key in group)
     parameters: list[Tensor] = [p for p in network.parameters() if p.requires_grad]
     weights = [p for p in parameters if p.dim() > 1]
-    tensors = [*network.parameters(), *network.buffers()]
-    before, gradients = [x.detach().clone() for x in tensors], [p.grad for p in parameters]
     losses, ratios = list[float](), list[float]()
-    with torch.random.fork_rng([x.device for x in parameters[:1] if x.is_cuda]):
+    with _taken_back(network):
+        for contexts, targets in minibatches:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(network(contexts), targets)
+            losses.append(loss.item())
+            if not math.isfinite(losses[-1]):
+                break
+            loss.backward()  # type: ignore[no-untyped-call]
+            if clip is not None:
+                clip(parameters)
+            old = [w.detach().clone() for w in weights]
+            optimizer.step()
+            ratios.append(log10_of_norms([w.detach() - o for w, o in zip(weights, old, strict=True)], old))
+    ratio = statistics.median(ratios[len(ratios) // 2 :]) if ratios else math.inf
+    return Trial(losses, (ratios or [math.inf])[0], ratio, float(optimizer.param_groups[0]["lr"]))
+
+
+@contextmanager
+def _taken_back(network: nn.Module) -> Iterator[None]:
+    """Afterwards, a network's parameters, gradients and buffers, and the random state, are what they were before."""
+    tensors = [*network.parameters(), *network.buffers()]
+    before, gradients = [x.detach().clone() for x in tensors], [p.grad for p in network.parameters()]
+    with torch.random.fork_rng([x.device for x in tensors[:1] if x.is_cuda]):
         try:
-            for contexts, targets in minibatches:
-                optimizer.zero_grad()
-                loss = F.cross_entropy(network(contexts), targets)
-                losses.append(loss.item())
-                if not math.isfinite(losses[-1]):
-                    break
-                loss.backward()  # type: ignore[no-untyped-call]
-                if clip is not None:
-                    clip(parameters)
-                old = [w.detach().clone() for w in weights]
-                optimizer.step()
-                ratios.append(log10_of_norms([w.detach() - o for w, o in zip(weights, old, strict=True)], old))
+            yield
         finally:
             with torch.no_grad():
                 for x, value in zip(tensors, before, strict=True):
                     x.copy_(value)
-            for parameter, gradient in zip(parameters, gradients, strict=True):
+            for parameter, gradient in zip(network.parameters(), gradients, strict=True):
                 parameter.grad = gradient
-    ratio = statistics.median(ratios[len(ratios) // 2 :]) if ratios else math.inf
-    return Trial(losses, (ratios or [math.inf])[0], ratio, float(optimizer.param_groups[0]["lr"]))
 
 
 def clipping(value: float | None, algorithm: str | None) -> Callable[[list[Tensor]], Any] | None:

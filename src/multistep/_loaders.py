@@ -1,0 +1,122 @@
+"""What is known of a trainer's loaders: their next minibatch, what they can reach, and whether they draw."""
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+from pytorch_lightning import LightningDataModule, LightningModule
+from pytorch_lightning.loops.fetchers import _DataFetcher
+from pytorch_lightning.trainer import call
+from pytorch_lightning.utilities.model_helpers import is_overridden
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+    default_collate,
+)
+
+from multistep._reach import reaches_the_training
+
+TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+# They draw at an epoch's beginning from torch's default generator, and then, if at all, from one of their own.
+SAMPLERS = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
+
+
+def take_one(fetcher: Any) -> tuple[Any] | None:
+    """Returns a tuple of the next minibatch, or None where it is the last of the epoch, which stays for Lightning."""
+    if fetcher.length is not None:
+        if fetcher.fetched + 1 >= fetcher.length:
+            return None
+        try:
+            return (next(fetcher)[0],)
+        except StopIteration:  # the length that it gives is not true
+            fetcher.iterator = iter(())  # one that has ended may begin again where it is asked once more
+            return None
+    return (fetcher.batches.pop(0)[0],) if fetch_ahead(fetcher) else None
+
+
+def fetch_ahead(fetcher: Any) -> bool:
+    """Fetches a minibatch in advance, which tells whether another follows; returns False where none does."""
+    try:
+        fetcher.batches.append(_DataFetcher.__next__(fetcher))
+    except StopIteration:
+        fetcher.iterator = iter(())
+        return False
+    return True
+
+
+def as_lightning_hands_it(trainer: Any, batch: Any) -> Any:
+    """Returns a minibatch as it comes to `training_step`: converted and on the device, through all hooks."""
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
+    return call._call_strategy_hook(trainer, "batch_to_device", batch, dataloader_idx=0)
+
+
+def refused_data(trainer: Any) -> str | None:
+    """Returns why minibatches cannot be fetched before the updates that come before them, or None.
+
+    Hooks around their transfer, and data that can reach the module or the trainer, may depend on those updates.
+    """
+    data = trainer._data_connector._datahook_selector
+    owners: list[tuple[Any, type]] = [(data.model, LightningModule)]
+    owners += [(data.datamodule, LightningDataModule)] if data.datamodule is not None else []
+    for owner, kind in owners:
+        for hook in TRANSFER_HOOKS:
+            if is_overridden(hook, owner, kind):
+                return f"{type(owner).__name__} overrides {hook}"
+    state = [*trainer.lightning_module.parameters(), *trainer.lightning_module.buffers()]
+    reached = reaches_the_training(data_of(trainer), [*trainer.lightning_module.modules()], state)
+    return "the data can reach the module or the trainer" if reached else None
+
+
+def data_of(trainer: Any) -> list[Any]:
+    """Returns what fetches minibatches: of loaders that are all torch's own, their tensors alone."""
+    if draw_of(trainer.fit_loop._data_fetcher) is not None:
+        return []  # it says itself that minibatches can be drawn in advance
+    return [*chain.from_iterable(map(_parts_of, trainer.fit_loop._combined_loader.flattened))]
+
+
+def _parts_of(loader: Any) -> Sequence[Any]:
+    are_tensors = type(loader) is DataLoader and type(loader.dataset) is TensorDataset
+    plain = are_tensors and loader.collate_fn is default_collate and type(loader.batch_sampler) is BatchSampler
+    return loader.dataset.tensors if plain and type(loader.batch_sampler.sampler) in SAMPLERS else [loader]
+
+
+def may_draw(fetcher: Any) -> bool:
+    """Returns whether fetching a minibatch, but the first of an epoch, may draw from torch's default generator."""
+    loader, _ = only_loader(fetcher)
+    if isinstance(loader, (list, tuple)):
+        return False
+    if not isinstance(loader, DataLoader):
+        return True
+    draws_not = type(loader.dataset) is TensorDataset and loader.collate_fn is default_collate
+    return not (loader.num_workers > 0 or draws_not) or not orders_at_once(loader)
+
+
+def orders_at_once(loader: Any) -> bool:
+    """Returns whether a DataLoader draws the order of an epoch at its beginning, and nothing later."""
+    if type(loader.batch_sampler) is not BatchSampler:
+        return False
+    sampler: Any = loader.batch_sampler.sampler
+    later = type(sampler) is RandomSampler and (sampler.replacement or sampler.num_samples > len(sampler.data_source))
+    return type(sampler) in SAMPLERS and not later
+
+
+def only_loader(fetcher: Any) -> tuple[Any, Any]:
+    """The one loader of a fetcher and its iterator; None where there are several."""
+    combined = fetcher.combined_loader
+    iterators = getattr(combined._iterator, "iterators", [])
+    if len(combined.flattened) != 1 or len(iterators) != 1 or combined.iterables is not combined.flattened[0]:
+        return None, None
+    return combined.flattened[0], iterators[0]
+
+
+def draw_of(fetcher: Any) -> Any:
+    """The `draw` of a fetcher's one iterator, or of its loader; None where there is none."""
+    loader, iterator = only_loader(fetcher)
+    return getattr(iterator, "draw", None) or getattr(loader, "draw", None)

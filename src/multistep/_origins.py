@@ -1,0 +1,118 @@
+"""Whose code a function, class or module is, and which files it is written in."""
+
+import collections
+import enum
+import functools
+import hashlib
+import inspect
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from multistep._guards import RefusingValue
+
+PLAIN = (bool, int, float, complex, str, bytes, type(None))
+KNOWN_PACKAGES = {"torch", "pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics", "numpy", "multistep"}
+FEW = 1_000  # values in a container that are looked at
+
+
+def sources_of(module: nn.Module) -> str | None:
+    """Returns a digest of the files that the classes of a module are written in, and of those that these import.
+
+    Torch's and the standard library's are left out, and of other installed packages those that they import. None where
+    there is no file, as in a notebook.
+    """
+    modules = {cls.__module__ for child in module.modules() for cls in type(child).__mro__}
+    waiting, seen = {name for name in modules if is_foreign(name)}, set()
+    digest = hashlib.sha256()
+    files = []
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        found = sys.modules.get(name)
+        file = getattr(found, "__file__", None)
+        if found is None or file is None or not Path(file).is_file():
+            return None
+        files.append(file)
+        if "site-packages" not in Path(file).parts:
+            waiting |= set(_imported(found)) - seen
+    for file in sorted(files):
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()
+
+
+def settings_of(module: types.ModuleType) -> dict[str, Any]:
+    """Returns the numbers and words in a module that is no installed package's, and containers of them, by name."""
+    if not is_own_module(module.__name__):
+        return {}
+    return {key: value for key, value in vars(module).items() if not is_dunder(key) and _is_plain(value)}
+
+
+def _is_plain(value: Any, depth: int = 4) -> bool:
+    if isinstance(value, (list, tuple, set, dict)) and depth and len(value) < FEW:
+        return all(_is_plain(each, depth - 1) for each in (value.values() if isinstance(value, dict) else value))
+    return isinstance(value, PLAIN)
+
+
+def is_dunder(key: str) -> bool:
+    """Returns whether a name is one of Python's own."""
+    return key.startswith("__") and key.endswith("__")
+
+
+def names_in(code: types.CodeType) -> Iterator[str]:
+    """Yields the names in a function's code, and its strings, as they may be given to `getattr`."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, str):
+            yield constant
+        if isinstance(constant, types.CodeType):
+            yield from names_in(constant)
+
+
+def _imported(module: types.ModuleType) -> Iterator[str]:
+    """The modules of which another one has something among its names."""
+    for value in list(vars(module).values()):
+        name = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None)
+        if isinstance(name, str) and name in sys.modules and is_foreign(name):
+            yield name
+
+
+@functools.cache
+def is_foreign(name: str) -> bool:
+    """Returns whether a module of this name is neither torch's, Lightning's nor Python's."""
+    top = name.partition(".")[0]
+    known = top in KNOWN_PACKAGES or top in sys.stdlib_module_names or top.startswith("namedtuple_")
+    return not known or name == "__main__"
+
+
+def is_own_module(name: str) -> bool:
+    """Returns whether a module of this name is no installed package's."""
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return is_foreign(name) and (file is None or "site-packages" not in Path(file).parts)
+
+
+def is_own(value: Any) -> bool:
+    """Returns whether a class or function is no installed package's."""
+    return is_own_module(str(getattr(value, "__module__", "")))
+
+
+def is_own_object(value: Any) -> bool:
+    """Returns whether a value is an instance of a class that is no installed package's, and can change."""
+    return is_own(type(value)) and not isinstance(value, (type, enum.Enum, nn.Module, Tensor))
+
+
+def name_of(value: Any) -> str:
+    """Returns the full name of a class or function."""
+    return f"{value.__module__}.{value.__qualname__}"
+
+
+def can_change(value: Any) -> bool:
+    """Returns whether a value is one whose content a function may change: a container, or an object of one's own."""
+    if type(value) is RefusingValue:
+        return False
+    return isinstance(value, (list, dict, set, collections.deque, np.ndarray)) or is_own_object(value)
