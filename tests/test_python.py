@@ -208,3 +208,28 @@ def test_messages_name_arguments(data):
 def test_a_norm_is_given_by_its_name(data):
     norms = [type(module).__name__ for module in MLP(data.characters, 3, norm="layer").network.modules()]
     assert "LayerNorm" in norms
+
+
+@pytest.mark.parametrize("kind", [MLP, BatchNormMLP, WaveNet])
+def test_a_model_with_its_defaults_is_pickled_as_any_module(kind, tmp_path):
+    model = kind(".abc", 4)
+    torch.save(model, tmp_path / "model.pt")
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
+    contexts = torch.zeros(2, 4, dtype=torch.long)
+    assert loaded.eval()(contexts).equal(model.eval()(contexts))
+    assert loaded.configure_optimizers()["optimizer"].param_groups[0]["lr"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("characters", "block_size", "told"),
+    [
+        (lambda own: own[0] + own[:0:-1], 3, "characters are .* in the data, .* in the model"),
+        (lambda own: own[:-1], 3, "characters are .* in the data, .* in the model"),
+        (lambda own: own, 4, "the model's is 4; make both with the same"),
+    ],
+)
+@pytest.mark.parametrize("stage", ["fit", "validate", "test", "predict"])
+def test_a_model_for_other_data_is_refused_before_it_sees_them(characters, block_size, told, stage, data):
+    model = MLP(characters(data.characters), block_size)
+    with at_peace(), pytest.raises(UserError, match=told):
+        getattr(Trainer(**QUIET | {"max_steps": 3}), stage)(model, data)

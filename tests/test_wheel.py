@@ -60,7 +60,7 @@ def test_the_installed_command_compares(call, tmp_path):
         (tmp_path / f"width_{width}.yaml").write_text(f"model: {{init_args: {{n_hidden: {width}}}}}\n")
     short = ("--seeds", "1", "--data.corpus", "sample", "--trainer.max_steps", "5")
     assert "width_16" in call("compare", "width_8.yaml", "width_16.yaml", *short)
-    (report,) = tmp_path.glob("runs/compare/study/report.md")
+    (report,) = tmp_path.glob("runs/compare/width_8-vs-width_16/report.md")
     assert "ngram-mlp compare width_8.yaml width_16.yaml" in report.read_text()
 
 

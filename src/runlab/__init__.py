@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from runlab.one._parser import ShowTrainer as ShowTrainer
     from runlab.one._resuming import cannot_resume as cannot_resume
     from runlab.one._resuming import changed_options as changed_options
+    from runlab.one._resuming import refuse_finished as refuse_finished
     from runlab.one._resuming import split_arguments as split_arguments
     from runlab.one._run_checkpoints import Interrupted as Interrupted
     from runlab.one._run_checkpoints import RunCheckpoints as RunCheckpoints
@@ -96,7 +97,7 @@ _HOMES = {
     "many._trials": "Goal",
     "one._checkpoint": "Checkpoint CheckpointFiles Parts add_parts read_checkpoint",
     "one._parser": "Parser ShowTrainer",
-    "one._resuming": "cannot_resume changed_options split_arguments",
+    "one._resuming": "cannot_resume changed_options refuse_finished split_arguments",
     "one._run_checkpoints": "Interrupted RunCheckpoints",
     "one._supervised": "Supervised updates_of",
 }

@@ -61,7 +61,7 @@ def checkpoint_file(path: str | Path) -> Path:
 
 def claim_run_folder(runs_dir: str, name: str) -> Path:
     """Creates `RUNS_DIR/NAME/version_N` with the least N above all there; raises a UserError where it cannot."""
-    parent = Path(runs_dir, name)
+    parent = within(runs_dir, name)
     try:
         parent.mkdir(parents=True, exist_ok=True)
         version = max(versions(parent), default=-1)
@@ -74,6 +74,13 @@ def claim_run_folder(runs_dir: str, name: str) -> Path:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot create {parent}/version_N ({reason}); give another", runs_dir=runs_dir) from error
+
+
+def within(runs_dir: str | Path, *names: str) -> Path:
+    """Returns the folder of these names in the folder of all runs; raises a UserError if it would lie elsewhere."""
+    if any(Path(name).is_absolute() or ".." in Path(name).parts or not name.strip() for name in names):
+        raise UserError("give a name, or names with / between them, of a folder in runs_dir", name=names[-1])
+    return Path(runs_dir, *names)
 
 
 def remove_folder(folder: Path) -> None:

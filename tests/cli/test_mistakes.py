@@ -11,9 +11,8 @@ DEFAULT = PROJECT / "configs" / "default.yaml"
     [
         (["--data.corpus", "nowhere.txt"], ["--data.corpus", "nowhere.txt", "sample"]),
         (["--data.corpus", "empty.txt"], ["--data.corpus", "empty.txt", "no word"]),
-        (["--data.corpus", "one.txt"], ["--data.corpus", "1 word"]),
+        (["--data.corpus", "one.txt"], ["--data.corpus", "a word is a line, and 1 cannot"]),
         (["--data.corpus", "latin1.txt"], ["--data.corpus", "UTF-8"]),
-        (["--data.corpus", "dot.txt"], ["line 2", "'a.b'"]),
         (["--data.block_size", "0"], ["--data.block_size 0", "at least 1"]),
         (["--data.batch_size", "1"], ["--data.batch_size 1", "at least 2"]),
         (["--model.block_size", "4"], ["--model.block_size 4", "--data.block_size"]),

@@ -194,9 +194,10 @@ def test_last_is_the_newest_run_that_has_a_checkpoint(run_train, tmp_path):
     first, _ = run_train(*OPTIONS)
     second, _ = run_train(*OPTIONS)
     (tmp_path / "runs" / "default" / "version_7").mkdir()  # a run that was killed before its first checkpoint
-    assert run_train("--ckpt_path", "last")[0] == second
+    more = ("--trainer.max_steps", "340")
+    assert run_train("--ckpt_path", "last", *more)[0] == second
     (second / "checkpoints" / "last.ckpt").unlink()
-    assert run_train("--ckpt_path", "last")[0] == first
+    assert run_train("--ckpt_path", "last", *more)[0] == first
 
 
 def test_nothing_to_go_on_from_is_an_error(fails, cut, tmp_path, monkeypatch):
@@ -285,9 +286,7 @@ def test_a_finished_run_goes_on_to_more_updates_and_a_changed_interval(run_train
     assert len(np.load(folder / "losses.npy")) == 330
     assert [step for step, _ in scalars(folder)["val/loss"]] == [99, 109, 219, 329]
     assert (folder / "losses.npy").read_bytes() == (whole / "losses.npy").read_bytes()
-    again, _ = run_train("--resume", str(folder))  # nothing is left to train
-    assert again == folder
-    assert json.loads((again / "metrics.json").read_text())["updates"] == 330
+    assert json.loads((folder / "metrics.json").read_text())["updates"] == 330
 
 
 def test_a_moved_corpus_is_known_by_its_content_and_another_is_refused(cut, corpus_file, fails, tmp_path):
@@ -372,3 +371,24 @@ def test_signals_end_a_run_with_their_status_and_a_second_one_at_once(
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
     if not options:
         assert_same_run(whole, run_train("--ckpt_path", "last")[0])
+
+
+EPOCHS = ("--trainer.max_steps", "-1", "--trainer.max_epochs", "2", "--trainer.limit_train_batches", "20")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--trainer.max_steps", "40"), "--trainer.max_steps 40: the run has reached update 40; raise it to train on"),
+        ((*EPOCHS, "--data.sampling", "epochs"), "--trainer.max_epochs 2: the run has trained 2 epochs; raise it"),
+    ],
+)
+def test_a_finished_run_that_has_nothing_left_to_train_stays_as_it_is(options, told, run_train, fails):
+    folder, _ = run_train(*options, "--engine", "lightning")
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+    for resume in (("--ckpt_path", str(folder)), ("--ckpt_path", "last"), ("--resume", str(folder))):
+        assert told in fails(run_train, *resume)
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in before} == before
+    more = ("--trainer.max_steps", "50") if options[1] == "40" else ("--trainer.max_epochs", "3")
+    _, out = run_train("--resume", str(folder), *more)
+    assert "trained to update" in out

@@ -1,11 +1,14 @@
 import json
 import os
 import re
+import shlex
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from pytorch_lightning import Trainer
 
 from ngram_mlp.callbacks import progress
@@ -254,3 +257,26 @@ def test_averaged_weights_are_validated_with_statistics_of_their_own(run_train):
     assert validated == pytest.approx(metrics["val"]["loss"], rel=1e-6)
     plain, _ = run_train(*averaging, "--trainer.max_steps", "40")
     assert json.loads((plain / "metrics.json").read_text())["val"]["loss"] != metrics["val"]["loss"]
+
+
+def test_a_random_seed_is_written_down_so_that_the_run_can_be_repeated(run_train):
+    first, _ = run_train(*EAGER, "--model", "MLP", "--seed_everything", "true")
+    seed = yaml.safe_load((first / "config.yaml").read_text())["seed_everything"]
+    assert type(seed) is int
+    again, _ = run_train(*EAGER, "--model", "MLP", "--seed_everything", str(seed))
+    assert (again / "losses.npy").read_bytes() == (first / "losses.npy").read_bytes()
+    another, _ = run_train(*EAGER, "--model", "MLP", "--seed_everything", "true")
+    assert (another / "losses.npy").read_bytes() != (first / "losses.npy").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/tmp/evil"])
+def test_a_run_stays_within_the_folder_of_all_runs(name, run_train, fails):
+    assert f"--name {name}: give a name, or names with / between them, of a folder in runs_dir" in fails(
+        run_train, *EAGER, "--name", name
+    )
+
+
+def test_a_command_that_is_printed_works_when_it_is_copied(run_train):
+    folder, out = run_train(*EAGER, "--name", "a run; of mine")
+    (line,) = re.findall(r"^look    (.*)$", out, flags=re.MULTILINE)
+    assert shlex.split(line)[-2:] == ["--logdir", str(folder.relative_to(Path.cwd()))]

@@ -91,4 +91,4 @@ def test_the_main_job_needs_nothing_that_windows_lacks(tmp_path):
 @pytest.mark.slow
 def test_a_study_needs_nothing_that_windows_lacks(tmp_path):
     call(COMPARE, tmp_path)
-    assert (tmp_path / "runs" / "compare" / "study" / "report.md").exists()
+    assert (tmp_path / "runs" / "compare" / "a" / "report.md").exists()

@@ -54,7 +54,7 @@ def test_names_give_the_notebooks_splits(names):
 def test_too_few_words_are_refused_and_enough_are_split(count):
     words = [f"w{i}" for i in range(count)]
     if count < 6:
-        with pytest.raises(UserError, match=f"{count} word"):
+        with pytest.raises(UserError, match=f"a word is a line, and {count} cannot fill"):
             split_words(words)
     else:
         assert all(split_words(words))

@@ -77,7 +77,7 @@ def test_a_corpus_of_one_line_of_ten_megabytes_and_one_of_100_000_characters(tmp
     path.write_text("\n".join([letters, *"abcdefghij"]))
     data = NGramDataModule(str(path))
     assert sum(map(len, data.splits.values())) == 10_000_021
-    characters = [chr(0x20000 + i) for i in range(60_000)] + [chr(0x100 + i) for i in range(40_000)]
+    characters = [chr(0x20000 + i) for i in range(60_000)] + [chr(0x30000 + i) for i in range(40_000)]
     path.write_text("\n".join("".join(characters[i : i + 50]) for i in range(0, 100_000, 50)))
     data = NGramDataModule(str(path))
     assert len(data.vocabulary) == 100_001

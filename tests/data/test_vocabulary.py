@@ -1,12 +1,21 @@
 import numpy as np
 import pytest
 
-from ngram_mlp.data import Vocabulary
+from ngram_mlp.data import Vocabulary, build_ngrams
 from runlab import UserError
 
 
 def test_characters_are_sorted_behind_the_boundary():
     assert Vocabulary.of_words(["zoë", "ada", "Bo b"]).characters == ". Babdozë"
+
+
+def test_a_boundary_is_a_character_that_no_word_holds():
+    vocabulary = Vocabulary.of_words(["st. ives", "a"])
+    assert vocabulary.characters == "\n .aeistv"
+    ngrams = build_ngrams(["a.", ".s"], vocabulary, 2)
+    contexts = ["".join(vocabulary.decode(row)) for row in ngrams.contexts.tolist()]
+    assert contexts == ["\n\n", "\na", "a.", "\n\n", "\n.", ".s"]
+    assert vocabulary.decode(ngrams.targets.tolist()) == "a.\n.s\n"
 
 
 def test_decode_inverts_encode_for_any_characters():

@@ -35,7 +35,7 @@ def study(tmp_path, monkeypatch, corpus_file):
 
     def run(*args: str):
         shared = ("--data.corpus", str(corpus_file), "--trainer.max_steps", "20", "--observe.every_n_updates", "off")
-        compare.main([*map(str, recipes), "--jobs", "2", *shared, *args])
+        compare.main([*map(str, recipes), "--jobs", "2", "--name", "study", *shared, *args])
         return tmp_path / "runs" / "compare" / "study"
 
     return run
@@ -135,10 +135,30 @@ def test_a_run_that_is_killed_kills_nothing_else_and_is_trained_by_the_next_call
         (["--grid", "model.n_hidden=9,9"], "002_no_norm n_hidden=9: is given twice"),
         (["--trainer.deterministic", "true", "c.yaml"], "c.yaml: give all configurations before the options"),
         (["--runs_dir", "/dev/null/runs"], "--runs_dir: cannot write to /dev/null/runs"),
+        (["--name", "../elsewhere"], "--name ../elsewhere: give a name"),
     ],
 )
 def test_mistakes(args, told, study, fails):
     assert told in fails(study, *args)
+
+
+def test_a_study_is_named_by_its_recipes_and_never_loses_any(study, fails, tmp_path, corpus_file):
+    studies = tmp_path / "runs" / "compare"
+    other = [str(tmp_path / "002_no_norm.yaml"), "--data.corpus", str(corpus_file), "--trainer.max_steps", "5"]
+    compare.main([*other, "--seeds", "1", "--grid", "model.n_hidden=8"])
+    assert [path.name for path in studies.iterdir()] == ["002_no_norm-by-n_hidden"]
+    fabricate(studies / "study", "002_no_norm", 1, 2.0)
+    fabricate(studies / "study", "another_recipe", 1, 2.0)
+    line = fails(study, "--seeds", "1")
+    assert "--name study: that study holds another_recipe, too, which its report would lose" in line
+
+
+def test_a_difference_within_its_interval_is_not_told_apart(study, tmp_path):
+    for seed, better in ((1, 0.1), (2, 0.3)):
+        for recipe, val in (("002_no_norm", 2.5), ("002_batch_norm", 2.5 - better)):
+            fabricate(tmp_path / "runs" / "compare" / "study", recipe, seed, val)
+    report = (study("--seeds", "2") / "report.md").read_text()
+    assert "| -0.2000 ± 1.2706, not told apart |" in report
 
 
 def test_a_recipe_that_is_not_there_is_told(fails):

@@ -99,16 +99,16 @@ def _report(cli: TrainCLI, run: Run, console: Console) -> None:
 def _where_to_look(logger: Any) -> str:
     """What shows the curves of a run that logged to this logger: a command, an address, a file, or what it tells."""
     if isinstance(logger, TensorBoardLogger):
-        return f"{program('tensorboard')} --logdir {logger.log_dir}"
+        return as_typed([str(program("tensorboard")), "--logdir", logger.log_dir])
     if isinstance(logger, CSVLogger):
         return str(Path(logger.log_dir, "metrics.csv"))
     if isinstance(logger, MLFlowLogger):
         uri = str(getattr(logger, "_tracking_uri", ""))
-        return uri if uri.startswith("http") else f"{program('mlflow')} ui --backend-store-uri {uri}"
+        return uri if uri.startswith("http") else as_typed([str(program("mlflow")), "ui", "--backend-store-uri", uri])
     if isinstance(logger, WandbLogger):
         wandb_run: Any = logger.experiment
         folder = from_here(Path(wandb_run.dir).parent)
-        return f"{program('wandb')} sync {folder}" if wandb_run.offline else str(wandb_run.url)
+        return as_typed([str(program("wandb")), "sync", str(folder)]) if wandb_run.offline else str(wandb_run.url)
     place = logger.log_dir or logger.save_dir or logger.name
     return f"{type(logger).__name__} {place}" if place else ""
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import secrets
 import sys
 import warnings
 from collections.abc import Sequence
@@ -114,6 +115,8 @@ class TrainCLI(LightningCLI):
         self._refuse_what_is_no_value()
 
     def _set_seed(self) -> None:
+        if self.config.seed_everything is True:  # a random one, which config.yaml names
+            self.config.seed_everything = secrets.randbelow(2**32)
         try:
             super()._set_seed()
         except ValueError as error:

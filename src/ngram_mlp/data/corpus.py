@@ -1,8 +1,10 @@
 """Where the words come from: a file, the notebooks' names (downloaded once), or the sample that is shipped."""
 
 import hashlib
+import re
 import stat
 import time
+import unicodedata
 import urllib.error
 import urllib.request
 import warnings
@@ -10,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ngram_mlp.data.ngrams import BOUNDARY
 from ngram_mlp.places import DATA_DIR, SAMPLE_CORPUS
 from runlab import UserError, write_atomically
 
@@ -19,6 +20,7 @@ NAMES_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d
 DOWNLOAD_SECONDS = 10.0
 DOWNLOAD_BYTES = 10_000_000
 LARGEST_FILE = 2**30
+LINE_END = re.compile("\r\n|[\n\r\x0b\x0c\x85\u2028\u2029]")  # as Unicode has them
 
 
 class SampleCorpusWarning(UserWarning):
@@ -67,16 +69,16 @@ def _read(name: str, path: Path) -> Corpus:
 
 
 def _parse(name: str, content: bytes) -> list[str]:
-    """The lines without surrounding white space; blank lines do not count, repeated words do."""
+    """The lines without surrounding white space, in Unicode's composed form (NFC).
+
+    Blank lines do not count, repeated words do. Without the form, an accent that is a character of its own in some
+    words and not in others would make two characters of one.
+    """
     try:
-        lines = content.decode("utf-8").removeprefix("\ufeff").replace("\r\n", "\n").split("\n")
+        text = content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise UserError(f"byte {error.start} is not UTF-8; save the file as UTF-8 text", corpus=name) from error
-    for number, line in enumerate(lines, start=1):
-        if BOUNDARY in line:
-            place = f"line {number}, {line.strip()[:40]!r},"
-            raise UserError(f"{place} holds {BOUNDARY!r}, which marks the end of a word; remove it", corpus=name)
-    words = [word for line in lines if (word := line.strip())]
+    words = [word for line in LINE_END.split(unicodedata.normalize("NFC", text)) if (word := line.strip())]
     if not words:
         raise UserError("the file holds no word; give one word a line", corpus=name)
     return words

@@ -98,12 +98,23 @@ class NGramDataModule(LightningDataModule):
         self._stream_begun = True
 
     def setup(self, stage: str) -> None:
+        self._refuse_another_models_characters()
         if stage == "fit":
             if not self._stream_begun:
                 self.begin_stream()
             self._stream_begun = False
             # Whatever else draws during training (dropout, a user's callback) gets its own numbers.
             torch.manual_seed(int(torch.randint(2**62, ())) + self._part[0])
+
+    def _refuse_another_models_characters(self) -> None:
+        """Raises a UserError where the model was made for other characters or contexts than these data have."""
+        model = self.trainer.lightning_module if self.trainer else None
+        own: Any = getattr(model, "characters", self.characters)
+        if own != self.characters:
+            found = f"{shortened(self.characters)} in the data, {shortened(own)} in the model"
+            raise UserError(f"the characters are {found}; make the model with data.characters")
+        if (size := getattr(model, "block_size", self.block_size)) != self.block_size:
+            raise UserError(f"the model's is {size}; make both with the same", block_size=self.block_size)
 
     @property
     def _part(self) -> tuple[int, int]:

@@ -12,13 +12,15 @@ from torch import Tensor
 
 from runlab import UserError, shortened
 
-BOUNDARY = "."
+BOUNDARIES = (".", "\n")  # the character that stands for the boundary; the second where words hold the first
 LARGEST_CONTEXTS = 8 * 2**30
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The characters of a corpus: a character's id is its place in `characters`; the boundary `.` has id 0.
+    """The characters of a corpus: a character's id is its place in `characters`; the boundary has id 0.
+
+    The boundary is shown as `.`, or as a line break if words hold that: a word is a line, so it holds no line break.
 
     >>> Vocabulary.of_words(["emma", "ava"]).characters
     '.aemv'
@@ -29,7 +31,9 @@ class Vocabulary:
     @classmethod
     def of_words(cls, words: Iterable[str]) -> "Vocabulary":
         """The boundary, then the sorted distinct characters of `words` (cell 2 of notebook 002)."""
-        return cls(BOUNDARY + "".join(sorted(set().union(*words))))
+        characters = set().union(*words)
+        boundary = next(character for character in BOUNDARIES if character not in characters)
+        return cls(boundary + "".join(sorted(characters)))
 
     def __len__(self) -> int:
         return len(self.characters)
@@ -91,7 +95,8 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
     n1, n2 = int(0.8 * len(shuffled)), int(0.9 * len(shuffled))
     train, val, test = shuffled[:n1], shuffled[n1:n2], shuffled[n2:]
     if not (train and val and test):
-        raise UserError(f"{len(words)} word(s) cannot fill three splits; give at least 6, better thousands")
+        lines = f"a word is a line, and {len(words)} cannot fill three splits"
+        raise UserError(f"{lines}; give a file of at least 6 lines, better thousands")
     return train, val, test
 
 
@@ -102,7 +107,7 @@ def build_ngrams(words: Sequence[str], vocabulary: Vocabulary, block_size: int) 
     distance d - 1 holds the boundary (id 0, which occurs in no word), everything farther back belongs to another word
     and becomes the boundary too. Raises a UserError where the contexts would take too much memory.
     """
-    ids = vocabulary.encode(BOUNDARY.join([*words, ""]))
+    ids = vocabulary.encode(vocabulary.characters[0].join([*words, ""]))
     if len(ids) * block_size * ids.itemsize > LARGEST_CONTEXTS:
         reason = f"the contexts of {len(ids):,} characters would exceed {LARGEST_CONTEXTS:,} bytes; give a smaller one"
         raise UserError(reason, block_size=block_size)

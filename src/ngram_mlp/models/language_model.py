@@ -140,3 +140,8 @@ class LanguageModel(LightningModule):
         checkpoint = read_checkpoint(checkpoint_path)
         model = load_model(checkpoint, cls, strict is not False, **kwargs)
         return model.to(map_location or "cpu").train()
+
+
+# The parser reads these lambdas where they stand, and pickle finds them by a name in this module.
+default_optimizer, default_lr_scheduler = LanguageModel.__init__.__defaults__  # type: ignore[misc]
+default_optimizer.__qualname__, default_lr_scheduler.__qualname__ = "default_optimizer", "default_lr_scheduler"

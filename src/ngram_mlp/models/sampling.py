@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ngram_mlp.data.ngrams import BOUNDARY
 from ngram_mlp.models.language_model import LanguageModel
 from runlab import UserError, shortened
 
@@ -68,7 +67,7 @@ def _start(model: LanguageModel, prompt: str, temperature: float) -> list[int]:
     if not 0 < temperature < float("inf"):
         raise UserError("give a number above 0, such as 0.8", temperature=temperature)
     for character in prompt:
-        if character == BOUNDARY or character not in model.characters:
+        if character not in model.characters[1:]:
             known = shortened(model.characters[1:])
             raise UserError(f"the model does not know {character!r}; use only {known}", prompt=shortened(prompt))
     ids = [0] * model.block_size + [model.characters.index(character) for character in prompt]

@@ -3,13 +3,13 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from runlab._called import called
 from runlab._command import command, open_console
 from runlab._errors import require_at_least
+from runlab._files import within
 from runlab._parser import PlainParser
-from runlab.many._plan import plan, record_recipes
+from runlab.many._plan import plan, record_recipes, study_name
 from runlab.many._pool import train_all
 from runlab.many._report import write_report
 from runlab.many._script import Script, cores
@@ -20,7 +20,8 @@ def compare(script: Script, args: Sequence[str] | None = None) -> None:
     """Trains what is missing of a study with a script, and writes the report; exit status 1 if a run failed."""
     args = sys.argv[1:] if args is None else args
     options, overrides = _parse(args)
-    folder = Path(options.runs_dir, "compare", options.name)
+    name = options.name or study_name(options.configs, options.grid)
+    folder = within(options.runs_dir, "compare", name)
     runs = plan(folder, options.configs, options.grid, range(1, options.seeds + 1), overrides, script.options)
     record_recipes(folder, runs)
     missing = [run for run in runs if run.finished is None]
@@ -47,7 +48,7 @@ def _parse(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add = parser.add_argument
     add("configs", nargs="+", help="The recipes: YAML files, as for train.py --config.")
     add("--seeds", type=int, default=5, help="How many seeds: 1, 2, ... (default: 5)")
-    add("--name", default="study", help="The study goes to RUNS_DIR/compare/NAME. (default: study)")
+    add("--name", help="The study goes to RUNS_DIR/compare/NAME. (default: named by its recipes)")
     add("--runs_dir", default="runs", help="The folder of all runs. (default: runs)")
     crossing = "Crosses the recipes with these values of an option; may be given several times."
     add("--grid", action="append", default=[], metavar="OPTION=A,B", help=crossing)

@@ -12,6 +12,8 @@ from runlab._errors import UserError
 from runlab._files import write_atomically
 from runlab.many._run import Run
 
+LONGEST_NAME = 80
+
 
 @dataclass(frozen=True)
 class SeedRun(Run):
@@ -73,11 +75,26 @@ def plan(
     return list(runs.values())
 
 
+def study_name(configs: Sequence[str], grid: Sequence[str]) -> str:
+    """Returns a study's name by default: its recipes, and the options of its grid.
+
+    >>> study_name(["configs/a.yaml", "b.yaml"], ["model.n_hidden=100,200"])
+    'a-vs-b-by-n_hidden'
+    """
+    options = [axis.split("=")[0].split(".")[-1] for axis in grid]
+    name = _folder_name("-by-".join(["-vs-".join(Path(config).stem for config in configs), *options]))
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 7]}-{_digest(name)}"
+
+
 def _folder_name(recipe: str) -> str:
     name = recipe.replace(" ", "_")
     if (plain := re.sub(r"[^\w.=+-]+", "-", name)) != name:  # so that no two recipes share a folder
-        plain += "-" + hashlib.sha256(name.encode()).hexdigest()[:6]
+        plain += f"-{_digest(name)}"
     return plain
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:6]
 
 
 def values(text: str) -> list[str]:
@@ -96,7 +113,8 @@ def record_recipes(folder: Path, runs: Sequence[SeedRun]) -> None:
     """Writes what recipes are made of into `study.json`: a study may grow, but what has been trained stays the same.
 
     Raises:
-        UserError: a recipe that has been trained is another than it was, or the folder cannot be written.
+        UserError: a recipe that has been trained is another than it was or left out now, so that the report would lose
+            it; or the folder cannot be written.
     """
     path = folder / "study.json"
     recipes = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -107,6 +125,15 @@ def record_recipes(folder: Path, runs: Sequence[SeedRun]) -> None:
             what = "another file" if before["arguments"] == own["arguments"] else "other options"
             raise UserError(f"{recipe} was trained there with {what}; use a new name or remove {old}", name=folder.name)
         recipes[recipe] = own
+    trained = {run.folder.parent.name for run in runs}
+    lost = [
+        one.name for one in sorted(folder.glob("runs/*")) if one.name not in trained and any(one.glob("*/version_*"))
+    ]
+    if lost:
+        reason = (
+            f"that study holds {', '.join(lost)}, too, which its report would lose; give them as well, or a new name"
+        )
+        raise UserError(reason, name=folder.name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(

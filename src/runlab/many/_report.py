@@ -163,7 +163,9 @@ def _difference(differences: Sequence[float]) -> str:
     if not differences:
         return "-"
     mean, half = paired_interval(differences)
-    return f"{mean:+.4f} ± {half:.4f}" if math.isfinite(half) else f"{mean:+.4f}"
+    if not math.isfinite(half):
+        return f"{mean:+.4f}"
+    return f"{mean:+.4f} ± {half:.4f}{'' if abs(mean) > half else ', not told apart'}"
 
 
 def _markdown(name: str, lines: Sequence[Sequence[str]], rows: Sequence[Row], words: Sequence[str]) -> str:

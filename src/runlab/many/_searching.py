@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial
 from rich.console import Console
 
 from runlab._errors import UserError
-from runlab._files import write_atomically
+from runlab._files import within, write_atomically
 from runlab.many._confirmation import Confirmation, confirm_best
 from runlab.many._dry_run import check_space, difference, dry_run, without_places
 from runlab.many._objective import TOO_LARGE, Failed, Objective
@@ -60,7 +60,7 @@ class Search:
 
     @property
     def folder(self) -> Path:
-        return Path(self.runs_dir, "search", self.name)
+        return within(self.runs_dir, "search", self.name)
 
     @quiet_optuna()
     def run(self) -> Result | None:

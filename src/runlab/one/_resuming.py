@@ -118,6 +118,29 @@ def changed_options(
     return changed
 
 
+def refuse_finished(folder: Path, checkpoint: Checkpoint, max_steps: int, max_epochs: int | None) -> None:
+    """Raises a UserError if a run has its results and nothing left to train, since they would be written anew.
+
+    Args:
+        folder: of the run.
+        checkpoint: its last.
+        max_steps: as it is asked for now; -1 for no limit.
+        max_epochs: likewise; None or -1 for no limit.
+    """
+    if not (folder / "metrics.json").exists():
+        return
+    if 0 <= max_steps <= checkpoint.update:
+        raise UserError(
+            f"the run has reached update {checkpoint.update:,}; raise it to train on",
+            **{"trainer.max_steps": max_steps},
+        )
+    epochs = checkpoint.content["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"]
+    if max_epochs is not None and 0 <= max_epochs <= epochs:
+        raise UserError(
+            f"the run has trained {epochs:,} epochs; raise it to train on", **{"trainer.max_epochs": max_epochs}
+        )
+
+
 def _flattened(nested: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The values of a configuration by option, as it is typed: without `class_path` and `init_args`."""
     for key, value in nested.items():
