@@ -1,10 +1,12 @@
 """Untrusted checkpoints: nothing in them runs, and one line says what is wrong."""
 
+import io
 import json
 import os
 import pickle
 import random
 import sys
+import tracemalloc
 import warnings
 import zipfile
 
@@ -242,6 +244,68 @@ IN_TRAIN = {
     "another corpus": put("NGramDataModule", "corpus", "sha256", value="0" * 64),
     "a corpus that steers the terminal": put("NGramDataModule", "corpus", value={"sha256": "\x1b]0;x\x07"}),
 }
+
+
+def legacy_with_an_archive_behind(path, honest):
+    """zipfile finds the archive, torch.load the pickle of the old format before it."""
+    path.write_bytes(pickle.dumps(Calls(bytearray, 3_000_000_000), 2) + honest.read_bytes())
+
+
+def two_directories(path, _):
+    """Torch takes the directory where the end record says it is, zipfile the one right before the record."""
+
+    def parts(content):
+        file = io.BytesIO()
+        torch.save(content, file)
+        saved = file.getvalue()
+        begin, end = saved.index(b"PK\x01\x02"), saved.index(b"PK\x06\x06")
+        return saved[:begin], saved[begin:end], saved[-22:]
+
+    forged, directory, end = parts({"x": Calls(bytearray, 3_000_000_000)})
+    harmless, other_directory, _ = parts({"x": "y"})
+    assert (len(forged), len(directory)) == (len(harmless), len(other_directory))
+    path.write_bytes(forged + directory + harmless + other_directory + end)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        assert b"bytearray" not in archive.read(archive.namelist()[0])
+
+
+def a_number_that_becomes_memory(path, honest):
+    content = torch.load(honest, weights_only=True)
+    torch.save(content | {"more": Calls(bytearray, 3_000_000_000)}, path)
+
+
+def a_tensor_without_storage(path, honest):
+    content = torch.load(honest, weights_only=True)
+    torch.save(content | {"more": Calls(torch.FloatTensor, 1_000_000_000)}, path)
+
+
+def a_part_that_is_compressed(path, honest):
+    with zipfile.ZipFile(honest) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for part in old.infolist():
+            new.writestr(part.filename, old.read(part))
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        legacy_with_an_archive_behind,
+        two_directories,
+        a_number_that_becomes_memory,
+        a_tensor_without_storage,
+        a_part_that_is_compressed,
+    ],
+)
+def test_a_small_file_takes_no_memory(forge, honest, tmp_path):
+    path = tmp_path / "forged.ckpt"
+    forge(path, honest)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match="cannot be read"):
+            read_checkpoint(path)
+        assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.usefixtures("trap")

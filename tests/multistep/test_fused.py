@@ -395,6 +395,30 @@ def test_seconds_to_compile_are_remembered(own_cache):
     assert cache.seconds_to_compile(8) == cache.USUAL[0]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs pipes and links")
+def test_what_others_may_have_put_into_the_cache_is_not_read(own_cache):
+    own_cache.mkdir(mode=0o700)
+    seconds = own_cache / cache.SECONDS
+    os.mkfifo(seconds)  # of which reading would wait for ever
+    assert cache.seconds_to_compile(8) == cache.USUAL[0]
+    seconds.unlink()
+    seconds.symlink_to("/dev/zero")
+    assert cache.seconds_to_compile(8) == cache.USUAL[0]
+    seconds.unlink()
+    seconds.write_text(json.dumps([4.0, 8]))
+    assert cache.seconds_to_compile(8) == 4.0
+    own_cache.chmod(0o770)
+    assert cache.seconds_to_compile(8) == cache.USUAL[0]
+
+
+@pytest.mark.usefixtures("said")
+def test_a_private_folder_behind_a_link_is_a_cache(own_cache, tmp_path):
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    own_cache.symlink_to(tmp_path / "elsewhere")
+    train(Classifier, "fused")
+    assert len([*(tmp_path / "elsewhere").glob("*/plan.pt")]) == 1
+
+
 @pytest.mark.usefixtures("always_compile")
 def test_a_handler_of_a_signal_sees_accounts_that_agree():
     seen = []

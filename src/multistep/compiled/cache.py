@@ -22,14 +22,14 @@ SOURCES = Path(__file__).resolve().parents[1]
 
 
 def folder() -> Path:
-    """Where compiled updates are kept: `MULTISTEP_CACHE_DIR`, or a folder among the user's caches."""
+    """Where compiled updates are kept: `MULTISTEP_CACHE_DIR`, or a folder among the user's caches; no link."""
     if own := os.environ.get("MULTISTEP_CACHE_DIR"):
-        return Path(own)
+        return Path(own).resolve()
     try:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:  # a user without a home, as in a container
         caches = Path(tempfile.gettempdir())
-    return caches / "multistep"
+    return (caches / "multistep").resolve()
 
 
 def key_of(described: Any) -> str:
@@ -60,10 +60,12 @@ def has(key: str) -> bool:
 def seconds_to_compile(tensors: int) -> float:
     """About how long an update of so many tensors takes to compile: by the last one here, longer if it has more."""
     seconds, then = USUAL
+    path = folder() / SECONDS
     with suppress(OSError, ValueError, TypeError):
-        last, of = json.loads((folder() / SECONDS).read_text(encoding="utf-8"))
-        if 0 < last < math.inf and 0 < of < math.inf:
-            seconds, then = last, of
+        if is_private(path.parent) and stat.S_ISREG(path.lstat().st_mode):  # else reading it may never end
+            last, of = json.loads(path.read_text(encoding="utf-8"))
+            if 0 < last < math.inf and 0 < of < math.inf:
+                seconds, then = last, of
     return float(seconds * max(1.0, tensors / then))
 
 

@@ -5,12 +5,15 @@ keys of its own. What this package adds lies under one key, `runlab`, with the n
 """
 
 import io
+import os
+import pickletools
+import struct
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, BinaryIO, TypedDict, cast
 
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
@@ -22,6 +25,8 @@ from runlab._files import checkpoint_file, write_atomically
 SCHEMA = 1
 KEY = "runlab"
 REMEDY = "give a .ckpt file of a run"
+# What torch would call in a checkpoint with a size.
+GROWING = {"bytearray", "Tensor", "UntypedStorage", "TypedStorage", *(kind.__name__ for kind in torch._tensor_classes)}
 
 
 class Parts(TypedDict, total=False):
@@ -96,15 +101,52 @@ def load_checkpoint_file(path: str | Path) -> Any:
     if Path(path).exists() and not Path(path).is_file():
         raise UserError(f"is not a regular file; {REMEDY}", ckpt_path=path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:  # torch itself does not compare the checksums
-                raise ValueError("a checksum differs")
+        _require_plain_archive(Path(path))
         return torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
     except Exception as error:  # a damaged file can raise anything in zipfile and in torch
         reason = getattr(error, "strerror", None) or "it is not a checkpoint, or damaged"
         raise UserError(f"cannot be read ({reason}); {REMEDY}", ckpt_path=path) from error
+
+
+def _require_plain_archive(path: Path) -> None:
+    """Raises a ValueError unless a file is the very archive that torch will read, and takes no more memory than it has.
+
+    With something before the archive, or two directories in it, zipfile and torch would read other parts.
+    """
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        parts = archive.infolist()
+        if archive.testzip() is not None:  # torch itself does not compare the checksums
+            raise ValueError("a checksum differs")
+        if any(part.compress_type != zipfile.ZIP_STORED or part.file_size != part.compress_size for part in parts):
+            raise ValueError("a part is compressed")
+        pickled = [archive.read(part) for part in parts if part.filename.endswith(".pkl")]
+        file.seek(0)
+        content = file.read(4)
+        if content != b"PK\x03\x04" or not _has_one_directory(file):
+            raise ValueError("it is not an archive from its beginning to its end")
+    for opcode, argument, _ in (operation for one in pickled for operation in pickletools.genops(one)):
+        if opcode.name == "GLOBAL" and str(argument).split(" ")[-1] in GROWING:
+            raise ValueError(f"{argument} makes memory of any size out of a number")
+
+
+def _has_one_directory(file: BinaryIO) -> bool:
+    """Whether an archive's directory lies right before its end record, as the record has it."""
+    end = file.seek(-22, os.SEEK_END)  # without a comment
+    signature, _, _, _, _, size, offset, _ = struct.unpack("<4s4H2LH", file.read(22))
+    if signature != b"PK\x05\x06":
+        return False
+    if end >= 76:  # of a large archive, and of all of torch's, another record and where it is stand before
+        file.seek(end - 76)
+        large, where = struct.unpack("<4s36x2Q", file.read(56)), struct.unpack("<4s4xQ4x", file.read(20))
+        if where[0] == b"PK\x06\x07":
+            end -= 76
+            numbers = zip((size, offset), large[1:], strict=True)
+            if large[0] != b"PK\x06\x06" or where[1] != end or any(one not in (two, 2**32 - 1) for one, two in numbers):
+                return False
+            size, offset = large[1:]
+    return bool(offset + size == end)
 
 
 class CheckpointFiles(TorchCheckpointIO):
