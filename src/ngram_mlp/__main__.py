@@ -35,7 +35,7 @@ def main() -> None:
     elif name in COMMANDS:
         import_module(f"ngram_mlp.cli.{name}").main(*TAKES.get(name, ()), args)
     else:
-        exit_with(f"{name}: is no command; give one of {', '.join(COMMANDS)}")
+        exit_with(f"{name}: is not a command; give one of {', '.join(COMMANDS)}")
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ FIGURES = {"activations", "saturation", "gradients", "weight_gradients", "update
 
 
 def hint(out):
-    (line,) = [line for line in out.splitlines() if line.startswith("look ")]
-    return line.removeprefix("look    ")
+    (line,) = [line for line in out.splitlines() if line.startswith("view ")]
+    return line.removeprefix("view    ")
 
 
 def hparams(events):
@@ -127,7 +127,7 @@ def test_a_users_logger_gets_numbers_and_hyperparameters_beside_another(run_trai
     assert OwnLogger.last.numbers.keys() >= {"val/loss", "within_hidden1/saturated", "words/novel", "train/loss"}
     (values,) = OwnLogger.last.values
     assert values["optimizer"]["init_args"]["lr"] == 0.1
-    assert "look    OwnLogger own" in out
+    assert "view    OwnLogger own" in out
     assert "tensorboard --logdir tb/lightning_logs/version_0" in out
     assert "hp_metric" not in scalars("tb/lightning_logs/version_0")
 

@@ -104,7 +104,7 @@ def test_a_signal_ends_a_run_with_its_state_and_the_command_to_go_on(
     assert err == ""
     saved = read_checkpoint(folder / "checkpoints" / "last.ckpt").update
     assert f"interrupted by {number.name} at update {saved}" in out
-    command = out.split("go on with: ")[1].splitlines()[0]
+    command = out.split("resume with: ")[1].splitlines()[0]
     assert len(np.load(folder / "losses.npy")) == saved
     assert command == f"{sys.executable} {PROJECT / 'scripts' / 'train.py'} --resume runs/asked/version_0"
     run_train(*command.split()[2:])
@@ -119,7 +119,7 @@ def test_a_disk_that_fills_up_with_events_is_one_line(tmp_path, corpus_file):
     out, err = process.communicate(timeout=60)
     assert process.returncode == 2
     assert err == "error: a file of the run, or the output, cannot be written (File too large); make room\n"
-    assert "go on with: " in out
+    assert "resume with: " in out
     assert not list(tmp_path.rglob("*.part"))
 
 
@@ -134,7 +134,7 @@ def test_a_disk_that_fills_up_spares_the_checkpoint_before(whole, tmp_path, corp
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert "cannot be written (File too large); make room" in err
-    assert "go on with: " in out
+    assert "resume with: " in out
     assert run_train("--name", "full", "--ckpt_path", "last")[0] == folder
     assert_same_run(whole, folder)
 

@@ -93,7 +93,7 @@ def test_an_interrupted_run_of_two_goes_on(run_train, corpus_file, tmp_path):
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 143, out
-    assert "go on with: " in out
+    assert "resume with: " in out
     process = start(SCRIPT, "--resume", str(together), cwd=tmp_path)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 0, out
@@ -118,7 +118,7 @@ def test_a_process_that_dies_ends_the_others(victim, corpus_file, tmp_path):
     assert "Traceback" not in out
     assert "another process of this run has ended" in out
     if victim == 1:
-        assert "go on with: " in out
+        assert "resume with: " in out
 
 
 @pytest.mark.parametrize(

@@ -278,5 +278,5 @@ def test_a_run_stays_within_the_folder_of_all_runs(name, run_train, fails):
 
 def test_a_command_that_is_printed_works_when_it_is_copied(run_train):
     folder, out = run_train(*EAGER, "--name", "a run; of mine")
-    (line,) = re.findall(r"^look    (.*)$", out, flags=re.MULTILINE)
+    (line,) = re.findall(r"^view    (.*)$", out, flags=re.MULTILINE)
     assert shlex.split(line)[-2:] == ["--logdir", str(folder.relative_to(Path.cwd()))]

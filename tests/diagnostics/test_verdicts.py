@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from collections import Counter
 
 import numpy as np
@@ -174,7 +175,7 @@ def test_a_trial_measures_what_the_optimizer_does_to_all_weights():
     assert clipped.ratio < trial.ratio - 1
 
 
-def test_a_run_that_sees_too_little_and_one_that_learns_by_heart_are_told(data):
+def test_a_run_that_sees_too_little_and_one_that_overfits_are_found(data):
     few = with_data(data, updates=100)["examples seen"]
     assert (few.level, few.value) == ("warning", pytest.approx(3200 / len(data.splits["train"])))
     assert with_data(data, updates=20_000)["examples seen"].level == "ok"
@@ -183,6 +184,48 @@ def test_a_run_that_sees_too_little_and_one_that_learns_by_heart_are_told(data):
         budget = Budget(updates=20_000, batch_size=32, examples=500, parameters=12_000, validates=validates)
         verdict = judge_initialization(snapshot, budget=budget)[-1]
         assert (verdict.about, verdict.level) == ("examples seen", level)
+
+
+@pytest.mark.parametrize(
+    ("options", "changes"),
+    [
+        ({"updates": 100, "batch_size": 32, "examples": 18_300}, {"max_steps": 580, "batch_size": 256}),
+        (
+            {"updates": 100, "batch_size": 32, "examples": 18_300, "accumulated": 4},
+            {"max_steps": 150, "batch_size": 64},
+        ),
+        ({"updates": 10, "batch_size": 32, "examples": 182_630}, {"max_steps": 5_800}),
+        ({"updates": 90_000, "batch_size": 32, "examples": 500, "parameters": 12_000}, {"max_steps": 320}),
+        (
+            {"updates": 9_000, "batch_size": 8, "examples": 40, "parameters": 12_000, "accumulated": 2},
+            {"max_steps": 50},
+        ),
+    ],
+)
+def test_a_remedy_for_the_examples_seen_is_a_number_that_the_command_takes(options, changes):
+    snapshot = take_snapshot(made().network, torch.randint(27, (64, 3)), torch.randint(27, (64,)))
+    verdict = judge_initialization(snapshot, budget=Budget(**{"parameters": 100} | options))[-1]
+    assert verdict.level != "ok"
+    for name, value in changes.items():
+        assert f"{name}: {value}" in verdict.remedy
+    assert ("batch_size" in verdict.remedy) == ("batch_size" in changes)
+
+
+def test_the_rate_of_a_cycle_is_mended_where_it_stands(data):
+    def cycle(optimizer):
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-5, total_steps=100)
+
+    verdict = with_data(data, lr=0.1, lr_scheduler=cycle)["learning rate"]
+    assert verdict.level == "bad"
+    assert [*verdict.changes] == ["lr_scheduler.max_lr"]
+
+
+def test_weights_that_are_all_zero_are_named_and_not_their_learning_rate(data):
+    zero = dict.fromkeys(("embedding", "hidden_weight", "output_weight"), "constant * 0")
+    verdicts = with_data(data, initialization=zero)
+    assert verdicts["weights"].level == "bad"
+    assert "normal * gain / sqrt(fan_in)" in verdicts["weights"].remedy
+    assert "learning rate" not in verdicts
 
 
 def test_examples_are_spread_over_the_split(data):
@@ -233,13 +276,28 @@ def test_a_curve_that_still_falls_is_told_from_noise():
     assert judge_training(falling, {"train": 2.1}, COUNTED)[1].value == pytest.approx(0.2, abs=0.02)
 
 
+def test_a_slope_comes_with_its_error_and_may_be_too_noisy_to_tell():
+    noise = torch.randn(1_000, generator=torch.Generator().manual_seed(1))
+    finding = judge_training(2.1 + 300 * noise, {"train": 2.1}, COUNTED)[1].finding
+    assert re.fullmatch(r"changed by [-+][\d.]+ ± [\d.]+ over the last fifth, too noisy to tell", finding)
+    finding = judge_training(2.1 + 1e-3 * noise, {"train": 2.1}, COUNTED)[1].finding
+    assert re.fullmatch(r"changed by [-+]0\.00\d ± 0\.00\d over the last fifth", finding)
+
+
+def test_a_run_is_not_told_to_train_longer_and_to_stop_earlier():
+    verdicts = judge_training(torch.full((1000,), 2.1), {"train": 1.0, "val": 3.0}, COUNTED)
+    remedies = [verdict.remedy for verdict in verdicts if verdict.remedy]
+    assert any("stop earlier" in remedy for remedy in remedies)
+    assert not any("train longer" in remedy for remedy in remedies)
+
+
 def test_a_training_is_judged_by_its_gap_its_second_half_and_what_it_leaves():
     losses, model = torch.full((1000,), 2.1), made(initialization={"hidden_bias": "constant * 30"})
     snapshot = take_snapshot(model.network.eval(), torch.randint(27, (64, 3)), torch.randint(27, (64,)))
     ratios = [(0, -0.5), (400, -0.5), (500, -6.0), (999, -6.2)]
     verdicts = judge_training(losses, {"train": 1.1, "val": 4.0}, COUNTED, ratios, snapshot)
     found = {verdict.about: verdict for verdict in verdicts}
-    assert "by heart" in found["train-validation gap"].finding
+    assert "overfits" in found["train-validation gap"].finding
     assert (found["update:data ratio"].value, found["update:data ratio"].level) == (-6.0, "bad")
     assert found["dead units"].level == found["saturation"].level == "bad"
     healthy = judge_training(losses, {"train": 2.07, "val": 2.1}, COUNTED, [(0, -0.5), (999, -2.5)])
@@ -265,7 +323,7 @@ def test_records_hold_what_was_found():
         ("experiments/004_plain", {"first loss"}),
         ("experiments/004_hidden_scaled", set()),
         ("experiments/002_running_batch_norm", set()),
-        ("debug/overfit", set()),  # which is to learn its words by heart
+        ("debug/overfit", set()),  # which is to overfit
     ],
 )
 def test_check_tells_networks_apart_without_training(config, bad, tmp_path, monkeypatch):

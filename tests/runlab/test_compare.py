@@ -209,7 +209,7 @@ def test_a_signal_ends_the_runs_and_the_next_call_goes_on_with_them(number, stat
     process.send_signal(number)
     assert process.wait(timeout=60) == status
     for log in folder.rglob("seed_*.log"):
-        assert "go on with: " in log.read_text()  # each run has saved its state
+        assert "resume with: " in log.read_text()  # each run has saved its state
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     assert [len(np.load(path)) for path in folder.rglob("losses.npy")] == [6_000, 6_000]
 

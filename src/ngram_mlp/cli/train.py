@@ -84,16 +84,17 @@ def _report(cli: TrainCLI, run: Run, console: Console) -> None:
         "accelerator": run.trainer.strategy.root_device.type,
         "corpus": cli.datamodule.corpus.summary(),
     }
-    write_atomically(run.folder / "metrics.json", (json.dumps(record, indent=2) + "\n").encode())
     generator = cli.datamodule.stream_generator()
     names = [name for name, _ in sample_one_by_one(cli.model.eval(), 10, generator)]
     write_atomically(run.folder / "samples.txt", ("\n".join(names) + "\n").encode())
+    # Last, as it says that the run is finished.
+    write_atomically(run.folder / "metrics.json", (json.dumps(record, indent=2) + "\n").encode())
 
     print_metrics(console, {cli.config.statistics: metrics})
     console.print(printable("sampled " + ", ".join(names)))
-    console.print(f"trained to update {updates:,} in {outcome.seconds:.1f} s, {speed:,.0f} updates a second")
+    console.print(f"trained to update {updates:,} in {outcome.seconds:.1f} s, {speed:,.0f} updates per second")
     for where in [where for logger in run.trainer.loggers if (where := _where_to_look(logger))] or [str(run.folder)]:
-        console.print(printable(f"look    {where}"))
+        console.print(printable(f"view    {where}"))
 
 
 def _where_to_look(logger: Any) -> str:
@@ -123,7 +124,7 @@ def _leave(run: Run, console: Console, error: BaseException) -> None:
         where = f"the run is in {run.folder}" if run.folder.exists() else "nothing was saved yet"
         console.print(f"interrupted{by} at update {run.trainer.global_step}; {where}")
     if last.exists():
-        console.print(f"go on with: {as_typed([*called(), '--resume', str(run.folder)])}")
+        console.print(f"resume with: {as_typed([*called(), '--resume', str(run.folder)])}")
     if isinstance(error, SystemExit):
         # Lightning's own exceptions have status 1 for Ctrl-C and none for SIGTERM.
         raise SystemExit(130 if error.code == 1 else error.code or 143) from None

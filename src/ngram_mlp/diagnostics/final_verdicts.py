@@ -18,7 +18,7 @@ from ngram_mlp.diagnostics.verdicts import Level, Remedy, Rule, Verdict
 GAP = Rule(
     "train-validation gap",
     (0.6, 0.8),
-    "the network learns its training words by heart",
+    "the network overfits",
     [Remedy("stop earlier, make it smaller, or give it more words")],
 )
 SATURATED_AT_THE_END = SATURATED._replace(limits=(0.5, 0.5))  # less is found in good networks, too
@@ -48,8 +48,8 @@ def judge_training(
         arguments: of the model's constructor, as for `judge_initialization`.
         saturation: the abs(tanh) above which a unit is saturated.
     """
-    verdicts = [_outcome(metrics, counted)]
     gap = metrics.get("val", metrics["train"]) - metrics["train"]
+    verdicts = [_outcome(metrics, counted, gap)]
     if len(losses) >= 50:
         verdicts.append(_end_of_curve(losses, gap))
     if "val" in metrics:
@@ -63,7 +63,7 @@ def judge_training(
     return verdicts
 
 
-def _outcome(metrics: Mapping[str, float], counted: Mapping[str, float]) -> Verdict:
+def _outcome(metrics: Mapping[str, float], counted: Mapping[str, float], gap: float) -> Verdict:
     """Judges the loss against guessing and counting: of what use is a network that they beat?"""
     split = "val" if "val" in metrics else "train"
     loss = metrics[split]
@@ -81,14 +81,16 @@ def _outcome(metrics: Mapping[str, float], counted: Mapping[str, float]) -> Verd
         level, known = "bad", f"{known}: the network has learned nothing about sequences"
     elif "bigrams" in unbeaten:
         level, known = "warning", f"{known}: the network has learned little"
-    remedy = "" if level == "ok" else "see what was found before the first update, or train longer"
+    remedy = "" if level == "ok" else "see what was found before the first update"
+    if remedy and gap < LARGE_GAP:
+        remedy += ", or train longer"
     return Verdict("outcome", level, loss, known, remedy)
 
 
 def _end_of_curve(losses: Tensor, gap: float) -> Verdict:
     """Judges by how much the loss would fall in another fifth of the run at the slope of the last fifth.
 
-    Where the network learns by heart, the training loss goes on falling, and that is no reason to train longer.
+    The training loss of a network that overfits continues to fall, and that is no reason to train longer.
     """
     last = losses[-(len(losses) // 5) :].double()
     time = torch.linspace(-0.5, 0.5, len(last), dtype=torch.float64)
@@ -96,5 +98,7 @@ def _end_of_curve(losses: Tensor, gap: float) -> Verdict:
     residual = last - last.mean() - slope * time
     error = math.sqrt(float(residual.square().sum() / (len(last) - 2) / (time @ time)))
     fall = -float(slope)
-    finding = f"falls by {fall:.3f} ± {2 * error:.3f} in the last fifth" if fall > 0 else "flat in the last fifth"
+    finding = f"changed by {-fall:+.3f} ± {2 * error:.3f} over the last fifth"
+    if abs(fall) <= 2 * error and 2 * error > FALLING.limits[0]:
+        finding += ", too noisy to tell"
     return FALLING.verdict(fall, finding, fall if fall > 2 * error and gap < LARGE_GAP else 0)

@@ -55,7 +55,9 @@ FAST = Rule("learning rate", (-1.3, -1), "the weights jump at every update", [])
 DIVERGES = Rule("learning rate", (0.5, 2), "the updates make it worse", [])
 SLOW = Rule("learning rate", (3.2, 3.5), "the weights hardly move", [])
 SEEN = Rule("examples seen", (0, math.inf), "the run ends before it has seen them all", [])
-REPEATED = Rule("examples seen", (1, 2), "the network will learn them by heart", [])
+REPEATED = Rule("examples seen", (1, 2), "the network will overfit", [])
+ZERO = Rule("weights", (-1, -0.5), "all units of a layer stay alike", [SCALED, Remedy("draw the weights at random")])
+LARGEST_BATCH = 1024  # that a remedy names
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,11 @@ class Budget:
     """What a run is going to train on."""
 
     updates: int
-    batch_size: int  # of an update, the accumulated minibatches together
+    batch_size: int  # of a minibatch
     examples: int  # in the training split
     parameters: int
-    validates: bool = True  # or nobody asks what it has learned by heart
+    validates: bool = True  # or overfitting is no concern
+    accumulated: int = 1  # the minibatches of an update
 
 
 def judge_model(
@@ -100,7 +103,8 @@ def judge_model(
     trial = try_updates(model.network, optimizer, _drawn(train, data.batch_size, device), clip) if optimizer else None
     parameters = sum(parameter.numel() for parameter in model.parameters())
     known = updates < sys.maxsize
-    budget = Budget(updates, data.batch_size * accumulated, len(train), parameters, validates) if known else None
+    sizes = data.batch_size, len(train), parameters, validates, accumulated
+    budget = Budget(updates, *sizes) if known else None
     return judge_initialization(snapshot, trial, budget, arguments_of(model), saturation)
 
 
@@ -124,11 +128,14 @@ def judge_initialization(
     excess = snapshot.loss - expected
     rule = ALREADY_TRAINED if excess < -0.5 else FIRST_LOSS
     verdicts = [rule.verdict(snapshot.loss, f"{snapshot.loss:.2f}, expected {expected:.2f}", excess, arguments)]
+    zero = bool(snapshot.weights) and not any(weight.value.any() for weight in snapshot.weights.values())
+    if zero:
+        verdicts.append(ZERO.verdict(0, "all are zero", 0, arguments))
     if layers := snapshot.nonlinearities:
         verdicts += judge_units(layers, SATURATED, arguments, saturation)
         if len(layers) > 1:
             verdicts.append(_over_depth([mean_and_std(layer.gradient)[1] for layer in layers.values()], arguments))
-    if trial:
+    if trial and not zero:
         verdicts.append(_learning_rate(trial))
     if budget:
         verdicts.append(_examples_seen(budget))
@@ -189,25 +196,35 @@ def _learning_rate(trial: Trial) -> Verdict:
         rule, excess = (FAST, trial.ratio) if trial.ratio > RATIO else (SLOW, -trial.ratio)
         finding = f"update:data 1e{trial.ratio:.1f} {after}"
     present = trial.first_ratio if rule is DIVERGES else trial.ratio  # before everything has got out of hand
-    better = {"optimizer.lr": f"{trial.lr * 10 ** (RATIO - present):.1g}"} if math.isfinite(present) else {}
+    better = {trial.option: f"{trial.lr * 10 ** (RATIO - present):.1g}"} if math.isfinite(present) else {}
     remedy = Remedy("raise it" if rule is SLOW else "lower it", better)
     return rule._replace(remedies=[remedy]).verdict(trial.ratio, finding, excess)
 
 
 def _examples_seen(budget: Budget) -> Verdict:
-    drawn = budget.updates * budget.batch_size
+    each = budget.batch_size * budget.accumulated
+    drawn = budget.updates * each
     passes = drawn / budget.examples
     finding = f"each of the {budget.examples:,} about {passes:,.1f} times"
     repeated = math.sqrt(passes / 100 * budget.parameters / budget.examples)
     if budget.validates and repeated > REPEATED.limits[0]:
-        fewer = max(1, round(20 * budget.examples / budget.batch_size))
-        remedies = [Remedy("stop early", {"max_steps": f"{fewer:.1g}"}), Remedy("give it more words")]
+        fewer = _rounded_up(20 * budget.examples / each)
+        remedies = [Remedy("stop early", {"max_steps": fewer}), Remedy("give it more words")]
         return REPEATED._replace(remedies=remedies).verdict(passes, finding, repeated)
-    wanted = math.ceil(budget.examples / max(1, budget.updates))
-    remedies = [Remedy("train longer, or larger minibatches", {"batch_size": max(wanted, 32)})]
+    wanted = budget.examples / (max(1, budget.updates) * budget.accumulated)
+    size = 2 ** math.ceil(math.log2(max(wanted, 32)))  # a power of two, as is usual
+    remedies = [Remedy("train longer", {"max_steps": _rounded_up(budget.examples / each)})]
+    if size <= LARGEST_BATCH:
+        remedies.append(Remedy("take larger minibatches", {"batch_size": size}))
     if passes < 1:
         finding = f"{drawn:,} of the {budget.examples:,} in the training split"
     return SEEN._replace(remedies=remedies).verdict(passes, finding, 1 - passes)
+
+
+def _rounded_up(number: float) -> int:
+    """A number of updates as people write it: two digits, the rest zeros."""
+    unit: int = 10 ** max(0, math.floor(math.log10(max(1.0, number))) - 1)
+    return math.ceil(number / unit) * unit
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -25,6 +25,7 @@ class Trial:
     first_ratio: float  # log10 of norm(update) / norm(weights) over all weights, at the first update
     ratio: float  # the median of it over the second half
     lr: float
+    option: str = "optimizer.lr"  # of a model, that says how high the rate is
 
     @property
     def rise(self) -> float:
@@ -73,7 +74,9 @@ def try_updates(
             optimizer.step()
             ratios.append(log10_of_norms([w.detach() - o for w, o in zip(weights, old, strict=True)], old))
     ratio = statistics.median(ratios[len(ratios) // 2 :]) if ratios else math.inf
-    return Trial(losses, (ratios or [math.inf])[0], ratio, float(optimizer.param_groups[0]["lr"]))
+    group = optimizer.param_groups[0]
+    option = "lr_scheduler.max_lr" if "max_lr" in group else "optimizer.lr"  # OneCycleLR takes no other rate
+    return Trial(losses, (ratios or [math.inf])[0], ratio, float(group["lr"]), option)
 
 
 @contextmanager

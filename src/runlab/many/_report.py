@@ -25,7 +25,7 @@ SPLITS = ("train", "val", "test")
 DIFFERENCE = "val against the first (95 %)"
 HEADINGS = ("recipe", "seeds", "first loss", *SPLITS, DIFFERENCE, "updates/s")
 LEGEND = (
-    "Losses in nats a character: mean ± standard deviation over seeds (best to worst). The difference in validation "
+    "Losses in nats per character: mean ± standard deviation over seeds (best to worst). The difference in validation "
     "loss is to the first recipe (with a grid, at the same point of it), paired by seed, with a 95 % interval of "
     "Student's t."
 )
