@@ -233,3 +233,33 @@ def test_a_model_for_other_data_is_refused_before_it_sees_them(characters, block
     model = MLP(characters(data.characters), block_size)
     with at_peace(), pytest.raises(UserError, match=told):
         getattr(Trainer(**QUIET | {"max_steps": 3}), stage)(model, data)
+
+
+def test_a_model_samples_words_from_a_seed(data):
+    model = MLP(data.characters, 3)
+    words = model.sample(5, seed=3, prompt="a", temperature=0.5)
+    assert len(words) == 5
+    assert all(word.startswith("a") for word in words)
+    assert words == model.sample(5, seed=3, prompt="a", temperature=0.5) != model.sample(5, seed=4, prompt="a")
+    assert model.training
+    contexts = data.splits["train"].contexts[:7]  # as they are kept, in uint8
+    assert model(contexts).equal(model(contexts.long()))
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: MLP(".a", 3, optimizer="AdamW"), "optimizer AdamW: give a function, such as lambda parameters"),
+        (
+            lambda: MLP(".a", 3, lr_scheduler="StepLR"),
+            "lr_scheduler StepLR: give a function, such as lambda optimizer",
+        ),
+        (lambda: MLP(".a", 3, activation=torch.nn.GELU), "try Tanh, ReLU or GELU"),
+        (lambda: NGramDataModule(["emma", "ava"]).corpus, "corpus: give auto, names, sample, or the path of a file"),
+    ],
+)
+def test_an_argument_of_another_kind_is_one_line(make, told):
+    with pytest.raises(UserError) as error:
+        make()
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)

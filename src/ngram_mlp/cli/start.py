@@ -71,8 +71,7 @@ def start_run(cli: TrainCLI, console: Console, resources: ExitStack) -> Run:
     checkpoint = point.checkpoint if point else None
     if checkpoint:
         check_checkpoint(checkpoint, saved, cli.model, data)
-        if point and point.folder:
-            refuse_finished(point.folder, checkpoint, config.trainer.max_steps, config.trainer.max_epochs)
+        refuse_finished(point.folder if point else None, checkpoint, config.trainer)
     old = point.folder if point and not rank() else None
     if rank():  # only the first process writes what is to stay
         folder = Path(resources.enter_context(TemporaryDirectory(ignore_cleanup_errors=True)))

@@ -42,6 +42,8 @@ class Corpus:
 
 def load_corpus(corpus: str = "auto", data_dir: Path = DATA_DIR) -> Corpus:
     """The corpus that `NGramDataModule` describes by this name or path; raises a UserError where there is none."""
+    if not isinstance(corpus, (str, Path)):
+        raise UserError("give auto, names, sample, or the path of a file with one word a line", corpus=None)
     if corpus == "auto":
         try:
             return load_corpus("names", data_dir)

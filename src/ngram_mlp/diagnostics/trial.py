@@ -73,8 +73,7 @@ def try_updates(
             old = [w.detach().clone() for w in weights]
             optimizer.step()
             ratios.append(log10_of_norms([w.detach() - o for w, o in zip(weights, old, strict=True)], old))
-    ratio = statistics.median(ratios[len(ratios) // 2 :]) if ratios else math.inf
-    group = optimizer.param_groups[0]
+    ratio, group = statistics.median(ratios[len(ratios) // 2 :] or [math.inf]), optimizer.param_groups[0]
     option = "lr_scheduler.max_lr" if "max_lr" in group else "optimizer.lr"  # OneCycleLR takes no other rate
     return Trial(losses, (ratios or [math.inf])[0], ratio, float(group["lr"]), option)
 

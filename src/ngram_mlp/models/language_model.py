@@ -13,7 +13,8 @@ from torch.optim import SparseAdam
 from torch.optim.lr_scheduler import MultiStepLR, ReduceLROnPlateau
 
 from ngram_mlp.models.loading import load_model
-from ngram_mlp.models.metrics import PredictionMetric
+from ngram_mlp.models.metrics import PredictionMetric, evaluation_mode
+from ngram_mlp.models.sampling import sample_one_by_one
 from runlab import Parts, UserError, add_parts, read_checkpoint
 
 
@@ -42,6 +43,8 @@ class LanguageModel(LightningModule):
         lr_scheduler: LRSchedulerCallable = lambda optimizer: MultiStepLR(optimizer, milestones=[100_000], gamma=0.1),
     ) -> None:
         super().__init__()
+        _require_function("lambda parameters: AdamW(parameters, lr=0.001)", optimizer=optimizer)
+        _require_function("lambda optimizer: ConstantLR(optimizer, factor=1.0)", lr_scheduler=lr_scheduler)
         # Optimizer and schedule are functions here, whose classes config.yaml names.
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         # Plain dictionaries, so that a checkpoint names no class (promise 6).
@@ -55,7 +58,7 @@ class LanguageModel(LightningModule):
 
     def forward(self, contexts: Tensor) -> Tensor:
         """Returns the logits (B, len(characters)) for contexts (B, block_size)."""
-        logits: Tensor = self.network(contexts)
+        logits: Tensor = self.network(contexts.long())  # splits hold them in the narrowest type
         return logits
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -88,6 +91,19 @@ class LanguageModel(LightningModule):
         probabilities: Tensor = self(contexts).softmax(dim=1)
         return probabilities
 
+    def sample(self, num: int = 10, seed: int = 0, prompt: str = "", temperature: float = 1.0) -> list[str]:
+        """Returns words drawn as the notebooks draw them, with a generator of their own.
+
+        Args:
+            num: how many words.
+            seed: of the generator.
+            prompt: how every word begins.
+            temperature: what the logits are divided by; below 1 the probable becomes more probable.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        with evaluation_mode(self.network):
+            return [word for word, _ in sample_one_by_one(self, num, generator, prompt, temperature)]
+
     def configure_optimizers(self) -> Any:
         try:
             optimizer = self._make_optimizer(self.parameters())
@@ -105,6 +121,21 @@ class LanguageModel(LightningModule):
             monitor = getattr(scheduler, "monitor", "val/loss")
             configured |= {"interval": "epoch", "monitor": monitor, "strict": False}
         return {"optimizer": optimizer, "lr_scheduler": configured}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves the default optimizer and schedule out: they are lambdas, which pickle does not take."""
+        state: dict[str, Any] = super().__getstate__()
+        defaults = self._defaults()
+        return {key: value for key, value in state.items() if value is not defaults.get(key, state)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(self._defaults() | state)  # type: ignore[no-untyped-call]
+
+    @staticmethod
+    def _defaults() -> dict[str, Any]:
+        return dict(
+            zip(("_make_optimizer", "_make_lr_scheduler"), LanguageModel.__init__.__defaults__ or (), strict=True)
+        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         add_parts(checkpoint, Parts(model=type(self).__name__))
@@ -142,6 +173,6 @@ class LanguageModel(LightningModule):
         return model.to(map_location or "cpu").train()
 
 
-# The parser reads these lambdas where they stand, and pickle finds them by a name in this module.
-default_optimizer, default_lr_scheduler = LanguageModel.__init__.__defaults__  # type: ignore[misc]
-default_optimizer.__qualname__, default_lr_scheduler.__qualname__ = "default_optimizer", "default_lr_scheduler"
+def _require_function(example: str, **argument: Any) -> None:
+    if not all(map(callable, argument.values())):
+        raise UserError(f"give a function, such as {example}", **argument)

@@ -1,19 +1,22 @@
 """New words from a trained model."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ngram_mlp.models.language_model import LanguageModel
 from runlab import UserError, shortened
+
+if TYPE_CHECKING:  # it samples by these functions
+    from ngram_mlp.models.language_model import LanguageModel
 
 MAX_LENGTH = 200
 BATCH = 10_000
 
 
 def sample_one_by_one(
-    model: LanguageModel,  # in evaluation mode
+    model: "LanguageModel",  # in evaluation mode
     num: int,
     generator: torch.Generator,  # on the CPU
     prompt: str = "",  # how every word begins
@@ -36,7 +39,7 @@ def sample_one_by_one(
 
 
 def sample_batched(
-    model: LanguageModel,
+    model: "LanguageModel",
     num: int,
     generator: torch.Generator,
     prompt: str = "",
@@ -62,7 +65,7 @@ def sample_batched(
             yield prompt + "".join(model.characters[i] for i in ids if i), index not in cut
 
 
-def _start(model: LanguageModel, prompt: str, temperature: float) -> list[int]:
+def _start(model: "LanguageModel", prompt: str, temperature: float) -> list[int]:
     """The ids of the first context: boundaries, then the end of the prompt."""
     if not 0 < temperature < float("inf"):
         raise UserError("give a number above 0, such as 0.8", temperature=temperature)
@@ -75,7 +78,7 @@ def _start(model: LanguageModel, prompt: str, temperature: float) -> list[int]:
 
 
 @torch.no_grad()
-def _draw(model: LanguageModel, contexts: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+def _draw(model: "LanguageModel", contexts: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
     """One character for each context: (n, block_size) -> (n,)."""
     probabilities = torch.softmax(model(contexts.to(model.device)).cpu() / temperature, dim=1)
     if probabilities.isnan().any():

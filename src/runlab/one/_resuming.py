@@ -118,16 +118,16 @@ def changed_options(
     return changed
 
 
-def refuse_finished(folder: Path, checkpoint: Checkpoint, max_steps: int, max_epochs: int | None) -> None:
+def refuse_finished(folder: Path | None, checkpoint: Checkpoint, trainer: Any) -> None:
     """Raises a UserError if a run has its results and nothing left to train, since they would be written anew.
 
     Args:
-        folder: of the run.
+        folder: of the run; None for a checkpoint that lies in none.
         checkpoint: its last.
-        max_steps: as it is asked for now; -1 for no limit.
-        max_epochs: likewise; None or -1 for no limit.
+        trainer: the trainer's options now, of which `max_steps` and `max_epochs` count.
     """
-    if not (folder / "metrics.json").exists():
+    max_steps, max_epochs = trainer.max_steps, trainer.max_epochs
+    if folder is None or not (folder / "metrics.json").exists():
         return
     if 0 <= max_steps <= checkpoint.update:
         raise UserError(
