@@ -78,20 +78,20 @@ def test_the_commands_of_the_documents_work(run_train, corpus_file, tmp_path):
     """Every line with a script runs, as does the installed command; training is cut short, on a small corpus."""
     (tmp_path / "my_words.txt").write_text("anna\nbo\ncecilia\ndavid\nemil\nfredrik\ngun\nhans\n" * 5)
     first, _ = run_train("--trainer.max_steps", "3")
-    for script, line in dict.fromkeys(re.findall(TYPED, SHOWN, flags=re.MULTILINE)):
+    for number, (script, line) in enumerate(dict.fromkeys(re.findall(TYPED, SHOWN, flags=re.MULTILINE))):
         line = line.replace("runs/default/version_0", str(first)).replace("configs/", f"{PROJECT}/configs/")
-        call(script, shlex.split(line, comments=True), corpus_file, run_train)
+        call(script, shlex.split(line, comments=True), corpus_file, run_train, 5 + number)
 
 
-def call(script, args, corpus, run_train):
-    """Calls a command as it is typed, with a little to do."""
+def call(script, args, corpus, run_train, updates):
+    """Calls a command as it is typed, with a little to do: `updates`, more for each, as runs are resumed."""
     if "--trainer.devices" in args:  # starts processes, in tests of its own
         return
     if {"--help", "--print_config"} & {*args}:
         with pytest.raises(SystemExit, match="0"):
             COMMAND[script](args)
     elif script == "train":
-        run_train(*args, "--trainer.max_steps", "5")
+        run_train(*args, "--trainer.max_steps", str(updates))
     elif script == "check":
         with suppress(SystemExit):  # if something is bad
             COMMAND[script]([*args, "--data.corpus", str(corpus)])
