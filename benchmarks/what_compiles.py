@@ -1,6 +1,6 @@
 """Trains every odd module and setting of tests/multistep, and prints which engine took it, and why, as Markdown.
 
-    python -m benchmarks.what_compiles > table.md
+python -m benchmarks.what_compiles > table.md
 """
 
 import contextlib

@@ -171,7 +171,7 @@ LOGGERS = {
     "CometLogger": "",
     "LitLogger": "`--trainer.logger pytorch_lightning.loggers.LitLogger`",
     "Logger": "one of your own",
-    "MLFlowLogger": "histograms and texts are artifacts there",
+    "MLFlowLogger": "texts are artifacts there; it has no histograms",
     "TensorBoardLogger": "the default",
     "WandbLogger": "`--trainer.logger WandbLogger --trainer.logger.offline true`",
 }
@@ -256,8 +256,10 @@ def way_of_option(name: str, corpus: str) -> str:
 
 def shown_by(name: str) -> str:
     """What reaches a logger."""
-    shows = any(issubclass(getattr(loggers, name), kind) for kind in boards.KINDS)
-    return "numbers, hyperparameters" + (", histograms, figures, texts" if shows else "")
+    board = next((own for kind, own in boards.KINDS.items() if issubclass(getattr(loggers, name), kind)), None)
+    if board is None:
+        return "numbers, hyperparameters"
+    return f"numbers, hyperparameters,{'' if board is boards.MLflow else ' histograms,'} figures, texts"
 
 
 def optimizer_of(name: str) -> Callable[[Any], Optimizer]:
