@@ -72,6 +72,9 @@ def adopt(project: Path, name: str, owner: str) -> None:
             changed = re.sub(r'^(version|__version__) = ".*"', r'\1 = "0.1.0"', changed, flags=re.MULTILINE)
         if changed != text:
             path.write_text(changed, encoding="utf-8")
+    makefile = project / "Makefile"
+    targets = makefile.read_text(encoding="utf-8").replace(" adopt ", " ")
+    makefile.write_text(re.sub(r"^adopt:.*\n(\t.*\n)*\n", "", targets, flags=re.MULTILINE), encoding="utf-8")
     (project / "src" / OLD).rename(project / "src" / name)
     begun = f"# Changelog\n\n## 0.1.0 (unreleased)\n\n- Begun from {OLD} {version} by `make adopt NAME={name}`.\n"
     (project / "CHANGELOG.md").write_text(begun, encoding="utf-8")

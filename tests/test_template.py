@@ -54,6 +54,7 @@ def test_a_project_is_made_of_it_that_lints_and_passes_its_tests(name, tests, tm
     left = [path for path, text in texts.items() if re.search("ngram.mlp", text, flags=re.IGNORECASE)]
     assert [path.name for path in left if path.name != "CHANGELOG.md"] == []  # it says what the project was begun from
     assert (fork / "src" / name / "models" / "mlp.py").exists()
+    assert "adopt" not in (fork / "Makefile").read_text()
     for rule in (["check", "--fix", "--exit-zero"], ["format"], ["check"]):  # the first two as `make adopt` does
         call(fork, "ruff", *rule, "--quiet", ".")
     if tests != QUICK:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from runlab._called import called as called
     from runlab._called import from_here as from_here
     from runlab._called import program as program
-    from runlab._channel import watched_by as watched_by
     from runlab._channel import watcher as watcher
     from runlab._command import ConsoleHandler as ConsoleHandler
     from runlab._command import command as command
@@ -37,18 +36,14 @@ if TYPE_CHECKING:
     from runlab._errors import require_at_least as require_at_least
     from runlab._errors import shortened as shortened
     from runlab._files import LAST as LAST
-    from runlab._files import checkpoint_file as checkpoint_file
     from runlab._files import claim_run_folder as claim_run_folder
-    from runlab._files import event_files as event_files
     from runlab._files import remove_folder as remove_folder
     from runlab._files import rewind as rewind
-    from runlab._files import versions as versions
     from runlab._files import write_atomically as write_atomically
     from runlab._lock import Occupied as Occupied
     from runlab._lock import alone_in as alone_in
     from runlab._mistakes import about_memory as about_memory
     from runlab._mistakes import exit_with as exit_with
-    from runlab._parser import PlainParser as PlainParser
     from runlab.many._compare import compare as compare
     from runlab.many._figures import loss_bands_figure as loss_bands_figure
     from runlab.many._pool import train_all as train_all
@@ -56,7 +51,6 @@ if TYPE_CHECKING:
     from runlab.many._run import Run as Run
     from runlab.many._script import Script as Script
     from runlab.many._script import cores as cores
-    from runlab.many._script import start_server as start_server
     from runlab.many._search import search_command as search_command
     from runlab.many._searching import Search as Search
     from runlab.many._trials import Goal as Goal
@@ -78,20 +72,19 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "_called": "as_typed called from_here program",
-    "_channel": "watched_by watcher",
+    "_channel": "watcher",
     "_command": "ConsoleHandler command open_console show",
     "_drawing": "CLOSE PARTS STYLE Losses draw figure_with_panels legend_below plain_ticks smoothed",
     "_errors": "Diverged UserError full_disk printable require_at_least shortened",
-    "_files": "LAST checkpoint_file claim_run_folder event_files remove_folder rewind versions write_atomically",
+    "_files": "LAST claim_run_folder remove_folder rewind write_atomically",
     "_lock": "Occupied alone_in",
     "_mistakes": "about_memory exit_with",
-    "_parser": "PlainParser",
     "many._compare": "compare",
     "many._figures": "loss_bands_figure",
     "many._pool": "train_all",
     "many._report": "paired_interval",
     "many._run": "Run",
-    "many._script": "Script cores start_server",
+    "many._script": "Script cores",
     "many._search": "search_command",
     "many._searching": "Search",
     "many._trials": "Goal",

@@ -1,4 +1,4 @@
-"""What the server that forks the runs of a study does before the first: all that every run would do again.
+"""What the fork server does once, before the first run, so that no run has to repeat it.
 
 It imports what a training needs, and parses a command line once, since the parser keeps what it finds out about
 classes. It may not start a thread, as none would live on in the runs.

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import Callback
-from pytorch_lightning.callbacks import BaseFinetuning, LearningRateFinder, LearningRateMonitor, ProgressBar
+from pytorch_lightning.callbacks import LearningRateFinder, LearningRateMonitor, ProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins import AsyncCheckpointIO
 from pytorch_lightning.strategies import DDPStrategy
@@ -143,8 +143,6 @@ def _refuse_callbacks(trainer: Any, model: LanguageModel) -> None:
         if isinstance(callback, LearningRateFinder) and not (hasattr(model, "lr") or hasattr(model, "learning_rate")):
             reason = "needs a model with an attribute lr or learning_rate; compare several rates"
             raise UserError(f"LearningRateFinder {reason}", callbacks=None)
-        if type(callback) is BaseFinetuning:
-            raise UserError("BaseFinetuning is abstract; give a subclass", callbacks=None)
 
 
 def _callbacks(cli: TrainCLI, folder: Path, saved: str, console: Console) -> list[Callback]:

@@ -60,7 +60,7 @@ class Minibatches:
         return Epoch(self)
 
     def state_dict(self) -> State:
-        """Returns the state of the generator, uint8, and the minibatches of a permutation drawn after it that are over.
+        """Returns the generator's state, uint8, and how many minibatches of the permutation drawn from it are done.
 
         With `replacement` there is no permutation, and their number is 0.
         """

@@ -13,8 +13,8 @@ def counted_losses(train: NGrams, split: NGrams, vocab_size: int) -> dict[str, f
     """The mean cross-entropy in nats on a split of the models that count in the training split, by name.
 
     They are those of single characters, pairs and triples with add-one smoothing: a character's probability is
-    (count + 1) / (count of its context + vocab_size). What the contexts are too short for, or has too large a table of
-    counts, is left out.
+    (count + 1) / (count of its context + vocab_size). Models that need longer contexts than there are, or too large a
+    table, are left out.
     """
     losses = {}
     for length, name in enumerate(NAMES):

@@ -50,7 +50,7 @@ DEAD = Rule(
     "saturated for every example, they get no gradient and do not learn",
     [SCALED, NORMALIZED],
 )
-GRADIENTS = Rule("gradient over depth", (1, 1.5), "{way} on the way back", [NORMALIZED, SCALED])
+GRADIENTS = Rule("gradient over depth", (1, 1.5), "gradients change on the way back", [NORMALIZED, SCALED])
 FAST = Rule("learning rate", (-1.3, -1), "the weights jump at every update", [])
 DIVERGES = Rule("learning rate", (0.5, 2), "the updates make it worse", [])
 SLOW = Rule("learning rate", (3.2, 3.5), "the weights hardly move", [])

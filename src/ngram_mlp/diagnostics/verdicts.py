@@ -54,8 +54,8 @@ class Rule(NamedTuple):
     ) -> Verdict:
         """Judges the excess, by default the value itself; cause and remedy appear where something is wrong.
 
-        Of the remedies those are named that a network with these arguments does not have yet; of one that has none of
-        the arguments in question, or where they are not known, all.
+        It names the remedies that the network does not already have; all of them if its arguments are unknown, or if it
+        has none of those in question.
         """
         excess = value if excess is None else excess
         ok, bad = self.limits

@@ -158,7 +158,7 @@ class LanguageModel(LightningModule):
             checkpoint_path: the file.
             map_location: the device that it goes to, by default the CPU.
             hparams_file: not taken, as the checkpoint has its hyperparameters.
-            strict: whether the weights in the file have to be those of the model, by default they have.
+            strict: whether weights must match the model exactly, as by default.
             weights_only: without effect; a checkpoint is always read as data.
             **kwargs: constructor arguments that replace those in the checkpoint, or that it does not hold: optimizer,
                 lr_scheduler.

@@ -69,9 +69,9 @@ def evaluate(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], devic
 def tabulated(network: nn.Module, ngrams: NGrams, device: torch.device) -> tuple[nn.Module, SplitBatches]:
     """A network and the batches of a split that evaluate to the same metrics, sooner where contexts occur repeatedly.
 
-    The network is a table of the logits of the distinct contexts, and the context of an example its place there. It is
-    the network that was given where a table would not pay, or where logits depend on more than their own context: then
-    those of the first batch are others than in the table.
+    The network is a table of the logits of the distinct contexts, and the context of an example its place there. The
+    given network comes back unchanged if a table would not pay, or if logits depend on other examples in the batch,
+    which the first batch shows.
     """
     batches, distinct = SplitBatches(ngrams), ngrams.distinct()
     if distinct is None or len(distinct[0]) > len(ngrams) / 2:
