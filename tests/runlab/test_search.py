@@ -26,6 +26,7 @@ from runlab.many import _search
 from runlab.many import _storage as storage_module
 from runlab.many._confirmation import confirm_best
 from runlab.many._dry_run import dry_run
+from runlab.many._search_report import _verdict
 from runlab.many._space import from_words, read_space
 from runlab.many._storage import open_storage, quiet_optuna, without_password
 from runlab.many._trials import DOES_NOT_COUNT, FOLDER, Goal, Trials
@@ -89,7 +90,9 @@ def test_a_killed_search_is_resumed_and_ends_with_as_many_trials(run_search, tmp
 
 
 def test_the_best_is_a_recipe_and_is_confirmed_with_fresh_seeds(run_search, tmp_path, capsys):
-    folder = run_search("--trials", "4", "--sampler", "RandomSampler", "--pruner", "none", confirm="2")
+    tame = ("--space", "model.optimizer.lr=0.01..0.5 log", *SPACE[2:])  # so that no seed diverges
+    options = ("--trials", "4", "--sampler", "RandomSampler", "--pruner", "none")
+    folder = run_search(*options, space=tame, confirm="2")
     trials = trials_of(folder)
     best = min(trials, key=lambda trial: trial.value)
     recipe = folder / "best.yaml"
@@ -391,7 +394,32 @@ def test_a_verdict_needs_an_interval_on_one_side_of_zero(losses, direction, verd
         tmp_path / "trial_7", recipe, found, seeds, [], goal, train, ["search.py"], Console(quiet=True)
     )
     assert found.verdict == verdict
+    assert found.lost == 0
     assert found.change == pytest.approx(sum(losses) / len(losses) - 2.1)
+
+
+def test_a_seed_with_which_the_best_has_no_result_is_named(tmp_path):
+    recipe, found = tmp_path / "base.yaml", tmp_path / "best.yaml"
+    for path in (recipe, found):
+        path.write_text("name: any\n")
+
+    def train(runs):
+        for run in runs:
+            if run.path.stem != "trial_7" or run.seed == 1:  # with seed 2 its loss diverges
+                folder = run.folder / "version_0"
+                folder.mkdir(parents=True)
+                metrics = {split: {"loss": 2.0} for split in ("train", "val", "test")}
+                metrics |= {"updates": 9, "updates_per_second": 1.0, "corpus": {"sha256": ""}}
+                (folder / "metrics.json").write_text(json.dumps(metrics))
+                np.save(folder / "losses.npy", np.ones(9, np.float32))
+        return runs
+
+    console = Console(quiet=True)
+    result = confirm_best(tmp_path / "trial_7", recipe, found, (1, 2), [], Goal(9), train, ["search.py"], console)
+    assert (result.seeds, result.lost) == (1, 1)
+    best = optuna.create_study()
+    best.add_trial(optuna.trial.create_trial(value=2.0))
+    assert _verdict(best.trials[0], Goal(9), result).endswith("With 1 more it had no result.")
 
 
 def test_a_password_is_shown_nowhere():

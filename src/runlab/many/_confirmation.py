@@ -22,6 +22,7 @@ class Confirmation:
     change: float  # of the metric: best trial minus recipe, mean of the differences seed by seed
     half: float  # half the width of its 95 % interval
     verdict: str  # better, not told apart, or worse
+    lost: int = 0  # the seeds with which the best trial had no result, such as where its loss diverged
 
 
 def confirm_best(
@@ -75,4 +76,4 @@ def _compared(before: Sequence[SeedRun], after: Sequence[SeedRun], goal: Goal) -
     change, half = paired_interval(differences)
     gain = change if goal.maximize and metric == goal.metric else -change
     verdict = "better" if gain > half else "worse" if -gain > half else "not told apart"
-    return Confirmation(len(differences), metric, change, half, verdict)
+    return Confirmation(len(differences), metric, change, half, verdict, sum(not run.finished for run in after))

@@ -59,10 +59,11 @@ def _verdict(best: FrozenTrial, goal: Goal, confirmation: Confirmation | None) -
         return f"{found}. It was not confirmed; the best of many is partly luck, and its recipe is worse on average."
     interval = f" ± {confirmation.half:.4f} (95 %)" if math.isfinite(confirmation.half) else ""
     seeds = f"{confirmation.seeds} fresh seed{'s' if confirmation.seeds > 1 else ''}"
+    lost = f" With {confirmation.lost} more it had no result." if confirmation.lost else ""
     return (
         f"{found}. Trained again with {seeds}, its recipe {IN_WORDS[confirmation.verdict]} "
         f"the one that the search began from: the difference in {confirmation.metric} is {confirmation.change:+.4f}"
-        f"{interval}."
+        f"{interval}.{lost}"
     )
 
 
