@@ -4,9 +4,7 @@ import sys
 from importlib import import_module
 
 from ngram_mlp import __version__
-from ngram_mlp.places import (
-    DEFAULT_CONFIG,
-)
+from ngram_mlp.places import DEFAULT_CONFIG
 from runlab import exit_with
 
 COMMANDS = {
@@ -18,10 +16,7 @@ COMMANDS = {
     "search": "find the best recipe of a space",
 }
 # What the commands take before their arguments.
-TAKES = {
-    "train": (DEFAULT_CONFIG,),
-    "check": (DEFAULT_CONFIG,),
-}
+TAKES = {"train": (DEFAULT_CONFIG,), "check": (DEFAULT_CONFIG,)}
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The headers that every compiled update includes, precompiled once on a machine: that saves half of g++'s time."""
+"""The headers that every compiled update includes, precompiled once on a machine instead of parsed for each."""
 
 import hashlib
 import json
@@ -6,6 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -36,21 +37,17 @@ def precompiled(isa: VecISA, say: Callable[[str], None]) -> tuple[str | None, fl
     command = CppBuilder(name=NAME, sources=NAME, BuildOption=options).get_command_line()
     surroundings = [command, torch.version.git_version, get_compiler_version_info(options.get_compiler()), INCLUDES]
     place = cache.folder() / f"header-{hashlib.sha256(json.dumps(surroundings).encode()).hexdigest()[:32]}"
-    try:
+    found = None
+    with suppress(Exception):  # of the file system, or of the compiler, which will say so when it compiles the update
         cache.folder().mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not cache.is_private(cache.folder()):
-            return None, 0.0
         if not place.exists():
             place.mkdir(mode=0o700)
-            return None, 0.0
-        if not cache.is_private(place):
-            return None, 0.0
-        if not (place / NAME).is_file():
-            say("engine fused: precompiling torch's headers, once on this machine ...")
-            _precompile(place, options)
-    except Exception:  # of the file system, or of the compiler, which will say so when it compiles the update
-        return None, time.perf_counter() - started
-    return str(place / NAME), time.perf_counter() - started
+        elif cache.is_private(cache.folder()) and cache.is_private(place):
+            if not (place / NAME).is_file():
+                say("engine fused: precompiling torch's headers, once on this machine ...")
+                _precompile(place, options)
+            found = str(place / NAME)
+    return found, time.perf_counter() - started
 
 
 def _precompile(place: Path, options: CppTorchDeviceOptions) -> None:

@@ -7,7 +7,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from multistep import Calls
 from ngram_mlp.callbacks.inspection import harmless, is_an_end
 from ngram_mlp.callbacks.losses import Losses
-from ngram_mlp.callbacks.recorder import Recorder
+from ngram_mlp.callbacks.recorder import Recorder, among
 
 DROP = 0.7  # a learning rate below this fraction of the last one is marked
 
@@ -23,7 +23,7 @@ class LossHistory(Callback):
         self._rate = 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._losses = Losses.of(trainer)
+        self._losses = among(trainer, Losses)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -35,14 +35,6 @@ class Losses(Callback):
         self._count = 0
         self._accumulated: Tensor | None = None  # of the minibatches of an update that is not complete
 
-    @classmethod
-    def of(cls, trainer: Any) -> "Losses":
-        """Returns the trainer's; raises a ValueError if there is none."""
-        for callback in trainer.callbacks:
-            if isinstance(callback, cls):
-                return callback
-        raise ValueError("the trainer needs the callback Losses")
-
     def __len__(self) -> int:
         return self._count
 

@@ -26,14 +26,6 @@ class Outcome(Callback):
         self.updates = 0  # in that time
         self.metrics: dict[str, dict[str, float]] = {}  # loss, perplexity and accuracy, by split; in the first process
 
-    @classmethod
-    def of(cls, trainer: Any) -> "Outcome":
-        """Returns the trainer's; raises a ValueError if there is none."""
-        for callback in trainer.callbacks:
-            if isinstance(callback, cls):
-                return callback
-        raise ValueError("the trainer needs the callback Outcome")
-
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = time.perf_counter()
 

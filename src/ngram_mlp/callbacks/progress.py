@@ -13,6 +13,7 @@ from rich.text import Text
 
 from multistep import Calls
 from ngram_mlp.callbacks.losses import Losses
+from ngram_mlp.callbacks.recorder import among
 from runlab import updates_of
 
 LONGEST_SILENCE = 30  # seconds
@@ -56,7 +57,7 @@ class UpdateProgress(ProgressBar):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        self._losses = Losses.of(trainer)
+        self._losses = among(trainer, Losses)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         updates = updates_of(trainer)

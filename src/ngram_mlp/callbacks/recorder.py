@@ -4,10 +4,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
 from ngram_mlp.callbacks.boards import TensorBoard, boards
@@ -27,8 +27,17 @@ class Due:
     figures: bool = True
 
 
+C = TypeVar("C", bound=Callback)
 EVERYTHING = Due()
 NOTHING = Due(numbers=False, histograms=False, figures=False)
+
+
+def among(trainer: Any, kind: type[C]) -> C:
+    """Returns the trainer's callback of a kind; raises a ValueError if there is none."""
+    for callback in trainer.callbacks:
+        if isinstance(callback, kind):
+            return callback
+    raise ValueError(f"the trainer needs the callback {kind.__name__}")
 
 
 def begins_update(trainer: Trainer, batch_idx: int) -> bool:

@@ -12,7 +12,7 @@ from multistep import Calls
 from ngram_mlp.callbacks.losses import Losses
 from ngram_mlp.callbacks.outcome import Outcome
 from ngram_mlp.callbacks.quantity import Quantity
-from ngram_mlp.callbacks.recorder import EVERYTHING, NOTHING, Due, Recorder
+from ngram_mlp.callbacks.recorder import EVERYTHING, NOTHING, Due, Recorder, among
 from ngram_mlp.data import NGramDataModule
 from ngram_mlp.diagnostics.counting import counted_losses
 from ngram_mlp.diagnostics.final_verdicts import judge_training
@@ -87,7 +87,7 @@ class TrainingVerdicts(Quantity):
 
     def conclude(self, model: LanguageModel, recorder: Recorder) -> None:
         trainer = recorder.trainer
-        losses, outcome = Losses.of(trainer), Outcome.of(trainer)
+        losses, outcome = among(trainer, Losses), among(trainer, Outcome)
         if not outcome.metrics or not len(losses):
             return
         data: NGramDataModule = trainer.datamodule

@@ -133,9 +133,8 @@ class LanguageModel(LightningModule):
 
     @staticmethod
     def _defaults() -> dict[str, Any]:
-        return dict(
-            zip(("_make_optimizer", "_make_lr_scheduler"), LanguageModel.__init__.__defaults__ or (), strict=True)
-        )
+        optimizer, lr_scheduler = LanguageModel.__init__.__defaults__  # type: ignore[misc]
+        return {"_make_optimizer": optimizer, "_make_lr_scheduler": lr_scheduler}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         add_parts(checkpoint, Parts(model=type(self).__name__))
