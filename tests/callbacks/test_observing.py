@@ -12,14 +12,17 @@ import torch
 from PIL import Image
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
+from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from torch import nn
 from torch.optim.lr_scheduler import ConstantLR
+from torch.utils.data import DataLoader, TensorDataset
 
 from multistep import Calls, MultiStep
+from multistep._fused import FusedEngine
 from ngram_mlp import MLP, NGramDataModule
-from ngram_mlp.callbacks import Intervals, Quantity
+from ngram_mlp.callbacks import InitializationCheck, Intervals, Quantity
 from ngram_mlp.callbacks.recorder import Due
 from ngram_mlp.diagnostics import figures
 from ngram_mlp.models import LanguageModel
@@ -330,3 +333,25 @@ def test_a_callback_is_called_at_the_updates_that_it_declares(corpus_file, tmp_p
         assert update + 1 in around.ends
     assert {90, 180} <= {*after.ends}
     assert len(after.ends) < 25  # and not at every update
+
+
+def test_what_every_run_observes_has_no_engine_keep_gradients(run_train, monkeypatch):
+    """That would cost an update by plain PyTorch for every chunk."""
+    kept = []
+    monkeypatch.setattr(FusedEngine, "gradients", lambda *_: kept.append(1))
+    run_train("--engine", "fused", "--trainer.max_steps", "30", "--observe.every_n_updates", "10/10/10")
+    assert not kept
+
+
+def test_data_of_another_kind_are_judged_by_their_first_minibatch(corpus_file, tmp_path):
+    data = NGramDataModule(str(corpus_file))
+    examples = TensorDataset(*(x[:96].long() for x in (data.splits["train"].contexts, data.splits["train"].targets)))
+    model = MLP(data.characters, 3)
+    options = {"max_steps": 3, "logger": False, "enable_checkpointing": False, "default_root_dir": tmp_path}
+    check = InitializationCheck(Console(quiet=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = Trainer(callbacks=[check], accelerator="cpu", enable_progress_bar=False, **options)
+        trainer.fit(model, DataLoader(examples, 32))
+    found = json.loads((tmp_path / "preflight.json").read_text())
+    assert [finding["about"] for finding in found["findings"]] == ["first loss", "saturation", "dead units"]

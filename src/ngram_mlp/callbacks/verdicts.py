@@ -6,13 +6,15 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from pytorch_lightning import Callback, LightningModule
 from rich.console import Console
 
 from multistep import Calls
+from ngram_mlp.callbacks.inspection import harmless
 from ngram_mlp.callbacks.losses import Losses
 from ngram_mlp.callbacks.outcome import Outcome
 from ngram_mlp.callbacks.quantity import Quantity
-from ngram_mlp.callbacks.recorder import EVERYTHING, NOTHING, Due, Recorder, among
+from ngram_mlp.callbacks.recorder import Recorder, among
 from ngram_mlp.data import NGramDataModule
 from ngram_mlp.diagnostics.counting import counted_losses
 from ngram_mlp.diagnostics.final_verdicts import judge_training
@@ -25,7 +27,7 @@ from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.metrics import evaluation_mode
 
 
-class InitializationCheck(Quantity):
+class InitializationCheck(Callback):
     """Judges the initial network, its learning rate and its data: on the console, in the loggers, in `preflight.json`.
 
     Where the data come from no `NGramDataModule`, it judges by the minibatch of update 0 alone.
@@ -35,32 +37,37 @@ class InitializationCheck(Quantity):
         saturation: the abs(tanh) above which a unit is saturated.
     """
 
-    calls = Calls(around=(sys.maxsize,))  # of which 0 is a multiple
+    update_calls = Calls(around=(sys.maxsize,))  # of which 0 is a multiple
 
     def __init__(self, console: Console | None = None, saturation: float = SATURATION) -> None:
-        super().__init__("off")
         self._console = console or Console()
         self._saturation = saturation
 
-    def due(self, update: int, last: int) -> Due:
-        return EVERYTHING if update == 0 else NOTHING
+    # Not while training, since a callback whose trial of some updates reads gradients then has all engines keep them.
+    def on_train_start(self, trainer: Any, pl_module: LightningModule) -> None:
+        if trainer.global_step or not isinstance(trainer.datamodule, NGramDataModule):
+            return
+        assert isinstance(pl_module, LanguageModel)
+        recorder = Recorder(trainer, 0)
+        with harmless(type(self).__name__, trainer), trainer.precision_plugin.train_step_context():
+            verdicts = judge_model(
+                pl_module,
+                trainer.datamodule,
+                recorder.updates,
+                accumulated=trainer.accumulate_grad_batches,
+                validates=trainer.limit_val_batches > 0,
+                clip=clipping(trainer.gradient_clip_val, trainer.gradient_clip_algorithm),
+                saturation=self._saturation,
+            )
+            _show("before the first update", verdicts, self._console, recorder, "preflight.json")
 
-    def before_update(self, snapshot: Snapshot, model: LanguageModel, recorder: Recorder) -> None:
-        trainer, data = recorder.trainer, recorder.trainer.datamodule
-        if isinstance(data, NGramDataModule):
-            with trainer.precision_plugin.train_step_context():
-                verdicts = judge_model(
-                    model,
-                    data,
-                    recorder.updates,
-                    accumulated=trainer.accumulate_grad_batches,
-                    validates=trainer.limit_val_batches > 0,
-                    clip=clipping(trainer.gradient_clip_val, trainer.gradient_clip_algorithm),
-                    saturation=self._saturation,
-                )
-        else:
-            verdicts = judge_initialization(snapshot, saturation=self._saturation)
-        _show("before the first update", verdicts, self._console, recorder, "preflight.json")
+    def on_train_batch_start(self, trainer: Any, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step or batch_idx or isinstance(trainer.datamodule, NGramDataModule):
+            return
+        assert isinstance(pl_module, LanguageModel)
+        with harmless(type(self).__name__, trainer), trainer.precision_plugin.train_step_context():
+            verdicts = judge_initialization(take_snapshot(pl_module.network, *batch), saturation=self._saturation)
+            _show("before the first update", verdicts, self._console, Recorder(trainer, 0), "preflight.json")
 
 
 class TrainingVerdicts(Quantity):

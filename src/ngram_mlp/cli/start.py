@@ -156,7 +156,6 @@ def _callbacks(cli: TrainCLI, folder: Path, saved: str, console: Console) -> lis
         if not 0 < saturation < 1:
             raise UserError("give a number between 0 and 1, such as 0.97", saturation=saturation)
         quantities = [
-            callbacks.InitializationCheck(console, saturation),
             callbacks.ActivationStatistics(every, layers, saturation),
             callbacks.GradientStatistics(every, layers),
             callbacks.BatchNormStatistics(every, layers),
@@ -166,7 +165,7 @@ def _callbacks(cli: TrainCLI, folder: Path, saved: str, console: Console) -> lis
             callbacks.CustomScalars(layers),
             *quantities,
         ]
-        chosen.append(callbacks.LossHistory())
+        chosen += [callbacks.InitializationCheck(console, saturation), callbacks.LossHistory()]
     if quantities:
         chosen.append(callbacks.Inspect(quantities))
     if (connection := watcher()) is not None:
