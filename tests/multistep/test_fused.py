@@ -442,7 +442,7 @@ def test_a_handler_of_a_signal_sees_accounts_that_agree():
 
     def look(*_):
         state = module.optimizers(use_pl_optimizer=False).state
-        steps = {int(kept["step"]) for kept in state.values()}
+        steps = {int(kept["step"]) for kept in state.values() if kept}  # Adam's first step fills it one by one
         seen.append({*steps, module.lr_schedulers().last_epoch})
 
     before = signal.signal(signal.SIGALRM, look)
