@@ -3,12 +3,13 @@
 import sys
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from runlab._errors import UserError, printable
+from runlab._wanted import classes_of, in_words
 
 LONGEST = 400  # characters of a line by a library
-ALIKE = 0.6  # from which two words may be one misspelt
+ALIKE = 0.65  # from which two words may be one misspelt
 
 
 def mistake_in(error: BaseException | None, typed: Sequence[str]) -> str | None:
@@ -26,18 +27,20 @@ def mistake_in(error: BaseException | None, typed: Sequence[str]) -> str | None:
     return line if argument is None else line.replace(argument, _as_typed(argument, typed), 1)
 
 
-def in_one_line(message: str, typed: Sequence[str], known: Iterable[str]) -> str:
+def in_one_line(message: str, typed: Sequence[str], known: Iterable[str], key: str | None = None) -> str:
     """Returns a parser's message, with the option that it is about, and the nearest one where that is unknown.
 
     Args:
         message: as the library has it.
         typed: the words of the command line.
         known: the options that there are.
+        key: the name of the option, or its last words, where it is known.
     """
     line, known = " ".join(message.split()), list(known)
     line = line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
     options = _options_in(typed)
     about = [option for option in options if _last(option) in line]
+    about += _named(key, options) if key else []
     about += [option for option, value in reversed(options.items()) if value[:1].isupper()]  # what a class lacks
     for option in about[:1]:
         meant = [] if option in known or _last(option) not in line else _nearest(option, known)
@@ -46,8 +49,37 @@ def in_one_line(message: str, typed: Sequence[str], known: Iterable[str]) -> str
     return line
 
 
-def about_memory(error: BaseException) -> str | None:
+def about_value(key: str, kind: Any, typed: Sequence[str]) -> str | None:
+    """Returns the line about a typed value that an option does not take; None where the mistake may be another.
+
+    Args:
+        key: the option's name, or its last words.
+        kind: the type that it takes.
+        typed: the words of the command line.
+    """
+    options = _options_in(typed)
+    found, wanted = _named(key, options), in_words(kind)
+    if not found or wanted is None:
+        return None
+    value = options[option := found[-1]]
+    classes = classes_of(kind)
+    if classes and (value in classes or not value.isidentifier()):  # what is wrong is in the class
+        return None
+    meant = _most_like(value, classes)
+    return f"{option} {value}: give {wanted}" + (f"; did you mean {' or '.join(meant)}?" if meant else "")
+
+
+def about_import(error: BaseException | None) -> str | None:
+    """Returns the line about a package of the user's that is not found, where an error says so."""
+    while error is not None and not isinstance(error, ModuleNotFoundError):
+        error = error.__cause__ or error.__context__
+    return None if error is None else f"{error}; install it, or name its folder in PYTHONPATH"
+
+
+def about_memory(error: BaseException | None) -> str | None:
     """Returns the line about too little memory, where an error says so; torch's for the CPU is a RuntimeError."""
+    if error is None:
+        return None
     if isinstance(error, MemoryError) or _is_a(error, "OutOfMemoryError") or "allocate memory" in str(error):
         return "the memory does not suffice; take a smaller network, batch_size or corpus"
     return None
@@ -74,6 +106,11 @@ def _options_in(words: Sequence[str]) -> dict[str, str]:
     return options
 
 
+def _named(key: str, options: Iterable[str]) -> list[str]:
+    """The options of that name, or whose last words are that."""
+    return [option for option in options if f".{option.lstrip('-')}".endswith(f".{key}")]
+
+
 def _as_typed(argument: str, typed: Sequence[str]) -> str:
     """The option of that argument; of one whose parts were typed, as much of them as names it."""
     for option in _options_in(typed):
@@ -86,10 +123,16 @@ def _as_typed(argument: str, typed: Sequence[str]) -> str:
 def _nearest(option: str, known: Sequence[str]) -> list[str]:
     """The options whose last word is that of this one, as `--model.optimizer.lr` for `--lr`, or is most like it."""
     word, group = _last(option).replace("-", "_"), option.rpartition(".")[0]
-    likeness = {last: SequenceMatcher(None, word, last).ratio() for last in map(_last, known)}
-    best = max(likeness.values(), default=0.0)
-    homes = [one for one in known if likeness[_last(one)] == best >= ALIKE]
+    nearest = _most_like(word, [*map(_last, known)])
+    homes = [one for one in known if _last(one) in nearest]
     return [one for one in homes if one.rpartition(".")[0] == group] or homes[:3]
+
+
+def _most_like(word: str, known: Sequence[str]) -> list[str]:
+    """The one of the known words that is most like this one, or several that are equally so; none if none is."""
+    likeness = {one: SequenceMatcher(None, word.lower(), one.lower()).ratio() for one in known}
+    best = max(likeness.values(), default=0.0)
+    return [one for one, alike in likeness.items() if alike == best >= ALIKE][:3]
 
 
 def _last(option: str) -> str:
