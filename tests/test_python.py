@@ -205,6 +205,15 @@ def test_messages_name_arguments(data):
         MLP(data.characters, 3, norm="batch")
 
 
+def test_a_step_without_a_loss_is_named(data):
+    class Skips(MLP):
+        def training_step(self, batch, batch_idx):
+            return None
+
+    with at_peace(), pytest.raises(UserError, match=r"^model Skips: training_step has returned no loss"):
+        Trainer(**QUIET | {"max_steps": 3, "callbacks": [Losses()]}).fit(Skips(data.characters, 3), data)
+
+
 def test_a_norm_is_given_by_its_name(data):
     norms = [type(module).__name__ for module in MLP(data.characters, 3, norm="layer").network.modules()]
     assert "LayerNorm" in norms

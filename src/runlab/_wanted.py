@@ -65,5 +65,5 @@ def _bases(kind: Any) -> Iterator[type]:
 def _names(base: type) -> Iterator[str]:
     if not inspect.isabstract(base):
         yield base.__name__
-    for derived in type.__subclasses__(base):
+    for derived in list[type](base.__subclasses__()):
         yield from _names(derived)

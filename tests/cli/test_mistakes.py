@@ -1,9 +1,14 @@
 import pytest
 
 from ngram_mlp.cli import evaluate, sample, train
+from ngram_mlp.models import MLP
 from tests.conftest import PROJECT
 
 DEFAULT = PROJECT / "configs" / "default.yaml"
+
+
+class Manual(MLP):
+    automatic_optimization = False
 
 
 @pytest.mark.parametrize(
@@ -70,6 +75,11 @@ DEFAULT = PROJECT / "configs" / "default.yaml"
         (["--model.optimizer", "Adamw"], ["--model.optimizer Adamw", "did you mean AdamW?"]),
         (["--model.optimizer.lr", "high"], ["--model.optimizer.lr high: give a number"]),
         (["--trainer.max_epochs", "1.5"], ["--trainer.max_epochs 1.5: give a whole number or null"]),
+        (
+            ["--model.lr_scheduler={class_path: OneCycleLR, init_args: {max_lr: 1, total_steps: 9}}"],
+            ["--model.lr_scheduler OneCycleLR with total_steps 9", "give 2000"],
+        ),
+        (["--model", f"{__name__}.Manual"], ["--model: Manual optimizes manually"]),
         (["--model", "mine.Model"], ["No module named 'mine'", "PYTHONPATH"]),
         (["--model", "ngram_mlp.models.MPL"], ["--model ngram_mlp.models.MPL: module", "has no attribute 'MPL'"]),
         (["--trainer.strategy", "ddp_spawn"], ["--trainer.strategy DDPStrategy", "ddp alone"]),
@@ -106,6 +116,12 @@ def test_a_mistake_gets_one_line_that_names_it(args, told, fails, tmp_path, monk
         assert word in line
     if "at update" not in line:
         assert not list(tmp_path.glob("runs/*/version_*"))  # what never began leaves no folder
+
+
+def test_what_is_monitored_but_not_logged_is_named_beside_what_is(run_train, fails):
+    stopping = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor", "val/los"]
+    line = fails(train.main, DEFAULT, ["--data.corpus", str(run_train.corpus), "--trainer.max_steps", "20", *stopping])
+    assert "--trainer.callbacks.monitor val/los: nothing logs it; give one of train/loss, val/accuracy" in line
 
 
 def test_resuming_with_another_model_or_corpus_is_refused(run_train, fails, tmp_path):

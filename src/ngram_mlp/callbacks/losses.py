@@ -12,7 +12,7 @@ from torch import Tensor
 
 from multistep import Calls
 from ngram_mlp.processes import average, processes
-from runlab import Diverged, write_atomically
+from runlab import Diverged, UserError, write_atomically
 
 
 class Losses(Callback):
@@ -25,6 +25,7 @@ class Losses(Callback):
 
     Raises:
         Diverged: while training, a loss is not finite.
+        UserError: the module's step returns none.
     """
 
     update_calls = Calls()  # it is told of all minibatches, as often as it is called
@@ -57,6 +58,10 @@ class Losses(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         each = trainer.accumulate_grad_batches
+        if not outputs:
+            raise UserError(
+                "training_step has returned no loss; return one for every minibatch", model=type(pl_module).__name__
+            )
         losses = _of_minibatches(outputs, each)
         if self._accumulated is not None:
             losses = torch.cat([self._accumulated, losses])
@@ -104,7 +109,5 @@ class Losses(Callback):
 
 def _of_minibatches(outputs: Any, accumulated: int) -> Tensor:
     """The losses (K,) of the minibatches since the last call, which Lightning divides by those of an update."""
-    if not outputs:  # a step that has skipped its minibatch
-        return torch.full((1,), torch.nan)
     losses: Tensor = outputs["losses"] if "losses" in outputs else outputs["loss"].detach()[None] * accumulated
     return losses.float()

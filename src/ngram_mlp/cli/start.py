@@ -61,6 +61,7 @@ def start_run(cli: TrainCLI, console: Console, resources: ExitStack) -> Run:
     """
     config, data, point = cli.config, cli.datamodule, cli.resume_point
     data.begin_stream()  # where the model's constructor left the generator
+    _refuse_model(cli.model)
     require_batch_norm(cli.model.network, config.statistics)
     if data.batch_size == 1 and batch_norms(cli.model.network):
         raise UserError("batch norm has no standard deviation over 1 example; give at least 2", batch_size=1)
@@ -135,6 +136,13 @@ def _refuse_other_starts(trainer: Any) -> None:
     if starts != "popen" or not (isinstance(strategy, DDPStrategy) or trainer.world_size == 1):
         remedy = "processes are started by ddp alone; use it, or auto with 1 device"
         raise UserError(remedy, strategy=type(strategy).__name__)
+
+
+def _refuse_model(model: LanguageModel) -> None:
+    """Raises a UserError for a model of one's own whose updates could not be counted, or resumed."""
+    name = type(model).__name__
+    if not model.automatic_optimization:
+        raise UserError(f"{name} optimizes manually; leave that to Lightning, or train with a Trainer", model=None)
 
 
 def _refuse_callbacks(trainer: Any, model: LanguageModel) -> None:

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import CSVLogger, LitLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from rich.console import Console
 from rich.panel import Panel
@@ -50,7 +51,17 @@ def main(default_config: Path, args: Sequence[str] | None = None) -> None:
         except BaseException as error:
             _leave(run, console, error)
             raise_if_another_has_ended(error)
+            _refuse_unlogged_metric(run, error)
             raise
+
+
+def _refuse_unlogged_metric(run: Run, error: BaseException) -> None:
+    """Raises a UserError where an EarlyStopping has ended the run, since nothing logs what it monitors."""
+    logged = sorted(run.trainer.callback_metrics)
+    for callback in run.trainer.callbacks:
+        if isinstance(error, RuntimeError) and isinstance(callback, EarlyStopping) and callback.monitor not in logged:
+            remedy = f"nothing logs it; give one of {', '.join(logged)}"
+            raise UserError(remedy, monitor=callback.monitor) from error
 
 
 def _introduce(cli: TrainCLI, run: Run, console: Console) -> None:

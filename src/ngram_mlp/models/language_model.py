@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torch.optim import SparseAdam
-from torch.optim.lr_scheduler import MultiStepLR, ReduceLROnPlateau
+from torch.optim import Optimizer, SparseAdam
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler, MultiStepLR, ReduceLROnPlateau
 
 from ngram_mlp.models.loading import load_model
 from ngram_mlp.models.metrics import PredictionMetric, evaluation_mode
 from ngram_mlp.models.sampling import sample_one_by_one
-from runlab import Parts, UserError, add_parts, read_checkpoint
+from runlab import Parts, UserError, add_parts, read_checkpoint, updates_of
 
 
 class LanguageModel(LightningModule):
@@ -30,7 +30,7 @@ class LanguageModel(LightningModule):
         block_size: the length of a context.
         optimizer: builds the optimizer from the parameters; by default that of the notebooks.
         lr_scheduler: builds the learning-rate schedule from the optimizer. It is stepped after every update; a
-            ReduceLROnPlateau after every epoch, by `val/loss` unless it names another metric.
+            ReduceLROnPlateau after every epoch, by `val/loss` unless it names another metric. None: a constant rate.
     """
 
     network: nn.Module
@@ -44,7 +44,8 @@ class LanguageModel(LightningModule):
     ) -> None:
         super().__init__()
         _require_function("lambda parameters: AdamW(parameters, lr=0.001)", optimizer=optimizer)
-        _require_function("lambda optimizer: ConstantLR(optimizer, factor=1.0)", lr_scheduler=lr_scheduler)
+        lr_scheduler = constant_rate if lr_scheduler is None else lr_scheduler  # a type with None hides the default
+        _require_function("lambda optimizer: StepLR(optimizer, 1_000)", lr_scheduler=lr_scheduler)
         # Optimizer and schedule are functions here, whose classes config.yaml names.
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         # Plain dictionaries, so that a checkpoint names no class (promise 6).
@@ -116,6 +117,10 @@ class LanguageModel(LightningModule):
         except (ValueError, TypeError, NotImplementedError) as error:
             reason = str(error) or "it is abstract"
             raise UserError(f"cannot be made for an optimizer ({reason}); choose another", lr_scheduler=None) from error
+        steps, updates = getattr(scheduler, "total_steps", None), updates_of(self._trainer) if self._trainer else 0
+        if isinstance(steps, int) and steps < updates:  # it would raise an exception after the last
+            name = f"{type(scheduler).__name__} with total_steps {steps}"
+            raise UserError(f"ends before the run's {updates} updates; give {updates}", lr_scheduler=name)
         configured: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
         if isinstance(scheduler, ReduceLROnPlateau):  # before the first validation it has nothing to go by
             monitor = getattr(scheduler, "monitor", "val/loss")
@@ -170,6 +175,11 @@ class LanguageModel(LightningModule):
         checkpoint = read_checkpoint(checkpoint_path)
         model = load_model(checkpoint, cls, strict is not False, **kwargs)
         return model.to(map_location or "cpu").train()
+
+
+def constant_rate(optimizer: Optimizer) -> LRScheduler:
+    """A schedule that leaves the learning rate as it is."""
+    return ConstantLR(optimizer, factor=1.0)
 
 
 def _require_function(example: str, **argument: Any) -> None:
