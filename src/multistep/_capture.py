@@ -56,6 +56,7 @@ class Captured:
     extra: dict[str, Any] = field(default_factory=dict)
     logs: list[Logged] = field(default_factory=list)
     calls: list[MetricCall] = field(default_factory=list)
+    nodes: int = 0  # of the graph of the loss, where they were counted
 
     def tensors(self) -> list[Tensor]:
         """Returns the loss, the logged values, the arguments of metrics, and the other tensors that are returned."""

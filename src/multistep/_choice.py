@@ -22,6 +22,7 @@ from multistep._signals import deferring_signals
 from multistep._step import Rule, rehearse
 
 CHECKED_EVERY = 10_000  # updates after which compiled ones are compared with the module's own step again
+FEW = 50  # updates, which take less time than it takes to find out what compiling would cost
 COMPILATIONS = 3  # in a run, because something has changed
 OTHERS = 5  # minibatches of another layout in turn that Lightning hands over, until one is compiled for
 
@@ -91,7 +92,7 @@ class Choice:
         if self._first is not None:
             return None
         self._first = trainer.global_step
-        if self._owner.wanted == "eager" or self._has_begun or trainer.world_size > 1:
+        if self._owner.wanted == "eager" or self._has_begun or trainer.world_size > 1 or self._are_few():
             return None
         with suppress(Exception):  # each is reported when it is compiled
             context, random_state = trainer.precision_plugin.train_step_context, torch.get_rng_state()
@@ -120,6 +121,9 @@ class Choice:
             self._owner.tell("eager", "as asked" if self._owner.engine == "eager" else "as before the interruption")
         elif self._has_begun:
             self.decided = True
+            if self._are_few():
+                self._owner.tell("eager", f"{self._updates_left():,.0f} updates are too few to compile for")
+                return
             try:
                 self.engine = self._compiled(batch, wanted)
             except CannotFuseError as error:
@@ -163,6 +167,9 @@ class Choice:
         self._hooked = bool(others) or has_hooks(trainer.lightning_module)
         self._moment = self._now()
         return engine
+
+    def _are_few(self) -> bool:
+        return self._owner.wanted == "auto" and self._updates_left() < FEW
 
     def _updates_left(self) -> float:
         trainer: Any = self._trainer

@@ -28,6 +28,9 @@ from multistep.compiled import cache, compiler
 from multistep.compiled.program import Program
 
 TRIAL_UPDATES = 8
+# How long compiling takes, for each tensor of the state more, and what an eager minibatch costs beside its graph; in
+# the time that a node of the graph or a tensor of the state takes eagerly, some 12 to 28 us (two processors).
+COMPILING, COMPILING_TENSOR, AROUND = 200_000, 5_500, 25
 PERTURBATIONS = 3  # by rounding, with which a difference is compared
 RAISED = 1e-3  # the learning rate of a trial where it is zero
 
@@ -84,9 +87,7 @@ class FusedEngine:
             self._watch, outcome = rehearse(module, optimizer, rule, batch, context, rule.accumulate)
             self._receiving = outcome.keys()  # the parameters that a gradient reaches
             self._description = self._describe()
-            started = time.perf_counter()
             self._trial = self._reference(TRIAL_UPDATES)
-            self.seconds_by_reference = (time.perf_counter() - started) / TRIAL_UPDATES
         self.captured = self._trial.captured
         self._program: Program | None = None
 
@@ -95,11 +96,14 @@ class FusedEngine:
         return self._trial.outputs
 
     def pays_from(self) -> int:
-        """Returns the number of updates from which compiling saves time on this machine; 0 if that was done before."""
-        key = self._key(1)
-        if key is not None and cache.has(key):
-            return 0
-        return int(cache.seconds_to_compile(len(self._update.state())) / self.seconds_by_reference)
+        """Returns the number of updates from which compiling saves time, by the size of the update alone.
+
+        Neither the machine, whose speed is that of both, nor what was compiled before changes it, so that a run is
+        performed by the same engine wherever and whenever it is repeated.
+        """
+        tensors = len(self._update.state())
+        eager = self._rule.accumulate * (AROUND + self.captured.nodes) + tensors
+        return (COMPILING + COMPILING_TENSOR * tensors) // eager
 
     def compile(self, threads: Sequence[int]) -> None:
         """Compiles an update, or loads it, tries it on copies, and chooses among numbers of threads."""
@@ -245,19 +249,18 @@ class FusedEngine:
             inputs = self._trial_inputs(1)
             tracing_update = tracing(self._update, self._module, self._optimizer, self._watch)
             with self._watch.preserved(), tracing_update as traced, self._context():
-                code, plan, once = compile_update(traced, self._update.state(), inputs, Path(folder), self._say)
+                code, plan = compile_update(traced, self._update.state(), inputs, Path(folder), self._say)
             assert traced.captured is not None
             if traced.captured.structure() != self.captured.structure():
                 raise CannotFuseError("training_step does something else when it is traced")
             program = Program(code, plan)
             if difference := self._difference(program, TRIAL_UPDATES):
                 raise CannotFuseError(f"compiled, it differs from training_step: {difference}")
-            seconds = time.perf_counter() - started - once  # as long as the next one will take
             if key is not None:
-                problem = cache.save(key, code, plan, seconds, len(self._update.state()))
+                problem = cache.save(key, code, plan)
                 if problem:
                     self._say(f"engine fused: the compiled code is not kept for the next run: {problem}")
-        self._say(f"engine fused: compiled in {seconds:.1f} s")
+        self._say(f"engine fused: compiled in {time.perf_counter() - started:.1f} s")
         return program
 
     def _difference(self, program: Program, updates: int) -> str | None:

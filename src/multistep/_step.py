@@ -80,6 +80,7 @@ def _perform(module: LightningModule, optimizer: Optimizer, rule: Rule, batch: A
     captured = perform_step(module, rebuild(layout, copies))
     if not all(map(identical, tensors, copies)):
         raise CannotFuseError("training_step changes its minibatch in place")
+    captured.nodes = _count_nodes(captured.loss)
     if number % rule.accumulate == 1 or rule.accumulate == 1:
         for parameter in parameters:
             parameter.grad = None
@@ -94,6 +95,17 @@ def _perform(module: LightningModule, optimizer: Optimizer, rule: Rule, batch: A
         if [group["lr"] for group in optimizer.param_groups] != rates:
             raise CannotFuseError("the optimizer changes its learning rate")
     return captured
+
+
+def _count_nodes(loss: Tensor) -> int:
+    """The operations in the graph of a loss through which gradients go."""
+    seen: set[Any] = set()
+    left = [loss.grad_fn]
+    while left:
+        if (node := left.pop()) is not None and node not in seen:
+            seen.add(node)
+            left += [following for following, _ in node.next_functions]
+    return len(seen)
 
 
 def rehearse(

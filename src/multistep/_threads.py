@@ -13,6 +13,8 @@ log = logging.getLogger(__name__)
 
 # The multiplications in a forward pass below which several threads were slower than one wherever this was measured.
 MIGHT_PAY_FROM = 1_000_000
+# Those from which several were faster wherever this was measured, and to try it would take seconds.
+PAYS_FROM = 1_000_000_000
 # How much faster several threads have to be. They wait for each other at every kernel, so that whatever else runs on
 # one of their cores holds all of them up, at times for many times as long as they save.
 GAIN = 1.3
@@ -44,7 +46,10 @@ def candidates(network: nn.Module, batch_size: int, before: int | None) -> list[
         return [before]
     if any(parameter.device.type != "cpu" for parameter in network.parameters()):  # threads do not matter then
         return [present]
-    return [1, present] if present > 1 and multiplications_in(network, batch_size) >= MIGHT_PAY_FROM else [1]
+    work = multiplications_in(network, batch_size)
+    if work >= PAYS_FROM:
+        return [present]
+    return [1, present] if present > 1 and work >= MIGHT_PAY_FROM else [1]
 
 
 def use_fastest(numbers: Sequence[int], trial: Callable[[int], Any]) -> int:

@@ -12,7 +12,9 @@ import time
 import numpy as np
 import pytest
 
+from ngram_mlp import callbacks
 from ngram_mlp.cli import train
+from ngram_mlp.models import LanguageModel
 from runlab import read_checkpoint
 from tests.cli.folders import assert_same_run
 from tests.conftest import PROJECT, on_linux
@@ -108,6 +110,38 @@ def test_a_signal_ends_a_run_with_its_state_and_the_command_to_go_on(
     assert len(np.load(folder / "losses.npy")) == saved
     assert command == f"{sys.executable} {PROJECT / 'scripts' / 'train.py'} --resume runs/asked/version_0"
     run_train(*command.split()[2:])
+    assert_same_run(whole, folder)
+
+
+@pytest.mark.parametrize(
+    ("owner", "hook"),
+    [
+        (LanguageModel, "on_validation_epoch_start"),
+        (LanguageModel, "training_step"),
+        (callbacks.Inspect, "on_train_end"),
+    ],
+    ids=["in the last validation", "in a long minibatch", "when it is over"],
+)
+def test_a_signal_ends_a_run_soon_wherever_it_is(owner, hook, whole, run_train, monkeypatch):
+    original = getattr(owner, hook)
+
+    def long(self, *args):
+        trainer = self.trainer if owner is LanguageModel else args[0]
+        if trainer.global_step >= 1499 and trainer.state.fn == "fit":
+            signal.raise_signal(signal.SIGTERM)
+            for _ in range(6_000):
+                time.sleep(0.01)
+        return original(self, *args)
+
+    began = time.monotonic()
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, hook, long)
+        patched.setattr("runlab.one._run_checkpoints.SECONDS_TO_END", 0.1)
+        with pytest.raises(SystemExit) as ended:
+            run_train(*OPTIONS)
+    assert ended.value.code == 143
+    assert time.monotonic() - began < 30
+    folder, _ = run_train("--ckpt_path", "last")
     assert_same_run(whole, folder)
 
 

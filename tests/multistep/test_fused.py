@@ -1,6 +1,5 @@
 """The compiled engine: what is kept, what is drawn, and what is noticed."""
 
-import json
 import os
 import signal
 import stat
@@ -16,6 +15,7 @@ from pytorch_lightning import Callback
 from torch.utils.data import DataLoader, TensorDataset
 
 from multistep import Calls, EngineMismatchError, _choice, _fused
+from multistep._fused import FusedEngine
 from multistep.compiled import cache, program
 from tests.multistep.odd import BufferInPlace, Dropout, ReadsAGlobal
 from tests.multistep.training import CLASSES, SIZE, Classifier, assert_same, examples, loader, train
@@ -25,7 +25,7 @@ LONG = partial(loader, 200 * SIZE)
 
 @pytest.fixture
 def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("multistep.compiled.codegen.precompiled", lambda *_: (None, 0.0))  # which takes seconds
+    monkeypatch.setattr("multistep.compiled.codegen.precompiled", lambda *_: None)  # which takes seconds
     monkeypatch.setenv("MULTISTEP_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -39,7 +39,7 @@ def said(monkeypatch):
 
 @pytest.mark.usefixtures("own_cache")
 def test_dropout_draws_the_same_whether_the_code_is_compiled_or_kept(said, monkeypatch):
-    monkeypatch.setattr(cache, "seconds_to_compile", lambda tensors: 0.1)  # so that it pays on any machine
+    monkeypatch.setattr(FusedEngine, "pays_from", lambda engine: 1_000)
     cold, warm = train(Dropout, "auto", max_epochs=100), train(Dropout, "auto", max_epochs=100)
     assert ["compiled in" in line or "compiled before" in line for line in said].count(True) == 2
     assert "compiled before" in said[-1]
@@ -53,12 +53,26 @@ def test_the_bits_do_not_depend_on_where_chunks_end(monkeypatch):
 
 
 @pytest.mark.usefixtures("own_cache")
-def test_auto_weighs_what_compiling_costs_against_the_updates_to_come(monkeypatch):
-    monkeypatch.setattr(cache, "seconds_to_compile", lambda tensors: 100.0)
+def test_auto_weighs_what_compiling_costs_against_the_updates_to_come():
     found = train(Classifier, "auto")
+    # The graph has 11 nodes: log-softmax, its loss, tanh, and 4 for each layer: (200,000 + 4 * 5,500) / (25 + 11 + 4).
     assert found.multistep.engine_used == "eager"
-    assert found.multistep.reason.startswith("compiling pays from ")
-    assert found.multistep.reason.endswith(" updates on, 59 are to come")
+    assert found.multistep.reason == "compiling pays from 5,550 updates on, 59 are to come"
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_auto_decides_the_same_whatever_was_compiled_before():
+    reasons = set()
+    for engine in ("auto", "fused", "auto"):
+        found = train(Classifier, engine)
+        reasons.add(found.multistep.reason)
+    assert len(reasons - {None}) == 1
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_large_minibatches_do_not_make_compiling_pay_for_few_updates():
+    found = train(Classifier, "auto", DataLoader(examples(100_000), batch_size=50_000), max_epochs=3)
+    assert found.multistep.reason == "5 updates are too few to compile for"
 
 
 @pytest.mark.usefixtures("said")
@@ -384,31 +398,6 @@ def test_minibatches_of_another_size_are_compiled_for_where_they_stay(said):
     found = train(Classifier, "fused", Widening(), max_epochs=10)
     assert_same(found, train(Classifier, None, Widening(), max_epochs=10), exactly=False)
     assert said.count("engine fused: compiling ...") == 2
-
-
-def test_seconds_to_compile_are_remembered(own_cache):
-    own_cache.mkdir(mode=0o700)
-    (own_cache / cache.SECONDS).write_text(json.dumps([4.0, 10]))
-    assert cache.seconds_to_compile(10) == 4.0
-    assert cache.seconds_to_compile(20) == 8.0
-    (own_cache / cache.SECONDS).write_text("not JSON")
-    assert cache.seconds_to_compile(8) == cache.USUAL[0]
-
-
-@pytest.mark.skipif(os.name == "nt", reason="needs pipes and links")
-def test_what_others_may_have_put_into_the_cache_is_not_read(own_cache):
-    own_cache.mkdir(mode=0o700)
-    seconds = own_cache / cache.SECONDS
-    os.mkfifo(seconds)  # of which reading would wait for ever
-    assert cache.seconds_to_compile(8) == cache.USUAL[0]
-    seconds.unlink()
-    seconds.symlink_to("/dev/zero")
-    assert cache.seconds_to_compile(8) == cache.USUAL[0]
-    seconds.unlink()
-    seconds.write_text(json.dumps([4.0, 8]))
-    assert cache.seconds_to_compile(8) == 4.0
-    own_cache.chmod(0o770)
-    assert cache.seconds_to_compile(8) == cache.USUAL[0]
 
 
 @pytest.mark.usefixtures("said")

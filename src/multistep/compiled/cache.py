@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import os
 import platform
 import shutil
@@ -16,8 +15,7 @@ import torch
 
 from multistep.compiled.program import BufferView, Call, Plan, Program
 
-PLAN, SECONDS = "plan.pt", "seconds_to_compile"
-USUAL = (8.0, 8)  # seconds to compile an update, and its tensors
+PLAN = "plan.pt"
 SOURCES = Path(__file__).resolve().parents[1]
 
 
@@ -52,23 +50,6 @@ def key_of(described: Any) -> str:
     return hashlib.sha256(json.dumps([described, surroundings], default=str).encode()).hexdigest()[:32]
 
 
-def has(key: str) -> bool:
-    """Whether there is a program under a key."""
-    return (folder() / key / PLAN).exists()
-
-
-def seconds_to_compile(tensors: int) -> float:
-    """About how long an update of so many tensors takes to compile: by the last one here, longer if it has more."""
-    seconds, then = USUAL
-    path = folder() / SECONDS
-    with suppress(OSError, ValueError, TypeError):
-        if is_private(path.parent) and stat.S_ISREG(path.lstat().st_mode):  # else reading it may never end
-            last, of = json.loads(path.read_text(encoding="utf-8"))
-            if 0 < last < math.inf and 0 < of < math.inf:
-                seconds, then = last, of
-    return float(seconds * max(1.0, tensors / then))
-
-
 def load(key: str) -> Program | None:
     """The program kept under a key, or None where there is none that can be trusted."""
     place = folder() / key
@@ -83,8 +64,8 @@ def load(key: str) -> Program | None:
         return None
 
 
-def save(key: str, code: Path, plan: Plan, seconds: float, tensors: int) -> Exception | None:
-    """Keeps a library, its plan, and how long it took for how many tensors; returns why it could not, or None."""
+def save(key: str, code: Path, plan: Plan) -> Exception | None:
+    """Keeps a library and its plan; returns why it could not, or None."""
     try:
         folder().mkdir(mode=0o700, parents=True, exist_ok=True)
         if not is_private(folder()):
@@ -97,7 +78,6 @@ def save(key: str, code: Path, plan: Plan, seconds: float, tensors: int) -> Exce
             torch.save({"plan": plan, "sha256": digest}, new / PLAN)
             shutil.rmtree(folder() / key, ignore_errors=True)
             new.rename(folder() / key)
-        (folder() / SECONDS).write_text(json.dumps([round(seconds, 1), tensors]), encoding="utf-8")
     except Exception as error:  # of the file system, or of an argument that torch.save does not know
         return error
     return None

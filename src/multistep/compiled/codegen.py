@@ -148,19 +148,16 @@ def scratch_for(step: Step) -> int:
     return (rows + step.right.size[-1]) * inner * step.left.dtype.itemsize
 
 
-def build(source: str, folder: Path, say: Callable[[str], None]) -> tuple[Path, float]:
-    """Compiles C++ into a library in a folder; returns it, and the seconds spent on headers that stay compiled.
-
-    `say` is given lines for the user.
-    """
+def build(source: str, folder: Path, say: Callable[[str], None]) -> Path:
+    """Compiles C++ into a library in a folder, and returns it; `say` is given lines for the user."""
     path = folder / "update.cpp"
     path.write_text(source, encoding="utf-8")
     isa = pick_vec_isa()
     options = CppTorchDeviceOptions(vec_isa=isa, device_type="cpu")
-    options.precompiled_header, seconds = precompiled(isa, say)
+    options.precompiled_header = precompiled(isa, say)
     builder = CppBuilder(name="update", sources=str(path), output_dir=str(folder), BuildOption=options)
     builder.build()
-    return Path(builder.get_target_file_path()), seconds
+    return Path(builder.get_target_file_path())
 
 
 def _multiplications(step: MatMul, plan: Plan, scratch: int) -> list[str]:

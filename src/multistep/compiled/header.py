@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import tempfile
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +18,7 @@ INCLUDES = ("#include <string>", "#include <type_traits>", "#include <torch/csrc
 NAME = "prefix.h"
 
 
-def precompiled(isa: VecISA, say: Callable[[str], None]) -> tuple[str | None, float]:
+def precompiled(isa: VecISA, say: Callable[[str], None]) -> str | None:
     """Returns the path of a header with `INCLUDES`, beside which the compiler finds it precompiled.
 
     The first update that is compiled on a machine only leaves a mark: one alone does not make up for the seconds that
@@ -28,11 +27,7 @@ def precompiled(isa: VecISA, say: Callable[[str], None]) -> tuple[str | None, fl
     Args:
         isa: the instruction set that is compiled for.
         say: is given a line for the user.
-
-    Returns:
-        The path, and the seconds that precompiling it took now.
     """
-    started = time.perf_counter()
     options = CppTorchDeviceOptions(vec_isa=isa, device_type="cpu", precompiling=True)
     command = CppBuilder(name=NAME, sources=NAME, BuildOption=options).get_command_line()
     surroundings = [command, torch.version.git_version, get_compiler_version_info(options.get_compiler()), INCLUDES]
@@ -47,7 +42,7 @@ def precompiled(isa: VecISA, say: Callable[[str], None]) -> tuple[str | None, fl
                 say("engine fused: precompiling torch's headers, once on this machine ...")
                 _precompile(place, options)
             found = str(place / NAME)
-    return found, time.perf_counter() - started
+    return found
 
 
 def _precompile(place: Path, options: CppTorchDeviceOptions) -> None:

@@ -88,7 +88,7 @@ def compile_update(
     minibatches: Sequence[Tensor],
     folder: Path,
     say: Callable[[str], None],
-) -> tuple[Path, Plan, float]:
+) -> tuple[Path, Plan]:
     """Compiles an update for tensors of these shapes.
 
     Args:
@@ -99,8 +99,7 @@ def compile_update(
         say: is given lines for the user.
 
     Returns:
-        The library and its plan, from which a `Program` is made, and the seconds that only the first compilations on a
-        machine take.
+        The library and its plan, from which a `Program` is made.
 
     Raises:
         CannotFuseError: the update cannot be compiled here.
@@ -128,7 +127,7 @@ def _compile(
     folder: Path,
     say: Callable[[str], None],
     options: dict[str, Any],
-) -> tuple[Path, Plan, float]:
+) -> tuple[Path, Plan]:
     # Storages of their own, so that an address tells which tensor it belongs to.
     inputs = [torch.empty_like(tensor) for tensor in (*state, *(tensor[0] for tensor in minibatches))]
     with torch.random.fork_rng(devices=[]), torch._inductor.config.patch(options):  # the compiler draws, too
@@ -138,8 +137,7 @@ def _compile(
         calls = tuple(step for step in recording.steps if isinstance(step, Call))
         scratch = max(map(scratch_for, recording.steps), default=0)
         plan = Plan(recording.arena + scratch, tuple(advance), tuple(recording.constants), calls)
-        code, seconds = build(source_of(recording, plan), folder, say)
-        return code, plan, seconds
+        return build(source_of(recording, plan), folder, say), plan
 
 
 def _record(update: Callable[..., None], inputs: list[Tensor]) -> Recording:

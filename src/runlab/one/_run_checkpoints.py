@@ -19,6 +19,7 @@ from runlab._files import event_files, write_atomically
 from runlab.one._checkpoint import Parts, add_parts, serialized
 
 SECONDS_AT_RISK = 1.0
+SECONDS_TO_END = 3.0  # after a signal, before a minibatch or a validation that takes longer is cut short
 UPDATES_TO_SIGNAL = 500  # after which several processes ask each other for signals
 Intervals = tuple[int, ...]
 
@@ -36,8 +37,9 @@ class RunCheckpoints(Checkpoint):
 
     A checkpoint is taken between two updates, when all that belongs to the updates so far has been logged and
     validated, and TensorBoard's files have a known length, to which a resumed run truncates them. On SIGTERM and Ctrl-C
-    the run ends at the next such moment; a second signal ends it at once. An exception may come half-way through a
-    chunk, so what is saved then is the latest of the states that are kept in memory, one a second.
+    the run ends at the next such moment; a second signal, or one after the training, ends it at once. An exception may
+    come half-way through a chunk, so what is saved then is the latest of the states that are kept in memory, one a
+    second.
 
     It is not Lightning's ModelCheckpoint, which saves before the loggers have all of an update, and whose `last.ckpt`
     is only the newest of the best.
@@ -67,6 +69,8 @@ class RunCheckpoints(Checkpoint):
         self._state: tuple[int, bytes] | None = None
         self._state_due = 0.0
         self._signal: int | None = None
+        self._patience: threading.Timer | None = None
+        self._has_ended = False
         self._told = 0  # the updates of which all callbacks are told
         self._is_shared = False
         self._gate = _Gate(self)
@@ -85,7 +89,7 @@ class RunCheckpoints(Checkpoint):
         self._is_shared = trainer.world_size > 1  # all processes have to call it at the same updates
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._told = trainer.global_step
+        self._told, self._signal, self._has_ended = trainer.global_step, None, False
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self._metrics.items()})
         if threading.current_thread() is threading.main_thread():  # no other can set handlers
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -102,8 +106,11 @@ class RunCheckpoints(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer)
+        self._has_ended = True
+        self._end_if_asked()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._stop_waiting()
         if self._state is not None and self._state[0] > (self.saved_update or 0):
             with suppress(OSError):  # the exception is reported; what was saved before is still there
                 write_atomically(self.last_path, self._state[1])
@@ -157,8 +164,7 @@ class RunCheckpoints(Checkpoint):
         elif update > 0 and time.monotonic() > self._state_due:
             self._state = update, serialized(trainer._checkpoint_connector.dump_checkpoint(weights_only=False))
             self._state_due = time.monotonic() + SECONDS_AT_RISK
-        if self._signal:
-            raise Interrupted(self._signal)
+        self._end_if_asked()
 
     def _save(self, trainer: Trainer) -> None:
         """Saves the last state; if it is the best as well, that first, since the last one names it."""
@@ -177,9 +183,22 @@ class RunCheckpoints(Checkpoint):
         return self._folder / f"best-{update}.ckpt"
 
     def _end_soon(self, number: int, frame: FrameType | None) -> None:
+        is_first, self._signal = self._signal is None, number
+        if not is_first or self._has_ended:
+            self._end_if_asked()
+        elif not self._is_shared:  # several processes have to end together
+            self._patience = threading.Timer(SECONDS_TO_END, signal.raise_signal, [number])
+            self._patience.daemon = True
+            self._patience.start()
+
+    def _end_if_asked(self) -> None:
         if self._signal is not None:
-            raise KeyboardInterrupt  # the second time, at once
-        self._signal = number
+            self._stop_waiting()
+            raise Interrupted(self._signal)
+
+    def _stop_waiting(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
 
 
 class _Gate(Callback):
