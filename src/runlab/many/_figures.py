@@ -82,7 +82,7 @@ def history_figure(
     axis.plot(numbers, values, "o", alpha=0.6, markersize=4, label="at the end")
     so_far = [best(values[: place + 1]) for place in range(len(values))]
     axis.plot(numbers, so_far, linewidth=1, drawstyle="steps-post", color="black", label="best so far")
-    _cut_off(values, axis.set_ylim)
+    _cut_off(axis, [*numbers, *(n for n, _ in pruned)], [*values, *(v for _, v in pruned)])
     axis.set(xlabel="trial", ylabel=metric)
     axis.legend()
     return figure
@@ -93,23 +93,26 @@ def slices_figure(
     metric: str, values: Mapping[str, Sequence[Any]], logarithmic: set[str], results: Sequence[float]
 ) -> Figure:
     """For each option the result of every trial over the option's value there."""
-    figure, axes = figure_with_panels(len(values), f"{metric} over each option", columns=3)
-    figure.subplots_adjust(bottom=1 / figure.get_figheight(), hspace=0.55)  # room for long names
-    for axis, (option, column) in zip(axes, values.items(), strict=True):
+    columns, title = 2 if len(values) == 4 else min(len(values), 3), f"{metric} over each option"
+    figure, axes = figure_with_panels(len(values), title, width=0.9 + 2.7 * columns, height=3, columns=columns)
+    figure.subplots_adjust(wspace=0.3, hspace=0.4)
+    for number, (axis, (option, column)) in enumerate(zip(axes, values.items(), strict=True)):
         if all(isinstance(value, str) for value in column):
             words = sorted(set(column))
-            axis.plot([words.index(value) for value in column], results, "o", alpha=0.5, markersize=4)
+            places = [words.index(value) for value in column]
+            turned: dict[str, Any] = {}
             labels = [word if len(word) <= 32 else f"{word[:29]}..." for word in words]
-            crowded = sum(map(len, labels)) > 40
-            axis.set_xticks(
-                range(len(words)), labels, rotation=20 if crowded else 0, ha="right" if crowded else "center"
-            )
+            if sum(map(len, labels)) > 24:  # more than fit beside each other
+                turned = {"rotation": 20, "ha": "right", "fontsize": 8}
+                figure.subplots_adjust(bottom=1 / figure.get_figheight(), hspace=0.6)
+            axis.set_xticks(range(len(words)), labels, **turned)
             axis.set_xlim(-0.5, len(words) - 0.5)
         else:
-            axis.plot(column, results, "o", alpha=0.5, markersize=4)
+            places = [*column]
             axis.set_xscale("log" if option in logarithmic else "linear")
-        _cut_off(results, axis.set_ylim)
-        axis.set(title=option, ylabel=metric)
+        axis.plot(places, results, "o", alpha=0.5, markersize=4)
+        _cut_off(axis, places, results)
+        axis.set(title=option, ylabel="" if number % columns else metric)
     return figure
 
 
@@ -124,13 +127,21 @@ def importances_figure(importances: Mapping[str, float]) -> Figure:
     return figure
 
 
-def _cut_off(results: Sequence[float], set_limits: Any) -> None:
-    """Leaves out of a picture what is far from the middle: one bad trial would hide all differences."""
+def _cut_off(axis: Any, places: Sequence[Any], results: Sequence[float]) -> None:
+    """Moves what is far from the middle to the edge, with its value: one bad trial would hide all differences."""
     low, middle, high = np.percentile(results, [0, 50, 100])
     reach = 3 * max(np.median(np.abs(np.asarray(results) - middle)), 1e-9)
     low, high = max(low, middle - 3 * reach), min(high, middle + 3 * reach)
-    if low < high:
-        set_limits(low - 0.05 * (high - low), high + 0.05 * (high - low))
+    if not low < high:
+        return
+    bottom, top = low - 0.05 * (high - low), high + 0.05 * (high - low)
+    axis.set_ylim(bottom, top)
+    for place, result in zip(places, results, strict=True):
+        if not bottom <= result <= top:
+            mark, edge, inward, side = ("^", top, -6, "top") if result > top else ("v", bottom, 6, "bottom")
+            axis.plot([place], [edge], mark, color="C3", markersize=5, clip_on=False)
+            text = {"color": "C3", "fontsize": 8, "rotation": 90, "ha": "center", "va": side}
+            axis.annotate(f"{result:.4g}", (place, edge), (0, inward), textcoords="offset points", **text)
 
 
 def _styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
