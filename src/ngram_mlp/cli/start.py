@@ -19,7 +19,7 @@ from ngram_mlp import callbacks
 from ngram_mlp.cli.accelerators import resolve_accelerator
 from ngram_mlp.cli.resuming import check_checkpoint
 from ngram_mlp.cli.train_cli import TrainCLI
-from ngram_mlp.diagnostics.batch_norm_statistics import require_batch_norm
+from ngram_mlp.diagnostics.batch_norm_statistics import StatisticsName, require_batch_norm
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.layers import batch_norms
 from ngram_mlp.processes import rank
@@ -61,10 +61,7 @@ def start_run(cli: TrainCLI, console: Console, resources: ExitStack) -> Run:
     """
     config, data, point = cli.config, cli.datamodule, cli.resume_point
     data.begin_stream()  # where the model's constructor left the generator
-    _refuse_model(cli.model)
-    require_batch_norm(cli.model.network, config.statistics)
-    if data.batch_size == 1 and batch_norms(cli.model.network):
-        raise UserError("batch norm has no standard deviation over 1 example; give at least 2", batch_size=1)
+    _refuse_model(cli.model, data.batch_size, config.statistics)
     _ = data.splits  # a corpus that cannot be split is refused before the run has a folder
     config.data.corpus = data.corpus.name  # config.yaml names the corpus that `auto` found
     config.ckpt_path = config.resume = None  # and describes the whole run, wherever it was interrupted
@@ -138,11 +135,14 @@ def _refuse_other_starts(trainer: Any) -> None:
         raise UserError(remedy, strategy=type(strategy).__name__)
 
 
-def _refuse_model(model: LanguageModel) -> None:
-    """Raises a UserError for a model of one's own whose updates could not be counted, or resumed."""
-    name = type(model).__name__
-    if not model.automatic_optimization:
+def _refuse_model(model: LanguageModel, batch_size: int, statistics: StatisticsName) -> None:
+    """Raises a UserError for a model that cannot be trained or evaluated so, or not by `train.py`."""
+    if not model.automatic_optimization:  # its updates could not be counted, and a run not resumed
+        name = type(model).__name__
         raise UserError(f"{name} optimizes manually; leave that to Lightning, or train with a Trainer", model=None)
+    require_batch_norm(model.network, statistics)
+    if batch_size == 1 and batch_norms(model.network):
+        raise UserError("batch norm has no standard deviation over 1 example; give at least 2", batch_size=1)
 
 
 def _refuse_callbacks(trainer: Any, model: LanguageModel) -> None:
