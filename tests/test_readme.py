@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+import sys
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
@@ -48,7 +49,16 @@ def test_a_variant_that_is_shown_trains_with_both_engines_and_samples(name, run_
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
-@pytest.mark.parametrize("code", SNIPPETS)
+def test_a_first_run_in_python_shows_verdicts_and_nothing_of_lightnings(tmp_path):
+    (code,) = [code for code in SNIPPETS if "open_console" in code]
+    code = re.sub(r"max_steps=[\d_]+", "max_steps=20, accelerator='cpu'", code)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert "before the first update" in done.stdout
+    assert "test/loss" in done.stdout
+
+
+@pytest.mark.parametrize("code", [code for code in SNIPPETS if "open_console" not in code])
 def test_the_python_that_is_shown_works(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with at_peace():

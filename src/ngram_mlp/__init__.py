@@ -5,9 +5,10 @@
 that the code refers to by number.
 """
 
+from ngram_mlp.console import open_console
 from ngram_mlp.data import NGramDataModule
 from ngram_mlp.models import MLP, BatchNormMLP, LanguageModel, WaveNet
 
 __version__ = "0.2.0"
 
-__all__ = ["MLP", "BatchNormMLP", "LanguageModel", "NGramDataModule", "WaveNet"]
+__all__ = ["MLP", "BatchNormMLP", "LanguageModel", "NGramDataModule", "WaveNet", "open_console"]

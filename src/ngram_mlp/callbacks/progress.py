@@ -35,15 +35,15 @@ class UpdateProgress(ProgressBar):
     least every half minute.
 
     Args:
-        console: where it is shown.
+        console: where it is shown; by default standard output.
         print_every: the updates between two lines.
     """
 
     update_calls = Calls()  # it shows what there is, as often as it is called
 
-    def __init__(self, console: Console, print_every: int = 10_000) -> None:
+    def __init__(self, console: Console | None = None, print_every: int = 10_000) -> None:
         super().__init__()
-        self._console = console
+        self._console = console or Console()
         self._print_every = print_every
         self._progress: Progress | None = None
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from pytorch_lightning.cli import LightningArgumentParser
 
-from ngram_mlp.cli.command import open_console
 from ngram_mlp.cli.train_cli import TrainCLI
+from ngram_mlp.console import open_console
 from ngram_mlp.diagnostics.initial_verdicts import judge_model
 from ngram_mlp.diagnostics.trial import clipping
 from ngram_mlp.diagnostics.verdicts import as_json, as_table, worst

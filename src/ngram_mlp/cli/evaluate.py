@@ -6,7 +6,7 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Column, Table
 
-from ngram_mlp.cli.command import open_console
+from ngram_mlp.console import open_console
 from ngram_mlp.data import NGramDataModule, SplitBatches
 from ngram_mlp.data.datamodule import stream_of
 from ngram_mlp.diagnostics.batch_norm_statistics import STATISTICS, drifts, evaluate_splits, measure, require_batch_norm

@@ -11,8 +11,8 @@ import torch
 import torch.utils.tensorboard  # which Lightning imports when it first logs
 
 from ngram_mlp.cli import train  # noqa: F401  # the command of a run
-from ngram_mlp.cli.command import open_console
 from ngram_mlp.cli.train_cli import TrainCLI
+from ngram_mlp.console import open_console
 from runlab import train_all  # noqa: F401  # whose module has the function that a run begins with
 
 torch.set_num_threads(1)

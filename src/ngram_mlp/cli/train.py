@@ -11,10 +11,10 @@ from pytorch_lightning.loggers import CSVLogger, LitLogger, Logger, MLFlowLogger
 from rich.console import Console
 from rich.panel import Panel
 
-from ngram_mlp.cli.command import open_console, quiet_threads
 from ngram_mlp.cli.evaluate import print_metrics
 from ngram_mlp.cli.start import Run, start_run
 from ngram_mlp.cli.train_cli import TrainCLI
+from ngram_mlp.console import open_console, quiet_threads
 from ngram_mlp.models.sampling import sample_one_by_one
 from ngram_mlp.places import DEFAULT_CONFIG
 from ngram_mlp.processes import raise_if_another_has_ended, rank

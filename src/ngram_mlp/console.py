@@ -14,7 +14,10 @@ from runlab import ConsoleHandler, full_disk
 
 
 def open_console() -> Console:
-    """A console for the first process alone, which shows this package's own words and Lightning's warnings."""
+    """Returns a console for the first process alone, which shows this package's own words and Lightning's warnings.
+
+    Lightning's information is no longer shown, nor are warnings that are about its own affairs.
+    """
     console = runlab.open_console(("ngram_mlp", "multistep", "runlab"), quiet=rank() > 0)
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
