@@ -28,7 +28,7 @@ def open_console() -> Console:
     warnings.filterwarnings("ignore", message="The number of training batches")  # logs are counted over all epochs
     warnings.filterwarnings(
         "ignore", message="Be aware that when using `ckpt_path`"
-    )  # as with --observe.every_n_updates off
+    )  # as without callbacks that observe
     return console
 
 
