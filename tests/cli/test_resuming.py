@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 from contextlib import suppress
@@ -309,11 +310,17 @@ def test_two_processes_do_not_train_in_one_folder(cut, fails):
         assert f"process {os.getpid()} on" in fails(train.main, DEFAULT, ["--resume", str(cut)])
 
 
-def test_a_diverged_run_goes_on_from_before_with_a_lower_rate(whole, run_train, tmp_path, monkeypatch):
+def test_a_diverged_run_shows_its_curve_and_goes_on_from_before_with_a_lower_rate(
+    whole, run_train, fails, tmp_path, monkeypatch
+):
     monkeypatch.setattr("runlab.one._run_checkpoints.SECONDS_AT_RISK", 0.0)
     monkeypatch.setattr(torch.nn.functional, "cross_entropy", diverging_after(150))
-    with pytest.raises(SystemExit):
-        run_train(*OPTIONS)
+    line = fails(run_train, *OPTIONS, "--observe.every_n_updates", "default")
+    (update,) = re.findall(
+        r"^error: diverged at update (\d+): the training loss is inf; lower the optimizer's lr", line
+    )
+    assert (tmp_path / "runs/default/version_0/figures/loss.png").exists()
+    assert len(np.load(tmp_path / "runs/default/version_0/losses.npy")) == int(update)
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     saved = read_checkpoint(tmp_path / "runs/default/version_0/checkpoints/last.ckpt").update

@@ -284,6 +284,21 @@ def test_a_slope_comes_with_its_error_and_may_be_too_noisy_to_tell():
     assert re.fullmatch(r"changed by [-+]0\.00\d ± 0\.00\d over the last fifth", finding)
 
 
+def test_a_run_whose_loss_has_grown_is_told_that_alone():
+    (verdict,) = judge_training(torch.linspace(3.6, 40, 1000), {"train": 41.2, "val": 60.0}, COUNTED, [(900, -7.0)])
+    assert verdict.level == "bad"
+    assert verdict.finding == "diverged: train 41.2, and 3.6 at update 0"
+    assert verdict.remedy == "lower the learning rate"
+
+
+@pytest.mark.parametrize(("gamma", "judged"), [("1.0", True), ("1e-3", False)])
+def test_a_rate_that_its_schedule_lets_end_is_no_fault_of_the_weights(gamma, judged, run_train):
+    schedule = f"--model.lr_scheduler={{class_path: StepLR, init_args: {{step_size: 20, gamma: {gamma}}}}}"
+    folder, _ = run_train("--trainer.max_steps", "100", "--observe.every_n_updates", "10/100/0", schedule)
+    verdicts = json.loads((folder / "verdicts.json").read_text())["findings"]
+    assert ("update:data ratio" in {verdict["about"] for verdict in verdicts}) == judged
+
+
 def test_a_run_is_not_told_to_train_longer_and_to_stop_earlier():
     verdicts = judge_training(torch.full((1000,), 2.1), {"train": 1.0, "val": 3.0}, COUNTED)
     remedies = [verdict.remedy for verdict in verdicts if verdict.remedy]

@@ -92,8 +92,9 @@ class Losses(Callback):
 
     def _add(self, losses: Tensor) -> None:
         if bad := (~losses.isfinite()).nonzero().flatten().tolist():
-            what = f"{losses[bad[0]].item()} at update {self._count + bad[0]}"
-            raise Diverged(f"the training loss is {what}; lower the optimizer's lr, or scale the initial weights down")
+            what = f"diverged at update {self._count + bad[0]:,}: the training loss is {losses[bad[0]].item()}"
+            self._add(losses[: bad[0]])
+            raise Diverged(f"{what}; lower the optimizer's lr, or scale the initial weights down")
         count = self._count + len(losses)
         if count > len(self._room):
             self._room = torch.cat([self._room, self._room.new_empty(count)])  # at least twice the room

@@ -26,6 +26,10 @@ from ngram_mlp.diagnostics.verdicts import Verdict, as_json, as_markdown, as_tab
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.metrics import evaluation_mode
 
+# The share of its highest below which a learning rate is one that a schedule lets end: that little moves then is no
+# fault of the network.
+LOWERED = 0.099
+
 
 class InitializationCheck(Callback):
     """Judges the initial network, its learning rate and its data: on the console, in the loggers, in `preflight.json`.
@@ -88,9 +92,13 @@ class TrainingVerdicts(Quantity):
         self.saturation = saturation
         self._console = console or Console()
         self._ratios: list[tuple[int, float]] = []
+        self._highest_rate = 0.0
 
     def observe(self, snapshot: Snapshot, model: LanguageModel, recorder: Recorder) -> None:
-        self._ratios.append((snapshot.update, update_ratio(snapshot, model.network)))
+        rate = float(recorder.trainer.optimizers[0].param_groups[0]["lr"])
+        self._highest_rate = max(rate, self._highest_rate)
+        if rate >= LOWERED * self._highest_rate:
+            self._ratios.append((snapshot.update, update_ratio(snapshot, model.network)))
 
     def conclude(self, model: LanguageModel, recorder: Recorder) -> None:
         trainer = recorder.trainer
@@ -110,10 +118,11 @@ class TrainingVerdicts(Quantity):
         _show("after the training", verdicts, self._console, recorder, "verdicts.json")
 
     def state_dict(self) -> dict[str, Any]:
-        return {"ratios": self._ratios}
+        return {"ratios": self._ratios, "highest_rate": self._highest_rate}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._ratios = [tuple(point) for point in state_dict["ratios"]]
+        self._highest_rate = state_dict["highest_rate"]
 
 
 def _show(title: str, verdicts: Sequence[Verdict], console: Console, recorder: Recorder, file: str) -> None:

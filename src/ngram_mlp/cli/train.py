@@ -20,6 +20,7 @@ from ngram_mlp.places import DEFAULT_CONFIG
 from ngram_mlp.processes import raise_if_another_has_ended, rank
 from runlab import (
     LAST,
+    Diverged,
     Interrupted,
     UserError,
     as_typed,
@@ -134,7 +135,10 @@ def _leave(run: Run, console: Console, error: BaseException) -> None:
         by = f" by {error.name}" if isinstance(error, Interrupted) else ""
         where = f"the run is in {run.folder}" if run.folder.exists() else "nothing was saved yet"
         console.print(f"interrupted{by} at update {run.trainer.global_step}; {where}")
-    if last.exists():
+    if isinstance(error, Diverged):  # its weights are of no use, but its curve shows how it came to that
+        if (curve := run.folder / "figures" / "loss.png").exists():
+            console.print(f"curve   {curve}")
+    elif last.exists():
         console.print(f"resume with: {as_typed([*called(), '--resume', str(run.folder)])}")
     if isinstance(error, SystemExit):
         # Lightning's own exceptions have status 1 for Ctrl-C and none for SIGTERM.

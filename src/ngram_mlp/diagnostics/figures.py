@@ -33,7 +33,7 @@ def loss_figure(losses: Losses, validation: Sequence[tuple[int, float]] = (), dr
     for axis, edges in zip(axes, spaced, strict=True):
         x, mean, low, high = smoothed(losses, np.unique(edges.astype(int)))
         axis.fill_between(x, low, high, alpha=0.25, linewidth=0, label="80 % of the minibatches")
-        axis.plot(x, mean, linewidth=1.5, label="train")
+        axis.plot(x, mean, "-" if len(x) > 9 else ".-", linewidth=1.5, label="train")
         seen = [(update, loss) for update, loss in validation if update >= x[0]]
         axis.plot(*np.reshape(seen, (-1, 2)).T, ".-", color="C1", linewidth=1, markersize=5, label="val")
         for drop in drops:

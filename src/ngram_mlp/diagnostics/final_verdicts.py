@@ -23,6 +23,7 @@ GAP = Rule(
 )
 SATURATED_AT_THE_END = SATURATED._replace(limits=(0.5, 0.5))  # less is found in good networks, too
 LARGE_GAP = 0.2
+DIVERGED = 2  # times the loss before training, from which nothing else is worth to be judged
 FALLING = Rule("end of the loss curve", (0.01, 0.1), "it is not done yet", [Remedy("train longer")])
 SLOW = Rule("update:data ratio", (4.5, 5.5), "the weights hardly moved", [Remedy("raise the learning rate")])
 FAST = Rule("update:data ratio", (-1.5, -1), "the weights jumped at every update", [Remedy("lower the learning rate")])
@@ -49,6 +50,9 @@ def judge_training(
         saturation: the abs(tanh) above which a unit is saturated.
     """
     gap = metrics.get("val", metrics["train"]) - metrics["train"]
+    if len(losses) and metrics["train"] > DIVERGED * max(float(losses[0]), counted.get("guessing", 0.0)):
+        found = f"diverged: train {metrics['train']:.4g}, and {float(losses[0]):.4g} at update 0"
+        return [Verdict("outcome", "bad", metrics["train"], found, "lower the learning rate")]
     verdicts = [_outcome(metrics, counted, gap)]
     if len(losses) >= 50:
         verdicts.append(_end_of_curve(losses, gap))
