@@ -58,6 +58,18 @@ def test_a_first_run_in_python_shows_verdicts_and_nothing_of_lightnings(tmp_path
     assert "test/loss" in done.stdout
 
 
+def test_the_python_that_is_shown_has_types_that_fit(tmp_path):
+    shown = [
+        code for path in DOCUMENTS for code in re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.DOTALL)
+    ]
+    for number, code in enumerate(shown):
+        given = "from typing import Any\n\nmodule: Any\nloader: Any\n" if "(module, loader)" in code else ""
+        (tmp_path / f"shown_{number}.py").write_text(given + code)
+    command = [sys.executable, "-m", "mypy", "--config-file", str(PROJECT / "pyproject.toml"), *tmp_path.glob("*.py")]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
 @pytest.mark.parametrize("code", [code for code in SNIPPETS if "open_console" not in code])
 def test_the_python_that_is_shown_works(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,10 @@ from torch.optim.lr_scheduler import ConstantLR, LRScheduler, MultiStepLR, Reduc
 from ngram_mlp.models.loading import load_model
 from ngram_mlp.models.metrics import PredictionMetric, evaluation_mode
 from ngram_mlp.models.sampling import sample_one_by_one
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 from runlab import Parts, UserError, add_parts, read_checkpoint, updates_of
 
 
@@ -153,7 +157,7 @@ class LanguageModel(LightningModule):
         strict: bool | None = None,
         weights_only: bool | None = None,
         **kwargs: Any,
-    ) -> "LanguageModel":
+    ) -> "Self":
         """Returns the model of a checkpoint, saved by `train.py` or by `trainer.save_checkpoint`; runs nothing in it.
 
         Called on `LanguageModel`, it takes the class of this package that the checkpoint names.
