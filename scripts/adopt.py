@@ -22,6 +22,13 @@ LEFT_ALONE = {".git", ".venv", ".venv-jax", ".hypothesis", "runs", "build", "dis
 SUFFIXES = {".py", ".md", ".toml", ".yaml", ".yml", ".ipynb", ".json", ".in", ".txt", ""}
 
 OF_THE_TEMPLATE = ["scripts/adopt.py", "tests/test_template.py", "CITATION.cff"]
+# What documents, and the Makefile, say about these.
+ABOUT_THEM = {
+    "README.md": r" `make adopt [^.]*\.",
+    "docs/installing.md": r"## A project of your own\n(.*\n)*?(?=## )",
+    "docs/reliability.md": r"- .*`tests/test_template\.py`.*\n",
+    "Makefile": r"^adopt:.*\n(\t.*\n)*\n|(?<= )adopt ",
+}
 
 
 def main() -> None:
@@ -72,9 +79,10 @@ def adopt(project: Path, name: str, owner: str) -> None:
             changed = re.sub(r'^(version|__version__) = ".*"', r'\1 = "0.1.0"', changed, flags=re.MULTILINE)
         if changed != text:
             path.write_text(changed, encoding="utf-8")
-    makefile = project / "Makefile"
-    targets = makefile.read_text(encoding="utf-8").replace(" adopt ", " ")
-    makefile.write_text(re.sub(r"^adopt:.*\n(\t.*\n)*\n", "", targets, flags=re.MULTILINE), encoding="utf-8")
+    for file, what in ABOUT_THEM.items():
+        if (project / file).exists():
+            text = (project / file).read_text(encoding="utf-8")
+            (project / file).write_text(re.sub(what, "", text, flags=re.MULTILINE), encoding="utf-8")
     (project / "src" / OLD).rename(project / "src" / name)
     begun = f"# Changelog\n\n## 0.1.0 (unreleased)\n\n- Begun from {OLD} {version} by `make adopt NAME={name}`.\n"
     (project / "CHANGELOG.md").write_text(begun, encoding="utf-8")

@@ -54,6 +54,10 @@ def test_a_project_is_made_of_it_that_lints_and_passes_its_tests(name, tests, tm
     left = [path for path, text in texts.items() if re.search("ngram.mlp", text, flags=re.IGNORECASE)]
     assert [path.name for path in left if path.name != "CHANGELOG.md"] == []  # it says what the project was begun from
     assert (fork / "src" / name / "models" / "mlp.py").exists()
+    documents = {path.relative_to(fork).as_posix(): text for path, text in texts.items() if path.suffix == ".md"}
+    named = [name for name, text in documents.items() if re.search(r"adopt\.py|test_template|CITATION", text)]
+    assert named == []
+    assert [name for name, text in documents.items() if "make adopt" in text] == ["CHANGELOG.md", "docs/installing.md"]
     assert "adopt" not in (fork / "Makefile").read_text()
     for rule in (["check", "--fix", "--exit-zero"], ["format"], ["check"]):  # the first two as `make adopt` does
         call(fork, "ruff", *rule, "--quiet", ".")
