@@ -13,6 +13,7 @@ COMMANDS = {
     "evaluate": "print the losses of a checkpoint",
     "sample": "sample words from a checkpoint",
     "compare": "compare recipes over several seeds",
+    "runs": "list runs, what differs between them, and what came of each",
     "search": "find the best recipe of a space",
 }
 # What the commands take before their arguments.

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from runlab.many._pool import train_all as train_all
     from runlab.many._report import paired_interval as paired_interval
     from runlab.many._run import Run as Run
+    from runlab.many._runs import list_runs as list_runs
     from runlab.many._script import Script as Script
     from runlab.many._script import cores as cores
     from runlab.many._search import search_command as search_command
@@ -84,6 +85,7 @@ _HOMES = {
     "many._pool": "train_all",
     "many._report": "paired_interval",
     "many._run": "Run",
+    "many._runs": "list_runs",
     "many._script": "Script cores",
     "many._search": "search_command",
     "many._searching": "Search",

@@ -1,13 +1,14 @@
 """Where a run resumes from, and which of its options may change then."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runlab._errors import UserError, shortened
 from runlab._files import LAST, checkpoint_file, versions
+from runlab._options import flattened
 from runlab._parser import PlainParser
 from runlab.one._checkpoint import Checkpoint, read_checkpoint
 from runlab.one._config_files import read_configuration
@@ -102,10 +103,10 @@ def changed_options(
         UserError: an option differs that can no longer be changed.
     """
     try:
-        before = dict(_flattened(json.loads(checkpoint.parts["configuration"])))
+        before = dict(flattened(json.loads(checkpoint.parts["configuration"])))
     except (KeyError, TypeError, ValueError, RecursionError, AttributeError) as error:
         raise checkpoint.error("holds no configuration, so no run can resume from it") from error
-    now = dict(_flattened(given))
+    now = dict(flattened(given))
     changed = [key for key in before | now if before.get(key) != now.get(key) and key not in places]
     for key in changed:
         if not any(f"{key}.".startswith(f"{other}.") for other in changeable):
@@ -139,13 +140,3 @@ def refuse_finished(folder: Path | None, checkpoint: Checkpoint, trainer: Any) -
         raise UserError(
             f"the run has trained {epochs:,} epochs; raise it to train on", **{"trainer.max_epochs": max_epochs}
         )
-
-
-def _flattened(nested: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of a configuration by option, as it is typed: without `class_path` and `init_args`."""
-    for key, value in nested.items():
-        name = prefix.removesuffix(".") if key == "class_path" else prefix if key == "init_args" else f"{prefix}{key}"
-        if isinstance(value, dict) and value:
-            yield from _flattened(value, f"{name.removesuffix('.')}.")
-        else:
-            yield name, value

@@ -1,0 +1,10 @@
+"""`ngram-mlp runs`: lists runs, what differs between them, and what came of each."""
+
+from collections.abc import Sequence
+
+from runlab import list_runs
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Prints the table of all runs below a folder."""
+    list_runs(args)

@@ -1,0 +1,188 @@
+"""The command that lists runs: what differs between them, and what came of each."""
+
+import argparse
+import csv
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from rich.box import SIMPLE
+from rich.table import Column, Table
+
+from runlab._command import command, open_console, show
+from runlab._errors import UserError, printable
+from runlab._options import flattened
+from runlab._parser import PlainParser
+
+RESULTS = ("val", "test", "train", "updates", "seconds", "engine")
+SPLITS = ("train", "val", "test")
+# Where a run's files are, and how it was called: no part of its recipe.
+PLACES = ("name", "runs_dir", "ckpt_path", "resume", "data.data_dir", "trainer.default_root_dir")
+CONDITION = re.compile(r"([\w./]+)(=|<|>)(.*)")
+Row = dict[str, Any]  # of a run: its folder, its results, and its options as they are typed
+
+
+@command
+def list_runs(args: Sequence[str] | None = None) -> None:
+    """Prints a table of all runs below a folder, the best first, with the options in which they differ."""
+    options = _parse(sys.argv[1:] if args is None else args)
+    every = runs_in(Path(options.folder))
+    if not every:
+        raise UserError(f"{options.folder} holds no run; give the folder of all runs, or one below it")
+    rows = [row for row in every if all(_meets(row, condition, every) for condition in options.where)]
+    if not rows:
+        raise UserError("no run is like that; leave it out", where=" ".join(options.where))
+    columns, by = differing(rows), _column("sort", options.sort, every)
+    rows.sort(key=lambda row: _order(row.get(by)), reverse=options.reverse)
+    rows.sort(key=lambda row: row.get(by) is None)  # what has no value comes last
+    if options.csv:
+        _print_csv(rows, ["run", *RESULTS, *columns])
+        return
+    shown = [name for name in RESULTS if name != "train"]
+    headings = [Column(name, no_wrap=True, justify="right") for name in shown]
+    ends = Column("run", overflow="fold"), Column("where it differs", overflow="fold")
+    table = Table(ends[0], *headings, ends[1], box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    for row, words in zip(rows, _differences(rows, columns), strict=True):
+        table.add_row(printable(row["run"]), *(_shown(name, row.get(name)) for name in shown), printable(words))
+    open_console().print(table, soft_wrap=False)
+
+
+def runs_in(folder: Path) -> list[Row]:
+    """Returns the runs below a folder, each with its folder as `run`, its results and its options."""
+    found = []
+    for path in sorted(folder.rglob("config.yaml")):
+        configuration = _read(path)
+        if path.parent.name.startswith("version_") and isinstance(configuration, dict):
+            run = path.parent.relative_to(folder).as_posix()
+            results = dict.fromkeys(RESULTS) | _results(path.parent)
+            found.append({**dict(flattened(configuration)), "run": run, **results})
+    return found
+
+
+def differing(rows: Sequence[Row]) -> list[str]:
+    """Returns the options of which runs have several values; one that only some have, since others are of another
+    class, does not count for that alone."""
+    options = dict.fromkeys(key for row in rows for key in row if key not in ("run", *RESULTS, *PLACES))
+    return [key for key in options if len({repr(row[key]) for row in rows if key in row}) > 1]
+
+
+def _parse(args: Sequence[str]) -> argparse.Namespace:
+    parser = PlainParser(
+        description="Lists runs, what differs between them, and what came of each.", allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("folder", nargs="?", default="runs", help="The folder of all runs, or one below it. (default: runs)")
+    add("--sort", default="val", metavar="COLUMN", help="A result, or an option. (default: val, the validation loss)")
+    add("--reverse", action="store_true", help="The greatest first.")
+    conditions = "Only runs with this: COLUMN=VALUE, COLUMN<NUMBER or COLUMN>NUMBER; may be given several times."
+    add("--where", action="append", default=[], metavar="CONDITION", help=conditions)
+    add("--csv", action="store_true", help="Prints all of it as CSV.")
+    return parser.parse_args(args)
+
+
+def _read(path: Path) -> Any:
+    with suppress(OSError, yaml.YAMLError, UnicodeDecodeError):  # it is no run's, or being written
+        return yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return None
+
+
+def _results(run: Path) -> Row:
+    """What came of a run: of one that is not finished, how many updates its last losses are of."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+        losses = {split: metrics[split]["loss"] for split in SPLITS if split in metrics}
+        return {**losses, **{key: metrics[key] for key in ("updates", "engine", "seconds")}}
+    with suppress(OSError, ValueError):
+        return {"updates": len(np.load(run / "losses.npy", mmap_mode="r"))}
+    return {}
+
+
+def _column(asked: str, name: str, rows: Iterable[Row]) -> str:
+    """The column of a name, which may be the last words of an option; `asked` is the argument that names it."""
+    known = dict.fromkeys(key for row in rows for key in row)
+    named = [name] if name in known else [key for key in known if key.endswith(f".{name}")]
+    if len(named) != 1:
+        which = f"may be {' or '.join(named)}; give one of them" if named else "no run has such an option or result"
+        raise UserError(which, **{asked: name})
+    return named[0]
+
+
+def _meets(row: Row, condition: str, rows: Sequence[Row]) -> bool:
+    parts = CONDITION.fullmatch(condition)
+    if parts is None:
+        raise UserError("give COLUMN=VALUE, COLUMN<NUMBER or COLUMN>NUMBER", where=condition)
+    name, relation, value = parts.groups()
+    found = row.get(_column("where", name, rows))
+    if relation == "=":
+        return str(found) == value or found == _number(value)
+    if (limit := _number(value)) is None:
+        raise UserError("give a number to compare with", where=condition)
+    return isinstance(found, int | float) and (found < limit if relation == "<" else found > limit)
+
+
+def _number(text: str) -> float | None:
+    with suppress(ValueError):
+        return float(text)
+    return None
+
+
+def _order(value: Any) -> tuple[int, float, str]:
+    return (0, float(value), "") if isinstance(value, int | float) else (1, 0.0, str(value))
+
+
+def _differences(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
+    """For each run the options that it does not share with most, by as many last words as tell them apart."""
+    usual = {one: Counter(repr(row[one]) for row in rows if one in row).most_common(1)[0][0] for one in columns}
+    short = dict(zip(columns, _shortened(columns), strict=True))
+    return [
+        " ".join(f"{short[one]}={_value(row[one])}" for one in columns if one in row and repr(row[one]) != usual[one])
+        for row in rows
+    ]
+
+
+def _shortened(columns: Sequence[str]) -> list[str]:
+    short = []
+    for column in columns:
+        words = column.split(".")
+        names = (".".join(words[-count:]) for count in range(1, len(words) + 1))
+        short.append(next(name for name in names if sum(f".{one}".endswith(f".{name}") for one in columns) == 1))
+    return short
+
+
+def _value(value: Any) -> str:
+    """A value in few words: a class by its name alone."""
+    if isinstance(value, list):
+        return ",".join(map(_value, value))
+    if isinstance(value, dict) and "class_path" in value:
+        return _value(value["class_path"])
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text.rpartition(".")[2] if re.fullmatch(r"[a-zA-Z_]\w*(\.\w+)+", text) else text
+
+
+def _shown(column: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if column in SPLITS:
+        return f"{value:.4f}" if value < 1_000 else f"{value:.3g}"
+    if column == "seconds":
+        return f"{value:,.1f}"
+    if column == "updates":
+        return f"{value:,}"
+    return str(value)
+
+
+def _print_csv(rows: Sequence[Row], columns: Sequence[str]) -> None:
+    class Lines:
+        def write(self, line: str) -> None:
+            show(line.rstrip("\r\n"))
+
+    writer = csv.DictWriter(Lines(), columns, extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
