@@ -77,6 +77,19 @@ def open_console(loggers: Sequence[str] = ("runlab",), quiet: bool = False) -> C
 
 
 class _Console(Console):
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Prints; where that is no terminal, without the blanks with which tables fill their lines."""
+        if self.is_terminal:
+            super().print(*objects, **options)
+            return
+        with self.capture() as captured:
+            super().print(*objects, **options)
+        try:
+            self.file.write("\n".join(line.rstrip() for line in captured.get().split("\n")))
+            self.file.flush()
+        except BrokenPipeError:
+            self.on_broken_pipe()
+
     def on_broken_pipe(self) -> None:
         raise OutputClosed  # rich would end the process without a word
 

@@ -75,6 +75,14 @@ def test_without_a_schedule_the_rate_stays_and_a_resumed_run_keeps_it(run_train)
     assert rates == dict.fromkeys(range(99, 1500, 100), pytest.approx(0.1))
 
 
+def test_the_best_checkpoint_has_a_row_where_it_is_not_the_last_also_of_a_resumed_run(run_train):
+    folder, _ = run_train(*SHORT, "--model.optimizer.lr", "0.5", "--observe.every_n_updates", "off")
+    (best,) = (int(path.stem.removeprefix("best-")) for path in folder.glob("checkpoints/best-*.ckpt"))
+    losses = dict(scalars(folder)["val/loss"])
+    _, out = run_train("--resume", str(folder), "--trainer.max_steps", "1300", "--model.optimizer.lr", "50")
+    assert re.search(rf"val at update {best:,}, the best │ +{losses[best - 1]:.4f} │", out)
+
+
 def test_a_run_says_every_10000_updates_how_it_stands(run_train):
     small = (
         "--model",

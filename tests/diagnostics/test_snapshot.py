@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ngram_mlp.diagnostics.snapshot import take_snapshot
-from ngram_mlp.models.layers import BatchNorm
+from ngram_mlp.models.layers import BatchNorm, named_weights
 
 
 class Failing(nn.Module):
@@ -39,15 +39,14 @@ def test_a_look_is_the_very_pass_that_training_makes():
     loss.backward()
     assert snapshot.loss == loss.item()
     assert snapshot.logits.equal(x)
-    for name in ("0", "2", "3", "4", "6"):
-        index = int(name)
+    for index, name in {0: "embedding", 2: "linear1", 3: "batchnorm", 4: "tanh", 6: "linear2"}.items():
         assert snapshot.layers[name].output.equal(outputs[index])
         torch.testing.assert_close(snapshot.layers[name].gradient, outputs[index].grad)
-    assert list(snapshot.nonlinearities) == ["4"]
-    assert snapshot.nonlinearities["4"].input.equal(outputs[3])
-    for name, parameter in net.named_parameters():
+    assert list(snapshot.nonlinearities) == ["tanh"]
+    assert snapshot.nonlinearities["tanh"].input.equal(outputs[3])
+    for name, parameter in named_weights(net):
         torch.testing.assert_close(snapshot.parameters[name].gradient, parameter.grad)
-    assert list(snapshot.weights) == ["0.weight", "2.weight", "6.weight"]
+    assert list(snapshot.weights) == ["embedding.weight", "linear1.weight", "linear2.weight"]
 
 
 @pytest.mark.parametrize("more", [[], [Failing()]], ids=["", "with an error"])
@@ -72,12 +71,12 @@ def test_frozen_parameters_and_unused_layers_are_no_obstacle():
     net.unused = nn.Linear(3, 3)
     net.forward = lambda x: nn.Sequential.forward(net[:7], x)
     snapshot = take_snapshot(net, *minibatch())
-    assert not snapshot.layers["0"].gradient.any()
-    assert "0.weight" not in snapshot.parameters
+    assert not snapshot.layers["embedding"].gradient.any()
+    assert "embedding.weight" not in snapshot.parameters
     assert not snapshot.parameters["unused.weight"].gradient.any()
     assert "unused" not in snapshot.layers
 
 
 def test_no_gradient_mode_of_the_caller_matters():
     with torch.no_grad():
-        assert take_snapshot(network(), *minibatch()).weights["2.weight"].gradient.any()
+        assert take_snapshot(network(), *minibatch()).weights["linear1.weight"].gradient.any()

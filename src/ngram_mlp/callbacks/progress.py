@@ -74,6 +74,7 @@ class UpdateProgress(ProgressBar):
         )
         self._task = progress.add_task("", total=self._updates, completed=trainer.global_step, train="-", val="-")
         self._shown = self._printed = trainer.global_step
+        self._early = 2
         self._printed_at = self._shown_at = time.monotonic()
         progress.start()
 
@@ -89,6 +90,9 @@ class UpdateProgress(ProgressBar):
         if len(losses) and not self._progress.disable:
             self._progress.update(self._task, completed=end, train=f"{losses.mean().item():.4f}")
         self._shown, self._shown_at = end, time.monotonic()
+        if self._early:  # the first two calls are of one update, and of what follows on compiling
+            self._early -= 1
+            self._printed, self._printed_at = self._shown, self._shown_at
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._progress is not None and "val/loss" in trainer.callback_metrics:

@@ -22,6 +22,7 @@ from runlab import (
     LAST,
     Diverged,
     Interrupted,
+    RunCheckpoints,
     UserError,
     as_typed,
     called,
@@ -102,11 +103,22 @@ def _report(cli: TrainCLI, run: Run, console: Console) -> None:
     # Last, as it says that the run is finished.
     write_atomically(run.folder / "metrics.json", (json.dumps(record, indent=2) + "\n").encode())
 
-    print_metrics(console, {cli.config.statistics: metrics})
+    print_metrics(console, {cli.config.statistics: metrics | _best(run)})
     console.print(printable("sampled " + ", ".join(names)))
     console.print(f"trained to update {updates:,} in {outcome.seconds:.1f} s, {speed:,.0f} updates per second")
     for where in [where for logger in run.trainer.loggers if (where := _where_to_look(logger))] or [str(run.folder)]:
         console.print(printable(f"view    {where}"))
+
+
+def _best(run: Run) -> dict[str, dict[str, float]]:
+    """The validation of the best checkpoint, unless that is the last one: a row of the table."""
+    for callback in run.trainer.callbacks:
+        if isinstance(callback, RunCheckpoints) and callback.best and callback.best[0] != run.trainer.global_step:
+            update, metrics = callback.best
+            found = {name.removeprefix("val/"): value for name, value in metrics.items()}
+            shown = {name: found[name] for name in ("loss", "perplexity", "accuracy") if name in found}
+            return {f"val at update {update:,}, the best": shown} if len(shown) == 3 else {}
+    return {}
 
 
 def _where_to_look(logger: Any) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ngram_mlp.diagnostics.statistics import is_nonlinearity, log10_of_norms, log10_ratio
-from ngram_mlp.models.layers import batch_norms
+from ngram_mlp.models.layers import batch_norms, named_layers, named_weights
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ class Snapshot:
 
 def update_ratios(snapshot: Snapshot, network: nn.Module) -> dict[str, float]:
     """By weight, log10 of std(update) / std(weight), from the snapshot before the update and the network after it."""
-    after = dict(network.named_parameters())
+    after = dict(named_weights(network))
     return {name: log10_ratio(after[name].detach() - w.value, w.value) for name, w in snapshot.weights.items()}
 
 
 def update_ratio(snapshot: Snapshot, network: nn.Module) -> float:
     """log10 of norm(update) / norm(weights) over all weights, from the same."""
-    after = dict(network.named_parameters())
+    after = dict(named_weights(network))
     changes = [after[name].detach() - weight.value for name, weight in snapshot.weights.items()]
     return log10_of_norms(changes, [weight.value for weight in snapshot.weights.values()])
 
@@ -78,7 +78,7 @@ def take_snapshot(network: nn.Module, contexts: Tensor, targets: Tensor, update:
     Parameters, their `.grad`, buffers and the random state are afterwards what they were before; no hook stays.
     """
     norms = batch_norms(network)
-    names = {module: name for name, module in network.named_modules() if name in norms or _is_layer(module)}
+    names = {module: name for name, module in named_layers(network) if name in norms or _is_layer(module)}
     passed: dict[str, tuple[nn.Module, Tensor, Tensor]] = {}
 
     def note(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -95,7 +95,7 @@ def take_snapshot(network: nn.Module, contexts: Tensor, targets: Tensor, update:
     finally:
         for handle in handles:
             handle.remove()
-    parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    parameters = {name: p for name, p in named_weights(network) if p.requires_grad}
     wanted = [*(output for _, _, output in passed.values() if output.requires_grad), *parameters.values()]
     gradients = iter(torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True))
     layers = {

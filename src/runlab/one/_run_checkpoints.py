@@ -63,6 +63,7 @@ class RunCheckpoints(Checkpoint):
         self._monitor = monitor
         self._best_loss = float("inf")
         self._best_update: int | None = None
+        self._best_metrics: dict[str, float] = {}
         self._validated = False
         self._metrics: dict[str, float] = {}  # of the last validation before an interruption
         self._resumes = False
@@ -102,7 +103,7 @@ class RunCheckpoints(Checkpoint):
         self._metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         loss = float(trainer.callback_metrics.get(self._monitor, torch.inf))
         if loss < self._best_loss:
-            self._best_loss, self._best_update = loss, trainer.global_step
+            self._best_loss, self._best_update, self._best_metrics = loss, trainer.global_step, self._metrics
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer)
@@ -124,14 +125,20 @@ class RunCheckpoints(Checkpoint):
         between_updates(checkpoint["loops"]["fit_loop"], trainer.num_training_batches)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_loss": self._best_loss, "best_update": self._best_update, "metrics": self._metrics}
+        best = {"best_loss": self._best_loss, "best_update": self._best_update, "best_metrics": self._best_metrics}
+        return {**best, "metrics": self._metrics}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         loss, update = float(state_dict["best_loss"]), state_dict["best_update"]
         if isinstance(update, int) and self._best_path(update).exists():  # else it is in the folder of another run
-            self._best_loss, self._best_update = loss, update
+            self._best_loss, self._best_update, self._best_metrics = loss, update, state_dict["best_metrics"]
         self._metrics = state_dict["metrics"]
         self._resumes = True
+
+    @property
+    def best(self) -> tuple[int, dict[str, float]] | None:
+        """The update of the best checkpoint, and the metrics of the validation after it; None where there is none."""
+        return None if self._best_update is None else (self._best_update, self._best_metrics)
 
     @property
     def calls(self) -> tuple[Intervals, Intervals, Intervals]:

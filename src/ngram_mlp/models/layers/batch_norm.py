@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ngram_mlp.models.layers.names import named_layers
 from ngram_mlp.processes import processes, total
 
 
@@ -105,4 +106,4 @@ def examples_of(x: Tensor, layer: nn.Module) -> Tensor:
 
 def batch_norms(network: nn.Module) -> dict[str, BatchNorm | nn.BatchNorm1d]:
     """The batch-norm layers of a network by name, in their order."""
-    return {name: layer for name, layer in network.named_modules() if isinstance(layer, (BatchNorm, nn.BatchNorm1d))}
+    return {name: layer for name, layer in named_layers(network) if isinstance(layer, (BatchNorm, nn.BatchNorm1d))}
