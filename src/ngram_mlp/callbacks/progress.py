@@ -73,9 +73,9 @@ class UpdateProgress(ProgressBar):
             transient=True,
         )
         self._task = progress.add_task("", total=self._updates, completed=trainer.global_step, train="-", val="-")
-        self._shown = self._printed = trainer.global_step
+        self._shown = self._printed = self._timed = trainer.global_step
+        self._shown_at = self._timed_at = time.monotonic()
         self._early = 2
-        self._printed_at = self._shown_at = time.monotonic()
         progress.start()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -92,7 +92,8 @@ class UpdateProgress(ProgressBar):
         self._shown, self._shown_at = end, time.monotonic()
         if self._early:  # the first two calls are of one update, and of what follows on compiling
             self._early -= 1
-            self._printed, self._printed_at = self._shown, self._shown_at
+            if end // self._print_every == self._printed // self._print_every:  # else a line is due, with a speed
+                self._timed, self._timed_at = self._shown, self._shown_at
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._progress is not None and "val/loss" in trainer.callback_metrics:
@@ -110,11 +111,11 @@ class UpdateProgress(ProgressBar):
     def _print_if_due(self, trainer: Trainer) -> None:
         """Prints the line if an interval is over."""
         done, every = self._shown, self._print_every
-        seconds = self._shown_at - self._printed_at  # without what other callbacks do at the end
+        seconds = self._shown_at - self._timed_at  # without what other callbacks do at the end
         late = seconds > LONGEST_SILENCE and not self._console.is_terminal
         if done == self._printed or not (done // every > self._printed // every or late):
             return
-        losses, speed = self._losses.between(self._printed, done), (done - self._printed) / seconds
+        losses, speed = self._losses.between(self._printed, done), (done - self._timed) / seconds
         total = f"{self._updates:,}" if self._updates else ""
         words = [f"{done:>{len(total)},}/{total}".removesuffix("/"), f"train {losses.mean().item():.4f}"]
         if "val/loss" in trainer.callback_metrics:
@@ -123,4 +124,5 @@ class UpdateProgress(ProgressBar):
         if self._updates and done < self._updates:
             words.append(f"{datetime.timedelta(seconds=round((self._updates - done) / speed))} left")
         self._console.print("   ".join(words))
-        self._printed, self._printed_at = done, self._shown_at
+        self._printed = self._timed = done
+        self._timed_at = self._shown_at
