@@ -1,7 +1,45 @@
 """A configuration's values by option, as they are typed."""
 
-from collections.abc import Iterator
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+LONGEST_NAME = 60
+
+
+def words_for(typed: Sequence[str], groups: Sequence[str], places: Sequence[str] = ()) -> str:
+    """Returns what a command line changes about a recipe, as the name of a folder; an empty one where that is nothing.
+
+    >>> words_for(["--model.n_hidden", "300", "--model.optimizer.lr=0.05", "--trainer.max_steps", "9"], ["model"])
+    'n_hidden=300 lr=0.05'
+
+    Args:
+        typed: the words of the command line.
+        groups: the options, or groups of them, that a recipe consists of.
+        places: those among them that only say where files are.
+    """
+    values: dict[str, str] = {}
+    for word, after in zip(typed, [*typed[1:], ""], strict=True):
+        option, given, value = word.removeprefix("--").removesuffix("+").partition("=")
+        if word.startswith("--") and option not in places and option.partition(".")[0] in groups:
+            values[option] = value if given else "" if after.startswith("--") else after
+    short = dict(zip(values, shortened_options([*values]), strict=True))
+    name = " ".join(f"{short[option]}={value}" if value else short[option] for option, value in values.items())
+    plain = re.sub(r"[^\w.=+ -]+", "_", re.sub(r"(?<=[*/,:])\s+|\s+(?=[*/,:])", "", name))
+    if plain != name or len(plain) > LONGEST_NAME:  # two recipes do not share a folder
+        plain = f"{plain[: LONGEST_NAME - 7]}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+    return plain
+
+
+def shortened_options(options: Sequence[str]) -> list[str]:
+    """Returns the last words of options, as many as tell them apart."""
+    short = []
+    for option in options:
+        words = option.split(".")
+        names = (".".join(words[-count:]) for count in range(1, len(words) + 1))
+        short.append(next(name for name in names if sum(f".{one}".endswith(f".{name}") for one in options) == 1))
+    return short
 
 
 def flattened(nested: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -116,7 +116,9 @@ def _best(run: Run) -> dict[str, dict[str, float]]:
         if isinstance(callback, RunCheckpoints) and callback.best and callback.best[0] != run.trainer.global_step:
             update, metrics = callback.best
             found = {name.removeprefix("val/"): value for name, value in metrics.items()}
-            shown = {name: found[name] for name in ("loss", "perplexity", "accuracy") if name in found}
+            shown: dict[str, float] = {
+                name: found[name] for name in ("loss", "perplexity", "accuracy") if name in found
+            }
             return {f"val at update {update:,}, the best": shown} if len(shown) == 3 else {}
     return {}
 

@@ -27,8 +27,9 @@ from ngram_mlp.models import (
     LanguageModel,
     schedules,  # noqa: F401  # so that the parser knows WarmupCosine by its name
 )
-from runlab import Parser, ShowTrainer, UserError, about_memory, require_at_least, split_arguments
+from runlab import Parser, ShowTrainer, UserError, about_memory, require_at_least, split_arguments, words_for
 
+RECIPE = ("model", "data", "seed_everything")  # options by which a run is named
 USAGE = "%(prog)s [--config FILE] [--OPTION VALUE ...]"
 ABOUT_OPTIONS = (
     "An example: --model.n_hidden 300 --trainer.max_steps 50000. --model.help lists the options of the model, "
@@ -49,6 +50,7 @@ class TrainCLI(LightningCLI):
         if args and args[-1] == "--model.help":  # of the model that is trained by default, not of the shared class
             args = [*args[:-1], "--model.help=BatchNormMLP"]
         args, self.resume_point = split_arguments(engine_renamed(args), with_engine)
+        self._typed = args
         if self.resume_point and self.resume_point.folder:
             default_config = self.resume_point.folder / "config.yaml"
         if default_config.is_file() and not os.access(default_config, os.R_OK):
@@ -72,7 +74,12 @@ class TrainCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         add = parser.add_argument
-        add("--name", type=str, default="default", help="The run goes to RUNS_DIR/NAME/version_N.")
+        add(
+            "--name",
+            type=str,
+            default="default",
+            help="The run goes to RUNS_DIR/NAME/version_N. By default it is named by its recipe and what is changed about that.",
+        )
         add("--runs_dir", type=str, default="runs", help="The folder of all runs.")
         add(
             "--ckpt_path",
@@ -113,6 +120,10 @@ class TrainCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         self.config = _plain(parser.parse_args(args))  # type: ignore[arg-type]
         self._refuse_what_is_no_value()
+        resumes = self.resume_point is not None and self.resume_point.folder is not None
+        named = any(word.partition("=")[0] == "--name" for word in self._typed)
+        if not (resumes or named) and (words := words_for(self._typed, RECIPE, ("data.corpus", "data.data_dir"))):
+            self.config.name = f"{self.config.name}/{words}"
 
     def _set_seed(self) -> None:
         if self.config.seed_everything is True:  # a random one, which config.yaml names

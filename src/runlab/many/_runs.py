@@ -18,7 +18,7 @@ from rich.table import Column, Table
 
 from runlab._command import command, open_console, show
 from runlab._errors import UserError, printable
-from runlab._options import flattened
+from runlab._options import flattened, shortened_options
 from runlab._parser import PlainParser
 
 RESULTS = ("val", "test", "train", "updates", "seconds", "engine")
@@ -140,20 +140,11 @@ def _order(value: Any) -> tuple[int, float, str]:
 def _differences(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
     """For each run the options that it does not share with most, by as many last words as tell them apart."""
     usual = {one: Counter(repr(row[one]) for row in rows if one in row).most_common(1)[0][0] for one in columns}
-    short = dict(zip(columns, _shortened(columns), strict=True))
+    short = dict(zip(columns, shortened_options(columns), strict=True))
     return [
         " ".join(f"{short[one]}={_value(row[one])}" for one in columns if one in row and repr(row[one]) != usual[one])
         for row in rows
     ]
-
-
-def _shortened(columns: Sequence[str]) -> list[str]:
-    short = []
-    for column in columns:
-        words = column.split(".")
-        names = (".".join(words[-count:]) for count in range(1, len(words) + 1))
-        short.append(next(name for name in names if sum(f".{one}".endswith(f".{name}") for one in columns) == 1))
-    return short
 
 
 def _value(value: Any) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from runlab._errors import UserError, shortened
-from runlab._files import LAST, checkpoint_file, versions
+from runlab._files import LAST, checkpoint_file
 from runlab._options import flattened
 from runlab._parser import PlainParser
 from runlab.one._checkpoint import Checkpoint, read_checkpoint
@@ -64,11 +64,11 @@ def _origin(ckpt_path: str | None, resume: str | None, name: str | None, runs_di
                 raise UserError(f"there is no {needed}; give a folder RUNS_DIR/NAME/version_N", resume=resume)
     elif ckpt_path == "last":
         parent = Path(runs_dir or "runs", name or "default")
-        runs = [parent / f"version_{number}" for number in sorted(versions(parent))]
-        begun = [run for run in runs if (run / LAST).is_file() and (run / "config.yaml").is_file()]
+        begun = [run / LAST for run in parent.rglob("version_*") if (run / LAST).is_file()]
+        begun = [path for path in begun if path.parents[1].joinpath("config.yaml").is_file()]
         if not begun:
             raise UserError(f"no run in {parent} has a {LAST}; give another name or runs_dir", ckpt_path="last")
-        path = begun[-1] / LAST
+        path = max(begun, key=lambda path: path.stat().st_mtime_ns)
     elif ckpt_path is not None:
         path = checkpoint_file(ckpt_path)
     else:
@@ -77,7 +77,8 @@ def _origin(ckpt_path: str | None, resume: str | None, name: str | None, runs_di
     if path.absolute().parent.name != "checkpoints" or not (own / "config.yaml").is_file():
         return ResumePoint(read_checkpoint(path), None)
     folder = path.parent.parent if len(path.parts) > 2 else own
-    if Path(runs_dir or own.parent.parent, name or own.parent.name).absolute() != own.parent:
+    places = [Path(runs_dir).absolute()] if runs_dir else own.parents
+    if not any(place / (name or "") in own.parents for place in places):
         wrong = {"name": name} if name else {"runs_dir": runs_dir}
         raise UserError(f"the run resumes in its own folder, {folder}; leave it out", **wrong)
     return ResumePoint(read_checkpoint(path), folder)
