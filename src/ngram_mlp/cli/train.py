@@ -116,10 +116,8 @@ def _best(run: Run) -> dict[str, dict[str, float]]:
         if isinstance(callback, RunCheckpoints) and callback.best and callback.best[0] != run.trainer.global_step:
             update, metrics = callback.best
             found = {name.removeprefix("val/"): value for name, value in metrics.items()}
-            shown: dict[str, float] = {
-                name: found[name] for name in ("loss", "perplexity", "accuracy") if name in found
-            }
-            return {f"val at update {update:,}, the best": shown} if len(shown) == 3 else {}
+            if {"loss", "perplexity", "accuracy"} <= found.keys():
+                return {f"val at update {update:,}, the best": found}
     return {}
 
 

@@ -74,12 +74,8 @@ class TrainCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         add = parser.add_argument
-        add(
-            "--name",
-            type=str,
-            default="default",
-            help="The run goes to RUNS_DIR/NAME/version_N. By default it is named by its recipe and what is changed about that.",
-        )
+        where = "The run goes to RUNS_DIR/NAME/version_N. By default NAME is the recipe and what is changed of it."
+        add("--name", type=str, default="default", help=where)
         add("--runs_dir", type=str, default="runs", help="The folder of all runs.")
         add(
             "--ckpt_path",
