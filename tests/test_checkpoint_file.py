@@ -31,7 +31,7 @@ def honest(tmp_path_factory, sample_words):
     """A checkpoint of a short run, with an optimizer that has a state."""
     folder = tmp_path_factory.mktemp("honest")
     (folder / "words.txt").write_text("\n".join(sample_words[::63]))
-    corpus = ["--data.corpus", str(folder / "words.txt"), "--runs_dir", str(folder / "runs")]
+    corpus = ["--data.corpus", str(folder / "words.txt"), "--runs_dir", str(folder / "runs"), "--name", "default"]
     adam = ["--model.optimizer", "Adam", "--model.optimizer.lr", "0.01"]
     train.main(DEFAULT, [*corpus, *adam, "--trainer.max_steps", "5", "--model.n_hidden", "8"])
     return folder / "runs" / "default" / "version_0" / "checkpoints" / "last.ckpt"

@@ -125,6 +125,8 @@ def undisturbed(tmp_path_factory, sample_words):
         str(folder / "words.txt"),
         "--runs_dir",
         str(folder),
+        "--name",
+        "default",
         "--observe.every_n_updates",
         "off",
     ]

@@ -53,7 +53,7 @@ def page(folder):
 
 def test_tensorboards_page_shows_what_can_differ_and_the_file_holds_all(run_train):
     folder, out = run_train(*OPTIONS, "--model.optimizer.lr", "0.3")
-    assert hint(out).endswith("tensorboard --logdir runs/default/version_0")
+    assert hint(out).endswith("tensorboard --logdir 'runs/default/n_hidden=20 lr=0.3/version_0'")
     columns, metrics = page(folder)
     names = ["model/class", "optimizer/init_args/lr", "data/batch_size", "data/block_size"]
     assert [columns[name] for name in names] == ["BatchNormMLP", 0.3, 32, 3]
@@ -135,7 +135,7 @@ def test_a_users_logger_gets_numbers_and_hyperparameters_beside_another(run_trai
 @pytest.mark.parametrize("option", [("--trainer.logger", "false"), ("--trainer.fast_dev_run", "2")])
 def test_no_logger_is_no_obstacle(option, run_train):
     _, out = run_train(*OPTIONS, *option)
-    assert hint(out) == "runs/default/version_0"
+    assert hint(out) == "runs/default/n_hidden=20/version_0"
 
 
 @pytest.fixture

@@ -184,7 +184,7 @@ def test_a_disk_that_is_full_for_one_file_names_it(name, run_train, fails, tmp_p
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         replace(source, target)
 
-    arguments = ["--data.corpus", str(run_train.corpus), *OPTIONS, "--trainer.max_steps", "150"]
+    arguments = ["--data.corpus", str(run_train.corpus), *OPTIONS, "--trainer.max_steps", "150", "--name", "default"]
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", fill)
         line = fails(train.main, PROJECT / "configs" / "default.yaml", arguments)

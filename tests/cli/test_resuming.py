@@ -244,7 +244,7 @@ def test_a_checkpoint_that_left_its_folder_is_compared_with_what_is_given(
     given = ["--ckpt_path", str(stray), "--data.corpus", str(corpus_file)]
     assert "--model.n_hidden 200" in fails(train.main, DEFAULT, given)
     rest, _ = run_train(*OPTIONS, "--ckpt_path", str(stray))
-    assert rest.name == "version_1"
+    assert rest.parent.name == "n_hidden=20"  # a new run, named as one
     assert (rest / "losses.npy").read_bytes() == (whole / "losses.npy").read_bytes()
 
 
@@ -315,7 +315,7 @@ def test_a_diverged_run_shows_its_curve_and_goes_on_from_before_with_a_lower_rat
 ):
     monkeypatch.setattr("runlab.one._run_checkpoints.SECONDS_AT_RISK", 0.0)
     monkeypatch.setattr(torch.nn.functional, "cross_entropy", diverging_after(150))
-    line = fails(run_train, *OPTIONS, "--observe.every_n_updates", "default")
+    line = fails(run_train, *OPTIONS, "--observe.every_n_updates", "default", "--name", "default")
     (update,) = re.findall(
         r"^error: diverged at update (\d+): the training loss is inf; lower the optimizer's lr", line
     )

@@ -22,6 +22,7 @@ DDP = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.acceler
 OPTIONS = (
     *("--trainer.max_steps", "200", "--trainer.val_check_interval", "100", "--observe.every_n_updates", "50/100/0"),
     *("--model.n_layers", "2", "--model.n_hidden", "40", "--checkpoint_every", "50"),
+    *("--name", "default"),
 )
 ALONE = {key: value for key, value in os.environ.items() if key not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
 

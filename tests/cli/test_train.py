@@ -83,6 +83,15 @@ def test_the_best_checkpoint_has_a_row_where_it_is_not_the_last_also_of_a_resume
     assert re.search(rf"val at update {best:,}, the best │ +{losses[best - 1]:.4f} │", out)
 
 
+def test_a_run_is_named_by_what_is_changed_and_the_last_one_is_found(run_train, tmp_path):
+    plain, _ = run_train("--trainer.max_steps", "5")
+    named, _ = run_train("--trainer.max_steps", "5", "--model.optimizer.lr=0.3", "--model.n_hidden", "9")
+    assert plain == tmp_path / "runs/default/version_0"
+    assert named == tmp_path / "runs/default/lr=0.3 n_hidden=9/version_0"
+    assert run_train("--ckpt_path", "last", "--trainer.max_steps", "6")[0] == named
+    assert run_train("--config", str(named / "config.yaml"), "--name", "own")[0] == tmp_path / "runs/own/version_0"
+
+
 def test_a_run_says_every_10000_updates_how_it_stands(run_train):
     small = (
         "--model",
