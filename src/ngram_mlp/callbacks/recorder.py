@@ -92,6 +92,9 @@ class Recorder:
         if self.is_first_process:
             from runlab import draw
 
+            run = "/".join(self._folder.parts[-2:])
+            small: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 7, "color": "0.5", "parse_math": False}
+            figure.text(0.995, 0.005, run, **small)
             png, height, width = draw(figure)
             self.file(f"figures/{name}.png", png)
             for board in self._boards:

@@ -93,7 +93,8 @@ def saturation_figure(panels: Mapping[str, Mapping[str, Cells]]) -> Figure:
     figure, axes = figure_with_panels(
         len(panels) * len(names), "saturated cells (white)", height=height, columns=len(panels)
     )
-    figure.subplots_adjust(hspace=0.75, wspace=0.08, top=1 - 0.85 / figure.get_figheight())
+    tall = figure.get_figheight()
+    figure.subplots_adjust(hspace=0.75, wspace=0.08, left=0.08, top=1 - 0.85 / tall, bottom=0.35 / tall)
     for place, axis in enumerate(axes):
         name, (heading, layers) = names[place // len(panels)], list(panels.items())[place % len(panels)]
         shown = layers[name]
@@ -103,6 +104,10 @@ def saturation_figure(panels: Mapping[str, Mapping[str, Cells]]) -> Figure:
         axis.set_title(f"{above}{name}: {shown['share']:.1%}{dead}", fontsize=10)
         axis.grid(visible=False)
         axis.set(xticks=[], yticks=[])
+        if place >= len(axes) - len(panels):
+            axis.set_xlabel("unit", fontsize=9)
+        if place % len(panels) == 0:
+            axis.set_ylabel("example", fontsize=9)
     return figure
 
 
@@ -111,7 +116,8 @@ def update_ratio_figure(histories: Mapping[str, Sequence[tuple[int, float]]]) ->
     """By weight, a curve of (update, log10 of std(update) / std(weight)), with the line of 1e-3."""
     figure, (axis,) = figure_with_panels(1, "update to data ratio", height=3.2, legend=len(histories))
     for color, (name, points) in zip(_colors(len(histories)), histories.items(), strict=True):
-        axis.plot([u for u, _ in points], [r for _, r in points], ".-", color=color, linewidth=1, label=name)
+        line = ".-" if len(points) > 2 else "."  # between two points nothing is known
+        axis.plot([u for u, _ in points], [r for _, r in points], line, color=color, linewidth=1, label=name)
     axis.axhline(-3, color="black", linewidth=1, linestyle="--", label="1e-3")
     axis.set(xlabel="update", ylabel="log10(std of update / of weight)")
     legend_below(figure, axis)
