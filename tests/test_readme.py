@@ -7,8 +7,10 @@ import sys
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
+from typing import Any
 
 import pytest
+import torch
 
 from ngram_mlp.__main__ import COMMANDS, TAKES
 from ngram_mlp.cli import train
@@ -71,10 +73,16 @@ def test_the_python_that_is_shown_has_types_that_fit(tmp_path):
 
 
 @pytest.mark.parametrize("code", [code for code in SNIPPETS if "open_console" not in code])
-def test_the_python_that_is_shown_works(code, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_the_python_that_is_shown_works(code, run_train):
+    if "runs/default/version_0" in code:
+        folder, _ = run_train("--trainer.max_steps", "3")
+        code = code.replace("runs/default/version_0", str(folder))
     with at_peace():
-        exec(re.sub(r"max_steps=[\d_]+", "max_steps=20, accelerator='cpu'", code), {})
+        names: dict[str, Any] = {}
+        exec(re.sub(r"max_steps=[\d_]+", "max_steps=20, accelerator='cpu'", code), names)
+    if "network" in names:
+        contexts = torch.randint(5, (7, 3))
+        torch.testing.assert_close(names["network"](contexts), names["model"](contexts))
 
 
 def test_the_callback_of_docs_lightning_is_called_as_it_says(corpus_file):
