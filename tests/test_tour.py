@@ -25,6 +25,7 @@ def text_of(notebook) -> str:
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     errors = [output["text"] for output in outputs if output.get("name") == "stderr"]
     assert all("training on the sample corpus" in text for text in errors)  # where there is no names.txt
+    assert all(output["data"].get("text/plain", "shown") for output in outputs if "data" in output)  # none is empty
     return "".join(output.get("text", "") + output.get("data", {}).get("text/plain", "") for output in outputs)
 
 

@@ -79,7 +79,7 @@ def open_console(loggers: Sequence[str] = ("runlab",), quiet: bool = False) -> C
 class _Console(Console):
     def print(self, *objects: Any, **options: Any) -> None:
         """Prints; where that is no terminal, without the blanks with which tables fill their lines."""
-        if self.is_terminal:
+        if self.is_terminal or self.is_jupyter:
             super().print(*objects, **options)
             return
         with self.capture() as captured:
