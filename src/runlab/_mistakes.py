@@ -42,6 +42,8 @@ def in_one_line(message: str, typed: Sequence[str], known: Iterable[str], key: s
     about = [option for option in options if _last(option) in line]
     about += _named(key, options) if key else []
     about += [option for option, value in reversed(options.items()) if value[:1].isupper()]  # what a class lacks
+    if key and not about and key not in line:  # it stands in a file
+        line = f"{key}: {line}"
     for option in about[:1]:
         meant = [] if option in known or _last(option) not in line else _nearest(option, known)
         line = line if option in line else f"{option} {options[option]}".strip() + f": {line}"
@@ -99,7 +101,7 @@ def _is_a(error: BaseException, name: str) -> bool:
 def _options_in(words: Sequence[str]) -> dict[str, str]:
     """The options among the words of a command line, with their values; without one, an empty word."""
     options: dict[str, str] = {}
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    for word, after in zip(words, [*words, ""][1:], strict=True):
         if word.startswith("--"):
             option, given, value = word.partition("=")
             options[option.removesuffix("+")] = value if given else after if not after.startswith("--") else ""

@@ -20,7 +20,7 @@ def words_for(typed: Sequence[str], groups: Sequence[str], places: Sequence[str]
         places: those among them that only say where files are.
     """
     values: dict[str, str] = {}
-    for word, after in zip(typed, [*typed[1:], ""], strict=True):
+    for word, after in zip(typed, [*typed, ""][1:], strict=True):
         option, given, value = word.removeprefix("--").removesuffix("+").partition("=")
         if word.startswith("--") and option not in places and option.partition(".")[0] in groups:
             values[option] = value if given else "" if after.startswith("--") else after

@@ -83,7 +83,10 @@ class OneLineParser(ArgumentParser):
 
     def _known(self) -> list[str]:
         """The options that there are, with those of the classes that are the defaults."""
-        keys = [key.replace(".init_args", "") for key, _ in self.get_defaults().items()]
+        try:
+            keys = [key.replace(".init_args", "") for key, _ in self.get_defaults().items()]
+        except SystemExit:  # the mistake is in the file of the defaults
+            return []
         return [*dict.fromkeys(f"--{key}" for key in keys)]
 
 

@@ -140,6 +140,19 @@ def test_the_saved_configuration_repeats_the_run(run_train):
     assert (first / "samples.txt").read_bytes() == (again / "samples.txt").read_bytes()
 
 
+def test_a_run_needs_no_arguments(run_train, tmp_path):
+    first, _ = run_train("--trainer.max_steps", "30")
+    train.main(first / "config.yaml", [])
+    assert (tmp_path / "runs/default/version_1/losses.npy").read_bytes() == (first / "losses.npy").read_bytes()
+
+
+def test_a_mistake_in_the_configuration_of_a_run_without_arguments_is_one_line(run_train, fails):
+    first, _ = run_train("--trainer.max_steps", "3")
+    wrong = (first / "config.yaml").read_text().replace("n_hidden: 200", "n_hidden: many")
+    (first / "config.yaml").write_text(wrong)
+    assert "n_hidden" in fails(train.main, first / "config.yaml", [])
+
+
 def test_an_override_holds_on_either_side_of_a_configuration(run_train, tmp_path):
     (tmp_path / "a.yaml").write_text("model: {init_args: {n_hidden: 40}}\ntrainer: {max_steps: 3}")
     (tmp_path / "b.yaml").write_text("model: {init_args: {n_embd: 4}}")

@@ -10,6 +10,7 @@ GROUPS, PLACES = ("model", "data"), ("data.corpus",)
 @pytest.mark.parametrize(
     ("typed", "name"),
     [
+        ("", ""),
         ("--trainer.max_steps 9 --data.corpus a.txt", ""),
         ("--model.n_hidden 300 --model.optimizer.lr=0.05", "n_hidden=300 lr=0.05"),
         ("--model MLP --model.n_hidden=3 --model.n_hidden 4", "model=MLP n_hidden=4"),
