@@ -29,7 +29,7 @@ from multistep.compiled.program import Program
 
 TRIAL_UPDATES = 8
 # How long compiling takes, for each tensor of the state more, and what an eager minibatch costs beside its graph; in
-# the time that a node of the graph or a tensor of the state takes eagerly, some 12 to 28 us (two processors).
+# the time that a node of the graph or a tensor of the state takes eagerly. Fitted to five networks on one machine.
 COMPILING, COMPILING_TENSOR, AROUND = 200_000, 5_500, 25
 PERTURBATIONS = 3  # by rounding, with which a difference is compared
 RAISED = 1e-3  # the learning rate of a trial where it is zero

@@ -6,6 +6,7 @@ from difflib import SequenceMatcher
 from typing import Any, NoReturn
 
 from runlab._errors import UserError, printable
+from runlab._options import options_in
 from runlab._wanted import classes_of, in_words
 
 LONGEST = 400  # characters of a line by a library
@@ -38,7 +39,7 @@ def in_one_line(message: str, typed: Sequence[str], known: Iterable[str], key: s
     """
     line, known = " ".join(message.split()), list(known)
     line = line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
-    options = _options_in(typed)
+    options = options_in(typed)
     about = [option for option in options if _last(option) in line]
     about += _named(key, options) if key else []
     about += [option for option, value in reversed(options.items()) if value[:1].isupper()]  # what a class lacks
@@ -59,7 +60,7 @@ def about_value(key: str, kind: Any, typed: Sequence[str]) -> str | None:
         kind: the type that it takes.
         typed: the words of the command line.
     """
-    options = _options_in(typed)
+    options = options_in(typed)
     found, wanted = _named(key, options), in_words(kind)
     if not found or wanted is None:
         return None
@@ -98,16 +99,6 @@ def _is_a(error: BaseException, name: str) -> bool:
     return any(kind.__name__ == name for kind in type(error).__mro__)
 
 
-def _options_in(words: Sequence[str]) -> dict[str, str]:
-    """The options among the words of a command line, with their values; without one, an empty word."""
-    options: dict[str, str] = {}
-    for word, after in zip(words, [*words, ""][1:], strict=True):
-        if word.startswith("--"):
-            option, given, value = word.partition("=")
-            options[option.removesuffix("+")] = value if given else after if not after.startswith("--") else ""
-    return options
-
-
 def _named(key: str, options: Iterable[str]) -> list[str]:
     """The options of that name, or whose last words are that."""
     return [option for option in options if f".{option.lstrip('-')}".endswith(f".{key}")]
@@ -115,7 +106,7 @@ def _named(key: str, options: Iterable[str]) -> list[str]:
 
 def _as_typed(argument: str, typed: Sequence[str]) -> str:
     """The option of that argument; of one whose parts were typed, as much of them as names it."""
-    for option in _options_in(typed):
+    for option in options_in(typed):
         words = option.lstrip("-").split(".")
         if argument in words:
             return "--" + ".".join(words[: words.index(argument) + 1])

@@ -8,6 +8,16 @@ from typing import Any
 LONGEST_NAME = 60
 
 
+def options_in(words: Sequence[str]) -> dict[str, str]:
+    """Returns the options among the words of a command line, with their values; without one, an empty word."""
+    options: dict[str, str] = {}
+    for word, after in zip(words, [*words, ""][1:], strict=True):
+        if word.startswith("--"):
+            option, given, value = word.partition("=")
+            options[option.removesuffix("+")] = value if given else after if not after.startswith("--") else ""
+    return options
+
+
 def words_for(typed: Sequence[str], groups: Sequence[str], places: Sequence[str] = ()) -> str:
     """Returns what a command line changes about a recipe, as the name of a folder; an empty one where that is nothing.
 
@@ -19,17 +29,19 @@ def words_for(typed: Sequence[str], groups: Sequence[str], places: Sequence[str]
         groups: the options, or groups of them, that a recipe consists of.
         places: those among them that only say where files are.
     """
-    values: dict[str, str] = {}
-    for word, after in zip(typed, [*typed, ""][1:], strict=True):
-        option, given, value = word.removeprefix("--").removesuffix("+").partition("=")
-        if word.startswith("--") and option not in places and option.partition(".")[0] in groups:
-            values[option] = value if given else "" if after.startswith("--") else after
+    given = {option.removeprefix("--"): value for option, value in options_in(typed).items()}
+    values = {o: value for o, value in given.items() if o not in places and o.partition(".")[0] in groups}
     short = dict(zip(values, shortened_options([*values]), strict=True))
     name = " ".join(f"{short[option]}={value}" if value else short[option] for option, value in values.items())
     plain = re.sub(r"[^\w.=+ -]+", "_", re.sub(r"(?<=[*/,:])\s+|\s+(?=[*/,:])", "", name))
     if plain != name or len(plain) > LONGEST_NAME:  # two recipes do not share a folder
-        plain = f"{plain[: LONGEST_NAME - 7]}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+        plain = f"{plain[: LONGEST_NAME - 7]}-{digest(name)}"
     return plain
+
+
+def digest(name: str) -> str:
+    """Returns six characters that tell a name from others, where what is left of it is the same."""
+    return hashlib.sha256(name.encode()).hexdigest()[:6]
 
 
 def shortened_options(options: Sequence[str]) -> list[str]:

@@ -15,11 +15,10 @@ from torch.optim.lr_scheduler import ConstantLR, LRScheduler, MultiStepLR, Reduc
 from ngram_mlp.models.loading import load_model
 from ngram_mlp.models.metrics import PredictionMetric, evaluation_mode
 from ngram_mlp.models.sampling import sample_one_by_one
+from runlab import Parts, UserError, add_parts, read_checkpoint, updates_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-from runlab import Parts, UserError, add_parts, read_checkpoint, updates_of
 
 
 class LanguageModel(LightningModule):
@@ -121,15 +120,19 @@ class LanguageModel(LightningModule):
         except (ValueError, TypeError, NotImplementedError) as error:
             reason = str(error) or "it is abstract"
             raise UserError(f"cannot be made for an optimizer ({reason}); choose another", lr_scheduler=None) from error
-        steps, updates = getattr(scheduler, "total_steps", None), updates_of(self._trainer) if self._trainer else 0
-        if isinstance(steps, int) and steps < updates:  # it would raise an exception after the last
-            name = f"{type(scheduler).__name__} with total_steps {steps}"
-            raise UserError(f"ends before the run's {updates} updates; give {updates}", lr_scheduler=name)
+        self._refuse_too_short(scheduler)
         configured: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
         if isinstance(scheduler, ReduceLROnPlateau):  # before the first validation it has nothing to go by
             monitor = getattr(scheduler, "monitor", "val/loss")
             configured |= {"interval": "epoch", "monitor": monitor, "strict": False}
         return {"optimizer": optimizer, "lr_scheduler": configured}
+
+    def _refuse_too_short(self, scheduler: Any) -> None:
+        """Raises a UserError for a schedule that would raise an exception before the run's last update."""
+        steps = getattr(scheduler, "total_steps", None)
+        if isinstance(steps, int) and self._trainer and steps < (updates := updates_of(self._trainer)):
+            name = f"{type(scheduler).__name__} with total_steps {steps}"
+            raise UserError(f"ends before the run's {updates} updates; give {updates}", lr_scheduler=name)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves the default optimizer and schedule out: they are lambdas, which pickle does not take."""

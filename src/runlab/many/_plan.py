@@ -10,6 +10,7 @@ from pathlib import Path
 
 from runlab._errors import UserError
 from runlab._files import write_atomically
+from runlab._options import digest
 from runlab.many._run import Run
 
 LONGEST_NAME = 80
@@ -83,18 +84,14 @@ def study_name(configs: Sequence[str], grid: Sequence[str]) -> str:
     """
     options = [axis.split("=")[0].split(".")[-1] for axis in grid]
     name = _folder_name("-by-".join(["-vs-".join(Path(config).stem for config in configs), *options]))
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 7]}-{_digest(name)}"
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 7]}-{digest(name)}"
 
 
 def _folder_name(recipe: str) -> str:
     name = recipe.replace(" ", "_")
     if (plain := re.sub(r"[^\w.=+-]+", "-", name)) != name:  # so that no two recipes share a folder
-        plain += f"-{_digest(name)}"
+        plain += f"-{digest(name)}"
     return plain
-
-
-def _digest(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()[:6]
 
 
 def values(text: str) -> list[str]:
