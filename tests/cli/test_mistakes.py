@@ -124,6 +124,17 @@ def test_what_is_monitored_but_not_logged_is_named_beside_what_is(run_train, fai
     assert "--trainer.callbacks.monitor val/los: nothing logs it; give one of train/loss, val/accuracy" in line
 
 
+class Broken(MLP):
+    def training_step(self, batch, batch_idx):
+        raise RuntimeError("a bug of the model's own")
+
+
+def test_a_bug_is_not_taken_for_a_metric_that_nothing_logs(run_train):
+    stopping = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor", "val/loss"]
+    with pytest.raises(RuntimeError, match="a bug of the model's own"):
+        run_train("--trainer.max_steps", "20", "--model", f"{__name__}.Broken", *stopping)
+
+
 def test_resuming_with_another_model_or_corpus_is_refused(run_train, fails, tmp_path):
     folder, _ = run_train("--trainer.max_steps", "10")
     resume = ["--trainer.max_steps", "20", "--ckpt_path", str(folder / "checkpoints" / "last.ckpt")]

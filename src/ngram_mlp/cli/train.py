@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 from pytorch_lightning.callbacks import EarlyStopping
@@ -58,10 +59,13 @@ def main(default_config: Path, args: Sequence[str] | None = None) -> None:
 
 
 def _refuse_unlogged_metric(run: Run, error: BaseException) -> None:
-    """Raises a UserError where an EarlyStopping has ended the run, since nothing logs what it monitors."""
+    """Raises a UserError where an EarlyStopping has raised the error, since nothing logs what it monitors."""
+    *_, (frame, _) = walk_tb(error.__traceback__)
+    if frame.f_globals.get("__name__") != EarlyStopping.__module__:
+        return
     logged = sorted(run.trainer.callback_metrics)
     for callback in run.trainer.callbacks:
-        if isinstance(error, RuntimeError) and isinstance(callback, EarlyStopping) and callback.monitor not in logged:
+        if isinstance(callback, EarlyStopping) and callback.monitor not in logged:
             remedy = f"nothing logs it; give one of {', '.join(logged)}"
             raise UserError(remedy, monitor=callback.monitor) from error
 
