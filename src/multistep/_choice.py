@@ -103,7 +103,6 @@ class Choice:
     def compare_first(self, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         """Has Python train where the first minibatch's loss and gradients are not those that were expected."""
         if not are_close(found, expected):
-            self.decided = True
             self.fall_back("on a copy of the module, training_step computes something else")
 
     def suspend(self, reason: str) -> None:
@@ -119,16 +118,16 @@ class Choice:
         if wanted == "eager":
             self.decided = True
             self._owner.tell("eager", "as asked" if self._owner.engine == "eager" else "as before the interruption")
-        elif self._has_begun:
+        elif self._has_begun and self._are_few():
             self.decided = True
-            if self._are_few():
-                self._owner.tell("eager", f"{self._updates_left():,.0f} updates are too few to compile for")
-                return
+            self._owner.tell("eager", f"{self._updates_left():,.0f} updates are too few to compile for")
+        elif self._has_begun:
             try:
                 self.engine = self._compiled(batch, wanted)
             except CannotFuseError as error:
                 self.fall_back(str(error))
             else:
+                self.decided = True  # not where a signal has ended the compilation
                 if self.engine is not None:
                     self._owner.tell("fused", None)
 
@@ -221,7 +220,8 @@ class Choice:
         self._compilations += 1
         if self._compilations > COMPILATIONS:
             raise CannotFuseError("the module, the optimizer or the minibatches change again and again")
-        self.engine = self._compiled(batch, "fused")
+        self.engine, self.decided = None, False  # for where a signal ends the compilation
+        self.engine, self.decided = self._compiled(batch, "fused"), True
 
     def compare(self, batch: Any) -> None:
         """Compares one compiled update with the module's own step; raises an EngineMismatchError where they differ."""
@@ -248,7 +248,7 @@ class Choice:
 
     def fall_back(self, reason: str) -> None:
         """Has Python train from now on."""
-        self.engine = None
+        self.engine, self.decided = None, True
         self._owner.fall_back(reason)
 
     def fall_back_from(self, error: Exception) -> None:

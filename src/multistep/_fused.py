@@ -19,6 +19,7 @@ from multistep._errors import CannotFuseError, explained
 from multistep._guards import guarded, surroundings
 from multistep._optimizers import plain_step
 from multistep._origins import sources_of
+from multistep._signals import abandoned_by_signals
 from multistep._step import Outcome, Reference, Rule, gradients_on_a_copy, rehearse
 from multistep._threads import use_fastest
 from multistep._tree import flatten, is_simple
@@ -248,7 +249,7 @@ class FusedEngine:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps a library in use
             inputs = self._trial_inputs(1)
             tracing_update = tracing(self._update, self._module, self._optimizer, self._watch)
-            with self._watch.preserved(), tracing_update as traced, self._context():
+            with self._watch.preserved(), tracing_update as traced, self._context(), abandoned_by_signals():
                 code, plan = compile_update(traced, self._update.state(), inputs, Path(folder), self._say)
             assert traced.captured is not None
             if traced.captured.structure() != self.captured.structure():

@@ -145,6 +145,23 @@ def test_a_signal_ends_a_run_soon_wherever_it_is(owner, hook, whole, run_train, 
     assert_same_run(whole, folder)
 
 
+@pytest.mark.parametrize("hook", ["on_sanity_check_start", "on_train_start"])
+def test_a_signal_before_the_first_update_ends_a_run(hook, run_train, monkeypatch):
+    """As where its network is judged, in which no other callback is told of anything."""
+
+    def long(*_):
+        signal.raise_signal(signal.SIGTERM)
+        for _ in range(6_000):
+            time.sleep(0.01)
+        raise AssertionError("nothing happened")
+
+    monkeypatch.setattr(callbacks.InitializationCheck, hook, long)
+    monkeypatch.setattr("runlab.one._run_checkpoints.SECONDS_TO_END", 0.1)
+    with pytest.raises(SystemExit) as ended:
+        run_train(*OPTIONS, "--trainer.num_sanity_val_steps", "1")
+    assert ended.value.code == 143
+
+
 @on_linux
 def test_a_disk_that_fills_up_with_events_is_one_line(tmp_path, corpus_file):
     """A limit on the size of files stands for a disk; what is written beyond it fails as on a full one."""

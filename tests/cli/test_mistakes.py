@@ -88,6 +88,7 @@ class Manual(MLP):
         (["--trainer.max_steps", "99999999999999999999"], ["--trainer.max_steps 99999999999999999999"]),
         (["--data.batch_size", "99999999999999999999"], ["--data.batch_size 99999999999999999999", "at most"]),
         (["--model.n_hidden", "10000000000"], ["the memory does not suffice"]),
+        (["--data.batch_size", "9000000000"], ["--data.batch_size 9000000000", "GB", "give "]),
         (["--trainer.logger", "CometLogger"], ["comet-ml", "pip install"]),
         (
             ["--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay", "2"],

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from multistep import Calls, EngineMismatchError, _choice, _fused
 from multistep._fused import FusedEngine
-from multistep.compiled import cache, program
+from multistep.compiled import cache, inductor, program
 from tests.multistep.odd import BufferInPlace, Dropout, ReadsAGlobal
 from tests.multistep.training import CLASSES, SIZE, Classifier, assert_same, examples, loader, train
 
@@ -444,3 +444,34 @@ def test_a_handler_of_a_signal_sees_accounts_that_agree():
     # Between a step and its schedule ordinary training is seen as well: one update apart.
     assert seen
     assert all(max(numbers) - min(numbers) <= 1 for numbers in seen if len(numbers) > 1)
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_signal_to_end_gives_up_a_compilation_and_the_next_update_begins_it_again(monkeypatch):
+    """What the handler does comes after that, and finds the module as it is between two updates."""
+    builds, handled, before = [], [], []
+    original = inductor.build
+
+    def build(*args):
+        builds.append(None)
+        if len(builds) == 1:
+            signal.raise_signal(signal.SIGTERM)
+            raise AssertionError("the compilation went on")
+        return original(*args)
+
+    class Handling(Classifier):
+        def on_train_start(self):
+            def handle(*_):
+                handled.append((self.trainer.global_step, len(builds)))
+
+            before.append(signal.signal(signal.SIGTERM, handle))
+
+    monkeypatch.setattr(inductor, "build", build)
+    try:
+        found = train(Handling, "fused", LONG, max_epochs=1)
+    finally:
+        signal.signal(signal.SIGTERM, before[0])
+    assert found.multistep.engine_used == "fused"
+    assert handled == [(1, 1)]
+    assert len(builds) == 2
+    assert_same(found, train(Classifier, "lightning", LONG, max_epochs=1), exactly=False)

@@ -1,6 +1,6 @@
 """From a parsed command line to a run that is ready to train: its checkpoint, folder, callbacks and trainer."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +22,7 @@ from ngram_mlp.cli.train_cli import TrainCLI
 from ngram_mlp.diagnostics.batch_norm_statistics import StatisticsName, require_batch_norm
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.layers import batch_norms
+from ngram_mlp.models.memory import bytes_of_an_update, bytes_of_memory
 from ngram_mlp.processes import rank
 from runlab import (
     Checkpoint,
@@ -116,6 +117,8 @@ def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, c
         if isinstance(callback, RunCheckpoints):
             trainer.callbacks = callback.in_order(trainer.callbacks)
     _refuse_other_starts(trainer)
+    if trainer.strategy.root_device.type == "cpu":  # a GPU says itself what it lacks
+        _refuse_what_does_not_fit(cli.model, cli.datamodule.batch_size)
     _refuse_callbacks(trainer, cli.model)
     cli.datamodule.refuse_unequal_parts(trainer.world_size)
     if isinstance(trainer.strategy.checkpoint_io, AsyncCheckpointIO):
@@ -143,6 +146,16 @@ def _refuse_model(model: LanguageModel, batch_size: int, statistics: StatisticsN
     require_batch_norm(model.network, statistics)
     if batch_size == 1 and batch_norms(model.network):
         raise UserError("batch norm has no standard deviation over 1 example; give at least 2", batch_size=1)
+
+
+def _refuse_what_does_not_fit(model: LanguageModel, batch_size: int) -> None:
+    """Raises a UserError for minibatches that take more memory than there is, before they take it."""
+    with suppress(NotImplementedError, RuntimeError):  # a network of one's own that needs numbers
+        needed, there = bytes_of_an_update(model, batch_size), bytes_of_memory()
+        if needed > there:
+            size = f"an update takes about {needed / 1e9:,.0f} GB, and there are {there / 1e9:,.0f} GB"
+            remedy = f"give {batch_size * there / needed / 2:.0e}"  # which is taken for a whole number
+            raise UserError(f"{size}; {remedy}", batch_size=batch_size)
 
 
 def _refuse_callbacks(trainer: Any, model: LanguageModel) -> None:

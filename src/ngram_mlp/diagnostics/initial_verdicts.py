@@ -174,8 +174,9 @@ def _largest(values: Mapping[str, float]) -> tuple[str, float]:
 
 def _drawn(ngrams: NGrams, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(0)  # nothing may draw from the stream that the run trains on
+    size = min(batch_size, EXAMPLES)  # a larger minibatch has no other gradient, and would take its time 32 times
     for _ in range(UPDATES):
-        examples = torch.randint(len(ngrams), (batch_size,), generator=generator)
+        examples = torch.randint(len(ngrams), (size,), generator=generator)
         yield ngrams.contexts[examples].long().to(device), ngrams.targets[examples].long().to(device)
 
 

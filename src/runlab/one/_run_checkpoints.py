@@ -88,13 +88,10 @@ class RunCheckpoints(Checkpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._folder.mkdir(exist_ok=True)
         self._is_shared = trainer.world_size > 1  # all processes have to call it at the same updates
+        self._signal, self._has_ended = None, False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._told, self._signal, self._has_ended = trainer.global_step, None, False
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self._metrics.items()})
-        if threading.current_thread() is threading.main_thread():  # no other can set handlers
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, self._end_soon)  # Lightning puts the handlers back that it found
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
@@ -148,6 +145,13 @@ class RunCheckpoints(Checkpoint):
             return (), (), (1,)
         every = (self._every_n_updates, *((UPDATES_TO_SIGNAL,) if self._is_shared else ()))
         return every, (), every
+
+    def listen(self, trainer: Trainer) -> None:
+        """Has signals end the run; called before any other callback is told that something begins."""
+        self._told = trainer.global_step
+        if threading.current_thread() is threading.main_thread():  # no other can set handlers
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._end_soon)  # Lightning puts the handlers back that it found
 
     def after_minibatch(self, trainer: Trainer) -> None:
         """Notes that all callbacks are told of the updates so far."""
@@ -217,6 +221,12 @@ class _Gate(Callback):
     @property
     def update_calls(self) -> tuple[Intervals, Intervals, Intervals]:
         return self._checkpoints.calls
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._checkpoints.listen(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._checkpoints.listen(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._checkpoints.before_minibatch(trainer, batch_idx)

@@ -1,0 +1,43 @@
+"""The memory that an update takes, told before it is taken."""
+
+import copy
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch.autograd.graph import saved_tensors_hooks
+
+from ngram_mlp.models.language_model import LanguageModel
+
+LIMIT_OF_A_CONTAINER = Path("/sys/fs/cgroup/memory.max")
+
+
+def bytes_of_an_update(model: LanguageModel, batch_size: int) -> int:
+    """Returns about how many bytes the activations of a minibatch and their gradients take at once, rather fewer.
+
+    The network is called on torch's meta device, where tensors have a size and no numbers.
+    """
+    storages: list[torch.UntypedStorage] = []  # held, so that none has the identity of another
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storages.append(tensor.untyped_storage())
+        return tensor
+
+    network = copy.deepcopy(model.network).to("meta")
+    with torch.device("meta"), saved_tensors_hooks(note, lambda tensor: tensor):
+        contexts = torch.zeros(batch_size, model.block_size, dtype=torch.long)
+        F.cross_entropy(network(contexts), contexts[:, 0])
+    sizes = {storage._cdata: storage.nbytes() for storage in storages}.values()
+    return sum(sizes) + 2 * max(sizes)  # a gradient, and the one that is computed from it
+
+
+def bytes_of_memory() -> float:
+    """Returns how much memory this process can have: that of the machine, or of its container; infinite if unknown."""
+    limits = [float("inf")]
+    with suppress(AttributeError, ValueError, OSError):  # Windows does not tell
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with suppress(OSError, ValueError):  # no container, or one without a limit
+        limits.append(int(LIMIT_OF_A_CONTAINER.read_text()))
+    return min(limits)
