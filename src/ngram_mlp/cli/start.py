@@ -183,7 +183,7 @@ def _callbacks(cli: TrainCLI, folder: Path, saved: str, console: Console) -> lis
             callbacks.TrainingVerdicts(every, saturation, console),
             callbacks.SampledNames(every),
             callbacks.EmbeddingView(every),
-            callbacks.CustomScalars(layers),
+            callbacks.CustomScalars(),
             *quantities,
         ]
         chosen += [callbacks.InitializationCheck(console, saturation), callbacks.LossHistory()]
