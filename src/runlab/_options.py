@@ -1,6 +1,7 @@
 """A configuration's values by option, as they are typed."""
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,6 +17,18 @@ def options_in(words: Sequence[str]) -> dict[str, str]:
             option, given, value = word.partition("=")
             options[option.removesuffix("+")] = value if given else after if not after.startswith("--") else ""
     return options
+
+
+def from_environment(groups: Sequence[str]) -> list[str]:
+    """Returns the options of these groups that the environment sets, as words of a command line.
+
+    `PL_TRAINER__MAX_STEPS=100`, as LightningCLI has it, and `PL_TRAINER_MAX_STEPS=100`, as Lightning's trainer has it,
+    are `--trainer.max_steps=100`.
+    """
+    name = re.compile(rf"PL_({'|'.join(groups)})(?:__?(\w+))?", re.IGNORECASE)
+    found = [(name.fullmatch(variable), value) for variable, value in sorted(os.environ.items())]
+    named = [(".".join(filter(None, match.groups())).lower(), value) for match, value in found if match]
+    return [f"--{option.replace('__', '.')}={value}" for option, value in named]
 
 
 def words_for(typed: Sequence[str], groups: Sequence[str], places: Sequence[str] = ()) -> str:

@@ -1,9 +1,14 @@
 """A file for --config is read as what it says, or refused in one line, however it was made."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from ngram_mlp.cli import train
+from ngram_mlp.cli.train_cli import TrainCLI
 from ngram_mlp.places import DEFAULT_CONFIG
+from tests.conftest import PROJECT
 
 FILES = {
     "a key twice": ("model:\n  init_args: {n_hidden: 8, n_hidden: 9}\n", "'n_hidden' is there twice in one group"),
@@ -43,3 +48,40 @@ def test_aliases_merges_and_byte_order_marks_are_read(run_train, tmp_path):
     folder, _ = run_train("--config", str(tmp_path / "fine.yaml"))
     assert folder.parent.name == "fine"
     assert "n_hidden: 9" in (folder / "config.yaml").read_text()
+
+
+GROUPS = sorted(str(path) for group in ("logger", "trainer") for path in (PROJECT / "configs" / group).iterdir())
+
+
+@pytest.mark.parametrize("group", GROUPS, ids=lambda path: "/".join(Path(path).parts[-2:]))
+def test_a_group_changes_the_trainer_of_an_experiment_alone(group, monkeypatch):
+    monkeypatch.setattr(TrainCLI, "instantiate_classes", lambda _: None)  # which needs the logger's package
+    experiment = str(PROJECT / "configs" / "experiments" / "004_kaiming.yaml")
+    without, with_group = (
+        TrainCLI(["--config", experiment, *more, "--data.corpus", "sample"], DEFAULT_CONFIG).config.as_dict()
+        for more in ([], ["--config", group])
+    )
+    assert with_group.pop("trainer") != without.pop("trainer")
+    assert with_group.pop("config") != without.pop("config")
+    assert with_group == without
+
+
+def test_a_group_of_loggers_logs_to_all_of_them(run_train, tmp_path):
+    run_train("--config", str(PROJECT / "configs" / "logger" / "many.yaml"), "--trainer.max_steps", "3")
+    assert (tmp_path / "runs" / "many-csv" / "version_0" / "metrics.csv").is_file()
+    assert [*(tmp_path / "runs" / "many" / "version_0").glob("events.*")]
+
+
+def test_the_environment_sets_options_that_the_command_line_overrides(run_train, monkeypatch, fails):
+    """As LightningCLI names them, and as Lightning's trainer does."""
+    monkeypatch.setenv("PL_TRAINER_MAX_STEPS", "4")
+    monkeypatch.setenv("PL_MODEL__OPTIMIZER__LR", "0.05")
+    folder, _ = run_train()
+    assert folder.parent.name == "lr=0.05"
+    assert len(np.load(folder / "losses.npy")) == 4
+    monkeypatch.setenv("PL_TRAINER__MAX_STEPS", "5")
+    folder, _ = run_train("--model.optimizer.lr", "0.1")
+    assert len(np.load(folder / "losses.npy")) == 5
+    assert folder.parent.name == "lr=0.1"
+    monkeypatch.setenv("PL_TRAINER__MAX_STEPS", "many")
+    assert "--trainer.max_steps many: give a whole number" in fails(run_train)

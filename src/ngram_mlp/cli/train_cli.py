@@ -27,8 +27,18 @@ from ngram_mlp.models import (
     LanguageModel,
     schedules,  # noqa: F401  # so that the parser knows WarmupCosine by its name
 )
-from runlab import Parser, ShowTrainer, UserError, about_memory, require_at_least, split_arguments, words_for
+from runlab import (
+    Parser,
+    ShowTrainer,
+    UserError,
+    about_memory,
+    from_environment,
+    require_at_least,
+    split_arguments,
+    words_for,
+)
 
+GROUPS = ("model", "data", "trainer", "observe")
 RECIPE = ("model", "data", "seed_everything")  # options by which a run is named
 USAGE = "%(prog)s [--config FILE] [--OPTION VALUE ...]"
 ABOUT_OPTIONS = (
@@ -46,7 +56,7 @@ class TrainCLI(LightningCLI):
     datamodule: NGramDataModule
 
     def __init__(self, args: Sequence[str] | None, default_config: Path) -> None:
-        args = sys.argv[1:] if args is None else args
+        args = [*from_environment(GROUPS), *(sys.argv[1:] if args is None else args)]
         if args and args[-1] == "--model.help":  # of the model that is trained by default, not of the shared class
             args = [*args[:-1], "--model.help=BatchNormMLP"]
         args, self.resume_point = split_arguments(engine_renamed(args), with_engine)
@@ -131,7 +141,7 @@ class TrainCLI(LightningCLI):
 
     def _refuse_what_is_no_value(self) -> None:
         """Refuses `null` for what has to be there, and values for groups, which a file can hold."""
-        for group in ("model", "data", "trainer", "observe"):
+        for group in GROUPS:
             if not isinstance(self.config.get(group), Namespace):
                 raise UserError(f"--{group}: is a group of options; set them one by one")
         for option in ("name", "runs_dir"):
