@@ -10,7 +10,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info  # type: ignore
 from torch import Tensor
 
 from multistep import _threads
-from multistep._calls import BATCH_HOOKS, NOTHING, single_step_reason
+from multistep._calls import BATCH_HOOKS, NOTHING, is_others, single_step_reason
 from multistep._errors import EngineUnavailableError
 from multistep._guards import guarded
 from multistep._optimizers import copied
@@ -170,7 +170,7 @@ class MultiStep(Callback):
             self._known_callbacks = [*trainer.callbacks]
             self._others = any(
                 callback is not self
-                and not type(callback).__module__.startswith("pytorch_lightning.")
+                and is_others(callback)
                 and any(is_overridden(hook, callback, Callback) for hook in BATCH_HOOKS)
                 for callback in trainer.callbacks
             )

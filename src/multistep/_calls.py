@@ -119,6 +119,16 @@ def averages_by_itself(callback: Any, trainer: Any) -> bool:
     )
 
 
+def is_lightnings(kind: type) -> bool:
+    """Returns whether a class is one of Lightning's own."""
+    return kind.__module__.startswith("pytorch_lightning.")
+
+
+def is_others(callback: Callback) -> bool:
+    """Returns whether a callback performs code of somebody else's, as one of Lightning's may be given functions."""
+    return not is_lightnings(type(callback)) or any(callable(getattr(Callback, name, None)) for name in vars(callback))
+
+
 def calls_of(callback: Callback, trainer: Any) -> Calls | None:
     """Returns when a callback has to be called; None for every update."""
     declared = getattr(callback, "update_calls", None)
@@ -141,9 +151,7 @@ def single_step_reason(trainer: Any) -> str | None:
     for callback in trainer.callbacks:
         if calls_of(callback, trainer) is None:
             hooks = _overridden((*HOOKS_WITHIN, *BATCH_HOOKS), callback, Callback)
-            may_declare = (
-                not type(callback).__module__.startswith("pytorch_lightning.") and hooks[0] not in HOOKS_WITHIN
-            )
+            may_declare = not is_lightnings(type(callback)) and hooks[0] not in HOOKS_WITHIN
             unless = "; it may declare update_calls" if may_declare else ""
             return f"{type(callback).__name__} overrides {hooks[0]}{unless}"
     if hooks := _overridden(MODULE_HOOKS, module, LightningModule):
@@ -175,7 +183,7 @@ def _plugin_reason(trainer: Any) -> str | None:
     strategy, precision = trainer.strategy, trainer.precision_plugin
     for part in (strategy, precision):
         kind = type(part)
-        if not kind.__module__.startswith("pytorch_lightning."):
+        if not is_lightnings(kind):
             return f"{kind.__name__} may act at every update"
         for name, value in vars(part).items():
             if callable(value) and callable(getattr(kind, name, None)):

@@ -9,6 +9,7 @@ from pytorch_lightning.profilers import PyTorchProfiler
 from torch import Tensor
 
 from multistep._averaging import averages_of, own_formula
+from multistep._calls import is_others
 from multistep._check import are_close
 from multistep._errors import CannotFuseError, EngineMismatchError
 from multistep._fused import FusedEngine
@@ -61,7 +62,7 @@ class Choice:
         self._others = 0
         self._precision: Any = None  # for which compiled code is
         self._hooked = False  # whether somebody else's code runs between epochs and validations
-        self._moment = (0, 0)  # when it was last compared after that
+        self._moment = (0, 0)  # since which none has run
 
     @property
     def _has_begun(self) -> bool:
@@ -158,12 +159,11 @@ class Choice:
         self.longest = longest_chunk(engine.layout, engine.captured.tensors())
         self.last_batch, self._checked_at = batch, trainer.global_step
         swa = any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks)
-        others = [
-            c for c in trainer.callbacks if not type(c).__module__.startswith(("pytorch_lightning.", "multistep."))
-        ]
+        others = [callback for callback in trainer.callbacks if callback is not self._owner and is_others(callback)]
         # Lightning's epoch of statistics after that of weights begins with the gradients that are left.
-        self.reads_gradients = swa or any(map(reads_gradients, [*others, trainer.lightning_module]))
-        self._hooked = bool(others) or has_hooks(trainer.lightning_module)
+        module = trainer.lightning_module
+        self.reads_gradients = swa or any(reads_gradients(each, module) for each in [*others, module])
+        self._hooked = bool(others) or has_hooks(module)
         self._moment = self._now()
         return engine
 
@@ -183,12 +183,18 @@ class Choice:
         """Notes the last minibatch that compiled code has performed."""
         self.last_batch, self._others = batch, 0
 
+    @property
+    def is_due(self) -> bool:
+        """Whether hooks may have changed something since `renew` was called, or it is time to compare."""
+        return self._moment != self._now() or self._trainer.global_step - self._checked_at >= CHECKED_EVERY
+
     @deferring_signals(interrupts=False)
     def renew(self, batch: Any) -> None:
         """Compiles anew where something has changed that compiled code depends on, or falls back; compares at times."""
         assert self.engine is not None
         trainer = self._trainer
         batch = self.last_batch if batch is None else batch
+        have_run, self._moment = self._moment != self._now(), self._now()
         try:
             if reason := refused_data(trainer):  # a callback may have given them the module
                 raise CannotFuseError(reason)
@@ -197,8 +203,7 @@ class Choice:
         except CannotFuseError as error:
             self.fall_back(f"after {trainer.global_step:,} updates: {error}")
             return
-        if self._hooked and self._moment != (moment := self._now()):
-            self._moment = moment
+        if self._hooked and have_run:
             if difference := self._difference(batch):  # nothing that is watched has changed
                 self.fall_back(f"after {trainer.global_step:,} updates: compiled, it differs in {difference}")
         elif trainer.global_step - self._checked_at >= CHECKED_EVERY:

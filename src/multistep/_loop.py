@@ -79,8 +79,8 @@ class StepLoop(_AutomaticOptimization):
         if not self._choice.decided:
             expected = self._choice.expected(batch)
             self._choice.decide(batch)
-        elif self._choice.engine is not None and self._owner.others_are_called(self.trainer):
-            self._choice.renew(batch)
+        elif self._choice.engine and (self._choice.is_due or self._owner.others_are_called(self.trainer)):
+            self._choice.renew(batch)  # in a chunk of one minibatch, or after somebody has begun it
         tensors = None
         if self._choice.engine is not None and not (self._choice.source and self._choice.source.has_changed()):
             tensors, layout = self._flattened(batch)
@@ -92,7 +92,8 @@ class StepLoop(_AutomaticOptimization):
                 outputs = super().run(optimizer, batch_idx, kwargs)
             self._keep_loss(outputs)
             if outputs and expected is not None:
-                found = {"the loss": self._chunk.losses[-1][0], **gradients_of(self.trainer.lightning_module)}
+                loss = self._chunk.losses[-1].reshape(expected["the loss"].shape)
+                found = {"the loss": loss, **gradients_of(self.trainer.lightning_module)}
                 self._choice.compare_first(found, expected)
         if self._chunk.losses:
             outputs["losses"] = torch.cat([loss.reshape(-1) for loss in self._chunk.losses])

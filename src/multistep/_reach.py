@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from multistep._describe import enclosed, slots_of
-from multistep._origins import FEW, PLAIN, can_change, is_foreign, is_own, is_own_object, names_in
+from multistep._origins import FEW, PLAIN, can_change, is_foreign, is_own, is_own_module, names_in
 from multistep._tree import address_of
 from multistep._undo import Place
 
@@ -132,10 +132,15 @@ def has_hooks(module: LightningModule) -> bool:
     return any(is_overridden(name, module, LightningModule) for name in hooks)
 
 
-def reads_gradients(instance: Any) -> bool:
-    """Returns whether the hooks of a callback or module, or what they call, name the gradients of parameters."""
-    hooks = {name for name in dir(type(instance)) if name.startswith("on_")} - BEFORE_TRAINING
-    waiting: list[Any] = [getattr(type(instance), name) for name in sorted(hooks)]
+def reads_gradients(instance: Any, module: LightningModule) -> bool:
+    """Returns whether the hooks of a callback or module, or what they call, name the gradients of parameters.
+
+    Args:
+        instance: the callback or module.
+        module: which is trained, and whose methods a callback may call.
+    """
+    hooks = {name for name in dir(instance) if name.startswith("on_")} - BEFORE_TRAINING
+    waiting: list[Any] = [value for name in sorted(hooks) for value in _of_name(name, instance)]
     seen: set[int] = set()
     while waiting:
         value = waiting.pop()
@@ -146,7 +151,7 @@ def reads_gradients(instance: Any) -> bool:
             waiting += value.values() if isinstance(value, dict) else value
         elif isinstance(value, type) and is_own(value):
             waiting += vars(value).values()
-        elif is_own_object(value):
+        elif is_own(type(value)) and not isinstance(value, Tensor):
             waiting += [type(value), *getattr(value, "__dict__", {}).values()]
         for function in _functions_in(value):
             if not is_foreign(str(function.__module__)):
@@ -154,13 +159,19 @@ def reads_gradients(instance: Any) -> bool:
             if _names_gradients(function.__code__):
                 return True
             waiting += enclosed(function)
-            for name in names_in(function.__code__):
-                waiting += [
-                    getattr(type(instance), name, None),
-                    vars(instance).get(name),
-                    function.__globals__.get(name),
-                ]
+            names = {*names_in(function.__code__)}
+            found = [function.__globals__.get(name) for name in names]
+            spaces = [each for each in found if isinstance(each, ModuleType) and is_own_module(each.__name__)]
+            waiting += [*found, *(vars(space).get(name) for space in spaces for name in names)]
+            waiting += [value for name in names for one in (instance, module) for value in _of_name(name, one)]
     return False
+
+
+def _of_name(name: str, instance: Any) -> Iterator[Any]:
+    """What an instance may find under a name, without asking it: in its class, its attributes, or its modules."""
+    yield getattr(type(instance), name, None)
+    yield vars(instance).get(name)
+    yield vars(instance).get("_modules", {}).get(name)
 
 
 def _names_gradients(code: types.CodeType) -> bool:

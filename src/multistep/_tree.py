@@ -5,7 +5,7 @@ Torch's own pytrees would want dataclasses registered for the whole process.
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -16,17 +16,12 @@ CONSTANTS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, tor
 
 @dataclass(frozen=True)
 class Layout:
-    """What two minibatches have in common that one compiled update serves: structure, shapes, dtypes and constants."""
+    """What minibatches have in common that one compiled update serves: structure, shapes, dtypes, order, constants."""
 
     structure: tuple[Any, ...]
     tensors: tuple[tuple[torch.Size, torch.dtype, torch.device], ...]
-    example: Any  # a minibatch, of which `rebuild` makes others
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Layout) and (self.structure, self.tensors) == (other.structure, other.tensors)
-
-    def __hash__(self) -> int:
-        return hash((self.structure, self.tensors))
+    strides: tuple[tuple[int, ...] | None, ...]  # of tensors that are not contiguous, in whose order numbers are drawn
+    example: Any = field(compare=False)  # a minibatch, of which `rebuild` makes others
 
 
 def flatten(batch: Any) -> tuple[list[Tensor], Layout]:
@@ -53,12 +48,18 @@ def flatten(batch: Any) -> tuple[list[Tensor], Layout]:
 
     structure = describe(batch)
     kinds = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in tensors)
-    return tensors, Layout(structure, kinds, batch)
+    strides = tuple(None if is_contiguous(tensor) else tensor.stride() for tensor in tensors)
+    return tensors, Layout(structure, kinds, strides, batch)
 
 
 def is_simple(tensor: Tensor) -> bool:
     """Returns whether the memory of a tensor holds its numbers, and nothing else depends on them."""
     return tensor.layout == torch.strided and not (tensor.requires_grad or tensor.is_conj() or tensor.is_neg())
+
+
+def is_contiguous(tensor: Tensor) -> bool:
+    """Returns whether a tensor's numbers are in memory in the order of their indices."""
+    return tensor.layout != torch.strided or tensor.is_contiguous()
 
 
 def address_of(tensor: Tensor) -> int:
@@ -81,7 +82,7 @@ def rebuild(layout: Layout, tensors: Sequence[Tensor]) -> Any:
 def _children(value: Any) -> list[tuple[Any, Any]] | None:
     attributes = getattr(value, "__dict__", None)
     if is_dataclass(value) and not isinstance(value, type):  # all of it, as it may have derived some from its fields
-        slots = {field.name: getattr(value, field.name) for field in fields(value) if hasattr(value, field.name)}
+        slots = {one.name: getattr(value, one.name) for one in fields(value) if hasattr(value, one.name)}
         return list({**slots, **(attributes or {})}.items())
     if attributes:
         return None

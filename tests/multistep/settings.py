@@ -26,6 +26,7 @@ from torch.utils.data import (
     Sampler,
     Subset,
     TensorDataset,
+    default_collate,
 )
 
 from multistep import Calls
@@ -610,13 +611,13 @@ class Undeclared(Callback):
 
 
 class AtEpoch(Callback):
-    """Does something to the module as the second epoch begins."""
+    """Does something to the module as the second epoch begins, or another one."""
 
-    def __init__(self, action):
-        self.action = action
+    def __init__(self, action, epoch=1):
+        self.action, self.epoch = action, epoch
 
     def on_train_epoch_start(self, trainer, pl_module):
-        if trainer.current_epoch == 1:
+        if trainer.current_epoch == self.epoch:
             self.action(trainer, pl_module)
 
 
@@ -662,8 +663,66 @@ class Changeable(Classifier):
         return loss
 
 
+class Revalidated(Changeable):
+    """Changes once, after a validation in the middle of an epoch."""
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/loss", F.cross_entropy(self(batch[0]), batch[1]))
+
+    def val_dataloader(self):
+        return DataLoader(examples(SIZE), SIZE)
+
+    def on_validation_epoch_end(self):
+        if self.global_step == 10:
+            self.table["scale"][0] = 2.0
+
+
+class OfImages(Classifier):
+    """Draws noise like its minibatches, in the order of their memory."""
+
+    def training_step(self, batch, batch_idx):
+        x = batch[0] + 0.3 * torch.randn_like(batch[0])
+        return F.cross_entropy(self(x.flatten(1)), batch[1])
+
+
+class Turned:
+    """Collates images, every third minibatch of them in another order of memory."""
+
+    def __init__(self):
+        self.count = 0
+
+    def __call__(self, items):
+        self.count += 1
+        x, y = default_collate(items)
+        return x.transpose(1, 2).contiguous().transpose(1, 2) if self.count % 3 == 0 else x, y
+
+
+def turned():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(20 * SIZE, 2, FEATURES // 2, generator=generator)
+    return DataLoader(TensorDataset(images, examples().tensors[1]), SIZE, collate_fn=Turned())
+
+
+class Unscaled(Classifier):
+    """Has a loss of its own where tanh of a large value is not 1."""
+
+    def __init__(self):
+        super().__init__(lambda parameters: torch.optim.SGD(parameters, lr=1e-7))
+        self.net[1] = nn.GELU(approximate="tanh")
+
+
+def saturating():
+    x, y = (column.clone() for column in examples().tensors)
+    x[5 * SIZE :] *= 1_000
+    return DataLoader(TensorDataset(x, y), SIZE)
+
+
 def freeze(_trainer, module):
     module.net[0].requires_grad_(False)
+
+
+def renew_table(_trainer, module):
+    module.table["scale"][0] = 2.0
 
 
 def add_group(trainer, module):
@@ -930,6 +989,20 @@ SETTINGS = {
     "a change at every epoch": Setting(
         EAGER, make=Changeable, callbacks=lambda: [EachEpoch()], options={"max_epochs": 8}
     ),
+    **{
+        f"{name} between epochs of one minibatch": Setting(
+            make=Changeable,
+            data=partial(loader, SIZE),
+            callbacks=lambda action=action: [AtEpoch(action, 6)],
+            options={"max_epochs": 12},
+        )
+        for name, action in {"freezing": freeze, "a further group": add_group, "a renewed table": renew_table}.items()
+    },
+    "a change between validations of one minibatch": Setting(
+        make=Revalidated, options={"val_check_interval": 1, "max_epochs": 1}
+    ),
+    "minibatches in another order of memory": Setting(make=OfImages, data=turned),
+    "values that saturate later": Setting(make=Unscaled, data=saturating, options={"max_epochs": 2}),
     **{
         f"a change of {name}": Setting(
             EAGER if name in ("hook", "step", "optimizer") else FUSED, make=Changeable, callbacks=change(name, value)

@@ -12,11 +12,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pytorch_lightning import Callback
+from pytorch_lightning.callbacks import EarlyStopping, LambdaCallback
 from torch.utils.data import DataLoader, TensorDataset
 
 from multistep import Calls, EngineMismatchError, _choice, _fused
+from multistep._calls import is_others
 from multistep._fused import FusedEngine
+from multistep._reach import reads_gradients
 from multistep.compiled import cache, inductor, program
+from multistep.compiled.inductor import fast_tanh
+from tests.multistep import training
 from tests.multistep.odd import BufferInPlace, Dropout, ReadsAGlobal
 from tests.multistep.training import CLASSES, SIZE, Classifier, assert_same, examples, loader, train
 
@@ -337,6 +342,61 @@ def test_a_callback_that_reads_gradients_finds_those_of_ordinary_training(accumu
     assert found.seen == [pytest.approx(norms, rel=1e-3) for norms in ordinary.seen]
     without = train(Dropout, "fused", **options).states
     assert all(torch.equal(value, without[name]) for name, value in with_norms.states.items())
+
+
+class Net(torch.nn.Module):
+    def size(self):
+        return sum(parameter.grad.norm() for parameter in self.parameters())
+
+
+class OfNet(Classifier):
+    def __init__(self):
+        super().__init__()
+        self.part = Net()
+
+    def on_train_epoch_end(self):
+        self.part.size()
+
+    def report(self):
+        return self.net[0].weight.grad
+
+
+class Reporting(Callback):
+    def on_train_epoch_end(self, trainer, pl_module):
+        pl_module.report()
+
+
+class ByAModule(Callback):
+    def on_train_epoch_end(self, trainer, pl_module):
+        training.sizes_of(pl_module)
+
+
+class Harmless(Callback):
+    def on_train_epoch_end(self, trainer, pl_module):
+        pl_module.log("weights", pl_module.net[0].weight.norm())
+
+
+def test_what_reads_gradients_is_found_wherever_a_hook_finds_it(monkeypatch):
+    """A callback's function, a module's method, a submodule's, or a function of an imported module."""
+    monkeypatch.setattr(training, "sizes_of", lambda module: [p.grad for p in module.parameters()], raising=False)
+    plain, module = Classifier(), OfNet()
+    given = LambdaCallback(on_train_epoch_end=lambda trainer, pl_module: pl_module.net[0].weight.grad)
+    for instance, owner in ((module, module), (Reporting(), module), (ByAModule(), plain), (given, plain)):
+        assert reads_gradients(instance, owner), instance
+        assert is_others(instance) or instance is module
+    for instance, owner in ((plain, plain), (Harmless(), plain), (Harmless(), module), (EarlyStopping("a"), plain)):
+        assert not reads_gradients(instance, owner), instance
+
+
+def test_compiled_tanh_is_accurate_to_four_units_and_reaches_1():
+    x = torch.linspace(-20, 20, 100_001)
+    compiled = torch.compile(fast_tanh, options={"cpp.enable_floating_point_contract_flag": "fast"})
+    for tanh in (fast_tanh, compiled):
+        y = tanh(x)
+        assert (y.double() - x.double().tanh()).abs().max() < 8 * 2**-24
+        assert torch.equal(y[x.abs() > 9.1], x[x.abs() > 9.1].sign())
+    odd = torch.tensor([torch.nan, torch.inf, -torch.inf, 0.0])
+    torch.testing.assert_close(compiled(odd), odd.tanh(), equal_nan=True)
 
 
 @pytest.mark.slow
