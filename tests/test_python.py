@@ -203,6 +203,15 @@ def test_messages_name_arguments(data):
         MLP(data.characters, 3, n_hidden=0)
     with pytest.raises(UserError, match=r"^kind batch: batch norm is the model BatchNormMLP"):
         MLP(data.characters, 3, norm="batch")
+    for characters in ("", "aab", None):
+        with pytest.raises(UserError, match="give a string that has every character once"):
+            MLP(characters, 3)
+    with pytest.raises(UserError, match="block_size: give a whole number of at least 1"):
+        MLP(data.characters, None)
+    with pytest.raises(UserError, match="sampling x: give replacement or epochs"):
+        NGramDataModule(sampling="x")
+    with pytest.raises(UserError, match="num -1: give a whole number of at least 0"):
+        MLP(data.characters, 3).sample(-1)
 
 
 def test_a_step_without_a_loss_is_named(data):

@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -88,10 +88,11 @@ def remove_folder(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=os.name == "nt")
 
 
-def rewind(folder: Path, update: int, sizes: Mapping[str, int], configuration: str) -> None:
+def rewind(folder: Path, update: int, sizes: Mapping[str, int], configuration: str) -> Callable[[], None]:
     """Takes a run's folder back to the state at `update`, when TensorBoard's files had these `sizes` in bytes.
 
     A config.yaml other than `configuration`, with which the run resumes, is copied to `config-until-UPDATE.yaml`.
+    Returns what gives the run its configuration back, for where it does not resume.
     """
     remove_leftovers(folder)
     for path in event_files(folder):  # what was logged after the checkpoint will be logged again
@@ -103,5 +104,13 @@ def rewind(folder: Path, update: int, sizes: Mapping[str, int], configuration: s
         time.sleep(1)  # TensorBoard reads files in the order of their names, which hold the second they were created
     before = (folder / "config.yaml").read_bytes()
     kept = folder / f"config-until-{update}.yaml"
-    if before != configuration.encode() and not kept.exists():
+    is_kept = before != configuration.encode() and not kept.exists()
+    if is_kept:
         write_atomically(kept, before)
+
+    def undo() -> None:
+        write_atomically(folder / "config.yaml", before)
+        if is_kept:
+            kept.unlink()
+
+    return undo

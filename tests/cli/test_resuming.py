@@ -173,12 +173,13 @@ def cut(trained, tmp_path):
     "form",
     [
         ["--resume", "runs/default/version_0"],
+        ["--resume", "runs/default/version_0/checkpoints/last.ckpt"],
         ["--ckpt_path", "last"],
         ["--ckpt_path=runs/default/version_0/checkpoints/last.ckpt"],
         ["--resume", "runs/default/version_0", *OPTIONS],  # said again, which changes nothing
         ["--ckpt_path", "last", "--config", "name.yaml"],
     ],
-    ids=lambda form: form[0][:12] + str(len(form)),
+    ids=lambda form: " ".join(form)[:60] + str(len(form)),
 )
 def test_every_form_goes_on_with_the_runs_own_configuration(cut, whole, run_train, tmp_path, form):
     configuration = (cut / "config.yaml").read_text()
@@ -189,6 +190,27 @@ def test_every_form_goes_on_with_the_runs_own_configuration(cut, whole, run_trai
     assert_same_run(whole, folder)
     assert (folder / "config.yaml").read_text() == configuration
     assert not list(folder.rglob("*.part"))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--trainer.fast_dev_run", "true"], "--trainer.fast_dev_run True: the resumed run would not be trained"),
+        (["--trainer.limit_train_batches", "0"], "--trainer.limit_train_batches 0"),
+        (["--trainer.val_check_interval", "0"], "--trainer.val_check_interval 0: give a number above 0"),
+        (["--trainer.check_val_every_n_epoch", "1", "--trainer.val_check_interval", "99999"], "--trainer: `val_check"),
+        (["--config", "name.yaml"], "--config name.yaml: names another place, elsewhere"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_run_that_does_not_resume_keeps_its_configuration(options, told, cut, whole, fails, run_train, tmp_path):
+    (tmp_path / "name.yaml").write_text("name: elsewhere\nruns_dir: runs")
+    before = {path.name: path.read_bytes() for path in cut.glob("*.yaml")}
+    words = ["--resume", "runs/default/version_0", *options]
+    assert told in fails(train.main, DEFAULT, words)
+    assert {path.name: path.read_bytes() for path in cut.glob("*.yaml")} == before
+    run_train("--resume", "runs/default/version_0")
+    assert_same_run(whole, cut)
 
 
 def test_last_is_the_newest_run_that_has_a_checkpoint(run_train, tmp_path):
@@ -205,7 +227,7 @@ def test_nothing_to_go_on_from_is_an_error(fails, cut, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "no run in runs/other has" in fails(train.main, DEFAULT, ["--ckpt_path", "last", "--name", "other"])
     assert "--resume nowhere" in fails(train.main, DEFAULT, ["--resume", "nowhere"])
-    assert "give one of them" in fails(train.main, DEFAULT, ["--resume", str(cut), "--ckpt_path", "last"])
+    assert "not both" in fails(train.main, DEFAULT, ["--resume", str(cut), "--ckpt_path", "last"])
     (cut / "checkpoints" / "last.ckpt").unlink()
     assert "checkpoints/last.ckpt" in fails(train.main, DEFAULT, ["--resume", str(cut)])
     assert sorted(path.name for path in cut.parent.iterdir()) == ["version_0"]

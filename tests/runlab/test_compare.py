@@ -136,6 +136,11 @@ def test_a_run_that_is_killed_kills_nothing_else_and_is_trained_by_the_next_call
         (["--trainer.deterministic", "true", "c.yaml"], "c.yaml: give all configurations before the options"),
         (["--runs_dir", "/dev/null/runs"], "--runs_dir: cannot write to /dev/null/runs"),
         (["--name", "../elsewhere"], "--name ../elsewhere: give a name"),
+        (["--config", "other.yaml"], "--config: each recipe is one file"),
+        (["--seed_everything", "3"], "--seed_everything: the seeds are 1, 2"),
+        (["--grid", "seed_everything=1,2"], "--seed_everything: the seeds are 1, 2"),
+        (["--ckpt_path", "last"], "--ckpt_path: runs begin anew"),
+        (["--print_config"], "--print_config: nothing would be trained"),
     ],
 )
 def test_mistakes(args, told, study, fails):
@@ -150,7 +155,10 @@ def test_a_study_is_named_by_its_recipes_and_never_loses_any(study, fails, tmp_p
     fabricate(studies / "study", "002_no_norm", 1, 2.0)
     fabricate(studies / "study", "another_recipe", 1, 2.0)
     line = fails(study, "--seeds", "1")
-    assert "--name study: that study holds another_recipe, too, which its report would lose" in line
+    assert "--name study: that study holds another_recipe seed_1, too, which its report would lose" in line
+    shutil.rmtree(studies / "study" / "runs" / "another_recipe")
+    fabricate(studies / "study", "002_no_norm", 2, 2.0)
+    assert "that study holds 002_no_norm seed_2, too" in fails(study, "--seeds", "1")
 
 
 def test_a_difference_within_its_interval_is_not_told_apart(study, tmp_path):

@@ -10,8 +10,8 @@ from ngram_mlp.console import open_console
 from ngram_mlp.data import NGramDataModule, SplitBatches
 from ngram_mlp.data.datamodule import stream_of
 from ngram_mlp.diagnostics.batch_norm_statistics import STATISTICS, drifts, evaluate_splits, measure, require_batch_norm
-from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.loading import load_model
+from ngram_mlp.models.variants import variant
 from runlab import Parser, UserError, command, printable, read_checkpoint, shortened
 
 
@@ -30,10 +30,10 @@ def main(args: Sequence[str] | None = None) -> None:
         help="What batch norm evaluates with: its running estimates, the statistics over the evaluated split, or those "
         "over the training split (precise batch norm); or all three.",
     )
-    add("--model", type=type[LanguageModel], default=LanguageModel, help="The class of a variant of your own.")
+    add("--model", type=str, default="LanguageModel", help="A variant of your own, as package.module.Class.")
     options = parser.parse_args(args)
     checkpoint = read_checkpoint(options.ckpt_path)
-    model = load_model(checkpoint, options.model)
+    model = load_model(checkpoint, variant(options.model))
     trained_on = stream_of(checkpoint)["corpus"]
     data = NGramDataModule(options.corpus or str(trained_on["name"]), model.block_size, data_dir=options.data_dir)
     console = open_console()

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import torch
 
-from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.loading import load_model
 from ngram_mlp.models.sampling import MAX_LENGTH, sample_batched, sample_one_by_one
+from ngram_mlp.models.variants import variant
 from runlab import Parser, command, printable, read_checkpoint, require_at_least, show
 
 
@@ -23,11 +23,11 @@ def main(args: Sequence[str] | None = None) -> None:
     add("--temperature", type=float, default=1.0, help="Below 1: more probable words; above 1: wilder.")
     add("--max_length", type=int, default=MAX_LENGTH, help="The characters after which a word is cut.")
     add("--batched", action="store_true", help="Many words at a time: faster, with other draws than the notebooks'.")
-    add("--model", type=type[LanguageModel], default=LanguageModel, help="The class of a variant of your own.")
+    add("--model", type=str, default="LanguageModel", help="A variant of your own, as package.module.Class.")
     options = parser.parse_args(args)
-    require_at_least(0, num=options.num, seed=options.seed)
+    require_at_least(0, seed=options.seed)
     require_at_least(1, max_length=options.max_length)
-    model = load_model(read_checkpoint(options.ckpt_path), options.model)
+    model = load_model(read_checkpoint(options.ckpt_path), variant(options.model))
     sample = sample_batched if options.batched else sample_one_by_one
     generator = torch.Generator().manual_seed(options.seed)
     cut = 0

@@ -1,5 +1,6 @@
 """From a parsed command line to a run that is ready to train: its checkpoint, folder, callbacks and trainer."""
 
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,7 @@ class Run:
     folder: Path  # its own, locked
     checkpoint: Path | None  # which it resumes from
     is_new: bool  # whether the folder was made for it
+    undo: Callable[[], None] | None  # gives a resumed one its configuration back
 
 
 def start_run(cli: TrainCLI, console: Console, resources: ExitStack) -> Run:
@@ -71,6 +73,7 @@ def start_run(cli: TrainCLI, console: Console, resources: ExitStack) -> Run:
     if checkpoint:
         check_checkpoint(checkpoint, saved, cli.model, data)
         refuse_finished(point.folder if point else None, checkpoint, config.trainer)
+        _refuse_no_training(config.trainer)
     old = point.folder if point and not rank() else None
     if rank():  # only the first process writes what is to stay
         folder = Path(resources.enter_context(TemporaryDirectory(ignore_cleanup_errors=True)))
@@ -81,8 +84,9 @@ def start_run(cli: TrainCLI, console: Console, resources: ExitStack) -> Run:
         own = callbacks.Losses(folder / "losses.npy"), callbacks.Outcome(config.statistics), MultiStep(config.engine)
         chosen = [*own, *_callbacks(cli, folder, saved, console)]
         trainer = _build_trainer(cli, folder, checkpoint, chosen)
+        undo = None
         if old and checkpoint:
-            rewind(folder, checkpoint.update, checkpoint.parts["events"], configuration)
+            undo = rewind(folder, checkpoint.update, checkpoint.parts["events"], configuration)
         write_atomically(folder / "config.yaml", configuration.encode())
     except BaseException:
         if not old:
@@ -91,7 +95,7 @@ def start_run(cli: TrainCLI, console: Console, resources: ExitStack) -> Run:
     losses, outcome, engine = own
     resumed = checkpoint.path.absolute() if checkpoint else None
     before = checkpoint.content["callbacks"]["MultiStep"]["engine"] if checkpoint else None
-    return Run(trainer, outcome, losses, engine, before, folder, resumed, is_new=not old)
+    return Run(trainer, outcome, losses, engine, before, folder, resumed, is_new=not old, undo=undo)
 
 
 def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, chosen: list[Callback]) -> Any:
@@ -127,6 +131,14 @@ def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, c
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = CheckpointFiles(checkpoint)
     return trainer
+
+
+def _refuse_no_training(options: Any) -> None:
+    """Raises a UserError where a resumed run would not be trained, and its results be written anew."""
+    for option in ("fast_dev_run", "limit_train_batches"):
+        value = options[option]
+        if value if option == "fast_dev_run" else value == 0:
+            raise UserError("the resumed run would not be trained; leave it out", **{f"trainer.{option}": value})
 
 
 def _refuse_other_starts(trainer: Any) -> None:

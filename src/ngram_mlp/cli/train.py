@@ -36,6 +36,7 @@ from runlab import (
     write_atomically,
 )
 
+FIT_LOOP = "pytorch_lightning.loops.fit_loop"
 Logger.register(LitLogger)  # it derives from Fabric's Logger alone, so that the parser would refuse it
 
 
@@ -54,20 +55,26 @@ def main(default_config: Path, args: Sequence[str] | None = None) -> None:
         except BaseException as error:
             _leave(run, console, error)
             raise_if_another_has_ended(error)
-            _refuse_unlogged_metric(run, error)
+            _refuse_mistakes(run, error)
             raise
 
 
-def _refuse_unlogged_metric(run: Run, error: BaseException) -> None:
-    """Raises a UserError where an EarlyStopping has raised the error, since nothing logs what it monitors."""
+def _refuse_mistakes(run: Run, error: BaseException) -> None:
+    """Raises a UserError for an option that Lightning refuses where training begins or has begun.
+
+    As an EarlyStopping whose metric nothing logs, or an interval of validation that is longer than an epoch.
+    """
     *_, (frame, _) = walk_tb(error.__traceback__)
-    if frame.f_globals.get("__name__") != EarlyStopping.__module__:
+    origin = str(frame.f_globals.get("__name__"))
+    if origin == FIT_LOOP and isinstance(error, ValueError):
+        raise UserError(f"--trainer: {' '.join(str(error).split())}") from error
+    if origin != EarlyStopping.__module__:
         return
     logged = sorted(run.trainer.callback_metrics)
     for callback in run.trainer.callbacks:
         if isinstance(callback, EarlyStopping) and callback.monitor not in logged:
             remedy = f"nothing logs it; give one of {', '.join(logged)}"
-            raise UserError(remedy, monitor=callback.monitor) from error
+            raise UserError(remedy, **{"trainer.callbacks.monitor": callback.monitor}) from error
 
 
 def _introduce(cli: TrainCLI, run: Run, console: Console) -> None:
@@ -147,6 +154,8 @@ def _leave(run: Run, console: Console, error: BaseException) -> None:
     last = run.folder / LAST
     if run.is_new and not last.exists() and not len(run.losses):
         remove_folder(run.folder)  # a run that never began leaves nothing behind
+    if run.undo and not any(isinstance(one, RunCheckpoints) and one.saved_update for one in run.trainer.callbacks):
+        run.undo()  # it has not resumed
     if isinstance(error, SystemExit):  # a signal's
         by = f" by {error.name}" if isinstance(error, Interrupted) else ""
         where = f"the run is in {run.folder}" if run.folder.exists() else "nothing was saved yet"

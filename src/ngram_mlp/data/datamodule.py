@@ -2,7 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, TypedDict, cast, get_args
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -59,6 +59,8 @@ class NGramDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         require_at_least(1, block_size=block_size, batch_size=batch_size)
+        if sampling not in get_args(Sampling):
+            raise UserError(f"give {' or '.join(get_args(Sampling))}", sampling=sampling)
         self.save_hyperparameters()
         self.block_size = block_size
         self.batch_size = batch_size

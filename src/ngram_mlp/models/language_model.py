@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import ConstantLR, LRScheduler, MultiStepLR, Reduc
 from ngram_mlp.models.loading import load_model
 from ngram_mlp.models.metrics import PredictionMetric, evaluation_mode
 from ngram_mlp.models.sampling import sample_one_by_one
-from runlab import Parts, UserError, add_parts, read_checkpoint, updates_of
+from runlab import Parts, UserError, add_parts, read_checkpoint, require_at_least, updates_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -46,6 +46,9 @@ class LanguageModel(LightningModule):
         lr_scheduler: LRSchedulerCallable = lambda optimizer: MultiStepLR(optimizer, milestones=[100_000], gamma=0.1),
     ) -> None:
         super().__init__()
+        require_at_least(1, block_size=block_size)
+        if not isinstance(characters, str) or not characters or len({*characters}) < len(characters):
+            raise UserError("give a string that has every character once, such as data.characters", characters=None)
         _require_function("lambda parameters: AdamW(parameters, lr=0.001)", optimizer=optimizer)
         lr_scheduler = constant_rate if lr_scheduler is None else lr_scheduler  # a type with None hides the default
         _require_function("lambda optimizer: StepLR(optimizer, 1_000)", lr_scheduler=lr_scheduler)

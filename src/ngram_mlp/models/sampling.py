@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from runlab import UserError, shortened
+from runlab import UserError, require_at_least, shortened
 
 if TYPE_CHECKING:  # it samples by these functions
     from ngram_mlp.models.language_model import LanguageModel
@@ -28,6 +28,7 @@ def sample_one_by_one(
     Yields each word, and whether the model ended it or it was cut. Raises a UserError where the temperature is not
     positive, the prompt has characters outside the vocabulary, or the model's outputs are nan.
     """
+    require_at_least(0, num=num)
     start = _start(model, prompt, temperature)
     for _ in range(num):
         context, word, ended = start, prompt, False
@@ -47,6 +48,7 @@ def sample_batched(
     max_length: int = MAX_LENGTH,
 ) -> Iterator[tuple[str, bool]]:
     """Words of the same distribution as those of `sample_one_by_one`, many at a time."""
+    require_at_least(0, num=num)
     start = torch.tensor(_start(model, prompt, temperature))
     for first in range(0, num, BATCH):
         contexts = start.repeat(min(BATCH, num - first), 1)

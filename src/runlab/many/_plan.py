@@ -10,10 +10,21 @@ from pathlib import Path
 
 from runlab._errors import UserError
 from runlab._files import write_atomically
-from runlab._options import digest
+from runlab._options import digest, options_in
 from runlab.many._run import Run
 
 LONGEST_NAME = 80
+# Options of `train.py` that no run of a study or search can be given, and what to do.
+NOT_OF_RUNS = {
+    "config": "each recipe is one file; name it before the options",
+    "c": "each recipe is one file; name it before the options",
+    "seed_everything": "the seeds are 1, 2, ...; give --seeds, or --confirm for a search",
+    "name": "runs are named by what they belong to; leave it out",
+    "runs_dir": "all runs are in one folder; leave it out",
+    "ckpt_path": "runs begin anew or resume by themselves; leave it out",
+    "resume": "runs begin anew or resume by themselves; leave it out",
+    "print_config": "nothing would be trained; give it to train.py",
+}
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,7 @@ def plan(
     for config in configs:
         if not Path(config).is_file():
             raise UserError(f"{config}: there is no such configuration; give YAML files before the options")
+    refuse_own_options(overrides, [option for axis in axes for option, _ in axis[:1]])
     for before, word in itertools.pairwise(["", *overrides]):
         if word.endswith((".yaml", ".yml")) and not before.startswith("--"):
             raise UserError(f"{word}: give all configurations before the options")
@@ -74,6 +86,18 @@ def plan(
             raise UserError(f"{recipe}: is given twice; rename one of the files, or leave one of the values out")
         runs[folder] = SeedRun(folder, f"{recipe} seed {seed}", options, Path(config), point, made_of, seed)
     return list(runs.values())
+
+
+def refuse_own_options(overrides: Sequence[str], varied: Sequence[str] = ()) -> None:
+    """Raises a UserError for an option that every run of a study or search is given by it, or that begins no run.
+
+    Args:
+        overrides: the words for every run.
+        varied: the options whose values differ.
+    """
+    for option in [*options_in(overrides), *(f"--{one}" for one in varied)]:
+        if remedy := NOT_OF_RUNS.get(option.lstrip("-")):
+            raise UserError(f"{option}: {remedy}")
 
 
 def study_name(configs: Sequence[str], grid: Sequence[str]) -> str:
@@ -122,14 +146,11 @@ def record_recipes(folder: Path, runs: Sequence[SeedRun]) -> None:
             what = "another file" if before["arguments"] == own["arguments"] else "other options"
             raise UserError(f"{recipe} was trained there with {what}; use a new name or remove {old}", name=folder.name)
         recipes[recipe] = own
-    trained = {run.folder.parent.name for run in runs}
-    lost = [
-        one.name for one in sorted(folder.glob("runs/*")) if one.name not in trained and any(one.glob("*/version_*"))
-    ]
+    planned = {run.folder for run in runs}
+    lost = [one for one in sorted(folder.glob("runs/*/seed_*")) if one not in planned and any(one.glob("version_*"))]
     if lost:
-        reason = (
-            f"that study holds {', '.join(lost)}, too, which its report would lose; give them as well, or a new name"
-        )
+        held = ", ".join([*(f"{one.parent.name} {one.name}" for one in lost[:3]), *(["..."] if len(lost) > 3 else [])])
+        reason = f"that study holds {held}, too, which its report would lose; give all of them, or a new name"
         raise UserError(reason, name=folder.name)
     try:
         folder.mkdir(parents=True, exist_ok=True)

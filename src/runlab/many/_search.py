@@ -11,6 +11,7 @@ from runlab._called import called
 from runlab._command import command, open_console
 from runlab._errors import UserError, require_at_least
 from runlab._parser import OneLineParser, PlainParser
+from runlab.many._plan import refuse_own_options
 from runlab.many._script import Script, cores
 
 
@@ -32,8 +33,10 @@ def search_command(script: Script, args: Sequence[str] | None = None) -> None:
     of_sampler, rest = _arguments_of("sampler", rest)
     of_pruner, overrides = _arguments_of("pruner", rest)
     values = from_words(options.space)
+    axes = read_space(values)
+    refuse_own_options(overrides, [axis.option for axis in axes])
     with quiet_optuna():
-        sampler = _sampler(options.sampler, of_sampler, read_space(values))
+        sampler = _sampler(options.sampler, of_sampler, axes)
         pruner = _pruner(options.pruner, of_pruner)
     goal = Goal(options.trials, options.metric, options.direction, options.max_parameters, options.budget_updates)
     found = Search(

@@ -45,21 +45,27 @@ def split_arguments(
     options = vars(known)
     files = options.pop("config")
     configs: list[str] = []
+    where: dict[str, str] = {}  # the files that options stand in
     typed = [word for option, value in options.items() if value is not None for word in (f"--{option}", value)]
     for file in files:
         given = read_configuration(file)
         configs += ["--config", read(file, given)]
-        options |= {key: given[key] for key in options if options[key] is None and given.get(key)}
-    return [*configs, *typed, *others], _origin(**options)
+        found = {key: given[key] for key in options if options[key] is None and given.get(key)}
+        options |= found
+        where |= dict.fromkeys(found, file)
+    return [*configs, *typed, *others], _origin(where, **options)
 
 
-def _origin(ckpt_path: str | None, resume: str | None, name: str | None, runs_dir: str | None) -> ResumePoint | None:
+def _origin(
+    files: dict[str, str], ckpt_path: str | None, resume: str | None, name: str | None, runs_dir: str | None
+) -> ResumePoint | None:
     """What `--ckpt_path last`, a file or a run's folder there, or `--resume RUN_FOLDER` means; None for a new run."""
     if resume is not None:
         if ckpt_path is not None:
-            raise UserError(f"and ckpt_path {ckpt_path}: give one of them", resume=resume)
-        path = Path(resume) / LAST
-        for needed in (Path(resume) / "config.yaml", path):
+            raise UserError("give it or --ckpt_path, not both", resume=resume)
+        own = Path(resume).parents[1] if Path(resume).is_file() else Path(resume)
+        path = own / LAST
+        for needed in (own / "config.yaml", path):
             if not needed.is_file():
                 raise UserError(f"there is no {needed}; give a folder RUNS_DIR/NAME/version_N", resume=resume)
     elif ckpt_path == "last":
@@ -79,8 +85,10 @@ def _origin(ckpt_path: str | None, resume: str | None, name: str | None, runs_di
     folder = path.parent.parent if len(path.parts) > 2 else own
     places = [Path(runs_dir).absolute()] if runs_dir else own.parents
     if not any(place / (name or "") in own.parents for place in places):
-        wrong = {"name": name} if name else {"runs_dir": runs_dir}
-        raise UserError(f"the run resumes in its own folder, {folder}; leave it out", **wrong)
+        option, value = ("name", name) if name else ("runs_dir", runs_dir)
+        wrong = {"config": files[option]} if option in files else {option: value}
+        named = f"names another place, {value}; " if option in files else ""
+        raise UserError(f"{named}the run resumes in its own folder, {folder}; leave it out", **wrong)
     return ResumePoint(read_checkpoint(path), folder)
 
 
