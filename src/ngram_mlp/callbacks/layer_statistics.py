@@ -11,6 +11,9 @@ from ngram_mlp.diagnostics.statistics import SATURATION, cells, dead, density, l
 from ngram_mlp.models import LanguageModel
 
 
+FEW_BINS = 25  # for the activations of a minibatch, of which more would show noise
+
+
 class ActivationStatistics(Quantity):
     """Mean, std and histogram of each hidden layer before and after its non-linearity; saturated and dead fractions.
 
@@ -50,7 +53,7 @@ class ActivationStatistics(Quantity):
         densities = {when: summary["densities"] for when, summary in summaries.items()}
         masks = {when: summary["cells"] for when, summary in summaries.items()}
         if any(densities.values()):
-            figure = distributions_figure("output of the non-linearities", "activation", densities)
+            figure = distributions_figure("output of the non-linearities", "activation", densities, logarithmic=False)
             recorder.figure("activations", figure)
             first_and_last = {when: masks[when] for when in [*masks][:: max(1, len(masks) - 1)]}
             recorder.figure("saturation", saturation_figure(first_and_last))
@@ -58,7 +61,7 @@ class ActivationStatistics(Quantity):
     def _summary(self, snapshot: Snapshot) -> dict[str, Any]:
         layers = self.selected(snapshot.nonlinearities)
         return {
-            "densities": {name: density(layer.output) for name, layer in layers.items()},
+            "densities": {name: density(layer.output, FEW_BINS) for name, layer in layers.items()},
             "cells": {n: cells(saturated(layer.module, layer.input, self.saturation)) for n, layer in layers.items()},
         }
 

@@ -51,8 +51,10 @@ def loss_figure(losses: Losses, validation: Sequence[tuple[int, float]] = (), dr
 
 
 @matplotlib.rc_context(STYLE)
-def distributions_figure(title: str, unit: str, panels: Mapping[str, Mapping[str, Density]]) -> Figure:
-    """By heading and name the density of a tensor, on a logarithmic scale, the same for all; `unit` is its quantity.
+def distributions_figure(
+    title: str, unit: str, panels: Mapping[str, Mapping[str, Density]], logarithmic: bool = True
+) -> Figure:
+    """By heading and name the density of a tensor, on the same scale for all; `unit` is its quantity.
 
     The legend tells the standard deviations under the first and the last heading.
     """
@@ -66,16 +68,18 @@ def distributions_figure(title: str, unit: str, panels: Mapping[str, Mapping[str
                 stds = " → ".join(dict.fromkeys(f"{panels[place][name]['std']:.2g}" for place in ends))
                 axis.plot((edges[1:] + edges[:-1]) / 2, values, color=color, linewidth=1, label=f"{name}  {stds}")
         axis.set(title=heading, ylabel="density")
-        axis.set_yscale("log", nonpositive="mask")
-        plain_ticks(axis.yaxis)
+        if logarithmic:
+            axis.set_yscale("log", nonpositive="mask")
+            plain_ticks(axis.yaxis)
     limits = [(axis.get_xlim(), axis.get_ylim()) for axis in axes]
     (left, right), (low, high) = (
         (min(a for a, _ in each), max(b for _, b in each)) for each in zip(*limits, strict=True)
     )
+    low = low if logarithmic else 0
     for axis in axes:
         axis.set(xlim=(left, right), ylim=(low, high))
         axis.tick_params(labelbottom=axis is axes[-1])
-        if high < 20 * low:
+        if logarithmic and high < 20 * low:
             plain_ticks(axis.yaxis, (1, 2, 5))
     axes[-1].set_xlabel(unit)
     legend_below(figure, axes[0], "standard deviations")

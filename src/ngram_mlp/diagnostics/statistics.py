@@ -71,7 +71,7 @@ def log10_of_norms(changes: Iterable[Tensor], values: Iterable[Tensor]) -> float
 
 
 class Density(TypedDict):
-    """How the finite values of a tensor are distributed: BINS densities, and the edges between them."""
+    """How the finite values of a tensor are distributed: densities, and the edges between them."""
 
     edges: Tensor
     values: Tensor
@@ -86,14 +86,14 @@ class Cells(TypedDict):
     dead: int  # units whose cells are all true
 
 
-def density(x: Tensor) -> Density:
-    """The density of a tensor's finite values; without values where there are none."""
+def density(x: Tensor, bins: int = BINS) -> Density:
+    """The density of a tensor's finite values in so many bins; without values where there are none."""
     x = x.detach().float().cpu().flatten()
     x = x[x.isfinite()]
     if not len(x):
         return {"edges": x, "values": x, "std": float("nan")}
     margin = 1e-6 * max(1.0, float(x.abs().max()))  # where all are equal
-    values, edges = x.histogram(BINS, range=(float(x.min()) - margin, float(x.max()) + margin), density=True)
+    values, edges = x.histogram(bins, range=(float(x.min()) - margin, float(x.max()) + margin), density=True)
     return {"edges": edges, "values": values, "std": x.std(correction=0).item()}
 
 

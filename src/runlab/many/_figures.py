@@ -58,7 +58,8 @@ def points_figure(panels: Mapping[str, Mapping[str, Sequence[float]]], unit: str
     """By heading and recipe, a point for the value of each seed, and a line at their mean; `unit` is their name."""
     rows = [(heading, recipe, seeds) for heading, recipes in panels.items() for recipe, seeds in recipes.items()]
     figure, (axis,) = figure_with_panels(1, f"{unit}: each seed, and the mean", width=8, height=0.6 + 0.2 * len(rows))
-    figure.subplots_adjust(left=0.4)
+    labels = [f"{recipe}  {heading}".strip() for heading, recipe, _ in rows]
+    figure.subplots_adjust(left=min(0.5, 0.03 + 0.0115 * max(map(len, labels))))
     styles = _styles(recipe for _, recipe, _ in rows)
     for y, (heading, recipe, seeds) in enumerate(rows):
         color = styles[recipe]["color"]
@@ -66,7 +67,7 @@ def points_figure(panels: Mapping[str, Mapping[str, Sequence[float]]], unit: str
         axis.plot([float(np.mean(seeds))] * 2, [y - 0.35, y + 0.35], color=color, linewidth=1.5)
         if y and rows[y - 1][0] != heading:
             axis.axhline(y - 0.5, color="black", linewidth=0.5)
-    axis.set_yticks(range(len(rows)), [f"{recipe}  {heading}".strip() for heading, recipe, _ in rows])
+    axis.set_yticks(range(len(rows)), labels)
     axis.set(xlabel=f"{unit} in nats", ylim=(len(rows) - 0.5, -0.5))
     return figure
 
