@@ -12,7 +12,7 @@ import yaml
 from pytorch_lightning import Trainer
 
 from ngram_mlp.callbacks import progress
-from ngram_mlp.cli import train
+from ngram_mlp.cli import evaluate, sample, train
 from ngram_mlp.data import load_corpus
 from tests.cli.folders import scalars, weights
 from tests.conftest import PROJECT
@@ -317,3 +317,27 @@ def test_a_command_that_is_printed_works_when_it_is_copied(run_train):
     folder, out = run_train(*EAGER, "--name", "a run; of mine")
     (line,) = re.findall(r"^view    (.*)$", out, flags=re.MULTILINE)
     assert shlex.split(line)[-2:] == ["--logdir", str(folder.relative_to(Path.cwd()))]
+
+
+def test_a_text_is_trained_on_sampled_judged_and_resumed(run_train, tmp_path, capsys):
+    text = "The n-gram was counted. Then it was learned, line by line,\nand the line did not end it.\n" * 40
+    (tmp_path / "prose.txt").write_text(text)
+    options = ("--data.corpus", "prose.txt", "--data.unit", "text", "--data.block_size", "8", "--trainer.max_steps")
+    folder, out = run_train(*options, "300", "--observe.every_n_updates", "default")
+    assert folder.parent.name == "unit=text block_size=8"
+    assert f"prose.txt, a text of {len(text):,} characters, {len({*text}) + 1} distinct ones" in out
+    sampled = (folder / "samples.txt").read_text()
+    assert len(sampled) == 201
+    assert "sampled\n" in out
+    first = next(line for line in sampled.splitlines() if line.strip())
+    assert first.strip() in out
+    assert {*sampled} <= {*text}
+    assert json.loads((folder / "verdicts.json").read_text())["verdict"] in ("ok", "warning", "bad")
+    sample.main(["--ckpt_path", str(folder), "--prompt", "The ", "--max_length", "120"])
+    captured = capsys.readouterr()
+    assert captured.out.startswith("The ")
+    assert len(captured.out) == 121
+    assert captured.err == ""
+    evaluate.main(["--ckpt_path", str(folder)])
+    assert f"{json.loads((folder / 'metrics.json').read_text())['val']['loss']:.4f}" in capsys.readouterr().out
+    assert run_train("--ckpt_path", "last", "--trainer.max_steps", "320")[0] == folder

@@ -2,7 +2,8 @@ import random
 
 import pytest
 
-from ngram_mlp.data import Vocabulary, build_ngrams, split_words
+from ngram_mlp.data import NGramDataModule, Vocabulary, build_ngrams, split_words
+from ngram_mlp.data.ngrams import split_text
 from runlab import UserError
 from tests.reference.notebook import build_dataset, dataset
 
@@ -22,6 +23,29 @@ def test_a_block_longer_than_the_text_is_all_boundary():
     ngrams = build_ngrams(["ab"], Vocabulary.of_words(["ab"]), block_size=6)
     assert ngrams.contexts.tolist() == [[0] * 6, [0] * 5 + [1], [0] * 4 + [1, 2]]
     assert ngrams.targets.tolist() == [1, 2, 0]
+
+
+@pytest.mark.parametrize("block_size", [1, 4])
+def test_contexts_slide_over_a_text_of_contiguous_parts(block_size, tmp_path):
+    """Across its lines: of every character those before it, which at the beginning of a part are the boundary."""
+    text = "It was a dark night.\nЖили-были... 你好，世界。 كان يا ما كان\nΚαλή μέρα! \n\n" * 9
+    (tmp_path / "text.txt").write_bytes(text.replace("\n", "\r\n").encode())
+    data = NGramDataModule(str(tmp_path / "text.txt"), block_size, unit="text")
+    assert data.characters == "\x03" + "".join(sorted({*text}))
+    first, second = int(0.8 * len(text)), int(0.9 * len(text))
+    for part, ngrams in zip((text[:first], text[first:second], text[second:]), data.splits.values(), strict=True):
+        ids = [data.characters.index(character) for character in part]
+        contexts = [([0] * block_size + ids)[place : place + block_size] for place in range(len(ids))]
+        assert ngrams.contexts.tolist() == contexts
+        assert ngrams.targets.tolist() == ids
+    assert data.corpus.summary()["unit"] == "text"
+
+
+def test_a_text_has_a_boundary_that_is_none_of_its_characters():
+    every = "".join(map(chr, [*range(1, 60), 0xFFFF]))
+    assert Vocabulary.of_words([every]).characters[0] == chr(60)
+    with pytest.raises(UserError, match="the text has fewer than 10 characters"):
+        split_text("a b c.")
 
 
 def test_contexts_beyond_all_memory_are_refused(sample_words):

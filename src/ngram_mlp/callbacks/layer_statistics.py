@@ -10,7 +10,6 @@ from ngram_mlp.diagnostics.snapshot import Snapshot, update_ratios
 from ngram_mlp.diagnostics.statistics import SATURATION, cells, dead, density, log10_ratio, mean_and_std, saturated
 from ngram_mlp.models import LanguageModel
 
-
 FEW_BINS = 25  # for the activations of a minibatch, of which more would show noise
 
 

@@ -1,4 +1,4 @@
-"""What the network has learned of the language: names sampled from it, and its embedding of the characters."""
+"""What the network has learned of the language: names or a text sampled from it, and its embedding."""
 
 from collections.abc import Sequence
 
@@ -15,9 +15,11 @@ from ngram_mlp.models.metrics import evaluation_mode
 from ngram_mlp.models.sampling import sample_batched
 from runlab import printable
 
+NAME, TEXT = 50, 500  # characters at which a sample is cut
+
 
 class SampledNames(Quantity):
-    """Samples names, as text in the loggers, when histograms are due.
+    """Samples names, or a text from a network that learns one, as text in the loggers, when histograms are due.
 
     At the end it logs `words/novel`, the fraction of many names that is not among the training words.
 
@@ -35,19 +37,23 @@ class SampledNames(Quantity):
         self._seed = seed
 
     def observe(self, snapshot: Snapshot, model: LanguageModel, recorder: Recorder) -> None:
-        if recorder.due.histograms:
-            recorder.text("samples", ", ".join(self._sample(model, self._num)))
+        if recorder.due.histograms and recorder.trainer.datamodule.unit == "text":
+            recorder.text("samples", f"```\n{self._sample(model, 1, TEXT)[0]}\n```")
+        elif recorder.due.histograms:
+            recorder.text("samples", ", ".join(self._sample(model, self._num, NAME)))
 
     def conclude(self, model: LanguageModel, recorder: Recorder) -> None:
         data: NGramDataModule = recorder.trainer.datamodule
+        if data.unit == "text":
+            return
         known = set(split_words(data.corpus.words)[0])
-        names = self._sample(model, self._num_at_end)
+        names = self._sample(model, self._num_at_end, NAME)
         recorder.numbers({"words/novel": sum(name not in known for name in names) / len(names)})
 
-    def _sample(self, model: LanguageModel, num: int) -> list[str]:
+    def _sample(self, model: LanguageModel, num: int, longest: int) -> list[str]:
         generator = torch.Generator().manual_seed(self._seed)
         with evaluation_mode(model.network):
-            return [name for name, _ in sample_batched(model, num, generator, max_length=50)]
+            return [name for name, _ in sample_batched(model, num, generator, max_length=longest)]
 
 
 class EmbeddingView(Quantity):

@@ -1,13 +1,14 @@
 """`scripts/evaluate.py`: the table of a checkpoint's losses."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 from rich.console import Console
 from rich.table import Column, Table
 
 from ngram_mlp.console import open_console
 from ngram_mlp.data import NGramDataModule, SplitBatches
+from ngram_mlp.data.corpus import Unit
 from ngram_mlp.data.datamodule import stream_of
 from ngram_mlp.diagnostics.batch_norm_statistics import STATISTICS, drifts, evaluate_splits, measure, require_batch_norm
 from ngram_mlp.models.loading import load_model
@@ -35,7 +36,8 @@ def main(args: Sequence[str] | None = None) -> None:
     checkpoint = read_checkpoint(options.ckpt_path)
     model = load_model(checkpoint, variant(options.model))
     trained_on = stream_of(checkpoint)["corpus"]
-    data = NGramDataModule(options.corpus or str(trained_on["name"]), model.block_size, data_dir=options.data_dir)
+    corpus, unit = options.corpus or str(trained_on["name"]), trained_on.get("unit", "line")
+    data = NGramDataModule(corpus, model.block_size, data_dir=options.data_dir, unit=cast(Unit, unit))
     console = open_console()
     if data.characters != model.characters:
         found, own = shortened(data.characters), shortened(model.characters)

@@ -1,4 +1,4 @@
-"""`scripts/sample.py`: words from a checkpoint alone."""
+"""`scripts/sample.py`: words, or a text, from a checkpoint alone."""
 
 import sys
 from collections.abc import Sequence
@@ -6,18 +6,18 @@ from collections.abc import Sequence
 import torch
 
 from ngram_mlp.models.loading import load_model
-from ngram_mlp.models.sampling import MAX_LENGTH, sample_batched, sample_one_by_one
+from ngram_mlp.models.sampling import MAX_LENGTH, learns_text, sample_batched, sample_one_by_one
 from ngram_mlp.models.variants import variant
 from runlab import Parser, command, printable, read_checkpoint, require_at_least, show
 
 
 @command
 def main(args: Sequence[str] | None = None) -> None:
-    """Prints sampled words, one a line."""
-    parser = Parser(description="Samples words from a checkpoint, one a line.")
+    """Prints sampled words, one a line, or a text of a network that has learned one, which knows line breaks."""
+    parser = Parser(description="Samples words from a checkpoint, one a line, or a text from one that has learned it.")
     add = parser.add_argument
     add("--ckpt_path", type=str, required=True, help="The checkpoint file, or the folder of its run.")
-    add("--num", type=int, default=20, help="How many words.")
+    add("--num", type=int | None, default=None, help="How many words, 20 by default; or texts, 1 by default.")
     add("--seed", type=int, default=2147483647, help="The seed of the generator that is drawn from.")
     add("--prompt", type=str, default="", help="How every word begins.")
     add("--temperature", type=float, default=1.0, help="Below 1: more probable words; above 1: wilder.")
@@ -30,9 +30,10 @@ def main(args: Sequence[str] | None = None) -> None:
     model = load_model(read_checkpoint(options.ckpt_path), variant(options.model))
     sample = sample_batched if options.batched else sample_one_by_one
     generator = torch.Generator().manual_seed(options.seed)
-    cut = 0
-    for word, ended in sample(model, options.num, generator, options.prompt, options.temperature, options.max_length):
-        show(printable(word))
+    is_text = learns_text(model)
+    num, cut = (1 if is_text else 20) if options.num is None else options.num, 0
+    for word, ended in sample(model, num, generator, options.prompt, options.temperature, options.max_length):
+        show("\n".join(map(printable, word.split("\n"))))
         cut += not ended
-    if cut:
-        print(f"note: {cut} of {options.num} words were cut at {options.max_length} characters", file=sys.stderr)
+    if cut and not is_text:
+        print(f"note: {cut} of {num} words were cut at {options.max_length} characters", file=sys.stderr)

@@ -90,13 +90,14 @@ def _introduce(cli: TrainCLI, run: Run, console: Console) -> None:
     parameters = sum(parameter.numel() for parameter in cli.model.parameters())
     examples = " / ".join(f"{len(ngrams):,}" for ngrams in data.splits.values())
     console.print(f"model   {type(cli.model).__name__}, {parameters:,} parameters")
-    console.print(f"corpus  {printable(corpus.name)}, {len(corpus.words):,} words, {len(data.vocabulary)} characters")
+    characters = f"{len(data.vocabulary)} {'characters' if data.unit == 'line' else 'distinct ones'}"
+    console.print(f"corpus  {printable(corpus.name)}, {corpus.size}, {characters}")
     console.print(f"data    {examples} examples for train / val / test")
     console.print(f"run     {run.folder}, on {run.trainer.strategy.root_device.type}")
 
 
 def _report(cli: TrainCLI, run: Run, console: Console) -> None:
-    """Writes metrics.json and samples.txt, and prints the table, ten sampled names and what to do next."""
+    """Writes metrics.json and samples.txt, and prints the table, ten sampled names or a text, and what to do next."""
     updates, outcome, metrics = run.trainer.global_step, run.outcome, run.outcome.metrics
     speed = outcome.updates / outcome.seconds
     record: dict[str, Any] = metrics | {
@@ -109,13 +110,15 @@ def _report(cli: TrainCLI, run: Run, console: Console) -> None:
         "corpus": cli.datamodule.corpus.summary(),
     }
     generator = cli.datamodule.stream_generator()
-    names = [name for name, _ in sample_one_by_one(cli.model.eval(), 10, generator)]
-    write_atomically(run.folder / "samples.txt", ("\n".join(names) + "\n").encode())
+    num = 10 if cli.datamodule.unit == "line" else 1
+    samples = [sample for sample, _ in sample_one_by_one(cli.model.eval(), num, generator)]
+    write_atomically(run.folder / "samples.txt", ("\n".join(samples) + "\n").encode())
     # Last, as it says that the run is finished.
     write_atomically(run.folder / "metrics.json", (json.dumps(record, indent=2) + "\n").encode())
 
     print_metrics(console, {cli.config.statistics: metrics | _best(run)})
-    console.print(printable("sampled " + ", ".join(names)))
+    shown = ", ".join(samples) if num > 1 else "\n" + samples[0].strip()
+    console.print("\n".join(map(printable, f"sampled {shown}".split("\n"))))
     console.print(f"trained to update {updates:,} in {outcome.seconds:.1f} s, {speed:,.0f} updates per second")
     for where in [where for logger in run.trainer.loggers if (where := _where_to_look(logger))] or [str(run.folder)]:
         console.print(printable(f"view    {where}"))

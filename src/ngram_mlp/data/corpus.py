@@ -1,4 +1,4 @@
-"""Where the words come from: a file, the notebooks' names (downloaded once), or the sample that is shipped."""
+"""Where words or a text come from: a file, the notebooks' names (downloaded once), or the sample that is shipped."""
 
 import hashlib
 import re
@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ngram_mlp.places import DATA_DIR, SAMPLE_CORPUS
 from runlab import UserError, write_atomically
@@ -20,6 +21,7 @@ NAMES_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d
 DOWNLOAD_SECONDS = 10.0
 DOWNLOAD_BYTES = 10_000_000
 LARGEST_FILE = 2**30
+Unit = Literal["line", "text"]
 LINE_END = re.compile("\r\n|[\n\r\x0b\x0c\x85\u2028\u2029]")  # as Unicode has them
 
 
@@ -29,34 +31,48 @@ class SampleCorpusWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Corpus:
-    """Words in file order. `sha256` is the hash of the file's bytes; `name` is `names`, `sample` or the file's path."""
+    """Words in file order, or a text.
+
+    Attributes:
+        name: `names`, `sample` or the file's path.
+        sha256: the hash of the file's bytes.
+        words: a line each; of a text the whole of it.
+        unit: what is learned: each line by itself, or the text across its lines.
+    """
 
     name: str
     sha256: str
     words: Sequence[str]
+    unit: Unit = "line"
+
+    @property
+    def size(self) -> str:
+        """How much it is, in words."""
+        return f"{len(self.words):,} words" if self.unit == "line" else f"a text of {len(self.words[0]):,} characters"
 
     def summary(self) -> dict[str, str | int]:
-        """What a run records about its corpus: name, hash and word count."""
-        return {"name": self.name, "sha256": self.sha256, "words": len(self.words)}
+        """What a run records about its corpus: name, hash and word count, or the unit."""
+        held: dict[str, str | int] = {"words": len(self.words)} if self.unit == "line" else {"unit": self.unit}
+        return {"name": self.name, "sha256": self.sha256, **held}
 
 
-def load_corpus(corpus: str = "auto", data_dir: Path = DATA_DIR) -> Corpus:
+def load_corpus(corpus: str = "auto", data_dir: Path = DATA_DIR, unit: Unit = "line") -> Corpus:
     """The corpus that `NGramDataModule` describes by this name or path; raises a UserError where there is none."""
     if not isinstance(corpus, (str, Path)):
         raise UserError("give auto, names, sample, or the path of a file with one word a line", corpus=None)
     if corpus == "auto":
         try:
-            return load_corpus("names", data_dir)
+            return load_corpus("names", data_dir, unit)
         except UserError as error:
             warnings.warn(f"training on the sample corpus: {error}", SampleCorpusWarning, stacklevel=2)
-            return load_corpus("sample", data_dir)
+            return load_corpus("sample", data_dir, unit)
     path = {"names": data_dir / "names.txt", "sample": SAMPLE_CORPUS}.get(corpus, Path(corpus))
     if corpus == "names" and not path.exists():
         _download_names(path)
-    return _read(corpus, path)
+    return _read(corpus, path, unit)
 
 
-def _read(name: str, path: Path) -> Corpus:
+def _read(name: str, path: Path, unit: Unit) -> Corpus:
     try:
         status = path.stat()
         readable = stat.S_ISREG(status.st_mode) and status.st_size <= LARGEST_FILE
@@ -67,23 +83,24 @@ def _read(name: str, path: Path) -> Corpus:
         raise UserError(f"cannot read {path} ({reason}); give auto, names, sample or a path", corpus=name) from error
     if not readable:
         raise UserError(f"{path} is not a regular file of at most {LARGEST_FILE:,} bytes; give another", corpus=name)
-    return Corpus(name, hashlib.sha256(content).hexdigest(), _parse(name, content))
+    return Corpus(name, hashlib.sha256(content).hexdigest(), _parse(name, content, unit), unit)
 
 
-def _parse(name: str, content: bytes) -> list[str]:
-    """The lines without surrounding white space, in Unicode's composed form (NFC).
+def _parse(name: str, content: bytes, unit: Unit) -> list[str]:
+    """The lines without surrounding white space, or the one text as it is, in Unicode's composed form (NFC).
 
-    Blank lines do not count, repeated words do. Without the form, an accent that is a character of its own in some
-    words and not in others would make two characters of one.
+    Blank lines do not count as words, repeated words do. Without the form, an accent that is a character of its own in
+    some words and not in others would make two characters of one. All line ends of a text are line feeds.
     """
     try:
         text = content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise UserError(f"byte {error.start} is not UTF-8; save the file as UTF-8 text", corpus=name) from error
-    words = [word for line in LINE_END.split(unicodedata.normalize("NFC", text)) if (word := line.strip())]
+    lines = LINE_END.split(unicodedata.normalize("NFC", text))
+    words = [word for line in lines if (word := line.strip())]
     if not words:
         raise UserError("the file holds no word; give one word a line", corpus=name)
-    return words
+    return words if unit == "line" else ["\n".join(lines)]
 
 
 def _download_names(path: Path) -> None:

@@ -9,9 +9,9 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from ngram_mlp.data.corpus import Corpus, load_corpus
+from ngram_mlp.data.corpus import Corpus, Unit, load_corpus
 from ngram_mlp.data.minibatches import Minibatches, Sampling, SplitBatches
-from ngram_mlp.data.ngrams import NGrams, Vocabulary, build_ngrams, split_words
+from ngram_mlp.data.ngrams import NGrams, Vocabulary, build_ngrams, build_text_ngrams, split_text, split_words
 from ngram_mlp.places import DATA_DIR
 from runlab import Checkpoint, UserError, require_at_least, shortened
 
@@ -21,7 +21,7 @@ class StreamState(TypedDict):
 
     minibatches: dict[str, Any]  # as `Minibatches.state_dict` returns it
     default_generator: Tensor  # the state of torch's, which dropout and users' callbacks draw from
-    corpus: dict[str, str | int]  # name, sha256 and number of words
+    corpus: dict[str, str | int]  # its summary
 
 
 def stream_of(checkpoint: Checkpoint) -> StreamState:
@@ -33,18 +33,19 @@ def stream_of(checkpoint: Checkpoint) -> StreamState:
 
 
 class NGramDataModule(LightningDataModule):
-    """N-grams of a corpus: random minibatches for training, whole splits in batches for evaluation.
+    """N-grams of words or of a text: random minibatches for training, whole splits in batches for evaluation.
 
     Minibatches are drawn from the state of torch's default CPU generator at `setup` for fitting: the state in which the
     model's constructor left it (promise 2).
 
     Args:
-        corpus: where the words come from: `names` (the notebooks' names.txt, downloaded once), `sample` (shipped),
-            `auto` (names where it can be had, else sample), or the path of a UTF-8 text file with one word a line.
+        corpus: where the words come from: `names` (the notebooks', downloaded once), `sample` (shipped), `auto` (names
+            where they can be had, else sample), or the path of a UTF-8 text file.
+        unit: whether each line is a word, or contexts slide over the whole text.
         block_size: how many characters the network sees to predict the next.
         batch_size: the examples in a minibatch.
-        sampling: how minibatches are drawn: with `replacement`, as in the notebooks, or without it, in `epochs`.
-        data_dir: the folder of names.txt; by default `data` in the project, or here if there is no project.
+        sampling: how examples are drawn: with `replacement`, as in the notebooks, or in `epochs`.
+        data_dir: the folder of names.txt; by default `data` in the project, else here.
     """
 
     trainer: Any  # Lightning sets it
@@ -56,24 +57,26 @@ class NGramDataModule(LightningDataModule):
         batch_size: int = 32,
         sampling: Sampling = "replacement",
         data_dir: str | None = None,
+        unit: Unit = "line",
     ) -> None:
         super().__init__()
         require_at_least(1, block_size=block_size, batch_size=batch_size)
-        if sampling not in get_args(Sampling):
-            raise UserError(f"give {' or '.join(get_args(Sampling))}", sampling=sampling)
+        _require_one_of(Sampling, sampling=sampling)
+        _require_one_of(Unit, unit=unit)
         self.save_hyperparameters()
         self.block_size = block_size
         self.batch_size = batch_size
         self.requested_corpus = corpus
         self.data_dir = Path(data_dir) if data_dir else DATA_DIR
         self.sampling = sampling
+        self.unit = unit
         self._generator = torch.Generator()
         self._stream_begun = False
         self._minibatches: Minibatches | None = None
 
     @cached_property
     def corpus(self) -> Corpus:
-        return load_corpus(self.requested_corpus, self.data_dir)
+        return load_corpus(self.requested_corpus, self.data_dir, self.unit)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -88,11 +91,14 @@ class NGramDataModule(LightningDataModule):
     @cached_property
     def splits(self) -> dict[str, NGrams]:
         """The examples of `train`, `val` and `test`."""
+        words, is_text = self.corpus.words, self.unit == "text"
+        build: Any = build_text_ngrams if is_text else build_ngrams
         try:
-            parts = zip(("train", "val", "test"), split_words(self.corpus.words), strict=True)
+            parts: Any = split_text(words[0]) if is_text else split_words(words)
         except UserError as error:
             raise UserError(str(error), corpus=self.corpus.name) from error
-        return {name: build_ngrams(words, self.vocabulary, self.block_size) for name, words in parts}
+        names = ("train", "val", "test")
+        return {name: build(part, self.vocabulary, self.block_size) for name, part in zip(names, parts, strict=True)}
 
     def begin_stream(self) -> None:
         """Starts the stream from torch's default generator, before Lightning seeds that again in several processes."""
@@ -188,3 +194,8 @@ class NGramDataModule(LightningDataModule):
         if saved["sha256"] != own["sha256"]:
             reason = f"is {shortened(own, 200)}, but the checkpoint's is {shortened(saved, 200)}; resume with that one"
             raise UserError(reason, corpus=self.requested_corpus)
+
+
+def _require_one_of(kind: Any, **argument: Any) -> None:
+    if not {*argument.values()} <= {*get_args(kind)}:
+        raise UserError(f"give {' or '.join(get_args(kind))}", **argument)

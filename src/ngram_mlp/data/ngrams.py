@@ -1,5 +1,6 @@
-"""Characters and their ids, words to contexts and targets, and the split into training, validation and test."""
+"""Characters and their ids, words or a text to contexts and targets, and the split of either into three."""
 
+import itertools
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from runlab import UserError, shortened
 
-BOUNDARIES = (".", "\n")  # the character that stands for the boundary; the second where words hold the first
+# The characters that may stand for the boundary, the first that no word holds; the third ends texts in ASCII.
+BOUNDARIES = (".", "\n", "\x03")
 LARGEST_CONTEXTS = 8 * 2**30
 
 
@@ -20,7 +22,7 @@ LARGEST_CONTEXTS = 8 * 2**30
 class Vocabulary:
     """The characters of a corpus: a character's id is its place in `characters`; the boundary has id 0.
 
-    The boundary is shown as `.`, or as a line break if words hold that: a word is a line, so it holds no line break.
+    The boundary is shown as `.`, or as a line break if words hold that, or as another character that a text has not.
 
     >>> Vocabulary.of_words(["emma", "ava"]).characters
     '.aemv'
@@ -32,7 +34,8 @@ class Vocabulary:
     def of_words(cls, words: Iterable[str]) -> "Vocabulary":
         """The boundary, then the sorted distinct characters of `words` (cell 2 of notebook 002)."""
         characters = set().union(*words)
-        boundary = next(character for character in BOUNDARIES if character not in characters)
+        others = map(chr, itertools.count(1))
+        boundary = next(one for one in itertools.chain(BOUNDARIES, others) if one not in characters)
         return cls(boundary + "".join(sorted(characters)))
 
     def __len__(self) -> int:
@@ -96,8 +99,16 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
     train, val, test = shuffled[:n1], shuffled[n1:n2], shuffled[n2:]
     if not (train and val and test):
         lines = f"a word is a line, and {len(words)} cannot fill three splits"
-        raise UserError(f"{lines}; give a file of at least 6 lines, better thousands")
+        raise UserError(f"{lines}; give a file of at least 6 lines, better thousands, or take the unit text")
     return train, val, test
+
+
+def split_text(text: str) -> tuple[str, str, str]:
+    """Three contiguous parts of a text: 80 % training, 10 % validation, 10 % test."""
+    n1, n2 = int(0.8 * len(text)), int(0.9 * len(text))
+    if len(text) < 10:
+        raise UserError("the text has fewer than 10 characters; give a longer one, better a million")
+    return text[:n1], text[n1:n2], text[n2:]
 
 
 def build_ngrams(words: Sequence[str], vocabulary: Vocabulary, block_size: int) -> NGrams:
@@ -118,3 +129,9 @@ def build_ngrams(words: Sequence[str], vocabulary: Vocabulary, block_size: int) 
         if distance > 1:
             column *= contexts[distance:, block_size - distance + 1] != 0
     return NGrams(torch.from_numpy(contexts), torch.from_numpy(ids))
+
+
+def build_text_ngrams(text: str, vocabulary: Vocabulary, block_size: int) -> NGrams:
+    """The context and target of every character of a text; the first contexts begin with the boundary, nothing ends."""
+    ngrams = build_ngrams([text], vocabulary, block_size)
+    return NGrams(ngrams.contexts[:-1], ngrams.targets[:-1])

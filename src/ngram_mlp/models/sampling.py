@@ -15,6 +15,11 @@ MAX_LENGTH = 200
 BATCH = 10_000
 
 
+def learns_text(model: "LanguageModel") -> bool:
+    """Returns whether a model has learned a text, which goes on across its lines and has no end."""
+    return "\n" in model.characters[1:]
+
+
 def sample_one_by_one(
     model: "LanguageModel",  # in evaluation mode
     num: int,
@@ -85,4 +90,6 @@ def _draw(model: "LanguageModel", contexts: Tensor, temperature: float, generato
     probabilities = torch.softmax(model(contexts.to(model.device)).cpu() / temperature, dim=1)
     if probabilities.isnan().any():
         raise UserError("the model's outputs are not finite; take a checkpoint from before it diverged")
+    if learns_text(model):
+        probabilities[:, 0] = 0  # the boundary stands before the text alone
     return torch.multinomial(probabilities, num_samples=1, generator=generator).squeeze(1)
