@@ -177,6 +177,9 @@ LOGGERS = {
 }
 
 
+CHUNKS = "in chunks"
+
+
 def _step(optimizer: Optimizer) -> Any:
     return lr_scheduler.StepLR(optimizer, step_size=5)
 
@@ -237,7 +240,7 @@ def way(corpus: str, options: dict[str, Any], **arguments: Any) -> str:
         return f"refused: {error}"
     if engine is None:
         return "trains nothing"
-    return "update by update" if engine == "lightning" else "in chunks"
+    return "update by update" if engine == "lightning" else CHUNKS
 
 
 def way_of_callback(name: str, corpus: str) -> str:
@@ -271,7 +274,7 @@ def sgd(parameters: Any) -> Optimizer:
 
 
 def rows(kind: str, corpus: str) -> list[str]:
-    """The rows of a table, in the order of the names."""
+    """The rows of a table, in the order of the names; the last is of all of which there is nothing to say."""
     cells: dict[str, tuple[str, str]] = {}
     for name in sorted(names_of(kind)):
         if kind == "callbacks":
@@ -284,7 +287,9 @@ def rows(kind: str, corpus: str) -> list[str]:
             cells[name] = way(corpus, {}, optimizer=optimizer_of(name)), NOTES_OF_OPTIMIZERS.get(name, "")
         else:
             cells[name] = way(corpus, {}, optimizer=sgd, lr_scheduler=SCHEDULES[name]), NOTES_OF_SCHEDULES.get(name, "")
-    return [f"| `{name}` | {outcome} | {note} |" for name, (outcome, note) in cells.items()]
+    plain = [name for name, cell in cells.items() if cell == (CHUNKS, "")]
+    told = [f"| `{name}` | {' | '.join(cell)} |" for name, cell in cells.items() if name not in plain]
+    return told + ([f"| {', '.join(f'`{name}`' for name in plain)} | {CHUNKS} | |"] if plain else [])
 
 
 def rows_in_document(kind: str) -> list[str]:
