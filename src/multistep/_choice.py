@@ -62,7 +62,7 @@ class Choice:
         self._others = 0
         self._precision: Any = None  # for which compiled code is
         self._hooked = False  # whether somebody else's code runs between epochs and validations
-        self._moment = (0, 0)  # since which none has run
+        self._moment = (0, 0)  # when that was last looked for
 
     @property
     def _has_begun(self) -> bool:

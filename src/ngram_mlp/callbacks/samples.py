@@ -12,7 +12,7 @@ from ngram_mlp.data.ngrams import split_words
 from ngram_mlp.diagnostics.snapshot import Snapshot
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.metrics import evaluation_mode
-from ngram_mlp.models.sampling import sample_batched
+from ngram_mlp.models.sampling import learns_text, sample_batched
 from runlab import printable
 
 NAME, TEXT = 50, 500  # characters at which a sample is cut
@@ -37,7 +37,7 @@ class SampledNames(Quantity):
         self._seed = seed
 
     def observe(self, snapshot: Snapshot, model: LanguageModel, recorder: Recorder) -> None:
-        if recorder.due.histograms and recorder.trainer.datamodule.unit == "text":
+        if recorder.due.histograms and learns_text(model):
             recorder.text("samples", f"```\n{self._sample(model, 1, TEXT)[0]}\n```")
         elif recorder.due.histograms:
             recorder.text("samples", ", ".join(self._sample(model, self._num, NAME)))

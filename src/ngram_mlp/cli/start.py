@@ -135,10 +135,11 @@ def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, c
 
 def _refuse_no_training(options: Any) -> None:
     """Raises a UserError where a resumed run would not be trained, and its results be written anew."""
-    for option in ("fast_dev_run", "limit_train_batches"):
-        value = options[option]
-        if value if option == "fast_dev_run" else value == 0:
-            raise UserError("the resumed run would not be trained; leave it out", **{f"trainer.{option}": value})
+    reason = "the resumed run would not be trained; leave it out"
+    if options.fast_dev_run:
+        raise UserError(reason, **{"trainer.fast_dev_run": options.fast_dev_run})
+    if options.limit_train_batches == 0:
+        raise UserError(reason, **{"trainer.limit_train_batches": 0})
 
 
 def _refuse_other_starts(trainer: Any) -> None:

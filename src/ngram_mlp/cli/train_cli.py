@@ -156,10 +156,11 @@ class TrainCLI(LightningCLI):
         options = self.config.trainer
         require_at_least(1, accumulate_grad_batches=options.accumulate_grad_batches)
         require_at_least(-1, max_steps=options.max_steps)
-        for option in ("val_check_interval", "check_val_every_n_epoch", "gradient_clip_val"):
-            value, least = options[option], 0 if option == "gradient_clip_val" else 1e-9
-            if isinstance(value, (int, float)) and value < least:
-                raise UserError(f"give a number {'of at least' if not least else 'above'} 0", **{option: value})
+        for option in ("val_check_interval", "check_val_every_n_epoch"):
+            if isinstance(value := options[option], (int, float)) and value <= 0:
+                raise UserError("give a number above 0", **{option: value})
+        if (value := options.gradient_clip_val) is not None and value < 0:
+            raise UserError("give a number of at least 0", gradient_clip_val=value)
         profiler = options.profiler
         profiler = str(getattr(profiler, "class_path", profiler))
         if profiler.lower().endswith(("xla", "xlaprofiler")) and find_spec("torch_xla") is None:
