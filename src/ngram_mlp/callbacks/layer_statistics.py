@@ -52,7 +52,7 @@ class ActivationStatistics(Quantity):
         densities = {when: summary["densities"] for when, summary in summaries.items()}
         masks = {when: summary["cells"] for when, summary in summaries.items()}
         if any(densities.values()):
-            figure = distributions_figure("output of the non-linearities", "activation", densities, logarithmic=False)
+            figure = distributions_figure("output of the non-linearities", "activation", densities)
             recorder.figure("activations", figure)
             first_and_last = {when: masks[when] for when in [*masks][:: max(1, len(masks) - 1)]}
             recorder.figure("saturation", saturation_figure(first_and_last))

@@ -13,6 +13,7 @@ from torch import Tensor
 from ngram_mlp.diagnostics.statistics import Cells, Density
 from runlab import CLOSE, PARTS, STYLE, Losses, figure_with_panels, legend_below, plain_ticks, smoothed
 
+FREQUENT = 8  # times the median density, beyond which a scale is logarithmic
 FEW = 150  # labels that a figure of the embedding has room for
 
 
@@ -51,14 +52,16 @@ def loss_figure(losses: Losses, validation: Sequence[tuple[int, float]] = (), dr
 
 
 @matplotlib.rc_context(STYLE)
-def distributions_figure(
-    title: str, unit: str, panels: Mapping[str, Mapping[str, Density]], logarithmic: bool = True
-) -> Figure:
+def distributions_figure(title: str, unit: str, panels: Mapping[str, Mapping[str, Density]]) -> Figure:
     """By heading and name the density of a tensor, on the same scale for all; `unit` is its quantity.
+
+    The scale is logarithmic where some values are much more frequent than most.
 
     The legend tells the standard deviations under the first and the last heading.
     """
     names = list(dict.fromkeys(name for tensors in panels.values() for name in tensors))
+    every = np.concatenate([tensor["values"].numpy() for tensors in panels.values() for tensor in tensors.values()])
+    logarithmic = every.max(initial=0) > FREQUENT * np.median(every[every > 0]) if every.any() else False
     ends = [*panels][:: max(1, len(panels) - 1)]  # the first and the last
     figure, axes = figure_with_panels(len(panels), title, height=1.4, columns=1, legend=len(names))
     for axis, (heading, tensors) in zip(axes, panels.items(), strict=True):
