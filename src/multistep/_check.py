@@ -1,6 +1,6 @@
 """Whether compiled updates did what plain PyTorch does: all tensors and outputs compared, to rounding."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch import Tensor
 TOLERANCE, LOW_TOLERANCE = 1e-3, 5e-2
 # Rounding of the tensor itself, in units of its last place.
 UNITS = 32
+LOW_UNIT = torch.finfo(torch.bfloat16).eps
 # What two runs of plain PyTorch differ by whose parameters differ by rounding: so much more is no rounding.
 AMPLIFIED = 10.0
 
@@ -50,7 +51,7 @@ def beyond_rounding(
     Args:
         wrong: what differs.
         expected: the tensors after updates by plain PyTorch.
-        perturbed: the same after parameters were changed by rounding.
+        perturbed: the same of parameters that were changed by rounding before, without that change itself.
     """
     return {
         name: (error, allowed)
@@ -60,13 +61,21 @@ def beyond_rounding(
     }
 
 
-def perturb(tensors: Sequence[Tensor], low: bool, seed: int) -> None:
-    """Changes floating-point tensors in place by a few units in the last place; of bfloat16 where this is `low`."""
+def perturb(tensors: Mapping[str, Tensor], low: bool, seed: int) -> dict[str, Tensor]:
+    """Changes floating-point tensors in place by a few units in the last place; by one of bfloat16 where this is `low`.
+
+    Returns by how much, by name.
+    """
     generator = torch.Generator().manual_seed(seed)
-    for tensor in tensors:
+    shifts = {}
+    for name, tensor in tensors.items():
         if tensor.is_floating_point():
+            before = tensor.double()
             noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float32).to(tensor)
-            tensor.mul_(1 + 4 * torch.finfo(torch.bfloat16 if low else tensor.dtype).eps * noise)
+            unit = LOW_UNIT if low or tensor.dtype.itemsize == 2 else 4 * torch.finfo(tensor.dtype).eps
+            tensor.mul_(1 + unit * noise)
+            shifts[name] = tensor.double() - before
+    return shifts
 
 
 def are_close(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:

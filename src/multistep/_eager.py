@@ -14,9 +14,12 @@ PLAIN_PRECISIONS = (Precision, MixedPrecision)
 
 
 def is_plain(trainer: Any) -> bool:
-    """Returns whether nothing of a strategy, a precision or an optimizer's own step has to be called by Lightning."""
+    """Returns whether nothing of a strategy, a precision or an optimizer's own step has to be called by Lightning.
+
+    What wraps a step, such as torch's hooks for it, is called before the loss is computed there.
+    """
     plain = type(trainer.strategy) is SingleDeviceStrategy and type(trainer.precision_plugin) in PLAIN_PRECISIONS
-    return plain and is_torchs(trainer.optimizers[0])
+    return plain and is_torchs(trainer.optimizers[0]) and plain_step(trainer.optimizers[0]) is not None
 
 
 def perform_plainly(trainer: Any, kwargs: "OrderedDict[str, Any]", progress: Any) -> dict[str, Any]:
@@ -50,11 +53,9 @@ def perform_plainly(trainer: Any, kwargs: "OrderedDict[str, Any]", progress: Any
     if ends:
         if trainer.gradient_clip_val:
             module.clip_gradients(optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
-        step = plain_step(optimizer)
-        if step is None:
-            optimizer.step()
-        else:  # torch's wrappers for profilers and hooks cost twice as much as a small step
-            optimizer._opt_called = True  # what a schedule checks
-            step()
+        step = plain_step(optimizer)  # torch's wrappers for profilers and hooks cost twice as much as a small step
+        assert step is not None
+        optimizer._opt_called = True  # what a schedule checks
+        step()
         progress.step.increment_completed()
     return {} if result.loss is None else result.asdict()

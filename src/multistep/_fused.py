@@ -197,13 +197,17 @@ class FusedEngine:
         return self._difference(self._program, 1)
 
     def _reference(self, updates: int, perturbed: int | None = None) -> Outcome:
-        """What updates by plain PyTorch leave; of parameters that are changed by rounding, where a seed is given."""
+        """What updates by plain PyTorch leave.
+
+        Where a seed is given, they are of parameters that are changed by rounding, which is taken back afterwards.
+        """
+        shifts: dict[str, Tensor] = {}
         with guarded(), self._context():
             reference = Reference(self._module, self._optimizer, self._rule, self._watch)
             if perturbed is not None:
-                low = torch.is_autocast_enabled("cpu")
-                _check.perturb([parameter.detach() for parameter in reference.module.parameters()], low, perturbed)
+                shifts = _check.perturb(reference.parameters(), torch.is_autocast_enabled("cpu"), perturbed)
             outcome = reference.run([self._batch] * (updates * self._rule.accumulate), self._rates())
+        outcome.tensors |= {name: outcome.tensors[name] - shift for name, shift in shifts.items()}
         self.draws = self.draws or reference.draws
         return outcome
 

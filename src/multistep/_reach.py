@@ -97,8 +97,9 @@ def _within(values: Iterable[Any]) -> Iterator[Any]:
 
 def _held_by(value: Any) -> Iterable[Any]:
     if isinstance(value, FunctionType):
-        space = value.__globals__
-        return [*enclosed(value), *(space[name] for name in value.__code__.co_names if name in space)]
+        names = {*names_in(value.__code__)}
+        found = [value.__globals__[name] for name in names if name in value.__globals__]
+        return [*enclosed(value), *found, *(x for owner in found for x in _named_in(owner, names))]
     if isinstance(value, MethodType):
         return [value.__func__, value.__self__]
     if isinstance(value, weakref.ref):
@@ -112,16 +113,22 @@ def _held_by(value: Any) -> Iterable[Any]:
     # A data module has a trainer; whether it reads it is seen in its code.
     attributes = {} if isinstance(value, LightningDataModule) else getattr(value, "__dict__", {})
     slots = {} if isinstance(value, LightningDataModule) else slots_of(value)
-    return [*attributes.values(), *slots.values(), *_code_of(type(value))]
+    return [*attributes.values(), *slots.values(), *_of_class(type(value))]
 
 
-def _code_of(kind: type) -> Iterator[FunctionType]:
-    """The methods and properties that a class has of its own."""
+def _named_in(owner: Any, names: Iterable[str]) -> list[Any]:
+    """What one's own class or module has under these names, as `Settings.network`."""
+    own = is_own(owner) if isinstance(owner, type) else isinstance(owner, ModuleType) and is_own_module(owner.__name__)
+    return [vars(owner)[name] for name in names if name in vars(owner)] if own else []
+
+
+def _of_class(kind: type) -> Iterator[Any]:
+    """The methods, properties and values that a class has of its own."""
     left = {*MAKING, *(vars(LightningDataModule) if issubclass(kind, LightningDataModule) else ())}
     for cls in kind.__mro__:
         if is_foreign(cls.__module__):
             for name in vars(cls).keys() - left:
-                yield from _functions_in(vars(cls)[name])
+                yield from [*_functions_in(vars(cls)[name])] or [vars(cls)[name]]
 
 
 def has_hooks(module: LightningModule) -> bool:
@@ -161,8 +168,7 @@ def reads_gradients(instance: Any, module: LightningModule) -> bool:
             waiting += enclosed(function)
             names = {*names_in(function.__code__)}
             found = [function.__globals__.get(name) for name in names]
-            spaces = [each for each in found if isinstance(each, ModuleType) and is_own_module(each.__name__)]
-            waiting += [*found, *(vars(space).get(name) for space in spaces for name in names)]
+            waiting += [*found, *(x for owner in found for x in _named_in(owner, names))]
             waiting += [value for name in names for one in (instance, module) for value in _of_name(name, one)]
     return False
 

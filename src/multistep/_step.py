@@ -163,6 +163,10 @@ class Reference:
         self._watch = watch
         self.draws = False  # whether a step draws random numbers
 
+    def parameters(self) -> dict[str, Tensor]:
+        """Returns the parameters, named as among the tensors of an outcome."""
+        return {f"parameter {name}": parameter.detach() for name, parameter in self.module.named_parameters()}
+
     def run(self, minibatches: Sequence[Any], rates: Sequence[float]) -> Outcome:
         """Performs the updates of these minibatches.
 

@@ -703,6 +703,70 @@ def turned():
     return DataLoader(TensorDataset(images, examples().tensors[1]), SIZE, collate_fn=Turned())
 
 
+class Known:
+    network = None
+
+
+class ToBeReached(Classifier):
+    def __init__(self):
+        super().__init__()
+        Known.network = Mining.network = self.net
+
+
+class Mining(Items):
+    """Gives examples by what the network in training makes of them."""
+
+    network = None
+
+    def __getitem__(self, index):
+        return self.weighed(*super().__getitem__(index), self.network)
+
+    def weighed(self, x, y, network):
+        with torch.no_grad():
+            return x * network(x).norm(), y
+
+
+class MiningByAClass(Mining):
+    def __getitem__(self, index):
+        return self.weighed(*Items.__getitem__(self, index), Known.network)
+
+
+def noisy(parameters):
+    """SGD whose loss is that of shifted weights, by hooks of torch's, which are called before the closure."""
+    optimizer = momentum(parameters)
+
+    def shift(by):
+        def hook(optimizer, *_):
+            with torch.no_grad():
+                for group in optimizer.param_groups:
+                    for parameter in group["params"]:
+                        parameter.add_(by)
+
+        return hook
+
+    optimizer.register_step_pre_hook(shift(0.25))
+    optimizer.register_step_post_hook(shift(-0.25))
+    return optimizer
+
+
+def perturbing(parameters):
+    """The same by a step that stands for the optimizer's own."""
+    optimizer = momentum(parameters)
+    own = optimizer.step
+
+    def step(closure=None):
+        held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        with torch.no_grad():
+            torch._foreach_add_(held, 0.25)
+        loss = own(closure)
+        with torch.no_grad():
+            torch._foreach_sub_(held, 0.25)
+        return loss
+
+    optimizer.step = step
+    return optimizer
+
+
 class Unscaled(Classifier):
     """Has a loss of its own where tanh of a large value is not 1."""
 
@@ -1001,6 +1065,14 @@ SETTINGS = {
     "a change between validations of one minibatch": Setting(
         make=Revalidated, options={"val_check_interval": 1, "max_epochs": 1}
     ),
+    **{
+        f"data that reach the module by {how}": Setting(
+            EAGER, make=ToBeReached, data=lambda cls=cls: DataLoader(cls(), SIZE)
+        )
+        for how, cls in {"a value of their class": Mining, "a class": MiningByAClass}.items()
+    },
+    "hooks of the optimizer's step": Setting(EAGER, make=partial(Classifier, noisy)),
+    "a step that perturbs before its closure": Setting(EAGER, make=partial(Classifier, perturbing)),
     "minibatches in another order of memory": Setting(make=OfImages, data=turned),
     "values that saturate later": Setting(make=Unscaled, data=saturating, options={"max_epochs": 2}),
     **{

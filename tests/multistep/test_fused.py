@@ -15,7 +15,7 @@ from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import EarlyStopping, LambdaCallback
 from torch.utils.data import DataLoader, TensorDataset
 
-from multistep import Calls, EngineMismatchError, _choice, _fused
+from multistep import Calls, EngineMismatchError, EngineUnavailableError, _choice, _fused
 from multistep._calls import is_others
 from multistep._fused import FusedEngine
 from multistep._reach import reads_gradients
@@ -535,3 +535,35 @@ def test_a_signal_to_end_gives_up_a_compilation_and_the_next_update_begins_it_ag
     assert handled == [(1, 1)]
     assert len(builds) == 2
     assert_same(found, train(Classifier, "lightning", LONG, max_epochs=1), exactly=False)
+
+
+class Pooled(Classifier):
+    """A convolution, batch norm and pooling, of whose gradients in 16 bits torch 2.13 may write wrong code."""
+
+    def __init__(self):
+        super().__init__(lambda parameters: torch.optim.SGD(parameters, lr=1e-3))
+        inner = [torch.nn.Conv2d(1, 4, 3, bias=False), torch.nn.BatchNorm2d(4), torch.nn.MaxPool2d(2)]
+        self.net = torch.nn.Sequential(*inner, torch.nn.Flatten(), torch.nn.Linear(36, CLASSES))
+
+
+def pooled(engine):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(20 * SIZE, 1, 8, 8, generator=generator)
+    data = DataLoader(TensorDataset(images, torch.randint(0, CLASSES, (20 * SIZE,), generator=generator)), SIZE)
+    torch.manual_seed(1)
+    before = Pooled().state_dict()
+    after = train(Pooled, engine, data, precision="bf16-mixed").module.state_dict()
+    return {name: value - before[name] for name, value in after.items() if value.is_floating_point()}
+
+
+def test_changes_in_16_bits_are_those_of_ordinary_training():
+    expected = pooled("lightning")
+    for name, change in pooled("fused").items():
+        assert (change - expected[name]).norm() < 0.1 * expected[name].norm(), name
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_wrong_gradients_in_16_bits_are_noticed_before_they_are_trusted(monkeypatch):
+    monkeypatch.setattr(inductor, "ONCE", "an option that there is not")  # so that the one that is wrong there stays
+    with pytest.raises(EngineUnavailableError, match="compiled, it differs from training_step"):
+        pooled("fused")
