@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from runlab._files import write_atomically as write_atomically
     from runlab._lock import Occupied as Occupied
     from runlab._lock import alone_in as alone_in
+    from runlab._mistakes import about_import as about_import
     from runlab._mistakes import about_memory as about_memory
     from runlab._mistakes import exit_with as exit_with
     from runlab._options import from_environment as from_environment
@@ -81,7 +82,7 @@ _HOMES = {
     "_errors": "Diverged UserError full_disk printable require_at_least shortened",
     "_files": "LAST claim_run_folder remove_folder rewind write_atomically",
     "_lock": "Occupied alone_in",
-    "_mistakes": "about_memory exit_with",
+    "_mistakes": "about_import about_memory exit_with",
     "_options": "from_environment words_for",
     "many._compare": "compare",
     "many._figures": "loss_bands_figure",

@@ -11,8 +11,8 @@ from ngram_mlp.data import NGramDataModule, SplitBatches
 from ngram_mlp.data.corpus import Unit
 from ngram_mlp.data.datamodule import stream_of
 from ngram_mlp.diagnostics.batch_norm_statistics import STATISTICS, drifts, evaluate_splits, measure, require_batch_norm
-from ngram_mlp.models.loading import load_model
-from ngram_mlp.models.variants import variant
+from ngram_mlp.models import LanguageModel
+from ngram_mlp.models.loading import load_model, variant
 from runlab import Parser, UserError, command, printable, read_checkpoint, shortened
 
 
@@ -34,7 +34,7 @@ def main(args: Sequence[str] | None = None) -> None:
     add("--model", type=str, default="LanguageModel", help="A variant of your own, as package.module.Class.")
     options = parser.parse_args(args)
     checkpoint = read_checkpoint(options.ckpt_path)
-    model = load_model(checkpoint, variant(options.model))
+    model = load_model(checkpoint, variant(options.model, LanguageModel))
     trained_on = stream_of(checkpoint)["corpus"]
     corpus, unit = options.corpus or str(trained_on["name"]), trained_on.get("unit", "line")
     data = NGramDataModule(corpus, model.block_size, data_dir=options.data_dir, unit=cast(Unit, unit))

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import torch
 
-from ngram_mlp.models.loading import load_model
+from ngram_mlp.models import LanguageModel
+from ngram_mlp.models.loading import load_model, variant
 from ngram_mlp.models.sampling import MAX_LENGTH, learns_text, sample_batched, sample_one_by_one
-from ngram_mlp.models.variants import variant
 from runlab import Parser, command, printable, read_checkpoint, require_at_least, show
 
 
@@ -27,7 +27,7 @@ def main(args: Sequence[str] | None = None) -> None:
     options = parser.parse_args(args)
     require_at_least(0, seed=options.seed)
     require_at_least(1, max_length=options.max_length)
-    model = load_model(read_checkpoint(options.ckpt_path), variant(options.model))
+    model = load_model(read_checkpoint(options.ckpt_path), variant(options.model, LanguageModel))
     sample = sample_batched if options.batched else sample_one_by_one
     generator = torch.Generator().manual_seed(options.seed)
     is_text = learns_text(model)

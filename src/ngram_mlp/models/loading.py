@@ -1,11 +1,12 @@
 """Models built from checkpoints, which are data: nothing that a checkpoint names is imported or run."""
 
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any, TypeVar
 
 from torch import nn
 
-from runlab import Checkpoint, shortened
+from runlab import Checkpoint, UserError, about_import, shortened
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -27,6 +28,24 @@ def load_model(checkpoint: Checkpoint, model_class: type[M], strict: bool = True
         reason = shortened(" ".join(str(error).split()), 300)
         raise checkpoint.error(f"does not fit {name}: {reason}") from error
     return model.eval()
+
+
+def variant(name: str, base: type[M]) -> type[M]:
+    """Returns the class with a name: that base, one of this package, or one's own as `package.module.Class`.
+
+    Raises a UserError where there is none.
+    """
+    known = {kind.__name__: kind for kind in (base, *_of_this_package(base))}
+    module, _, own = name.rpartition(".")
+    if not module and name in known:
+        return known[name]
+    try:
+        found = getattr(import_module(module), own, None) if module else None
+    except ImportError as error:
+        raise UserError(about_import(error) or str(error), model=name) from error
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise UserError(f"is not a variant of {base.__name__}; give package.module.Class", model=name)
+    return found
 
 
 def _of_this_package(base: type[M]) -> Iterator[type[M]]:

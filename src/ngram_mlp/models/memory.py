@@ -25,12 +25,19 @@ def bytes_of_an_update(model: LanguageModel, batch_size: int) -> int:
         storages.append(tensor.untyped_storage())
         return tensor
 
-    network = copy.deepcopy(model.network).to("meta")
+    tensors = [*model.network.parameters(), *model.network.buffers()]  # replaced in the copy, which takes no memory
+    network = copy.deepcopy(model.network, {id(tensor): on_meta(tensor) for tensor in tensors})
     with torch.device("meta"), saved_tensors_hooks(note, lambda tensor: tensor):
         contexts = torch.zeros(batch_size, model.block_size, dtype=torch.long)
         F.cross_entropy(network(contexts), contexts[:, 0])
     sizes = {storage._cdata: storage.nbytes() for storage in storages}.values()
     return sum(sizes) + 2 * max(sizes)  # a gradient, and the one that is computed from it
+
+
+def on_meta(tensor: torch.Tensor) -> torch.Tensor:
+    """Returns a tensor like this one without its numbers; a parameter of a parameter."""
+    bare = tensor.detach().to("meta")
+    return torch.nn.Parameter(bare, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else bare
 
 
 def bytes_of_memory() -> float:
