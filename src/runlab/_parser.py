@@ -13,8 +13,12 @@ from runlab._mistakes import about_import, about_memory, about_value, exit_with,
 from runlab._wanted import is_whole
 
 set_parsing_settings(add_print_completion_argument=True)
-# Defaults that say nothing: the address of a function, and a model with all of its options.
-NOISE = re.compile(r",? ?default: (<function .*? at 0x\w+>|\{'class_path': .*\}(?=, known))")
+# What says nothing: as defaults, the address of a function, and a model with all of its options; words that the
+# option's line names, too; and the classes, everybody's own among them, that may stand in a list.
+NOISE = re.compile(
+    r",? ?default: (<function .*? at 0x\w+>|\{'class_path': .*\}(?=, known))"
+    r"|type: Literal\[.*?\], (?=default)|(?<=default: \[\]), known subclasses: .*?(?=\))"
+)
 WHOLE = re.compile(r"[+-]?\d+(\.\d+)?[eE]\+?\d{1,2}")  # a whole number as some write it, such as 2e3
 
 
