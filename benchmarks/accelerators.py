@@ -29,10 +29,10 @@ def main() -> None:
             engine: str, accelerator: str, n_hidden: int = n_hidden, n_layers: int = n_layers, size: int = batch_size
         ) -> float:
             torch.manual_seed(1)
-            network = MLP(data.characters, 3, n_hidden=n_hidden, n_layers=n_layers).network
+            network = MLP(data.vocabulary, 3, n_hidden=n_hidden, n_layers=n_layers).network
             return microseconds(network, data.splits["train"], size, engine, SECONDS, accelerator)
 
-        network = MLP(data.characters, 3, n_hidden=n_hidden, n_layers=n_layers).network
+        network = MLP(data.vocabulary, 3, n_hidden=n_hidden, n_layers=n_layers).network
         multiplications = batch_size * sum(parameter.numel() for parameter in network.parameters())
         cpu, on_gpu = measured("eager", "cpu"), measured("eager", "gpu")
         try:

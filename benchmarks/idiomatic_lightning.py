@@ -11,7 +11,7 @@ from measure import Clock, words
 from torch import nn
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
-from ngram_mlp.data import Vocabulary, build_ngrams
+from ngram_mlp.data import Tokenizer, build_ngrams
 from ngram_mlp.models.layers import BatchNorm
 
 UPDATES = int(sys.argv[1])
@@ -51,10 +51,10 @@ class Ticks(pl.Callback):
 
 
 names = words()
-vocabulary = Vocabulary.of_words(names)
+tokenizer = Tokenizer.of_lines(names)
 random.seed(42)
 random.shuffle(names)
-ngrams = build_ngrams(names[: int(0.8 * len(names))], vocabulary, 3)
+ngrams = build_ngrams(names[: int(0.8 * len(names))], tokenizer, 3)
 dataset = TensorDataset(ngrams.contexts.long(), ngrams.targets.long())
 sampler = RandomSampler(dataset, replacement=True, num_samples=32 * UPDATES)
 clock = Clock()
@@ -67,5 +67,5 @@ with tempfile.TemporaryDirectory() as folder:
         enable_model_summary=False,
     )
     pl.seed_everything(2147483647)
-    trainer.fit(Model(len(vocabulary)), DataLoader(dataset, batch_size=32, sampler=sampler))
+    trainer.fit(Model(len(tokenizer)), DataLoader(dataset, batch_size=32, sampler=sampler))
 clock.report()

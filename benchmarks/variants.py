@@ -32,5 +32,5 @@ data = NGramDataModule()
 epoch = len(data.splits["train"].targets) // data.batch_size
 kind = Smoothed if RECIPE == "own step" else BatchNormMLP
 options = {} if RECIPE in ("default", "own step") else {"optimizer": getattr(torch.optim, RECIPE)}
-module = kind(data.characters, data.block_size, **options)
+module = kind(data.vocabulary, data.block_size, **options)
 time_training(module, data, "fused", 1 + max(1, int(UPDATES) // epoch))

@@ -223,7 +223,7 @@ def trained(corpus: str, options: dict[str, Any], engine: str = "auto", **argume
     """An MLP that a trainer with these options has trained, and the engine that did."""
     torch.manual_seed(1)
     data, multistep = NGramDataModule(corpus), MultiStep(engine)
-    model = MLP(data.characters, 3, n_hidden=20, **arguments)
+    model = MLP(data.vocabulary, 3, n_hidden=20, **arguments)
     with at_peace():
         given = ({} if options.get("barebones") else QUIET) | {"max_steps": UPDATES} | options
         given["callbacks"] = [multistep, *given.get("callbacks", [])]

@@ -207,7 +207,7 @@ EVERYWHERE = {
     "no hyperparameters": without("hyper_parameters"),
     "a negative size": put("hyper_parameters", "n_hidden", value=-8),
     "a size that is text": put("hyper_parameters", "n_hidden", value="8"),
-    "a vocabulary of numbers": put("hyper_parameters", "characters", value=[1, 2]),
+    "a vocabulary of numbers": put("hyper_parameters", "vocabulary", value=[1, 2]),
     "no weights": put("state_dict", value={}),
     "weights that are a list": put("state_dict", value=[]),
     "a weight missing": without("state_dict", "network.hidden1.norm.gain"),
@@ -389,9 +389,9 @@ def test_a_network_of_nan_is_loaded_and_told(honest, tmp_path, fails, capsys):
 
 def test_sampled_words_are_escaped(honest, tmp_path, capsys):
     content = torch.load(honest, weights_only=True)
-    characters = content["hyper_parameters"]["characters"]
-    content["hyper_parameters"]["characters"] = (
-        "." + "".join(map(chr, range(1, 25))) + "\u202eж"[: len(characters) - 25]
+    vocabulary = content["hyper_parameters"]["vocabulary"]
+    content["hyper_parameters"]["vocabulary"] = (
+        "." + "".join(map(chr, range(1, 25))) + "\u202eж"[: len(vocabulary) - 25]
     )
     torch.save(content, tmp_path / "steering.ckpt")
     sample.main(["--ckpt_path", str(tmp_path / "steering.ckpt"), "--num", "200"])

@@ -111,8 +111,8 @@ def _without_lightnings_advice():
 @pytest.mark.parametrize("options", TRAINERS, ids=["plain", "validating", "accumulating"])
 def test_a_callback_is_called_as_in_an_ordinary_run(options, corpus_file):
     ours, ordinary = NGramDataModule(str(corpus_file)), OrdinaryData(str(corpus_file))
-    expected = trace_of_callback(Ordinary(MLP(ours.characters, 3).network), ordinary, options)
-    assert trace_of_callback(MLP(ours.characters, 3), ours, options) == expected
+    expected = trace_of_callback(Ordinary(MLP(ours.vocabulary, 3).network), ordinary, options)
+    assert trace_of_callback(MLP(ours.vocabulary, 3), ours, options) == expected
 
 
 def fit(model, data, engine="auto", callbacks=(), **options):
@@ -131,7 +131,7 @@ class Forgetful(BatchNormMLP):
 
 def test_a_variant_that_overrides_a_hook_is_called_at_every_update(corpus_file):
     data = NGramDataModule(str(corpus_file))
-    model = Forgetful(data.characters, 3)
+    model = Forgetful(data.vocabulary, 3)
     assert fit(model, data, max_steps=20) == "lightning"
     assert model.seen == [((32, 3), update) for update in range(20)]
 
@@ -155,9 +155,9 @@ def test_a_hook_within_an_update_is_called_at_every_update_whatever_is_declared(
 @pytest.mark.parametrize("options", TRAINERS, ids=["plain", "validating", "accumulating"])
 def test_a_variants_hooks_are_called_as_an_ordinary_modules(options, corpus_file):
     ours, ordinary = NGramDataModule(str(corpus_file)), OrdinaryData(str(corpus_file))
-    variant = recording(MLP, MODULE_HOOKS)(ours.characters, 3)
+    variant = recording(MLP, MODULE_HOOKS)(ours.vocabulary, 3)
     Trainer(**QUIET, **options).fit(variant, ours)
-    module = recording(Ordinary, MODULE_HOOKS)(MLP(ours.characters, 3).network)
+    module = recording(Ordinary, MODULE_HOOKS)(MLP(ours.vocabulary, 3).network)
     Trainer(**QUIET, **options).fit(module, ordinary)
     assert ("on_before_optimizer_step", 3) in module.trace
     assert variant.trace == module.trace
@@ -167,9 +167,9 @@ def test_a_variants_hooks_are_called_as_an_ordinary_modules(options, corpus_file
 def test_a_callback_without_batch_hooks_cannot_tell_chunks_from_an_ordinary_run(options, corpus_file):
     ours, ordinary = NGramDataModule(str(corpus_file)), OrdinaryData(str(corpus_file))
     others = [hook for hook in CALLBACK_HOOKS if hook not in BATCH_HOOKS]
-    traces, network = [], MLP(ours.characters, 3).network
+    traces, network = [], MLP(ours.vocabulary, 3).network
     for module, data, engines in (
-        (MLP(ours.characters, 3), ours, [MultiStep("eager")]),
+        (MLP(ours.vocabulary, 3), ours, [MultiStep("eager")]),
         (Ordinary(network), ordinary, []),
     ):
         callback = recording(Callback, others)()
@@ -186,7 +186,7 @@ def test_a_callback_has_the_last_update_followed_by_a_validation_where_no_interv
         callback = recording(Callback, ["on_validation_end"])()
         callback.trace = seen
         options = {"max_steps": 50, "val_check_interval": 20, "num_sanity_val_steps": 0}
-        fit(MLP(data.characters, 3), data, engine, [ValidationAtEnd(), callback], **options)
+        fit(MLP(data.vocabulary, 3), data, engine, [ValidationAtEnd(), callback], **options)
         assert seen == [("on_validation_end", 20), ("on_validation_end", 40), ("on_validation_end", 50)]
 
 
@@ -221,7 +221,7 @@ def test_a_callback_of_lightnings_does_what_it_does_in_an_ordinary_run(name, cor
     seen = []
     for ours in (True, False):
         data = (NGramDataModule if ours else OrdinaryData)(str(corpus_file))
-        model = MLP(data.characters, 3)
+        model = MLP(data.vocabulary, 3)
         notes = Notes()
         shown = {"enable_progress_bar": "Bar" in name, "enable_checkpointing": "Checkpoint" in name}
         with at_peace():
@@ -250,7 +250,7 @@ def traces_of(options, corpus):
     traces = []
     for ours in (True, False):
         data = (NGramDataModule if ours else OrdinaryData)(corpus)
-        model = MLP(data.characters, 3, n_hidden=20)
+        model = MLP(data.vocabulary, 3, n_hidden=20)
         callback = recording(Callback, others)()
         with at_peace():
             bare = options.get("barebones")
@@ -287,7 +287,7 @@ def test_what_counts_epochs_has_the_bits_of_plain_lightning(options, sampling, e
     for engines in ([MultiStep(engine)], []):
         torch.manual_seed(1)
         data = NGramDataModule(str(corpus_file), sampling=sampling)
-        model = BatchNormMLP(data.characters, 3, n_hidden=20)
+        model = BatchNormMLP(data.vocabulary, 3, n_hidden=20)
         callbacks = [*engines, *copy.deepcopy(options.get("callbacks", []))]
         with at_peace():
             trainer = Trainer(**QUIET | options | {"callbacks": callbacks})
@@ -300,7 +300,7 @@ def test_what_counts_epochs_has_the_bits_of_plain_lightning(options, sampling, e
 def test_a_plateau_lowers_the_rate_at_the_end_of_an_epoch(corpus_file):
     data = NGramDataModule(str(corpus_file))
     schedule = partial(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=0, threshold=10.0, factor=0.5)
-    model = MLP(data.characters, 3, lr_scheduler=schedule)
+    model = MLP(data.vocabulary, 3, lr_scheduler=schedule)
     fit(model, data, max_epochs=4)  # no loss falls by so much
     assert model.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 * 0.5**4)
 
@@ -323,7 +323,7 @@ def test_a_variant_with_its_own_step_and_hooks_trains_by_all_engines(corpus_file
     for engine in ("lightning", "eager", "fused"):
         torch.manual_seed(1)
         data = NGramDataModule(str(corpus_file))
-        model = OwnStep(data.characters, 3, n_hidden=20)
+        model = OwnStep(data.vocabulary, 3, n_hidden=20)
         assert fit(model, data, engine, max_steps=60) == engine
         found[engine] = [*model.state_dict().values()]
     for reference, eager, fused in zip(*found.values(), strict=True):

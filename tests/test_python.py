@@ -33,7 +33,7 @@ def fitted(model, data, **options):
 def test_the_default_arguments_of_the_trainer_will_do(data, tmp_path, monkeypatch):
     """Logger, progress bar, summary and checkpoints are Lightning's own."""
     monkeypatch.chdir(tmp_path)
-    model = MLP(data.characters, data.block_size)
+    model = MLP(data.vocabulary, data.block_size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer = Trainer(max_steps=60, accelerator="cpu")
@@ -46,7 +46,7 @@ def test_the_default_arguments_of_the_trainer_will_do(data, tmp_path, monkeypatc
     assert validated == pytest.approx({f"val/{name}": value for name, value in expected.items()})
     assert set(tested) == {"test/loss", "test/perplexity", "test/accuracy"}
     targets = data.splits["test"].targets.long()
-    assert predicted.shape == (len(targets), len(data.characters))
+    assert predicted.shape == (len(targets), len(data.vocabulary))
     likelihood = -predicted.gather(1, targets[:, None]).log().mean().item()
     assert likelihood == pytest.approx(tested["test/loss"], rel=1e-5)
     assert [path.name for path in tmp_path.rglob("*.ckpt")] == ["epoch=1-step=60.ckpt"]
@@ -59,7 +59,7 @@ def test_the_default_arguments_of_the_trainer_will_do(data, tmp_path, monkeypatc
 @pytest.mark.parametrize(("kind", "block_size"), [(MLP, 3), (BatchNormMLP, 3), (WaveNet, 8)])
 def test_a_checkpoint_saved_by_a_trainer_or_a_callback_is_a_model_again(kind, block_size, corpus_file, tmp_path):
     data = NGramDataModule(str(corpus_file), block_size)
-    model = kind(data.characters, block_size, n_hidden=20)
+    model = kind(data.vocabulary, block_size, n_hidden=20)
     saver = ModelCheckpoint(tmp_path, filename="saved", monitor="val/loss")
     trainer = fitted(model, data, callbacks=[saver], enable_checkpointing=True, val_check_interval=20)
     trainer.save_checkpoint(tmp_path / "by_hand.ckpt")
@@ -73,7 +73,7 @@ def test_a_checkpoint_saved_by_a_trainer_or_a_callback_is_a_model_again(kind, bl
 
 
 def test_arguments_that_a_checkpoint_does_not_hold_can_be_given(data, tmp_path):
-    fitted(MLP(data.characters, 3), data).save_checkpoint(tmp_path / "a.ckpt")
+    fitted(MLP(data.vocabulary, 3), data).save_checkpoint(tmp_path / "a.ckpt")
     model = MLP.load_from_checkpoint(tmp_path / "a.ckpt", optimizer=torch.optim.Adam)
     assert isinstance(model.configure_optimizers()["optimizer"], torch.optim.Adam)
     assert fitted(model, data).global_step == 40
@@ -81,7 +81,7 @@ def test_arguments_that_a_checkpoint_does_not_hold_can_be_given(data, tmp_path):
 
 def test_a_checkpoint_is_refused_in_a_line_where_it_is_another_models_or_runs_code(data, tmp_path):
     path = tmp_path / "a.ckpt"
-    fitted(MLP(data.characters, 3), data).save_checkpoint(path)
+    fitted(MLP(data.vocabulary, 3), data).save_checkpoint(path)
     with pytest.raises(UserError, match="holds a model 'MLP'"):
         BatchNormMLP.load_from_checkpoint(path)
     with pytest.raises(UserError, match="hparams_file"):
@@ -112,7 +112,7 @@ def test_the_data_train_any_other_module(data):
     class Other(LightningModule):
         def __init__(self):
             super().__init__()
-            self.network = MLP(data.characters, 3).network
+            self.network = MLP(data.vocabulary, 3).network
 
         def training_step(self, batch, batch_idx):
             assert batch[0].shape == (32, 3)
@@ -127,12 +127,12 @@ def test_the_data_train_any_other_module(data):
 def test_a_model_trains_on_any_other_data(data):
     ngrams = data.splits["train"]
     loader = DataLoader(TensorDataset(ngrams.contexts.long(), ngrams.targets.long()), batch_size=16)
-    model = MLP(data.characters, 3)
+    model = MLP(data.vocabulary, 3)
     assert fitted(model, loader, limit_val_batches=0).global_step == 40
 
 
 def test_a_model_can_be_trained_again_by_another_trainer_or_go_on_with_its_own(data, tmp_path):
-    model = MLP(data.characters, 3)
+    model = MLP(data.vocabulary, 3)
     losses = Losses()
     first = fitted(model, data, callbacks=[losses, MultiStep()])
     first.fit_loop.epoch_loop.max_steps = 70
@@ -154,7 +154,7 @@ def test_a_run_in_python_resumes_bitwise(engine, corpus_file, tmp_path):
     def run(updates, **arguments):
         seed_everything(3)
         data = NGramDataModule(str(corpus_file))
-        model = BatchNormMLP(data.characters, 3, n_hidden=20)
+        model = BatchNormMLP(data.vocabulary, 3, n_hidden=20)
         losses, multistep = Losses(), MultiStep(engine)
         with at_peace():
             options = {**QUIET, "max_steps": updates, "accumulate_grad_batches": 2, "gradient_clip_val": 0.4}
@@ -182,7 +182,7 @@ def test_the_engine_may_change_between_eager_and_lightning_without_a_change_of_b
     def run(engine, *callbacks, **arguments):
         seed_everything(3)
         data = NGramDataModule(str(corpus_file))
-        model = BatchNormMLP(data.characters, 3, n_hidden=20)
+        model = BatchNormMLP(data.vocabulary, 3, n_hidden=20)
         losses, multistep = Losses(), MultiStep(engine)
         with at_peace():
             options = {**QUIET, "enable_checkpointing": True, "num_sanity_val_steps": 0, "max_steps": 60}
@@ -200,18 +200,18 @@ def test_the_engine_may_change_between_eager_and_lightning_without_a_change_of_b
 
 def test_messages_name_arguments(data):
     with pytest.raises(UserError, match=r"^n_hidden 0: give a whole number of at least 1$"):
-        MLP(data.characters, 3, n_hidden=0)
+        MLP(data.vocabulary, 3, n_hidden=0)
     with pytest.raises(UserError, match=r"^kind batch: batch norm is the model BatchNormMLP"):
-        MLP(data.characters, 3, norm="batch")
+        MLP(data.vocabulary, 3, norm="batch")
     for characters in ("", "aab", None):
         with pytest.raises(UserError, match="give a string that has every character once"):
             MLP(characters, 3)
     with pytest.raises(UserError, match="block_size: give a whole number of at least 1"):
-        MLP(data.characters, None)
+        MLP(data.vocabulary, None)
     with pytest.raises(UserError, match="sampling x: give replacement or epochs"):
         NGramDataModule(sampling="x")
     with pytest.raises(UserError, match="num -1: give a whole number of at least 0"):
-        MLP(data.characters, 3).sample(-1)
+        MLP(data.vocabulary, 3).sample(-1)
 
 
 def test_a_step_without_a_loss_is_named(data):
@@ -220,11 +220,11 @@ def test_a_step_without_a_loss_is_named(data):
             return None
 
     with at_peace(), pytest.raises(UserError, match=r"^model Skips: training_step has returned no loss"):
-        Trainer(**QUIET | {"max_steps": 3, "callbacks": [Losses()]}).fit(Skips(data.characters, 3), data)
+        Trainer(**QUIET | {"max_steps": 3, "callbacks": [Losses()]}).fit(Skips(data.vocabulary, 3), data)
 
 
 def test_a_norm_is_given_by_its_name(data):
-    norms = [type(module).__name__ for module in MLP(data.characters, 3, norm="layer").network.modules()]
+    norms = [type(module).__name__ for module in MLP(data.vocabulary, 3, norm="layer").network.modules()]
     assert "LayerNorm" in norms
 
 
@@ -248,13 +248,13 @@ def test_a_model_with_its_defaults_is_pickled_as_any_module(kind, tmp_path):
 )
 @pytest.mark.parametrize("stage", ["fit", "validate", "test", "predict"])
 def test_a_model_for_other_data_is_refused_before_it_sees_them(characters, block_size, told, stage, data):
-    model = MLP(characters(data.characters), block_size)
+    model = MLP(characters(data.vocabulary), block_size)
     with at_peace(), pytest.raises(UserError, match=told):
         getattr(Trainer(**QUIET | {"max_steps": 3}), stage)(model, data)
 
 
 def test_a_model_samples_words_from_a_seed(data):
-    model = MLP(data.characters, 3)
+    model = MLP(data.vocabulary, 3)
     words = model.sample(5, seed=3, prompt="a", temperature=0.5)
     assert len(words) == 5
     assert all(word.startswith("a") for word in words)

@@ -136,5 +136,5 @@ def test_a_deep_batch_norm_stack_replays_its_loop_its_statistics_and_its_names(s
     generator = torch.Generator()
     generator.set_state(stream_of(checkpoint)["minibatches"]["generator"])
     names = [name for name, _ in sample_one_by_one(load_model(checkpoint, LanguageModel), 20, generator)]
-    characters = checkpoint.hyperparameters["characters"]
+    characters = checkpoint.hyperparameters["vocabulary"]
     assert names == ["".join(characters[i] for i in stack.sample()) for _ in range(20)]

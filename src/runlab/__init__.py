@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from runlab._mistakes import about_import as about_import
     from runlab._mistakes import about_memory as about_memory
     from runlab._mistakes import exit_with as exit_with
+    from runlab._options import flattened as flattened
     from runlab._options import from_environment as from_environment
     from runlab._options import words_for as words_for
     from runlab.many._compare import compare as compare
@@ -83,7 +84,7 @@ _HOMES = {
     "_files": "LAST claim_run_folder remove_folder rewind write_atomically",
     "_lock": "Occupied alone_in",
     "_mistakes": "about_import about_memory exit_with",
-    "_options": "from_environment words_for",
+    "_options": "flattened from_environment words_for",
     "many._compare": "compare",
     "many._figures": "loss_bands_figure",
     "many._pool": "train_all",

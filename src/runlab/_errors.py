@@ -24,6 +24,12 @@ class UserError(ValueError):
         named = [f"{name}: " if value is None else f"{name} {value}: " for name, value in argument.items()]
         super().__init__("".join(named) + message)
 
+    def of_group(self, group: str) -> "UserError":
+        """Returns the same, about the argument as an option of this group."""
+        found = UserError(str(self).replace(f"{self.argument}", f"{group}.{self.argument}", self.argument is not None))
+        found.argument = self.argument and f"{group}.{self.argument}"
+        return found
+
 
 class Diverged(UserError):
     """The training loss is not finite."""

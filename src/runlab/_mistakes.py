@@ -25,6 +25,8 @@ def mistake_in(error: BaseException | None, typed: Sequence[str]) -> str | None:
     if error is None:
         return None
     line, argument = " ".join(str(error).split()), getattr(error, "argument", None)
+    if not isinstance(error, UserError):  # Lightning's, which names its own argument and often no remedy
+        return f"{in_one_line(line.rstrip('.'), typed, options_in(typed))}; give another value"
     return line if argument is None else line.replace(argument, _as_typed(argument, typed), 1)
 
 
@@ -114,11 +116,16 @@ def _as_typed(argument: str, typed: Sequence[str]) -> str:
 
 
 def _nearest(option: str, known: Sequence[str]) -> list[str]:
-    """The options whose last word is that of this one, as `--model.optimizer.lr` for `--lr`, or is most like it."""
+    """The options whose last word is that of this one, as `--model.optimizer.lr` for `--lr`, or is most like it.
+
+    Those of the same group come first.
+    """
     word, group = _last(option).replace("-", "_"), option.rpartition(".")[0]
-    nearest = _most_like(word, [*map(_last, known)])
-    homes = [one for one in known if _last(one) in nearest]
-    return [one for one in homes if one.rpartition(".")[0] == group] or homes[:3]
+    for candidates in ([one for one in known if one.rpartition(".")[0] == group], known):
+        nearest = _most_like(word, [*map(_last, candidates)])
+        if homes := [one for one in candidates if _last(one) in nearest][:3]:
+            return homes
+    return []
 
 
 def _most_like(word: str, known: Sequence[str]) -> list[str]:

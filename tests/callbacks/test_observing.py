@@ -34,18 +34,18 @@ from runlab import UserError
 class Noisy(LanguageModel):
     """A variant of a user's own, with dropout, two norms and Adam."""
 
-    def __init__(self, characters: str, block_size: int) -> None:
+    def __init__(self, vocabulary: str, block_size: int) -> None:
         optimizer, schedule = partial(torch.optim.Adam, lr=0.01), partial(ConstantLR, factor=1.0)
-        super().__init__(characters, block_size, optimizer, schedule)
+        super().__init__(vocabulary, block_size, optimizer, schedule)
         self.network = nn.Sequential(
-            nn.Embedding(len(characters), 6),
+            nn.Embedding(len(vocabulary), 6),
             nn.Flatten(),
             nn.Linear(6 * block_size, 30),
             BatchNorm(30),
             nn.Tanh(),
             nn.Dropout(0.2),
             nn.BatchNorm1d(30),
-            nn.Linear(30, len(characters)),
+            nn.Linear(30, len(vocabulary)),
         )
 
 
@@ -328,7 +328,7 @@ def test_a_callback_is_called_at_the_updates_that_it_declares(corpus_file, tmp_p
     data = NGramDataModule(str(corpus_file))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's, about the saver and manual optimization
-        trainer.fit(MLP(data.characters, 3), data)
+        trainer.fit(MLP(data.vocabulary, 3), data)
     assert {40, 80, 120, 160, 200} <= {*after.ends}
     for update in (0, 70, 140, 199):
         assert update in around.starts
@@ -348,7 +348,7 @@ def test_what_every_run_observes_has_no_engine_keep_gradients(run_train, monkeyp
 def test_data_of_another_kind_are_judged_by_their_first_minibatch(corpus_file, tmp_path):
     data = NGramDataModule(str(corpus_file))
     examples = TensorDataset(*(x[:96].long() for x in (data.splits["train"].contexts, data.splits["train"].targets)))
-    model = MLP(data.characters, 3)
+    model = MLP(data.vocabulary, 3)
     options = {"max_steps": 3, "logger": False, "enable_checkpointing": False, "default_root_dir": tmp_path}
     check = InitializationCheck(Console(quiet=True))
     with warnings.catch_warnings():

@@ -41,7 +41,7 @@ def test_sampling_needs_the_checkpoint_alone_and_follows_the_notebook(checkpoint
             context = [*context[1:], ix]
             if ix == 0:
                 break
-            out.append(model.characters[ix])
+            out.append(model.vocabulary[ix])
         expected.append("".join(out))
     assert capsys.readouterr().out.splitlines() == expected
 
@@ -75,7 +75,7 @@ def test_a_model_that_never_ends_a_word_is_cut_and_tells(sampler, checkpoint):
 def test_a_cut_is_reported(checkpoint, capsys):
     sample.main(["--ckpt_path", str(checkpoint), "--num", "40", "--max_length", "2", "--model", "BatchNormMLP"])
     captured = capsys.readouterr()
-    assert "were cut at 2 characters" in captured.err
+    assert "were cut at 2 tokens" in captured.err
     assert max(map(len, captured.out.splitlines())) == 2
 
 

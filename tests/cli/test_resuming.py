@@ -282,7 +282,7 @@ def test_a_learning_rate_given_with_a_checkpoint_is_the_one_trained_with(cut, ru
     model = load_model(checkpoint, LanguageModel).train()
     generator = torch.Generator()
     generator.set_state(stream_of(checkpoint)["minibatches"]["generator"])
-    contexts, targets = training_examples(run_train.corpus, model.characters)
+    contexts, targets = training_examples(run_train.corpus, model.vocabulary)
     for update in range(first, first + 20):
         drawn = torch.randint(0, len(targets), (32,), generator=generator)
         loss = torch.nn.functional.cross_entropy(model(contexts[drawn]), targets[drawn])
@@ -297,9 +297,9 @@ def test_a_learning_rate_given_with_a_checkpoint_is_the_one_trained_with(cut, ru
 
 
 def training_examples(corpus, characters):
-    from ngram_mlp.data import Vocabulary, build_ngrams, split_words
+    from ngram_mlp.data import Tokenizer, build_ngrams, split_words
 
-    ngrams = build_ngrams(split_words(corpus.read_text().split())[0], Vocabulary(characters), 3)
+    ngrams = build_ngrams(split_words(corpus.read_text().split())[0], Tokenizer(characters), 3)
     return ngrams.contexts.long(), ngrams.targets.long()
 
 

@@ -236,7 +236,7 @@ def test_the_command_replays_a_notebook_from_one_generator_names_included(run_tr
     ((X, Y), _, _), vocab_size = dataset(corpus_file.read_text().split())
     notebook = Notebook(77, vocab_size, norm == "batch")
     np.testing.assert_allclose(np.load(folder / "losses.npy"), notebook.train(X, Y, 300), rtol=1e-5)
-    characters = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["hyper_parameters"]["characters"]
+    characters = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["hyper_parameters"]["vocabulary"]
     names = ["".join(characters[i] for i in notebook.sample()) for _ in range(10)]
     assert (folder / "samples.txt").read_text().splitlines() == names
 
@@ -340,4 +340,29 @@ def test_a_text_is_trained_on_sampled_judged_and_resumed(run_train, tmp_path, ca
     assert captured.err == ""
     evaluate.main(["--ckpt_path", str(folder)])
     assert f"{json.loads((folder / 'metrics.json').read_text())['val']['loss']:.4f}" in capsys.readouterr().out
+    assert run_train("--ckpt_path", "last", "--trainer.max_steps", "320")[0] == folder
+
+
+@pytest.mark.parametrize("unit", ["line", "text"])
+def test_words_are_trained_on_sampled_judged_evaluated_and_resumed(unit, run_train, tmp_path, capsys):
+    verses = "In the beginning was the word.\nThe word was with him, and he knew -- not all of it!\nOnce: a rare one.\n"
+    (tmp_path / "prose.txt").write_text(verses * 30 + "Once, rarely\n")
+    (tmp_path / "other.txt").write_text("In the end was a sound.\n" * 30)
+    options = ("--data.corpus", "prose.txt", "--data.unit", unit, "--data.tokens", "words", "--data.min_count", "2")
+    network = ("--model", "MLP", "--model.direct", "true", "--trainer.max_steps")
+    folder, out = run_train(*options, *network, "300", "--observe.every_n_updates", "default")
+    assert folder.parent.name == f"unit={unit} tokens=words min_count=2 model=MLP direct=true"
+    assert re.search(r"prose.txt, (91 lines|a text of \d,\d+ characters), \d\d tokens", out)
+    assert "outcome" in out
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["val"]["perplexity_per_word"] == pytest.approx(metrics["val"]["perplexity"])
+    known = {*re.findall(r"[\w]+|[^\w\s]", verses)} | {"<unk>"}
+    assert {*re.findall(r"<unk>|[\w]+|[^\w\s]", (folder / "samples.txt").read_text())} <= known
+    sample.main(["--ckpt_path", str(folder), "--prompt", "In the", "--max_length", "20", "--num", "3"])
+    assert capsys.readouterr().out.count("In the") >= 3
+    evaluate.main(["--ckpt_path", str(folder), "--corpus", "other.txt"])
+    assert "trained on another corpus" in capsys.readouterr().out
+    evaluate.main(["--ckpt_path", str(folder), "--mix", "0.5"])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if " val " in line]
+    assert float(lines[0][3]) == pytest.approx(metrics["val"]["loss"], abs=1e-4)
     assert run_train("--ckpt_path", "last", "--trainer.max_steps", "320")[0] == folder

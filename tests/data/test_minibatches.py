@@ -2,13 +2,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from ngram_mlp.data import Minibatches, Vocabulary, build_ngrams
+from ngram_mlp.data import Minibatches, Tokenizer, build_ngrams
 
 
 @pytest.fixture(scope="module")
 def ngrams(sample_words):
     words = sample_words[:40]
-    return build_ngrams(words, Vocabulary.of_words(words), 3)
+    return build_ngrams(words, Tokenizer.of_lines(words), 3)
 
 
 def seeded():

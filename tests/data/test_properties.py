@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ngram_mlp.data import Vocabulary, build_ngrams, load_corpus, split_words
+from ngram_mlp.data import Tokenizer, build_ngrams, load_corpus, split_words
 from ngram_mlp.data.datamodule import NGramDataModule
 from runlab import UserError
 from tests.reference.notebook import build_dataset
@@ -20,20 +20,20 @@ WORDS = st.lists(st.text(LETTERS, min_size=1, max_size=12), min_size=1, max_size
 
 @given(words=WORDS, data=st.data())
 def test_decoding_inverts_encoding(words, data):
-    vocabulary = Vocabulary.of_words(words)
-    text = data.draw(st.text(st.sampled_from(vocabulary.characters), max_size=50))
-    ids = vocabulary.encode(text)
-    assert vocabulary.decode(ids) == text
-    assert [vocabulary.characters[i] for i in ids] == list(text)
-    assert vocabulary.characters == "." + "".join(sorted({*"".join(words)}))
+    tokenizer = Tokenizer.of_lines(words)
+    text = data.draw(st.text(st.sampled_from(tokenizer.vocabulary), max_size=50))
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert [tokenizer.vocabulary[i] for i in ids] == list(text)
+    assert tokenizer.vocabulary == "." + "".join(sorted({*"".join(words)}))
 
 
 @given(words=WORDS, block_size=st.integers(1, 9))
 def test_windows_are_those_of_the_notebooks_loop(words, block_size):
-    vocabulary = Vocabulary.of_words(words)
-    stoi = {character: i for i, character in enumerate(vocabulary.characters)}
+    tokenizer = Tokenizer.of_lines(words)
+    stoi = {character: i for i, character in enumerate(tokenizer.vocabulary)}
     contexts, targets = build_dataset(words, stoi, block_size)
-    ngrams = build_ngrams(words, vocabulary, block_size)
+    ngrams = build_ngrams(words, tokenizer, block_size)
     assert ngrams.contexts.tolist() == contexts.tolist()
     assert ngrams.targets.tolist() == targets.tolist()
 
@@ -80,7 +80,7 @@ def test_a_corpus_of_one_line_of_ten_megabytes_and_one_of_100_000_characters(tmp
     characters = [chr(0x20000 + i) for i in range(60_000)] + [chr(0x30000 + i) for i in range(40_000)]
     path.write_text("\n".join("".join(characters[i : i + 50]) for i in range(0, 100_000, 50)))
     data = NGramDataModule(str(path))
-    assert len(data.vocabulary) == 100_001
+    assert len(data.tokenizer) == 100_001
     ids = np.concatenate([ngrams.targets.numpy() for ngrams in data.splits.values()])
     assert sorted({*ids.tolist()}) == list(range(100_001))
 

@@ -20,7 +20,7 @@ def trained_a_little(data, kind, **norm):
     """A three-layer model whose running estimates have moved, and are behind."""
     torch.manual_seed(1)
     norm = BatchNormalization(kind, momentum=0.1, **norm)
-    model = BatchNormMLP(data.characters, 3, n_hidden=20, n_layers=3, batch_norm=norm).train()
+    model = BatchNormMLP(data.vocabulary, 3, n_hidden=20, n_layers=3, batch_norm=norm).train()
     for _ in range(10):
         model(data.splits["train"].contexts[torch.randint(0, 1000, (32,))].long())
     return model

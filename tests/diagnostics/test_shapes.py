@@ -51,8 +51,8 @@ def minibatch(size=32):
 class Positions(LanguageModel):
     """A user's variant with hidden activations (B, T, C), or (B, C, T) at torch's batch norm."""
 
-    def __init__(self, characters: str, block_size: int, norm: str) -> None:
-        super().__init__(characters, block_size)
+    def __init__(self, vocabulary: str, block_size: int, norm: str) -> None:
+        super().__init__(vocabulary, block_size)
         norms = {
             "BatchNorm1d": (Swap(), nn.BatchNorm1d(12), Swap()),
             "LayerNorm": (nn.LayerNorm(12),),

@@ -2,14 +2,18 @@ import json
 import math
 import re
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from nltk.lm import Vocabulary
+from nltk.lm.models import InterpolatedLanguageModel
+from nltk.lm.smoothing import KneserNey
 
 from ngram_mlp.cli import check
-from ngram_mlp.data import NGramDataModule
-from ngram_mlp.diagnostics.counting import counted_losses
+from ngram_mlp.data import NGramDataModule, NGrams
+from ngram_mlp.diagnostics.counting import CountedNGrams, counted_losses
 from ngram_mlp.diagnostics.final_verdicts import judge_training
 from ngram_mlp.diagnostics.initial_verdicts import (
     Budget,
@@ -30,10 +34,10 @@ KAIMING = {"initialization.hidden_weight": "normal * gain / sqrt(fan_in)", "init
 LAYER_NORM = {"norm.kind": "layer"}
 
 
-def made(model=MLP, characters="." + "abcdefghijklmnopqrstuvwxyz", **options):
+def made(model=MLP, vocabulary="." + "abcdefghijklmnopqrstuvwxyz", **options):
     torch.manual_seed(0)
     initialization = Initialization(**options.pop("initialization", {}))
-    return model(characters, 3, initialization=initialization, **options)
+    return model(vocabulary, 3, initialization=initialization, **options)
 
 
 def judged(model=MLP, **options):
@@ -48,7 +52,7 @@ def data():
 
 
 def with_data(data, updates=20_000, lr=0.1, kind=torch.optim.SGD, **options):
-    model = made(characters=data.characters, optimizer=lambda parameters: kind(parameters, lr=lr), **options)
+    model = made(vocabulary=data.vocabulary, optimizer=lambda parameters: kind(parameters, lr=lr), **options)
     return {verdict.about: verdict for verdict in judge_model(model, data, updates)}
 
 
@@ -148,7 +152,7 @@ def test_a_trial_finds_the_learning_rate_too_high_or_too_low_and_names_one_that_
 
 
 def test_a_trial_takes_everything_back(data):
-    model = made(BatchNormMLP, characters=data.characters, n_layers=2, n_hidden=20).train()
+    model = made(BatchNormMLP, vocabulary=data.vocabulary, n_layers=2, n_hidden=20).train()
     batches = [tuple(torch.randint(27, shape) for shape in ((32, 3), (32,))) for _ in range(5)]
     model.network(batches[0][0]).sum().backward()
     state = {name: x.clone() for name, x in model.network.state_dict().items()}
@@ -237,7 +241,7 @@ def test_examples_are_spread_over_the_split(data):
 
 def test_counting_is_what_it_is_word_by_word(data):
     train, val = data.splits["train"], data.splits["val"]
-    found = counted_losses(train, val, len(data.characters))
+    found = counted_losses(train, val, len(data.vocabulary))
     for length, name in enumerate(("unigrams", "bigrams", "trigrams")):
         own = [tuple(c[3 - length :]) for c in train.contexts.tolist()]
         pairs, singles = Counter(zip(own, train.targets.tolist(), strict=True)), Counter(own)
@@ -245,18 +249,56 @@ def test_counting_is_what_it_is_word_by_word(data):
         losses = [-math.log((pairs[context, t] + 1) / (singles[context] + 27)) for context, t in others]
         assert found[name] == pytest.approx(np.mean(losses), rel=1e-5)
     short = NGramDataModule("sample", block_size=1)
-    assert [*counted_losses(short.splits["train"], short.splits["val"], 27)] == ["unigrams", "bigrams"]
+    names = ["unigrams", "bigrams", "1-grams (Kneser-Ney)", "2-grams (Kneser-Ney)"]
+    assert [*counted_losses(short.splits["train"], short.splits["val"], 27)] == names
 
 
-COUNTED = {"guessing": 3.3, "unigrams": 2.8, "bigrams": 2.45, "trigrams": 2.24}
+class Smoothed(KneserNey):
+    """That of NLTK, whose single tokens give nothing to those that were never seen."""
+
+    def unigram_score(self, word):
+        seen, total = self._continuation_counts(word) if self._order > 1 else (self.counts[word], self.counts[1].N())
+        known = len(self.vocab) - 1  # of which one is NLTK's own, for unknown words
+        return max(seen - self.discount, 0) / total + self.discount * len(self.counts[1]) / total / known
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 5])
+def test_kneser_ney_is_that_of_nltk(order):
+    """On 300 words, so that many contexts of the validation split were never seen."""
+    data = NGramDataModule("sample", block_size=4)
+    data.corpus = replace(data.corpus, words=data.corpus.words[:300])
+    train, val = data.splits["train"], data.splits["val"]
+
+    def written(ngrams, length):
+        rows = zip(ngrams.contexts.tolist(), ngrams.targets.tolist(), strict=True)
+        return [tuple(data.vocabulary[i] for i in [*context, target][-length:]) for context, target in rows]
+
+    params = {"discount": 0.75, "order": order}
+    model = InterpolatedLanguageModel(Smoothed, order, params=params, vocabulary=Vocabulary(data.vocabulary))
+    model.fit([written(train, length) for length in range(1, order + 1)])
+    expected = [model.score(ngram[-1], ngram[:-1]) for ngram in written(val, order)]
+    found = CountedNGrams(train, len(data.vocabulary)).kneser_ney(val)[order - 1]
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_probabilities_of_counted_models_add_up_to_one():
+    data = NGramDataModule("sample", block_size=3)
+    counted, size = CountedNGrams(data.splits["train"], 27), 27
+    contexts = data.splits["val"].contexts[:20]
+    every = NGrams(contexts.repeat_interleave(size, 0), torch.arange(size).repeat(len(contexts)))
+    for probabilities in [*counted.kneser_ney(every), *counted.add_one(every, 3)]:
+        assert probabilities.reshape(-1, size).sum(1) == pytest.approx(1)
+
+
+COUNTED = {"guessing": 3.3, "unigrams": 2.8, "bigrams": 2.45, "trigrams": 2.24, "4-grams (Kneser-Ney)": 2.06}
 
 
 @pytest.mark.parametrize(
     ("val", "level", "finding"),
     [
-        (2.1, "ok", "better than counting trigrams (2.240)"),
-        (2.3, "ok", "better than counting bigrams (2.450), worse than counting trigrams (2.240)"),
-        (2.54, "warning", "worse than counting bigrams"),
+        (2.05, "ok", "better than counting 4-grams (Kneser-Ney) (2.060)"),
+        (2.2, "ok", "better than counting trigrams (2.240), worse than counting 4-grams (Kneser-Ney) (2.060)"),
+        (2.22, "warning", "worse than counting 4-grams (Kneser-Ney) (2.060): the network has learned little"),
         (2.82, "bad", "learned nothing"),
         (145.0, "bad", "worse than guessing"),
         (math.nan, "bad", "worse than guessing"),

@@ -24,13 +24,14 @@ class Noisy(nn.Module):
 
 @pytest.mark.parametrize("kind", [MLP, BatchNormMLP, WaveNet])
 def test_a_table_of_the_distinct_contexts_evaluates_as_the_network_does(data, kind):
-    model = kind(data.characters, data.block_size, n_hidden=20)
+    model = kind(data.vocabulary, data.block_size, n_hidden=20)
     split = data.splits["train"]
     table, batches = tabulated(model.network, split, CPU)
     assert isinstance(table, nn.Embedding)
     assert table.num_embeddings == len(split.contexts.unique(dim=0)) < len(split) / 2
     expected = evaluate(model.network, SplitBatches(split), CPU)
     assert evaluate(table, batches, CPU) == pytest.approx(expected, rel=1e-5)
+    expected |= split.rates(expected["loss"])
     assert evaluate_splits(model.network, {"train": split})["train"] == pytest.approx(expected, rel=1e-5)
     assert model.network.training
 
@@ -45,7 +46,7 @@ def test_a_network_whose_logits_depend_on_more_than_their_context_is_not_tabulat
 
 
 def test_a_table_that_would_not_pay_is_not_made(data, monkeypatch):
-    model, long = MLP(data.characters, 2, n_hidden=20), MLP(data.characters, 12, n_hidden=20)
+    model, long = MLP(data.vocabulary, 2, n_hidden=20), MLP(data.vocabulary, 12, n_hidden=20)
     split = NGramDataModule("sample", block_size=12).splits["val"]
     assert tabulated(long.network, split, CPU)[0] is long.network  # 12 characters are hardly ever the same
     monkeypatch.setattr(metrics, "LARGEST_TABLE", 100)

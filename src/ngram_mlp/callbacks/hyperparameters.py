@@ -13,7 +13,7 @@ from ngram_mlp.callbacks.inspection import harmless
 from ngram_mlp.callbacks.recorder import Recorder
 
 # On TensorBoard's page: what is the same for all runs on a corpus, or is there already, as `data/block_size` is.
-OMITTED = {"model/characters", "model/block_size", "data/corpus", "data/data_dir", "data/sha256", "data/words"}
+OMITTED = {"model/vocabulary", "model/block_size", "data/corpus", "data/data_dir", "data/sha256", "data/words"}
 METRIC = "val/loss"  # a curve that is there already
 
 

@@ -15,7 +15,8 @@ from ngram_mlp.models.metrics import evaluation_mode
 from ngram_mlp.models.sampling import learns_text, sample_batched
 from runlab import printable
 
-NAME, TEXT = 50, 500  # characters at which a sample is cut
+NAME, TEXT = 50, 500  # tokens at which a sample is cut
+MOST_POINTS = 10_000  # of an embedding, which TensorBoard's projector shows
 
 
 class SampledNames(Quantity):
@@ -64,7 +65,8 @@ class EmbeddingView(Quantity):
         if table is not None and table.weight.isfinite().all():
             from ngram_mlp.diagnostics.figures import embedding_figure
 
-            rows, labels = table.weight.detach().cpu(), [printable(character) for character in model.characters]
+            rows = table.weight[:MOST_POINTS].detach().cpu()  # the most frequent words, where tokens are words
+            labels = [printable(token) or "(start)" for token in model.vocabulary[:MOST_POINTS]]
             recorder.figure("embedding", embedding_figure(rows, labels))
             if recorder.writers:
                 self._project(rows, labels, recorder)
@@ -77,4 +79,4 @@ class EmbeddingView(Quantity):
         recorder.file("projector/labels.tsv", "\n".join(labels))
         files = {"tensor_path": "vectors.tsv", "metadata_path": "labels.tsv"}
         paths = "\n".join(f'  {key}: "projector/{file}"' for key, file in files.items())
-        recorder.file("projector_config.pbtxt", f'embeddings {{\n  tensor_name: "characters"\n{paths}\n}}')
+        recorder.file("projector_config.pbtxt", f'embeddings {{\n  tensor_name: "tokens"\n{paths}\n}}')

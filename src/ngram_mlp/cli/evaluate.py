@@ -1,19 +1,31 @@
 """`scripts/evaluate.py`: the table of a checkpoint's losses."""
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, cast
+from typing import Literal
 
+import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 
 from ngram_mlp.console import open_console
 from ngram_mlp.data import NGramDataModule, SplitBatches
-from ngram_mlp.data.corpus import Unit
 from ngram_mlp.data.datamodule import stream_of
+from ngram_mlp.data.tokenizer import Tokenizer, Unit
 from ngram_mlp.diagnostics.batch_norm_statistics import STATISTICS, drifts, evaluate_splits, measure, require_batch_norm
+from ngram_mlp.diagnostics.counting import CountedNGrams
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.loading import load_model, variant
+from ngram_mlp.models.metrics import target_probabilities
 from runlab import Parser, UserError, command, printable, read_checkpoint, shortened
+
+COLUMNS = {
+    "loss": ("loss", "{:.4f}"),
+    "perplexity": ("perplexity", "{:.3f}"),
+    "accuracy": ("accuracy", "{:.2%}"),
+    "bits_per_character": ("bits/char", "{:.4f}"),
+    "perplexity_per_word": ("perplexity/word", "{:.1f}"),
+}
 
 
 @command
@@ -31,20 +43,23 @@ def main(args: Sequence[str] | None = None) -> None:
         help="What batch norm evaluates with: its running estimates, the statistics over the evaluated split, or those "
         "over the training split (precise batch norm); or all three.",
     )
+    mix = "Shows the network mixed with the best counted model, which gets this share of the probability, such as 0.5."
+    add("--mix", type=float, default=0.0, help=mix)
     add("--model", type=str, default="LanguageModel", help="A variant of your own, as package.module.Class.")
     options = parser.parse_args(args)
+    if not 0 <= options.mix < 1:
+        raise UserError("give the share of the counted model, from 0 to below 1", mix=options.mix)
     checkpoint = read_checkpoint(options.ckpt_path)
     model = load_model(checkpoint, variant(options.model, LanguageModel))
     trained_on = stream_of(checkpoint)["corpus"]
-    corpus, unit = options.corpus or str(trained_on["name"]), trained_on.get("unit", "line")
-    data = NGramDataModule(corpus, model.block_size, data_dir=options.data_dir, unit=cast(Unit, unit))
+    data = _data(model, options.corpus or str(trained_on["name"]), options.data_dir)
     console = open_console()
-    if data.characters != model.characters:
-        found, own = shortened(data.characters), shortened(model.characters)
-        raise UserError(f"its characters are {found}, the checkpoint's {own}; give its corpus", corpus=data.corpus.name)
     if data.corpus.sha256 != trained_on["sha256"]:
         console.print(f"note: the checkpoint was trained on another corpus, {printable(str(trained_on['name']))}")
     require_batch_norm(model.network, options.statistics)
+    if options.mix:
+        _print_mixed(console, model, data, options.mix)
+        return
     wanted = STATISTICS if options.statistics == "all" else (options.statistics,)
     print_metrics(console, {name: evaluate_splits(model.network, data.splits, name) for name in wanted})
     if options.statistics == "all":
@@ -57,13 +72,49 @@ def main(args: Sequence[str] | None = None) -> None:
         console.print(table)
 
 
+def _data(model: LanguageModel, corpus: str, data_dir: str | None) -> NGramDataModule:
+    """A corpus in the tokens of a model; raises a UserError where it has other characters."""
+    tokenizer = Tokenizer(model.vocabulary)
+    unit: Unit = "text" if tokenizer.is_text else "line"
+    data = NGramDataModule(corpus, model.block_size, data_dir=data_dir, unit=unit, tokens=tokenizer.tokens)
+    if tokenizer.tokens == "words":  # of which those that the model does not know are one token
+        data.tokenizer = tokenizer
+    elif data.vocabulary != model.vocabulary:
+        found, own = shortened("".join(data.vocabulary)), shortened("".join(model.vocabulary))
+        raise UserError(f"its characters are {found}, the checkpoint's {own}; give its corpus", corpus=data.corpus.name)
+    return data
+
+
+def _print_mixed(console: Console, model: LanguageModel, data: NGramDataModule, share: float) -> None:
+    """Prints the losses of a network, of the best counted model, and of both mixed, by split.
+
+    The counted models are those of Kneser and Ney; the best is chosen by its loss on `val`. Mixed are probabilities.
+    """
+    splits = data.splits
+    counted = CountedNGrams(splits["train"], len(data.tokenizer))
+    order = int(np.argmin([-np.log(found).mean() for found in counted.kneser_ney(splits["val"])]))
+    table = Table("split", *(Column(name, justify="right") for name in _mixed_columns(order, share)))
+    for name in ("val", "test"):  # of the split in which n-grams are counted, that model knows too much
+        own = target_probabilities(model, SplitBatches(splits[name]))
+        other = counted.kneser_ney(splits[name])[order]
+        losses = (float(-np.log(p).mean()) for p in (own, other, (1 - share) * own + share * other))
+        table.add_row(name, *(f"{loss:.4f} ({math.exp(loss):.3f})" for loss in losses))
+    console.print(table)
+
+
+def _mixed_columns(order: int, share: float) -> tuple[str, str, str]:
+    return "network: loss (perplexity)", f"{order + 1}-grams (Kneser-Ney)", f"mixed, {share:g} of it counted"
+
+
 def print_metrics(console: Console, rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
     """Prints the metrics by statistics and split, a line each; the statistics have a column if there are several."""
     several = len(rows) > 1
-    numbers = (Column(heading, justify="right") for heading in ("loss", "perplexity", "accuracy"))
+    known = {name for metrics in rows.values() for values in metrics.values() for name in values}
+    shown = {name: column for name, column in COLUMNS.items() if name in known}
+    numbers = (Column(heading, justify="right") for heading, _ in shown.values())
     table = Table(*(["statistics"] if several else []), "split", *numbers)
     for statistics, metrics in rows.items():
         for split, values in metrics.items():
-            cells = (f"{values['loss']:.4f}", f"{values['perplexity']:.3f}", f"{values['accuracy']:.2%}")
+            cells = (form.format(values[name]) if name in values else "" for name, (_, form) in shown.items())
             table.add_row(*([statistics] if several else []), split, *cells)
     console.print(table)

@@ -19,9 +19,9 @@ def main(args: Sequence[str] | None = None) -> None:
     add("--ckpt_path", type=str, required=True, help="The checkpoint file, or the folder of its run.")
     add("--num", type=int | None, default=None, help="How many words, 20 by default; or texts, 1 by default.")
     add("--seed", type=int, default=2147483647, help="The seed of the generator that is drawn from.")
-    add("--prompt", type=str, default="", help="How every word begins.")
+    add("--prompt", type=str, default="", help="How every sample begins.")
     add("--temperature", type=float, default=1.0, help="Below 1: more probable words; above 1: wilder.")
-    add("--max_length", type=int, default=MAX_LENGTH, help="The characters after which a word is cut.")
+    add("--max_length", type=int, default=MAX_LENGTH, help="The tokens after which a sample is cut.")
     add("--batched", action="store_true", help="Many words at a time: faster, with other draws than the notebooks'.")
     add("--model", type=str, default="LanguageModel", help="A variant of your own, as package.module.Class.")
     options = parser.parse_args(args)
@@ -36,4 +36,4 @@ def main(args: Sequence[str] | None = None) -> None:
         show("\n".join(map(printable, word.split("\n"))))
         cut += not ended
     if cut and not is_text:
-        print(f"note: {cut} of {num} words were cut at {options.max_length} characters", file=sys.stderr)
+        print(f"note: {cut} of {num} words were cut at {options.max_length} tokens", file=sys.stderr)

@@ -90,8 +90,7 @@ def _introduce(cli: TrainCLI, run: Run, console: Console) -> None:
     parameters = sum(parameter.numel() for parameter in cli.model.parameters())
     examples = " / ".join(f"{len(ngrams):,}" for ngrams in data.splits.values())
     console.print(f"model   {type(cli.model).__name__}, {parameters:,} parameters")
-    characters = f"{len(data.vocabulary)} {'characters' if data.unit == 'line' else 'distinct ones'}"
-    console.print(f"corpus  {printable(corpus.name)}, {corpus.size}, {characters}")
+    console.print(f"corpus  {printable(corpus.name)}, {data.about()}")
     console.print(f"data    {examples} examples for train / val / test")
     console.print(f"run     {run.folder}, on {run.trainer.strategy.root_device.type}")
 

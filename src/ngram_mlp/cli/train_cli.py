@@ -32,6 +32,7 @@ from runlab import (
     ShowTrainer,
     UserError,
     about_memory,
+    flattened,
     from_environment,
     require_at_least,
     split_arguments,
@@ -118,7 +119,7 @@ class TrainCLI(LightningCLI):
         add("--observe.saturation", type=float, default=SATURATION, help=saturation)
         own = "Your own, as --observe.quantities+=package.module.Class."
         add("--observe.quantities", type=list[Quantity], default=[], help=own)
-        parser.link_arguments("data.characters", "model.init_args.characters", apply_on="instantiate")
+        parser.link_arguments("data.vocabulary", "model.init_args.vocabulary", apply_on="instantiate")
         parser.link_arguments("data.block_size", "model.init_args.block_size", apply_on="instantiate")
         all_options = "Show the options of Lightning's trainer and exit."
         add("--help.trainer", action=ShowTrainer, nargs=0, dest=SUPPRESS, default=SUPPRESS, help=all_options)
@@ -150,7 +151,7 @@ class TrainCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Refuses what would be overwritten without a word, and what would raise twice."""
-        for key in ("block_size", "characters"):
+        for key in ("block_size", "vocabulary"):
             if (value := self.config.model.init_args.get(key)) is not None:
                 raise UserError(f"--model.{key} {value}: comes from the data; set --data.block_size or --data.corpus")
         options = self.config.trainer
@@ -161,6 +162,8 @@ class TrainCLI(LightningCLI):
                 raise UserError("give a number above 0", **{option: value})
         if (value := options.gradient_clip_val) is not None and value < 0:
             raise UserError("give a number of at least 0", gradient_clip_val=value)
+        if isinstance(options.max_time, str) and not options.max_time.strip("0:"):
+            raise UserError(f"--trainer.max_time {options.max_time}: is no time to train; give DD:HH:MM:SS")
         profiler = options.profiler
         profiler = str(getattr(profiler, "class_path", profiler))
         if profiler.lower().endswith(("xla", "xlaprofiler")) and find_spec("torch_xla") is None:
@@ -173,11 +176,17 @@ class TrainCLI(LightningCLI):
             cause: BaseException = error
             while cause.__cause__ and not isinstance(cause, UserError):  # the parser wraps what a class has raised
                 cause = cause.__cause__
-            if isinstance(cause, UserError) or not (
-                about_memory(cause) or isinstance(cause, (ValueError, ImportError))
-            ):
+            if isinstance(cause, UserError):
+                raise self._with_group(cause) from error
+            if not (about_memory(cause) or isinstance(cause, (ValueError, ImportError))):
                 raise
             raise UserError(about_memory(cause) or " ".join(str(cause).split())) from error
+
+    def _with_group(self, error: UserError) -> UserError:
+        """The error with the group of its option, which may stand in a file, if only one has it."""
+        options = (name for name, _ in flattened(self.config.as_dict()))
+        groups = [option.rpartition(".")[0] for option in options if option.endswith(f".{error.argument}")]
+        return error.of_group(groups[0]) if len(groups) == 1 else error
 
     def instantiate_trainer(self, **_: Any) -> None:  # type: ignore[override]
         """None yet: `build_trainer` makes it, when a run starts."""

@@ -1,9 +1,10 @@
-"""From a file of words to minibatches. For research: change the corpus, the contexts or how minibatches are drawn."""
+"""From a file to minibatches. For research: change the corpus, the contexts or how minibatches are drawn."""
 
 from ngram_mlp.data.corpus import Corpus, load_corpus
 from ngram_mlp.data.datamodule import NGramDataModule
 from ngram_mlp.data.minibatches import Minibatches, SplitBatches
-from ngram_mlp.data.ngrams import NGrams, Vocabulary, build_ngrams, split_words
+from ngram_mlp.data.ngrams import NGrams, build_ngrams, split_words
+from ngram_mlp.data.tokenizer import Tokenizer
 
 __all__ = [
     "Corpus",
@@ -11,7 +12,7 @@ __all__ = [
     "NGramDataModule",
     "NGrams",
     "SplitBatches",
-    "Vocabulary",
+    "Tokenizer",
     "build_ngrams",
     "load_corpus",
     "split_words",

@@ -11,8 +11,8 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from ngram_mlp.data.tokenizer import Unit
 from ngram_mlp.places import DATA_DIR, SAMPLE_CORPUS
 from runlab import UserError, write_atomically
 
@@ -21,7 +21,6 @@ NAMES_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d
 DOWNLOAD_SECONDS = 10.0
 DOWNLOAD_BYTES = 10_000_000
 LARGEST_FILE = 2**30
-Unit = Literal["line", "text"]
 LINE_END = re.compile("\r\n|[\n\r\x0b\x0c\x85\u2028\u2029]")  # as Unicode has them
 
 
@@ -44,11 +43,6 @@ class Corpus:
     sha256: str
     words: Sequence[str]
     unit: Unit = "line"
-
-    @property
-    def size(self) -> str:
-        """How much it is, in words."""
-        return f"{len(self.words):,} words" if self.unit == "line" else f"a text of {len(self.words[0]):,} characters"
 
     def summary(self) -> dict[str, str | int]:
         """What a run records about its corpus: name, hash and word count, or the unit."""
@@ -80,9 +74,12 @@ def _read(name: str, path: Path, unit: Unit) -> Corpus:
         content = path.read_bytes() if readable and status.st_size else b""
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot read {path} ({reason}); give auto, names, sample or a path", corpus=name) from error
+        raise UserError(
+            f"cannot read {path.absolute()} ({reason}); give auto, names, sample or a path", corpus=name
+        ) from error
     if not readable:
-        raise UserError(f"{path} is not a regular file of at most {LARGEST_FILE:,} bytes; give another", corpus=name)
+        kind = "a folder" if path.is_dir() else f"not a regular file of at most {LARGEST_FILE:,} bytes"
+        raise UserError(f"{path} is {kind}; give a text file", corpus=name)
     return Corpus(name, hashlib.sha256(content).hexdigest(), _parse(name, content, unit), unit)
 
 

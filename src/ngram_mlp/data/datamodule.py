@@ -9,9 +9,10 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from ngram_mlp.data.corpus import Corpus, Unit, load_corpus
+from ngram_mlp.data.corpus import Corpus, load_corpus
 from ngram_mlp.data.minibatches import Minibatches, Sampling, SplitBatches
-from ngram_mlp.data.ngrams import NGrams, Vocabulary, build_ngrams, build_text_ngrams, split_text, split_words
+from ngram_mlp.data.ngrams import NGrams, build_ngrams, split_text, split_words
+from ngram_mlp.data.tokenizer import Tokenizer, Tokens, Unit, Vocabulary
 from ngram_mlp.places import DATA_DIR
 from runlab import Checkpoint, UserError, require_at_least, shortened
 
@@ -41,11 +42,14 @@ class NGramDataModule(LightningDataModule):
     Args:
         corpus: where the words come from: `names` (the notebooks', downloaded once), `sample` (shipped), `auto` (names
             where they can be had, else sample), or the path of a UTF-8 text file.
-        unit: whether each line is a word, or contexts slide over the whole text.
-        block_size: how many characters the network sees to predict the next.
+        block_size: how many tokens the network sees to predict the next.
         batch_size: the examples in a minibatch.
         sampling: how examples are drawn: with `replacement`, as in the notebooks, or in `epochs`.
         data_dir: the folder of names.txt; by default `data` in the project, else here.
+        unit: what is learned: each line by itself, or the whole text.
+        tokens: what is predicted: the next of the characters, or of the words and punctuation marks.
+        min_count: rarer words are one token, `<unk>`.
+        vocab_size: the most tokens; the rarest words beyond are `<unk>`.
     """
 
     trainer: Any  # Lightning sets it
@@ -58,11 +62,15 @@ class NGramDataModule(LightningDataModule):
         sampling: Sampling = "replacement",
         data_dir: str | None = None,
         unit: Unit = "line",
+        tokens: Tokens = "characters",
+        min_count: int = 1,
+        vocab_size: int | None = None,
     ) -> None:
         super().__init__()
         require_at_least(1, block_size=block_size, batch_size=batch_size)
         _require_one_of(Sampling, sampling=sampling)
         _require_one_of(Unit, unit=unit)
+        _require_one_of(Tokens, tokens=tokens)
         self.save_hyperparameters()
         self.block_size = block_size
         self.batch_size = batch_size
@@ -70,6 +78,8 @@ class NGramDataModule(LightningDataModule):
         self.data_dir = Path(data_dir) if data_dir else DATA_DIR
         self.sampling = sampling
         self.unit = unit
+        self.tokens = tokens
+        self._limits = {"min_count": min_count, "vocab_size": vocab_size}
         self._generator = torch.Generator()
         self._stream_begun = False
         self._minibatches: Minibatches | None = None
@@ -79,26 +89,36 @@ class NGramDataModule(LightningDataModule):
         return load_corpus(self.requested_corpus, self.data_dir, self.unit)
 
     @cached_property
-    def vocabulary(self) -> Vocabulary:
+    def tokenizer(self) -> Tokenizer:
         """Of the whole corpus, as in the notebooks."""
-        return Vocabulary.of_words(self.corpus.words)
+        return Tokenizer.of_lines(self.corpus.words, self.unit, self.tokens, **self._limits)  # type: ignore[arg-type]
 
     @property
-    def characters(self) -> str:
-        """The vocabulary as a plain string, which models take."""
-        return self.vocabulary.characters
+    def vocabulary(self) -> Vocabulary:
+        """The tokens by their ids, which models take."""
+        return self.tokenizer.vocabulary
 
     @cached_property
     def splits(self) -> dict[str, NGrams]:
         """The examples of `train`, `val` and `test`."""
         words, is_text = self.corpus.words, self.unit == "text"
-        build: Any = build_text_ngrams if is_text else build_ngrams
         try:
-            parts: Any = split_text(words[0]) if is_text else split_words(words)
+            parts = split_text(words[0], self.tokens) if is_text else split_words(words)
         except UserError as error:
             raise UserError(str(error), corpus=self.corpus.name) from error
         names = ("train", "val", "test")
-        return {name: build(part, self.vocabulary, self.block_size) for name, part in zip(names, parts, strict=True)}
+        return {
+            name: build_ngrams(part, self.tokenizer, self.block_size) for name, part in zip(names, parts, strict=True)
+        }
+
+    def about(self) -> str:
+        """How much the corpus is, and how many distinct tokens it has."""
+        lines, size = self.corpus.words, len(self.tokenizer)
+        much = f"a text of {len(lines[0]):,} characters" if self.unit == "text" else f"{len(lines):,} words"
+        if self.tokens == "words":
+            much = much.replace(" words", " lines")
+            return f"{much}, {size:,} tokens"
+        return f"{much}, {size:,} {'distinct ones' if self.unit == 'text' else 'characters'}"
 
     def begin_stream(self) -> None:
         """Starts the stream from torch's default generator, before Lightning seeds that again in several processes."""
@@ -106,7 +126,7 @@ class NGramDataModule(LightningDataModule):
         self._stream_begun = True
 
     def setup(self, stage: str) -> None:
-        self._refuse_another_models_characters()
+        self._refuse_another_models_vocabulary()
         if stage == "fit":
             if not self._stream_begun:
                 self.begin_stream()
@@ -114,13 +134,13 @@ class NGramDataModule(LightningDataModule):
             # Whatever else draws during training (dropout, a user's callback) gets its own numbers.
             torch.manual_seed(int(torch.randint(2**62, ())) + self._part[0])
 
-    def _refuse_another_models_characters(self) -> None:
-        """Raises a UserError where the model was made for other characters or contexts than these data have."""
+    def _refuse_another_models_vocabulary(self) -> None:
+        """Raises a UserError where the model was made for other tokens or contexts than these data have."""
         model = self.trainer.lightning_module if self.trainer else None
-        own: Any = getattr(model, "characters", self.characters)
-        if own != self.characters:
-            found = f"{shortened(self.characters)} in the data, {shortened(own)} in the model"
-            raise UserError(f"the characters are {found}; make the model with data.characters")
+        own: Any = getattr(model, "vocabulary", self.vocabulary)
+        if own != self.vocabulary:
+            found = f"{shortened(self.vocabulary)} in the data, {shortened(own)} in the model"
+            raise UserError(f"the tokens are {found}; make the model with data.vocabulary")
         if (size := getattr(model, "block_size", self.block_size)) != self.block_size:
             raise UserError(f"the model's is {size}; make both with the same", block_size=self.block_size)
 

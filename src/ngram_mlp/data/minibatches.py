@@ -11,6 +11,7 @@ from ngram_mlp.data.ngrams import NGrams
 Sampling: TypeAlias = Literal["replacement", "epochs"]
 Minibatch: TypeAlias = tuple[Tensor, Tensor]
 State: TypeAlias = dict[str, Any]
+LARGEST_LOGITS = 2**24
 
 
 class Minibatches:
@@ -137,12 +138,13 @@ class Epoch(Iterator[Minibatch]):
 class SplitBatches:
     """The examples of a split in order, as (contexts (n, T), targets (n,)) in int64, n at most `size`.
 
-    By default so many that the activations of the notebooks' network fit into a core's cache.
+    By default so many that the activations of the notebooks' network fit into a core's cache, and fewer where the
+    vocabulary is so large that their logits would take more than 64 MiB.
     """
 
-    def __init__(self, ngrams: NGrams, size: int = 1024) -> None:
+    def __init__(self, ngrams: NGrams, size: int | None = None) -> None:
         self._ngrams = ngrams
-        self._size = size
+        self._size = size or min(1024, LARGEST_LOGITS // (int(ngrams.targets.max()) + 1) + 1)
 
     def __len__(self) -> int:
         return -(-len(self._ngrams) // self._size)

@@ -66,6 +66,7 @@ def evaluate_splits(
             measured = measure(network, SplitBatches(ngrams), device)
         with evaluating_with(network, measured):
             metrics[name] = evaluate(*tabulated(network, ngrams, device), device)
+        metrics[name] |= ngrams.rates(metrics[name]["loss"])
     return metrics
 
 

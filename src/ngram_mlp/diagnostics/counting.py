@@ -1,37 +1,131 @@
 """What counting achieves: the n-gram models of a corpus, against which a network is judged."""
 
-import torch
-from torch import Tensor
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ngram_mlp.data import NGrams
 
-LARGEST_TABLE = 2**26  # of counts
-NAMES = ("unigrams", "bigrams", "trigrams")
+LONGEST = 5  # n-grams that are counted
+DISCOUNT = 0.75
+Numbers: TypeAlias = NDArray[np.int64]
+Probabilities: TypeAlias = NDArray[np.float64]
 
 
 def counted_losses(train: NGrams, split: NGrams, vocab_size: int) -> dict[str, float]:
     """The mean cross-entropy in nats on a split of the models that count in the training split, by name.
 
-    They are those of single characters, pairs and triples with add-one smoothing: a character's probability is
-    (count + 1) / (count of its context + vocab_size). Models that need longer contexts than there are, or too large a
-    table, are left out.
+    They are those of single tokens, pairs and triples with add-one smoothing, and those of Kneser and Ney for up to
+    five tokens, as far as the contexts allow.
     """
-    losses = {}
-    for length, name in enumerate(NAMES):
-        if length <= train.contexts.shape[1] and vocab_size ** (length + 1) <= LARGEST_TABLE:
-            losses[name] = _loss(train, split, length, vocab_size)
-    return losses
+    counted = CountedNGrams(train, vocab_size)
+    names = ("unigrams", "bigrams", "trigrams")
+    losses = dict(zip(names, map(_loss, counted.add_one(split, len(names))), strict=False))
+    kneser_ney = counted.kneser_ney(split)
+    return losses | {f"{n}-grams (Kneser-Ney)": _loss(found) for n, found in enumerate(kneser_ney, start=1)}
 
 
-def _loss(train: NGrams, split: NGrams, length: int, vocab_size: int) -> float:
-    pairs = _numbers(train.contexts, length, vocab_size) * vocab_size + train.targets.long()
-    counts = torch.bincount(pairs, minlength=vocab_size ** (length + 1)).view(-1, vocab_size)
-    contexts = _numbers(split.contexts, length, vocab_size)
-    probabilities = (counts[contexts, split.targets.long()] + 1) / (counts.sum(1)[contexts] + vocab_size)
-    return float(-probabilities.log().mean())
+def _loss(probabilities: Probabilities) -> float:
+    return float(-np.log(probabilities).mean())
 
 
-def _numbers(contexts: Tensor, length: int, vocab_size: int) -> Tensor:
-    """Each context's last `length` characters as one number, (N,)."""
-    places = vocab_size ** torch.arange(length)
-    return (contexts[:, contexts.shape[1] - length :].long() * places).sum(1)
+class _Table(NamedTuple):
+    """How often each pair of a context and a token after it occurs; a pair is context * vocab_size + token."""
+
+    pairs: Numbers  # sorted, each once
+    times: Numbers
+    contexts: Numbers  # sorted, each once
+    totals: Numbers  # of the times after a context
+    kinds: Numbers  # the distinct tokens after it
+
+    @classmethod
+    def of(cls, pairs: Numbers, vocab_size: int) -> "_Table":
+        distinct, times = np.unique(pairs, return_counts=True)
+        contexts, first = np.unique(distinct // vocab_size, return_index=True)
+        kinds = np.diff(np.append(first, len(distinct)))
+        return cls(distinct, times, contexts, np.add.reduceat(times, first), kinds)
+
+    def look_up(self, contexts: Numbers, pairs: Numbers) -> tuple[Numbers, Numbers, Numbers]:
+        """The times of pairs, and the totals and kinds of their contexts; 0 where there are none."""
+        place, at = _place(self.contexts, contexts), _place(self.pairs, pairs)
+        seen = self.contexts[place] == contexts
+        times = np.where(seen & (self.pairs[at] == pairs), self.times[at], 0)
+        return times, np.where(seen, self.totals[place], 0), np.where(seen, self.kinds[place], 0)
+
+
+class CountedNGrams:
+    """The counts of n-grams of up to five tokens, in memory that grows with the examples and not with the vocabulary.
+
+    Args:
+        train: the n-grams to be counted.
+        vocab_size: how many tokens there are.
+    """
+
+    def __init__(self, train: NGrams, vocab_size: int) -> None:
+        self._vocab_size = vocab_size
+        self.order = min(train.contexts.shape[1] + 1, LONGEST)
+        self._longer: list[Numbers] = []  # by length - 1: a context's number is its place here
+        self._counts: list[_Table] = []  # by the length of the context
+        self._distinct: list[_Table] = []  # the same of distinct n-grams that are one token longer on the left
+        contexts, targets = np.zeros(len(train), np.int64), _column(train.targets.numpy())
+        shorter = contexts
+        for length in range(self.order):
+            if length:
+                keys = contexts * vocab_size + _column(train.contexts[:, -length].numpy())
+                self._longer.append(np.unique(keys))
+                contexts = np.searchsorted(self._longer[-1], keys)
+            pairs = contexts * vocab_size + targets
+            self._counts.append(_Table.of(pairs, vocab_size))
+            if length:
+                _, first = np.unique(pairs, return_index=True)
+                self._distinct.append(_Table.of(shorter[first], vocab_size))
+            shorter = pairs
+
+    def add_one(self, split: NGrams, order: int) -> list[Probabilities]:
+        """The probabilities of the targets (N,) by orders: (times + 1) / (times of the context + vocab_size)."""
+        looked_up = (self._counts[length].look_up(*pairs) for length, pairs in enumerate(self._pairs(split)[:order]))
+        return [(times + 1) / (total + self._vocab_size) for times, total, _ in looked_up]
+
+    def kneser_ney(self, split: NGrams, discount: float = DISCOUNT) -> list[Probabilities]:
+        """The probabilities of the targets (N,) by orders 1, 2, ...: Kneser and Ney 1995, interpolated.
+
+        As Chen and Goodman 1998, section 2.7, have it: the highest order goes by the counts of n-grams, every lower one
+        by how many distinct tokens stand before them. Each count is lowered by the discount d; what that leaves goes to
+        the order below, and at last to all tokens alike:
+
+            P(w | h) = max(c(h w) - d, 0) / c(h) + d * N(h) / c(h) * P(w | h without its first token)
+
+        with N(h) the number of distinct tokens after h. A context that was never seen leaves all to the order below.
+        """
+        found, below = [], np.full(len(split), 1 / self._vocab_size)
+        for length, (contexts, pairs) in enumerate(self._pairs(split)):
+            for tables in (self._counts, self._distinct):
+                if length < len(tables):
+                    times, total, kinds = tables[length].look_up(contexts, pairs)
+                    left = np.where(total, discount * kinds / np.maximum(total, 1), 1)
+                    result = np.maximum(times - discount, 0) / np.maximum(total, 1) + left * below
+                    found += [result] if tables is self._counts else []
+            below = result
+        return found
+
+    def _pairs(self, split: NGrams) -> list[tuple[Numbers, Numbers]]:
+        """By length, the contexts of a split and their pairs with the targets; -1 for a context without a number."""
+        contexts, targets, found = np.zeros(len(split), np.int64), _column(split.targets.numpy()), []
+        for length in range(self.order):
+            if length:
+                keys = contexts * self._vocab_size + _column(split.contexts[:, -length].numpy())
+                place = _place(self._longer[length - 1], keys)
+                known = (contexts >= 0) & (self._longer[length - 1][place] == keys)
+                contexts = np.where(known, place, -1)
+            found.append((contexts, np.where(contexts >= 0, contexts * self._vocab_size + targets, -1)))
+        return found
+
+
+def _place(known: Numbers, wanted: Numbers) -> Numbers:
+    """Where each wanted number is among the sorted known ones, or would be."""
+    return np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+
+
+def _column(ids: NDArray[np.integer]) -> Numbers:
+    return ids.astype(np.int64)

@@ -136,7 +136,7 @@ def embedding_figure(embedding: Tensor, labels: Sequence[str]) -> Figure:
     """The rows (n, n_embd) of an embedding as labelled points: their two dimensions, or two principal axes.
 
     Labels are moved apart where they would hide each other, and of many only some are there. The colors tell vowels,
-    other characters and the boundary, the first row.
+    other tokens and the boundary, the first row.
     """
     rows = embedding.detach().float().cpu().numpy()
     names, explained = ("dimension 1", "dimension 2"), ""
@@ -147,7 +147,7 @@ def embedding_figure(embedding: Tensor, labels: Sequence[str]) -> Figure:
         _, spread, axes = np.linalg.svd(centered, full_matrices=False)
         rows, names = centered @ axes[:2].T, ("first principal axis", "second principal axis")
         explained = f" ({(spread[:2] ** 2).sum() / max((spread**2).sum(), 1e-30):.0%} of the variance)"
-    figure, (axis,) = figure_with_panels(1, f"embedding of the characters{explained}", height=4.4, legend=3)
+    figure, (axis,) = figure_with_panels(1, f"embedding{explained}", height=4.4, legend=3)
     kinds = [_kind(n, label) for n, label in enumerate(labels)]
     few = len(labels) <= FEW  # more would hide each other wherever they are
     places = apart(rows, 0.055) if few else rows
@@ -164,10 +164,10 @@ def embedding_figure(embedding: Tensor, labels: Sequence[str]) -> Figure:
 
 
 def _kind(n: int, label: str) -> tuple[str, str]:
-    """What kind of character has the id n, and its color; an accented vowel is one."""
+    """What kind of token has the id n, and its color; an accented vowel is one."""
     if n == 0:
         return "boundary", "C3"
-    is_vowel = unicodedata.normalize("NFD", label)[:1].lower() in tuple("aeiou")
+    is_vowel = len(label) == 1 and unicodedata.normalize("NFD", label)[0].lower() in "aeiou"
     return ("vowel", "C0") if is_vowel else ("other", "0.45")
 
 

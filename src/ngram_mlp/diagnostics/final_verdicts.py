@@ -23,6 +23,7 @@ GAP = Rule(
 )
 SATURATED_AT_THE_END = SATURATED._replace(limits=(0.5, 0.5))  # less is found in good networks, too
 LARGE_GAP = 0.2
+BEHIND = 0.15  # nats by which the best of the counted models may be better
 DIVERGED = 2  # times the loss before training, from which nothing else is worth to be judged
 FALLING = Rule("end of the loss curve", (0.01, 0.1), "it is not done yet", [Remedy("train longer")])
 SLOW = Rule("update:data ratio", (4.5, 5.5), "the weights hardly moved", [Remedy("raise the learning rate")])
@@ -68,22 +69,19 @@ def judge_training(
 
 
 def _outcome(metrics: Mapping[str, float], counted: Mapping[str, float], gap: float) -> Verdict:
-    """Judges the loss against guessing and counting: of what use is a network that they beat?"""
+    """Judges the loss against guessing and the best of the counted models: of what use is a network that they beat?"""
     split = "val" if "val" in metrics else "train"
     loss = metrics[split]
-    beaten = {name: other for name, other in counted.items() if loss < other}
-    unbeaten = {name: other for name, other in counted.items() if not loss < other}
-    known = f"{split} {loss:.3f}"
-    if beaten:
-        name, other = min(beaten.items(), key=lambda item: item[1])
-        known += f", better than {name if name == 'guessing' else f'counting {name}'} ({other:.3f})"
-    if unbeaten:
-        name, other = max(unbeaten.items(), key=lambda item: item[1])
-        known += f", worse than {name if name == 'guessing' else f'counting {name}'} ({other:.3f})"
+    known, beaten = f"{split} {loss:.3f}", {name for name, other in counted.items() if loss < other}
+    unbeaten = counted.keys() - beaten
+    for names, comparison in ((beaten, "better"), (unbeaten & {"guessing"} or unbeaten, "worse")):
+        if names:
+            name = min(names, key=lambda name: counted[name])
+            known += f", {comparison} than {name if name == 'guessing' else f'counting {name}'} ({counted[name]:.3f})"
     level: Level = "ok"
-    if "guessing" in unbeaten or "unigrams" in unbeaten:
+    if unbeaten & {"guessing", "unigrams"}:
         level, known = "bad", f"{known}: the network has learned nothing about sequences"
-    elif "bigrams" in unbeaten:
+    elif counted and loss > min(counted.values()) + BEHIND:
         level, known = "warning", f"{known}: the network has learned little"
     remedy = "" if level == "ok" else "see what was found before the first update"
     if remedy and gap < LARGE_GAP:

@@ -20,6 +20,7 @@ from ngram_mlp.diagnostics.verdicts import Remedy, Rule, Verdict
 from ngram_mlp.models import LanguageModel
 
 EXAMPLES = 4096  # of the training split, from which a network is judged
+LARGEST_LOGITS = 2**25
 RATIO = -2.4  # the log10 of update:data that a remedy aims at, the median of those that trained well
 
 SMALL_OUTPUT = Remedy(
@@ -96,7 +97,7 @@ def judge_model(
         saturation: the abs(tanh) above which a unit is saturated.
     """
     train, device = data.splits["train"], next(model.parameters()).device
-    contexts, targets = (x.to(device) for x in spread(train, EXAMPLES))
+    contexts, targets = (x.to(device) for x in spread(train, enough_of(len(data.tokenizer))))
     snapshot = take_snapshot(model.network, contexts, targets)
     configured = model.configure_optimizers()
     optimizer = configured["optimizer"] if isinstance(configured, dict) else None
@@ -159,6 +160,11 @@ def judge_units(
 def arguments_of(model: LanguageModel) -> dict[str, Any]:
     """The constructor arguments of a model, nested ones by `outer.inner`."""
     return dict(_flat(model.hparams))
+
+
+def enough_of(vocab_size: int) -> int:
+    """How many examples a network is judged from: fewer where the vocabulary is large, so that logits fit memory."""
+    return min(EXAMPLES, LARGEST_LOGITS // vocab_size + 1)
 
 
 def spread(ngrams: NGrams, count: int) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer, SparseAdam
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, MultiStepLR, ReduceLROnPlateau
 
+from ngram_mlp.data.tokenizer import Vocabulary
 from ngram_mlp.models.loading import load_model
 from ngram_mlp.models.metrics import PredictionMetric, evaluation_mode
 from ngram_mlp.models.sampling import sample_one_by_one
@@ -22,14 +23,14 @@ if TYPE_CHECKING:
 
 
 class LanguageModel(LightningModule):
-    """Trains and evaluates a network that predicts the next character from the `block_size` characters before it.
+    """Trains and evaluates a network that predicts the next token from the `block_size` tokens before it.
 
     A variant is a subclass whose constructor calls this one and then assigns `network`, a module that maps contexts
-    (B, block_size) in int64 to logits (B, len(characters)). Its constructor arguments are its hyperparameters: plain
+    (B, block_size) in int64 to logits (B, len(vocabulary)). Its constructor arguments are its hyperparameters: plain
     numbers, strings, lists, and dataclasses of them, which a checkpoint carries as dictionaries.
 
     Args:
-        characters: the vocabulary; a character's id is its place in the string.
+        vocabulary: the tokens by their ids, as `Tokenizer` has them: a string of characters, or a list.
         block_size: the length of a context.
         optimizer: builds the optimizer from the parameters; by default that of the notebooks.
         lr_scheduler: builds the learning-rate schedule from the optimizer. It is stepped after every update; a
@@ -40,15 +41,17 @@ class LanguageModel(LightningModule):
 
     def __init__(
         self,
-        characters: str,
+        vocabulary: Vocabulary,
         block_size: int,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.SGD(parameters, lr=0.1),
         lr_scheduler: LRSchedulerCallable = lambda optimizer: MultiStepLR(optimizer, milestones=[100_000], gamma=0.1),
     ) -> None:
         super().__init__()
         require_at_least(1, block_size=block_size)
-        if not isinstance(characters, str) or not characters or len({*characters}) < len(characters):
-            raise UserError("give a string that has every character once, such as data.characters", characters=None)
+        if not (isinstance(vocabulary, (str, list)) and all(isinstance(token, str) for token in vocabulary)) or (
+            not vocabulary or len({*vocabulary}) < len(vocabulary)
+        ):
+            raise UserError("give a string or list that has every token once, as data.vocabulary", vocabulary=None)
         _require_function("lambda parameters: AdamW(parameters, lr=0.001)", optimizer=optimizer)
         lr_scheduler = constant_rate if lr_scheduler is None else lr_scheduler  # a type with None hides the default
         _require_function("lambda optimizer: StepLR(optimizer, 1_000)", lr_scheduler=lr_scheduler)
@@ -56,7 +59,7 @@ class LanguageModel(LightningModule):
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         # Plain dictionaries, so that a checkpoint names no class (promise 6).
         self.save_hyperparameters({k: asdict(v) if is_dataclass(type(v)) else v for k, v in self.hparams.items()})
-        self.characters = characters
+        self.vocabulary = vocabulary
         self.block_size = block_size
         self.example_input_array = torch.zeros(1, block_size, dtype=torch.long)  # for summaries and graphs
         self._make_optimizer = optimizer
@@ -64,7 +67,7 @@ class LanguageModel(LightningModule):
         self._metric = PredictionMetric(sync_on_compute=False)  # every process evaluates the whole split
 
     def forward(self, contexts: Tensor) -> Tensor:
-        """Returns the logits (B, len(characters)) for contexts (B, block_size)."""
+        """Returns the logits (B, len(vocabulary)) for contexts (B, block_size)."""
         logits: Tensor = self.network(contexts.long())  # splits hold them in the narrowest type
         return logits
 
@@ -90,7 +93,7 @@ class LanguageModel(LightningModule):
     on_test_epoch_end = on_validation_epoch_end
 
     def predict_step(self, batch: tuple[Tensor, Tensor] | Tensor, batch_idx: int) -> Tensor:
-        """Returns the probabilities (n, len(characters)) of the next character.
+        """Returns the probabilities (n, len(vocabulary)) of the next token.
 
         A batch holds contexts (n, T), with or without targets.
         """
@@ -99,12 +102,12 @@ class LanguageModel(LightningModule):
         return probabilities
 
     def sample(self, num: int = 10, seed: int = 0, prompt: str = "", temperature: float = 1.0) -> list[str]:
-        """Returns words drawn as the notebooks draw them, with a generator of their own.
+        """Returns samples drawn as the notebooks draw their names, with a generator of their own.
 
         Args:
-            num: how many words.
+            num: how many.
             seed: of the generator.
-            prompt: how every word begins.
+            prompt: how each begins.
             temperature: what the logits are divided by; below 1 the probable becomes more probable.
         """
         generator = torch.Generator().manual_seed(seed)

@@ -4,8 +4,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
+from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -15,10 +18,10 @@ LARGEST_TABLE = 2**24  # in numbers
 
 
 class PredictionMetric(Metric):
-    """Loss, perplexity and accuracy of next-character predictions, accumulated over batches of any size.
+    """Loss, perplexity and accuracy of next-token predictions, accumulated over batches of any size.
 
     `compute` returns `loss`, the mean cross-entropy in nats over all examples; `perplexity`, its exponential; and
-    `accuracy`, the fraction of examples whose most probable character is the target.
+    `accuracy`, the fraction of examples whose most probable token is the target.
     """
 
     full_state_update = False
@@ -63,6 +66,13 @@ def evaluate(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], devic
         for contexts, targets in batches:
             metric.update(network(contexts.to(device)), targets.to(device))
     return {name: float(value) for name, value in metric.compute().items()}
+
+
+@torch.no_grad()
+def target_probabilities(model: LightningModule, batches: Iterable[tuple[Tensor, Tensor]]) -> NDArray[np.float64]:
+    """The probability that a model, in evaluation mode, gives to each target, (N,)."""
+    found = [model(contexts).double().softmax(1).gather(1, targets[:, None]) for contexts, targets in batches]
+    return torch.cat(found)[:, 0].numpy()
 
 
 @torch.no_grad()

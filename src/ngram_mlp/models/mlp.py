@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import activation as torch_activations
 
+from ngram_mlp.data.tokenizer import Vocabulary
 from ngram_mlp.models.language_model import LanguageModel
 from ngram_mlp.models.layers import (
     NO_BIAS,
@@ -29,13 +30,14 @@ class MLP(LanguageModel):
     cell 4 of notebook 002.
 
     Args:
-        characters: the vocabulary; a character's id is its place in the string.
-        block_size: how many characters the network sees.
-        n_embd: the dimensions of a character's embedding.
+        vocabulary: the tokens by their ids, as `Tokenizer` has them.
+        block_size: how many tokens the network sees.
+        n_embd: the dimensions of a token's embedding.
         n_hidden: the units of a hidden layer.
         n_layers: the hidden layers.
         activation: a non-linearity of torch.nn by name: Tanh, ReLU, GELU, ...
         residual: whether an identity shortcut leads around each hidden layer whose input is as wide as its output.
+        direct: whether the embeddings also reach the output by a linear layer of their own.
         norm: the normalization between a linear layer and its non-linearity, or its kind alone; for batch norm take
             `BatchNormMLP`.
         initialization: how each parameter is drawn.
@@ -44,20 +46,21 @@ class MLP(LanguageModel):
 
     def __init__(
         self,
-        characters: str,
+        vocabulary: Vocabulary,
         block_size: int,
         n_embd: int = 10,
         n_hidden: int = 200,
         n_layers: int = 1,
         activation: str = "Tanh",
         residual: bool = False,
+        direct: bool = False,
         norm: Normalization = Normalization(),
         initialization: Initialization = Initialization(),
         **training: Any,
     ) -> None:
-        super().__init__(characters, block_size, **training)
-        sizes = (len(characters), block_size, n_embd, n_hidden, n_layers)
-        options = (activation, residual, Normalization.of(norm), Initialization.of(initialization))
+        super().__init__(vocabulary, block_size, **training)
+        sizes = (len(vocabulary), block_size, n_embd, n_hidden, n_layers)
+        options = (activation, residual, direct, Normalization.of(norm), Initialization.of(initialization))
         self.network = mlp_network(*sizes, *options)
 
 
@@ -67,13 +70,14 @@ class BatchNormMLP(LanguageModel):
     The defaults are those of cell 11 of notebook 002: batch norm written by hand, with running statistics.
 
     Args:
-        characters: the vocabulary; a character's id is its place in the string.
-        block_size: how many characters the network sees.
-        n_embd: the dimensions of a character's embedding.
+        vocabulary: the tokens by their ids, as `Tokenizer` has them.
+        block_size: how many tokens the network sees.
+        n_embd: the dimensions of a token's embedding.
         n_hidden: the units of a hidden layer.
         n_layers: the hidden layers.
         activation: a non-linearity of torch.nn by name: Tanh, ReLU, GELU, ...
         residual: whether an identity shortcut leads around each hidden layer whose input is as wide as its output.
+        direct: whether the embeddings also reach the output by a linear layer of their own.
         batch_norm: by hand or torch's own, and its options, or its kind alone.
         initialization: how each parameter is drawn.
         **training: optimizer and lr_scheduler, as `LanguageModel` has them.
@@ -81,20 +85,21 @@ class BatchNormMLP(LanguageModel):
 
     def __init__(
         self,
-        characters: str,
+        vocabulary: Vocabulary,
         block_size: int,
         n_embd: int = 10,
         n_hidden: int = 200,
         n_layers: int = 1,
         activation: str = "Tanh",
         residual: bool = False,
+        direct: bool = False,
         batch_norm: BatchNormalization = BatchNormalization(),
         initialization: Initialization = Initialization(),
         **training: Any,
     ) -> None:
-        super().__init__(characters, block_size, **training)
-        sizes = (len(characters), block_size, n_embd, n_hidden, n_layers)
-        options = (activation, residual, BatchNormalization.of(batch_norm), Initialization.of(initialization))
+        super().__init__(vocabulary, block_size, **training)
+        sizes = (len(vocabulary), block_size, n_embd, n_hidden, n_layers)
+        options = (activation, residual, direct, BatchNormalization.of(batch_norm), Initialization.of(initialization))
         self.network = mlp_network(*sizes, *options)
 
 
@@ -106,13 +111,16 @@ def mlp_network(
     n_layers: int,
     activation_name: str,
     residual: bool,
+    direct: bool,
     norm: Norm,
     init: Initialization,
 ) -> nn.Sequential:
     """A network from contexts (B, T) to logits (B, vocab_size).
 
     Its layers are `embedding`, `flatten`, `hidden1`, `hidden2`, ... (each of `linear`, `norm`, `activation`) and
-    `output` (`linear`, `norm`); their parameters are drawn in this order.
+    `output` (`linear`, `norm`); their parameters are drawn in this order. With `direct`, all behind `flatten` are in
+    `sum`, whose last layer is `direct`: with one hidden layer, the network of Bengio et al. 2003, section 2,
+    y = b + W x + U tanh(d + H x).
     """
     require_at_least(1, n_embd=n_embd, n_hidden=n_hidden, n_layers=n_layers)
     gain = gain_of(activation_layer(activation_name))
@@ -120,14 +128,18 @@ def mlp_network(
         embedding=embedding(vocab_size, n_embd, init.embedding),  # (B, T, n_embd)
         flatten=nn.Flatten(),  # (B, T * n_embd)
     )
-    fan_in = block_size * n_embd
+    fan_in = width = block_size * n_embd
+    to_output = OrderedDict[str, nn.Module]()
     for number in range(1, n_layers + 1):
         hidden = hidden_layers(fan_in, n_hidden, activation_name, norm, init, gain)
         container = Residual if residual and fan_in == n_hidden else nn.Sequential
-        layers[f"hidden{number}"] = container(hidden)  # (B, n_hidden)
+        to_output[f"hidden{number}"] = container(hidden)  # (B, n_hidden)
         fan_in = n_hidden
-    layers["output"] = output_layer(fan_in, vocab_size, norm, init, gain)  # (B, vocab_size)
-    return nn.Sequential(layers)
+    to_output["output"] = output_layer(fan_in, vocab_size, norm, init, gain)  # (B, vocab_size)
+    if direct:
+        to_output["direct"] = linear(width, vocab_size, init.output_weight, NO_BIAS, gain)
+        return nn.Sequential(OrderedDict[str, nn.Module](**layers, sum=Sum(to_output)))
+    return nn.Sequential(layers | to_output)
 
 
 def hidden_layers(
@@ -166,6 +178,18 @@ def activation_layer(name: str) -> nn.Module:
     if not (isinstance(probe, Tensor) and probe.shape == (2, 4) and probe[0, 0] == alone[0, 0]):
         raise error
     return module
+
+
+class Sum(nn.Sequential):
+    """Its layers in turn, but for the last, whose output for the same input is added."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        *layers, direct = self
+        y: Tensor = direct(x)
+        hidden = x
+        for layer in layers:
+            hidden = layer(hidden)
+        return y + hidden
 
 
 class Residual(nn.Sequential):

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ngram_mlp.data.tokenizer import Vocabulary
 from ngram_mlp.models.language_model import LanguageModel
 from ngram_mlp.models.layers import BatchNormalization, Initialization, embedding, gain_of
 from ngram_mlp.models.mlp import activation_layer, hidden_layers, output_layer
@@ -19,9 +20,9 @@ class WaveNet(LanguageModel):
     shortcuts and dilated convolutions, as the lecture after the notebooks has it (makemore, part 5); sizes are its.
 
     Args:
-        characters: the vocabulary; a character's id is its place in the string.
-        block_size: how many characters the network sees: a power of two.
-        n_embd: the dimensions of a character's embedding.
+        vocabulary: the tokens by their ids, as `Tokenizer` has them.
+        block_size: how many tokens the network sees: a power of two.
+        n_embd: the dimensions of a token's embedding.
         n_hidden: the units of a hidden layer.
         batch_norm: by hand or torch's own, and its options, or its kind alone.
         activation: a non-linearity of torch.nn by name: Tanh, ReLU, GELU, ...
@@ -31,7 +32,7 @@ class WaveNet(LanguageModel):
 
     def __init__(
         self,
-        characters: str,
+        vocabulary: Vocabulary,
         block_size: int,
         n_embd: int = 24,
         n_hidden: int = 128,
@@ -40,21 +41,21 @@ class WaveNet(LanguageModel):
         initialization: Initialization = Initialization(),
         **training: Any,
     ) -> None:
-        super().__init__(characters, block_size, **training)
+        super().__init__(vocabulary, block_size, **training)
         if block_size < 2 or block_size & (block_size - 1):
             raise UserError("give a power of two, such as 8, since each layer joins pairs", block_size=block_size)
         require_at_least(1, n_embd=n_embd, n_hidden=n_hidden)
         norm, init = BatchNormalization.of(batch_norm), Initialization.of(initialization)
         gain = gain_of(activation_layer(activation))
 
-        layers = OrderedDict[str, nn.Module](embedding=embedding(len(characters), n_embd, init.embedding))  # (B, T, C)
+        layers = OrderedDict[str, nn.Module](embedding=embedding(len(vocabulary), n_embd, init.embedding))  # (B, T, C)
         width = n_embd
         for number in range(1, block_size.bit_length()):
             hidden = hidden_layers(2 * width, n_hidden, activation, norm, init, gain)
             # (B, T, C) to (B, T / 2, n_hidden), at last to (B, n_hidden)
             layers[f"hidden{number}"] = nn.Sequential(OrderedDict(pairs=Pairs(), **hidden))
             width = n_hidden
-        layers["output"] = output_layer(width, len(characters), norm, init, gain)  # (B, vocabulary size)
+        layers["output"] = output_layer(width, len(vocabulary), norm, init, gain)  # (B, vocabulary size)
         self.network = nn.Sequential(layers)
 
 
