@@ -3,7 +3,10 @@
 
 from pathlib import Path
 
-from ngram_mlp.cli.check import main
+from runlab import quick_start
 
 if __name__ == "__main__":
+    quick_start()
+    from ngram_mlp.cli.check import main
+
     main(Path(__file__).resolve().parents[1] / "configs" / "default.yaml")

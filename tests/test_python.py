@@ -204,7 +204,7 @@ def test_messages_name_arguments(data):
     with pytest.raises(UserError, match=r"^kind batch: batch norm is the model BatchNormMLP"):
         MLP(data.vocabulary, 3, norm="batch")
     for characters in ("", "aab", None):
-        with pytest.raises(UserError, match="give a string that has every character once"):
+        with pytest.raises(UserError, match="give a string or list that has every token once"):
             MLP(characters, 3)
     with pytest.raises(UserError, match="block_size: give a whole number of at least 1"):
         MLP(data.vocabulary, None)
@@ -241,8 +241,8 @@ def test_a_model_with_its_defaults_is_pickled_as_any_module(kind, tmp_path):
 @pytest.mark.parametrize(
     ("characters", "block_size", "told"),
     [
-        (lambda own: own[0] + own[:0:-1], 3, "characters are .* in the data, .* in the model"),
-        (lambda own: own[:-1], 3, "characters are .* in the data, .* in the model"),
+        (lambda own: own[0] + own[:0:-1], 3, "tokens are .* in the data, .* in the model"),
+        (lambda own: own[:-1], 3, "tokens are .* in the data, .* in the model"),
         (lambda own: own, 4, "the model's is 4; make both with the same"),
     ],
 )

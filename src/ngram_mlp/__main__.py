@@ -5,7 +5,7 @@ from importlib import import_module
 
 from ngram_mlp import __version__
 from ngram_mlp.places import DEFAULT_CONFIG
-from runlab import exit_with
+from runlab import exit_with, quick_start
 
 COMMANDS = {
     "train": "train a model, and report what came out",
@@ -16,6 +16,7 @@ COMMANDS = {
     "runs": "list runs, what differs between them, and what came of each",
     "search": "find the best recipe of a space",
 }
+WITHOUT_TORCH = ("compare", "runs", "search")
 # What the commands take before their arguments.
 TAKES = {"train": (DEFAULT_CONFIG,), "check": (DEFAULT_CONFIG,)}
 
@@ -29,6 +30,8 @@ def main() -> None:
     elif name == "--version":
         print(f"ngram-mlp {__version__}")
     elif name in COMMANDS:
+        if name not in WITHOUT_TORCH:
+            quick_start()
         import_module(f"ngram_mlp.cli.{name}").main(*TAKES.get(name, ()), args)
     else:
         exit_with(f"{name}: is not a command; give one of {', '.join(COMMANDS)}")

@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from runlab.one._checkpoint import read_checkpoint as read_checkpoint
     from runlab.one._parser import Parser as Parser
     from runlab.one._parser import ShowTrainer as ShowTrainer
+    from runlab.one._quick_start import quick_start as quick_start
     from runlab.one._resuming import cannot_resume as cannot_resume
     from runlab.one._resuming import changed_options as changed_options
     from runlab.one._resuming import refuse_finished as refuse_finished
@@ -97,6 +98,7 @@ _HOMES = {
     "many._trials": "Goal",
     "one._checkpoint": "Checkpoint CheckpointFiles Parts add_parts read_checkpoint",
     "one._parser": "Parser ShowTrainer",
+    "one._quick_start": "quick_start",
     "one._resuming": "cannot_resume changed_options refuse_finished split_arguments",
     "one._run_checkpoints": "Interrupted RunCheckpoints",
     "one._supervised": "Supervised updates_of",

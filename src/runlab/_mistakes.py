@@ -25,7 +25,7 @@ def mistake_in(error: BaseException | None, typed: Sequence[str]) -> str | None:
     if error is None:
         return None
     line, argument = " ".join(str(error).split()), getattr(error, "argument", None)
-    if not isinstance(error, UserError):  # Lightning's, which names its own argument and often no remedy
+    if argument is None and not isinstance(error, UserError):  # Lightning's, which often names no remedy
         return f"{in_one_line(line.rstrip('.'), typed, options_in(typed))}; give another value"
     return line if argument is None else line.replace(argument, _as_typed(argument, typed), 1)
 

@@ -14,6 +14,8 @@ from multistep.compiled.recorder import Kernel, MatMul, Recording, Step
 
 # The multiplications in a product from which sharing it pays.
 PARALLEL_FROM = 2**19
+# Those from which BLAS is quicker, which copies parts of its operands to where the caches keep them.
+BLAS_FROM = 2**22
 
 PRODUCTS = """
 namespace at::native::cpublas {
@@ -67,8 +69,8 @@ template <typename T>
 static inline void multiply(int64_t rows, int64_t columns, int64_t inner, Matrix<T> left, Matrix<T> right, T* out,
                             int64_t ld, bool add, T* scratch) {
   if constexpr (std::is_same_v<T, float>) {
-    if (has_brgemm()) {
-      const int64_t multiplications = rows * columns * inner;
+    const int64_t multiplications = rows * columns * inner;
+    if (multiplications < BLAS_FROM && has_brgemm()) {
       const Matrix<T> l = by_rows(left, rows, inner, multiplications, scratch);
       const Matrix<T> r = by_rows(right, inner, columns, multiplications, scratch);
       using at::native::cpublas::brgemm;
@@ -134,9 +136,8 @@ def source_of(recording: Recording, plan: Plan) -> str:
         body = "\n".join(line for line in kernel.splitlines() if not line.startswith("#include"))
         body = re.sub(r'extern "C"\s+void', "static void", body)
         bodies.append(f"namespace kernel_{number} {{\n{body}\n}}")
-    constants = (
-        f"constexpr int THREADS = {torch.get_num_threads()};\nconstexpr int64_t PARALLEL_FROM = {PARALLEL_FROM};"
-    )
+    limits = f"constexpr int64_t PARALLEL_FROM = {PARALLEL_FROM}, BLAS_FROM = {BLAS_FROM};"
+    constants = f"constexpr int THREADS = {torch.get_num_threads()};\n{limits}"
     return "\n".join([*includes, constants, PRODUCTS, *bodies, LOOP % "\n".join(f"      {line}" for line in lines)])
 
 

@@ -59,17 +59,22 @@ def main(args: Sequence[str] | None = None) -> None:
     require_batch_norm(model.network, options.statistics)
     if options.mix:
         _print_mixed(console, model, data, options.mix)
-        return
-    wanted = STATISTICS if options.statistics == "all" else (options.statistics,)
+    else:
+        _print_evaluated(console, model, data, options.statistics)
+
+
+def _print_evaluated(console: Console, model: LanguageModel, data: NGramDataModule, statistics: str) -> None:
+    """Prints the metrics by split; with all statistics, also how far the running estimates have drifted."""
+    wanted = [name for name in STATISTICS if statistics in ("all", name)]
     print_metrics(console, {name: evaluate_splits(model.network, data.splits, name) for name in wanted})
-    if options.statistics == "all":
-        measured = measure(model.network, SplitBatches(data.splits["train"]), model.device)
-        numbers = (Column(heading, justify="right") for heading in ("mean, in stds", "std"))
-        title = "running estimates against the training split"
-        table = Table("layer", *numbers, title=title, title_justify="left")
-        for layer, drift in drifts(model.network, measured).items():
-            table.add_row(layer, f"{drift.mean:.4f}", f"{drift.std:.2%}")
-        console.print(table)
+    if statistics != "all":
+        return
+    measured = measure(model.network, SplitBatches(data.splits["train"]), model.device)
+    numbers = (Column(heading, justify="right") for heading in ("mean, in stds", "std"))
+    table = Table("layer", *numbers, title="running estimates against the training split", title_justify="left")
+    for layer, drift in drifts(model.network, measured).items():
+        table.add_row(layer, f"{drift.mean:.4f}", f"{drift.std:.2%}")
+    console.print(table)
 
 
 def _data(model: LanguageModel, corpus: str, data_dir: str | None) -> NGramDataModule:

@@ -1,0 +1,66 @@
+"""What a command does before all else: let parts of torch and torchmetrics that Lightning imports wait until used.
+
+Those are `torch._dynamo`, torchmetrics' functions, and matplotlib for its plots; docs/speed.md has what that saves.
+"""
+
+import logging
+import sys
+from importlib import import_module
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
+from types import ModuleType
+from typing import Any
+
+PLOT = "torchmetrics.utilities.plot"
+
+
+class _Waiting(ModuleType):
+    def __getattr__(self, name: str) -> Any:  # it is asked for something that it has not
+        if name.startswith("__"):
+            raise AttributeError(name)
+        self.__class__ = ModuleType  # type: ignore[assignment]
+        self.__spec__.loader.exec_module(self)  # type: ignore[union-attr]
+        return getattr(self, name)
+
+
+class _Path(list[str]):
+    def __iter__(self) -> Any:  # a module of the package is imported
+        getattr(sys.modules["torch._dynamo" if "_dynamo" in self[0] else "torchmetrics"], "anything", None)
+        return super().__iter__()
+
+
+class _Compiled(type):
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return any(kind.__name__ == cls.__name__ for kind in type(instance).__mro__)
+
+
+def quick_start() -> None:
+    """Imports torch and Lightning without them; with them, where another release needs them for that."""
+    compiled = _Compiled("OptimizedModule", (), {})
+    try:
+        dynamo = _waiting("torch._dynamo", import_module("torch").__path__)
+        vars(dynamo).update(OptimizedModule=compiled, disable=lambda f, *_, **__: f, graph_break=lambda: None)
+        metrics = _waiting("torchmetrics", None)
+        metrics._logger = logging.getLogger("torchmetrics")
+        plot = _waiting(PLOT, [f"{metrics.__path__[0]}/utilities"])
+        vars(plot).update(_AX_TYPE=Any, _PLOT_OUT_TYPE=Any, plot_single_or_multi_val=_plot)
+        import_module("torchmetrics.utilities")
+        metrics.Metric = import_module("torchmetrics.metric").Metric
+        metrics.MetricCollection = import_module("torchmetrics.collections").MetricCollection
+        import_module("pytorch_lightning")
+        dynamo.__path__, metrics.__path__ = _Path(dynamo.__path__), _Path(metrics.__path__)
+    except Exception:
+        for name in [*sys.modules]:
+            if name.startswith(("torch._dynamo", "torchmetrics", "pytorch_lightning", "lightning_fabric")):
+                del sys.modules[name]
+
+
+def _waiting(name: str, path: Any) -> Any:
+    module = module_from_spec(PathFinder.find_spec(name, path))  # type: ignore[arg-type]
+    module.__class__ = _Waiting
+    return sys.modules.setdefault(name, module)
+
+
+def _plot(*args: Any, **kwargs: Any) -> Any:
+    del sys.modules[PLOT]
+    return import_module(PLOT).plot_single_or_multi_val(*args, **kwargs)
