@@ -57,6 +57,7 @@ class Captured:
     logs: list[Logged] = field(default_factory=list)
     calls: list[MetricCall] = field(default_factory=list)
     nodes: int = 0  # of the graph of the loss, where they were counted
+    low: bool = False  # whether any of them computes in 16 bits
 
     def tensors(self) -> list[Tensor]:
         """Returns the loss, the logged values, the arguments of metrics, and the other tensors that are returned."""
@@ -122,11 +123,14 @@ class Capture:
                 space[key] = value
             yield
         finally:
+            changed = next((key for space, key, value in places if space.get(key, missing) is not value), None)
             for space, key, value in before:
                 if value is missing:
                     space.pop(key, None)
                 else:
                     space[key] = value
+        if changed is not None:
+            raise CannotFuseError(f"training_step changes {changed} of a metric")
 
     def _log(self, *args: Any, **kwargs: Any) -> None:
         bound = SIGNATURE.bind(self._module, *args, **kwargs).arguments

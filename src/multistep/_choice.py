@@ -257,9 +257,10 @@ class Choice:
         self._owner.fall_back(reason)
 
     def fall_back_from(self, error: Exception) -> None:
-        """Has Python train from now on, as compiled code has raised an exception."""
+        """Has Python train from now on, as compiled code has raised an exception, which torch tells better."""
         line = (str(error).splitlines() or [""])[0]
-        self.fall_back(f"after {self._trainer.global_step:,} updates: {type(error).__name__}: {line}")
+        self.engine, self.decided = None, True
+        self._owner.tell("eager", f"after {self._trainer.global_step:,} updates: {type(error).__name__}: {line}")
 
 
 def _refuse_what_cannot_be_fused(trainer: Any) -> None:

@@ -28,6 +28,7 @@ from multistep._origins import PLAIN, is_own, name_of, settings_of
 FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial, staticmethod, classmethod, property)
 # What a bare module has of its own; parameters, buffers and submodules are described by themselves.
 OF_EVERY_MODULE = set(nn.Module().__dict__) - {"training"}
+OF_TORCH = (torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size, np.dtype)  # constants
 DEEPEST, MOST = 100, 20_000  # levels and values of a description
 
 
@@ -75,7 +76,7 @@ class Describer:
         self._count += 1
         if self._count > MOST:
             raise CannotFuseError("its attributes hold too many values to watch")
-        if isinstance(value, (enum.Enum, torch.dtype, torch.device, torch.Size, np.dtype)):
+        if isinstance(value, OF_TORCH):
             return [type(value).__name__, str(value)]
         if isinstance(value, (Tensor, np.ndarray)):
             return ["own", self._names[id(value)]] if id(value) in self._names else _digest(value)
@@ -100,6 +101,8 @@ class Describer:
             contents = sorted(map(repr, map(self, value)))
         elif isinstance(value, (dict, types.MappingProxyType)):
             contents = [(self(key), self(item)) for key, item in value.items()]
+        if isinstance(value, enum.Enum):
+            return [name_of(type(value)), value.name, self(value.value)]
         if contents is not None:
             more = [self(vars(value))] if getattr(value, "__dict__", None) else []  # of a subclass
             return [kind, *contents, *more]

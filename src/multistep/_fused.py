@@ -90,6 +90,8 @@ class FusedEngine:
             self._description = self._describe()
             self._trial = self._reference(TRIAL_UPDATES)
         self.captured = self._trial.captured
+        with context():
+            self.low = self.captured.low or torch.is_autocast_enabled("cpu")
         self._program: Program | None = None
 
     def trial_outputs(self) -> list[Tensor]:
@@ -205,7 +207,7 @@ class FusedEngine:
         with guarded(), self._context():
             reference = Reference(self._module, self._optimizer, self._rule, self._watch)
             if perturbed is not None:
-                shifts = _check.perturb(reference.parameters(), torch.is_autocast_enabled("cpu"), perturbed)
+                shifts = _check.perturb(reference.parameters(), self.low, perturbed)
             outcome = reference.run([self._batch] * (updates * self._rule.accumulate), self._rates())
         outcome.tensors |= {name: outcome.tensors[name] - shift for name, shift in shifts.items()}
         self.draws = self.draws or reference.draws
@@ -279,9 +281,7 @@ class FusedEngine:
         found = {name: addresses[tensor.data_ptr()] if tensor.numel() else tensor for name, tensor in before.items()}
         found |= self.captured.named(inputs[-len(self.captured.tensors()) :])
         expected = {**self._trial.tensors, **self.captured.named(self._trial.outputs)}
-        low = torch.is_autocast_enabled("cpu") or any(t.dtype.itemsize == 2 for t in expected.values())
-        with self._context():
-            low = low or torch.is_autocast_enabled("cpu")
+        low = self.low or any(t.dtype.itemsize == 2 for t in expected.values())
         wrong = _check.differences(found, expected, before, low)
         for seed in range(PERTURBATIONS):  # of which one may by chance change little
             if not wrong:

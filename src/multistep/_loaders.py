@@ -117,6 +117,6 @@ def only_loader(fetcher: Any) -> tuple[Any, Any]:
 
 
 def draw_of(fetcher: Any) -> Any:
-    """The `draw` of a fetcher's one iterator, or of its loader; None where there is none."""
+    """The `draw_minibatches` of a fetcher's one iterator, or of its loader; None where there is none."""
     loader, iterator = only_loader(fetcher)
-    return getattr(iterator, "draw", None) or getattr(loader, "draw", None)
+    return getattr(iterator, "draw_minibatches", None) or getattr(loader, "draw_minibatches", None)

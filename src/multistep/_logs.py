@@ -116,6 +116,10 @@ class Replay:
 
     def __call__(self, outputs: Sequence[Tensor], begin: int, end: int) -> None:
         """Replays the minibatches from `begin` to before `end`, after which Lightning may log."""
+        with self._module.trainer.precision_plugin.train_step_context():  # in which a step logs
+            self._hand_over(outputs, begin, end)
+
+    def _hand_over(self, outputs: Sequence[Tensor], begin: int, end: int) -> None:
         rest = iter(outputs[1:])
         values = {id(log): next(rest) for log in self._captured.logs if isinstance(log.value, Tensor)}
         of_metrics = [
@@ -140,8 +144,6 @@ class Replay:
             values = torch.stack([torch.as_tensor(value) for value in each])
         elif values is None:
             values = torch.full((end - begin,), float(log.value), dtype=torch.get_default_dtype())
-            if isinstance(log.value, int):
-                values = torch.full((end - begin,), log.value)
         else:
             values = values[begin:end]
         self._log_again(log.name, values[-1], **options)

@@ -57,10 +57,10 @@ Pieces = list[Stacked | Odd]
 class Source:
     """Fetches stacked minibatches for a trainer on the CPU.
 
-    A loader, or its iterator, that has `draw(n)` is asked for them: it returns a minibatch whose tensors have another
-    first dimension of n, or less where it ends. A DataLoader over a TensorDataset, without workers and with the default
-    collation, is read with one indexing, in the order of its own sampler; over a dataset with `__getitems__` likewise,
-    a minibatch at a time. Any other is asked for minibatches one by one.
+    A loader, or its iterator, that has `draw_minibatches(n)` is asked for them: it returns a minibatch whose tensors
+    have another first dimension of n, or less where it ends. A DataLoader over a TensorDataset, without workers and
+    with the default collation, is read with one indexing, in the order of its own sampler; over a dataset with
+    `__getitems__` likewise, a minibatch at a time. Any other is asked for minibatches one by one.
 
     Args:
         trainer: whose minibatches they are.
@@ -156,7 +156,7 @@ class Source:
         count = len(tensors[0])
         each = [(tensor.shape[1:], tensor.dtype, tensor.device) for tensor in tensors]
         if drawn.structure != layout.structure or each != list(layout.tensors):
-            raise TypeError("draw(n) returns minibatches of another layout than the loader's iterator")
+            raise TypeError("draw_minibatches(n) returns minibatches of another layout than the loader's iterator")
         fetcher.fetched += count
         if fetcher.length is None:  # one stays in advance
             fetcher.batches.clear()

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
+import numpy as np
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from multistep._describe import describe
 from multistep._errors import CannotFuseError
 from multistep._guards import RefusingTrainer, RefusingValue
 from multistep._origins import is_own_object
+from multistep._reach import held_in
 
 NAMES = {"alpha", "value"}  # of factors
 BOUND = (types.BuiltinMethodType, types.MethodWrapperType)  # of an object in C
@@ -232,8 +234,10 @@ def _refuse_tensors_outside_of_the_state(optimizer: Optimizer) -> None:
     if is_torchs(optimizer):
         return
     inside = [item for values in (vars(optimizer), *optimizer.param_groups) for item in values.items()]
-    if name := next((k for k, v in inside if isinstance(v, Tensor) and k not in NOT_OPTIONS), None):
-        raise CannotFuseError(f"the optimizer keeps the tensor {name} outside of its state")
+    for name, value in inside:
+        known = name in NOT_OPTIONS | {"state", "param_groups"}
+        if not known and any(isinstance(each, (Tensor, np.ndarray)) for each in held_in([value])):
+            raise CannotFuseError(f"the optimizer keeps a tensor in {name}, outside of its state")
 
 
 def _twin(

@@ -5,10 +5,10 @@ import functools
 import types
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
-from types import FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,10 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader, Dataset
 
-from multistep._describe import enclosed, slots_of
+from multistep._describe import cached_in, enclosed, slots_of
+from multistep._guards import RefusingValue
 from multistep._origins import FEW, PLAIN, can_change, is_foreign, is_own, is_own_module, names_in
 from multistep._tree import address_of
 from multistep._undo import Place
@@ -39,9 +41,7 @@ def reaches_the_training(values: Iterable[Any], kept: Iterable[Any], state: Iter
         kept: what a training changes, such as the module and all within.
         state: the module's parameters and buffers.
     """
-    storages = [tensor.untyped_storage() for tensor in state if address_of(tensor)]
-    memory = [range(storage.data_ptr(), storage.data_ptr() + storage.nbytes()) for storage in storages]
-    own = {*map(id, kept)}
+    memory, own = _memory_of(state), {*map(id, kept)}
     return any(id(value) in own or _is_trained(value, memory) for value in _within(values))
 
 
@@ -66,19 +66,73 @@ def shared_places(values: Iterable[Any], places: Iterable[Place]) -> list[Place]
     ]
 
 
-def _is_trained(value: Any, memory: Sequence[range]) -> bool:
-    if isinstance(value, (Trainer, LightningModule, nn.Parameter, Optimizer, LRScheduler)):
-        return True
+def sharing(places: Iterable[Place], module: nn.Module, state: Iterable[Tensor]) -> str | None:
+    """Returns the label of a place that holds memory of a module's state, as an array or tensor of its own would.
+
+    Compiled code takes what it finds there as it is when it is compiled.
+
+    Args:
+        places: that an update reads.
+        module: whose submodules have their tensors where they belong.
+        state: the tensors that an update changes.
+    """
+    memory, own = _memory_of(state), {*map(id, module.modules())}
+    return next((place.label for place in places if any(_is_in(memory, v) for v in held_in([place.get()], own))), None)
+
+
+def held_in(values: Iterable[Any], skipped: Container[int] = ()) -> Iterator[Any]:
+    """Yields values and all that is held in them, but for what has these identities; code is not followed."""
+    seen: set[int] = set()
+    waiting = deque(values)
+    while waiting:
+        value = waiting.popleft()
+        if id(value) in seen or id(value) in skipped or isinstance(value, (*PLAIN, *OWNERS, Dataset, DataLoader)):
+            continue
+        seen.add(id(value))
+        if type(value) is RefusingValue:
+            continue
+        yield value
+        if isinstance(value, (list, tuple, set, frozenset, deque)):
+            waiting += value
+        elif isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, FunctionType):
+            waiting += [*enclosed(value), value.__defaults__, value.__kwdefaults__]
+        elif isinstance(value, (MethodType, BuiltinFunctionType)):
+            waiting.append(value.__self__)
+        elif isinstance(value, partial):
+            waiting += [value.func, value.args, value.keywords]
+        elif isinstance(value, weakref.ref):
+            waiting.append(value())
+        elif isinstance(value, functools._lru_cache_wrapper):
+            waiting += cached_in(value)
+        if not isinstance(value, Tensor):
+            waiting += [*getattr(value, "__dict__", {}).values(), *slots_of(value).values()]
+
+
+def _memory_of(state: Iterable[Tensor]) -> list[range]:
+    storages = [tensor.untyped_storage() for tensor in state if address_of(tensor)]
+    return [range(storage.data_ptr(), storage.data_ptr() + storage.nbytes()) for storage in storages]
+
+
+def _is_in(memory: Sequence[range], value: Any) -> bool:
+    """Whether a tensor or an array begins in one of these parts of the memory."""
     address = 0
     if isinstance(value, Tensor):
         address = address_of(value)
     elif isinstance(value, (np.ndarray, memoryview)):
         address = np.asarray(value).__array_interface__["data"][0]
-    elif isinstance(value, nn.Module):
-        return next(value.parameters(), None) is not None
-    elif isinstance(value, FunctionType):
-        return "trainer" in value.__code__.co_names
     return any(address in each for each in memory)
+
+
+def _is_trained(value: Any, memory: Sequence[range]) -> bool:
+    if isinstance(value, (Trainer, LightningModule, nn.Parameter, Optimizer, LRScheduler)):
+        return True
+    if isinstance(value, nn.Module):
+        return next(value.parameters(), None) is not None
+    if isinstance(value, FunctionType):
+        return "trainer" in value.__code__.co_names
+    return _is_in(memory, value)
 
 
 def _within(values: Iterable[Any]) -> Iterator[Any]:

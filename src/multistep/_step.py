@@ -20,6 +20,7 @@ from multistep._describe import first_difference
 from multistep._errors import CannotFuseError
 from multistep._guards import RefusingValue, guarded, identical, unchanged
 from multistep._optimizers import Closure, copied, is_torchs, plain_step, state_of
+from multistep._reach import sharing
 from multistep._tree import flatten, rebuild
 from multistep._watch import Watch
 
@@ -80,7 +81,9 @@ def _perform(module: LightningModule, optimizer: Optimizer, rule: Rule, batch: A
     captured = perform_step(module, rebuild(layout, copies))
     if not all(map(identical, tensors, copies)):
         raise CannotFuseError("training_step changes its minibatch in place")
-    captured.nodes = _count_nodes(captured.loss)
+    nodes = _nodes_of(captured.loss)
+    captured.nodes = len(nodes)
+    captured.low = any(x.dtype.is_floating_point and x.dtype.itemsize < 4 for n in nodes for x in n._input_metadata)
     if number % rule.accumulate == 1 or rule.accumulate == 1:
         for parameter in parameters:
             parameter.grad = None
@@ -97,7 +100,7 @@ def _perform(module: LightningModule, optimizer: Optimizer, rule: Rule, batch: A
     return captured
 
 
-def _count_nodes(loss: Tensor) -> int:
+def _nodes_of(loss: Tensor) -> set[Any]:
     """The operations in the graph of a loss through which gradients go."""
     seen: set[Any] = set()
     left = [loss.grad_fn]
@@ -105,7 +108,7 @@ def _count_nodes(loss: Tensor) -> int:
         if (node := left.pop()) is not None and node not in seen:
             seen.add(node)
             left += [following for following, _ in node.next_functions]
-    return len(seen)
+    return seen
 
 
 def rehearse(
@@ -139,6 +142,8 @@ def rehearse(
 
     with guarded(random_state), unchanged(_originals(module, optimizer)), context():
         watch = Watch(perform, twin, copies)
+    if shared := sharing(watch.places(module), module, _originals(module, optimizer)):
+        raise CannotFuseError(f"{shared} holds memory of what is trained")
     return watch, {"the loss": losses[0], **gradients_of(twin)}
 
 

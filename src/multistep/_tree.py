@@ -4,8 +4,9 @@ Torch's own pytrees would want dataclasses registered for the whole process.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -71,6 +72,16 @@ def is_dense(tensor: Tensor) -> bool:
     """Returns whether a tensor fills its memory without gaps or overlaps, as a new one like it does."""
     strides = zip(tensor.shape, tensor.stride(), torch.empty_like(tensor).stride(), strict=True)
     return tensor.numel() == 0 or all(size == 1 or one == other for size, one, other in strides)
+
+
+def overlapping(tensors: Mapping[str, Tensor]) -> tuple[str, str] | None:
+    """Returns the names of two tensors of which a number of one is in the memory of the other; None where none are.
+
+    Each of them fills its memory without gaps.
+    """
+    sized = [(tensor.data_ptr(), tensor.numel() * tensor.element_size(), name) for name, tensor in tensors.items()]
+    places = sorted((begin, begin + size, name) for begin, size, name in sized if size)
+    return next(((a, b) for (_, end, a), (begin, _, b) in pairwise(places) if begin < end), None)
 
 
 def rebuild(layout: Layout, tensors: Sequence[Tensor]) -> Any:

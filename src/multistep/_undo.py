@@ -2,7 +2,6 @@
 
 import collections
 import copy
-import enum
 import functools
 import inspect
 import logging
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from multistep._describe import Describer, cached_in, enclosed, has_attributes, is_by_value, slots_of
+from multistep._describe import OF_TORCH, Describer, cached_in, enclosed, has_attributes, is_by_value, slots_of
 from multistep._origins import PLAIN, settings_of
 
 # How the content of an object that is no container is read and set.
@@ -93,7 +92,7 @@ def _keeping(value: Any, seen: set[int] | None = None) -> Callable[[], None] | N
         settings = settings_of(value)
         inner = [each for item in settings.values() if (each := _keeping(item, seen)) is not None]
         return partial(_call_all, [partial(vars(value).update, settings), *inner]) if settings else None
-    if isinstance(value, (*PLAIN, type, logging.Logger, enum.Enum, np.ufunc)) or id(value) in seen:
+    if isinstance(value, (*PLAIN, *OF_TORCH, type, logging.Logger, np.ufunc)) or id(value) in seen:
         return None
     if inspect.isdatadescriptor(value) and not has_attributes(value):  # of a slot, or of a named tuple
         return None

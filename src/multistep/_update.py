@@ -18,7 +18,7 @@ from multistep._errors import CannotFuseError
 from multistep._guards import guarded
 from multistep._optimizers import copied, options_of, plain_step, state_of, traced_step
 from multistep._step import Rule, named_tensors, names_of, perform_step, trained_buffers
-from multistep._tree import Layout, is_dense, is_simple, rebuild
+from multistep._tree import Layout, is_dense, is_simple, overlapping, rebuild
 from multistep._watch import Watch
 
 
@@ -67,6 +67,8 @@ class TracedUpdate:
         for name, tensor in named_tensors(module, optimizer).items():
             if not (is_simple(tensor.detach()) and is_dense(tensor)):
                 raise CannotFuseError(f"the memory of the {name} does not hold its numbers one after another")
+        if overlap := overlapping(named_tensors(module, optimizer)):
+            raise CannotFuseError(f"the {' and the '.join(overlap)} share memory")
         several = rule.accumulate > 1
         self._sums = {name: torch.zeros_like(module.get_parameter(name)) for name in self._trained if several}
         self._structure = tree_structure(self._state())

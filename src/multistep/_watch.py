@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule
 from torch import nn
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from multistep._describe import OF_EVERY_MODULE, Describer, Unhashable
 from multistep._errors import CannotFuseError
@@ -25,6 +25,7 @@ OF_LIGHTNING = set(LightningModule().__dict__) - {"training", "_example_input_ar
 OF_LIGHTNING |= {"_hparams_initial", "_hparams_name"}
 # Hooks that torch itself registers compute weights; any other is called at every update.
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+OF_EVERY_METRIC = set(vars(MeanMetric())) | set(vars(MetricCollection([])))
 DERIVED = {"_flat_weights", "_flat_weight_refs"}  # of recurrent layers, which make them of their parameters
 FROZEN = (*PLAIN, type, types.CodeType, torch.dtype, torch.device)  # do not change in place
 
@@ -103,10 +104,10 @@ class Watch:
 
     def _attributes(self, path: str, child: nn.Module) -> Iterator[tuple[str, str]]:
         """The names of the attributes of a submodule that code in reach may read: from the module, and its own."""
-        if isinstance(child, (Metric, MetricCollection)):
-            return  # updated beside the compiled code
         skipped = OF_LIGHTNING if isinstance(child, LightningModule) else OF_EVERY_MODULE
         known = not is_foreign(type(child).__module__)
+        if isinstance(child, (Metric, MetricCollection)):  # whose states are changed beside the compiled code
+            skipped, known = OF_EVERY_METRIC | {*getattr(child, "_defaults", ())}, False
         for key in vars(child):
             if key not in skipped | DERIVED and (known or key == "training" or self.has(key)):
                 yield f"self.{path}.{key}" if path else f"self.{key}", key

@@ -58,7 +58,7 @@ def test_epochs_go_through_the_split_as_a_shuffling_dataloader_does(ngrams):
 def test_minibatches_may_be_drawn_several_at_a_time(ngrams, sampling, chunks):
     expected = minibatches(Minibatches(ngrams, 8, seeded(), sampling))
     epoch = iter(Minibatches(ngrams, 8, seeded(), sampling))
-    found = [minibatch for n in chunks for minibatch in zip(*epoch.draw(n), strict=True)]
+    found = [minibatch for n in chunks for minibatch in zip(*epoch.draw_minibatches(n), strict=True)]
     assert_equal([*found, *epoch], expected)
 
 
@@ -72,7 +72,7 @@ def test_a_saved_state_continues_with_the_minibatch_that_would_have_come(ngrams,
     first = Minibatches(ngrams, 8, seeded(), sampling, is_waiting=lambda: bool(waiting))
     epoch = iter(first)
     for done in range(0, over, chunk):
-        epoch.draw(min(chunk, over - done))
+        epoch.draw_minibatches(min(chunk, over - done))
     if waits:  # a trainer has fetched it, and is interrupted before it trains on it
         next(epoch)
         waiting.append(True)

@@ -30,6 +30,7 @@ from torch.utils.data import (
 )
 
 from multistep import Calls
+from tests.multistep.shared import Numbers, Rescaling, Scaled
 from tests.multistep.training import CLASSES, FEATURES, SIZE, Classifier, examples, loader
 
 FUSED, EAGER, LIGHTNING = "fused", "eager", "lightning"
@@ -278,18 +279,18 @@ class Drawing:
 
     def __iter__(self):
         for _ in range(self.length):
-            x, y = self.draw(1)
+            x, y = self.draw_minibatches(1)
             self.draws -= 1
             yield x[0], y[0]
 
-    def draw(self, n):
+    def draw_minibatches(self, n):
         self.draws += 1
         rows = torch.randint(len(self.x), (n, SIZE), generator=self.generator)
         return self.x[rows], self.y[rows]
 
 
 class DrawingByDefault(Drawing):
-    def draw(self, n):
+    def draw_minibatches(self, n):
         rows = torch.randint(len(self.x), (n, SIZE))
         return self.x[rows], self.y[rows]
 
@@ -866,6 +867,9 @@ class EachEpoch(Callback):
 
 schedules = torch.optim.lr_scheduler
 SETTINGS = {
+    "a change of a metric's attribute": Setting(make=Scaled, callbacks=lambda: [Rescaling(True)]),
+    "a change of what an enum holds": Setting(make=Scaled, callbacks=lambda: [Rescaling(False)]),
+    "numbers in 64 bits": Setting(make=Numbers, options={"precision": "64-true"}),
     "epochs": Setting(options={"max_epochs": 4}),
     "an odd last minibatch": Setting(data=partial(loader, 20 * SIZE + 5)),
     "drop_last": Setting(data=partial(loader, 20 * SIZE + 5, drop_last=True)),

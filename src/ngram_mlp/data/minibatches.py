@@ -97,12 +97,12 @@ class Epoch(Iterator[Minibatch]):
         self._length = len(loader)
 
     def __next__(self) -> Minibatch:
-        contexts, targets = self.draw(1)
+        contexts, targets = self.draw_minibatches(1)
         if len(contexts) == 0:
             raise StopIteration
         return contexts[0], targets[0]
 
-    def draw(self, n: int) -> Minibatch:
+    def draw_minibatches(self, n: int) -> Minibatch:
         """Returns the next n minibatches, of the same size, or as many as there are: (n, B, T) and (n, B)."""
         loader = self._loader
         if self._position is None:
