@@ -10,9 +10,15 @@ from ngram_mlp.data import NGramDataModule
 from ngram_mlp.diagnostics.batch_norm_statistics import StatisticsName, evaluate_splits
 from ngram_mlp.models import LanguageModel
 
+MOST_PRODUCTS = (
+    2 * 10**11
+)  # of parameters and examples: with more, which take some 10 s, a split is not evaluated whole
+
 
 class Outcome(Callback):
     """Evaluates the splits when the training has ended, with the weights that it leaves, and logs the losses.
+
+    Of a split that would take long, as with a vocabulary of thousands of words, examples at equal distances are taken.
 
     Args:
         statistics: what batch norm evaluates with.
@@ -42,6 +48,11 @@ class Outcome(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if trainer.is_global_zero and isinstance(data, NGramDataModule):
             assert isinstance(pl_module, LanguageModel)
-            self.metrics = evaluate_splits(pl_module.network, data.splits, self._statistics)
+            most = MOST_PRODUCTS // sum(parameter.numel() for parameter in pl_module.parameters()) + 1
+            some = {split: ngrams.some(most) for split, ngrams in data.splits.items()}
+            self.metrics = evaluate_splits(pl_module.network, some, self._statistics)
+            for split, ngrams in some.items():
+                if ngrams is not data.splits[split]:
+                    self.metrics[split]["examples"] = len(ngrams)
             losses = {f"when_trained/{split}_loss": values["loss"] for split, values in self.metrics.items()}
             Recorder(trainer, trainer.global_step).numbers(losses)

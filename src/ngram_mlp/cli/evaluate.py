@@ -121,5 +121,6 @@ def print_metrics(console: Console, rows: Mapping[str, Mapping[str, Mapping[str,
     for statistics, metrics in rows.items():
         for split, values in metrics.items():
             cells = (form.format(values[name]) if name in values else "" for name, (_, form) in shown.items())
-            table.add_row(*([statistics] if several else []), split, *cells)
+            name = f"{split}, {values['examples']:,} examples" if "examples" in values else split
+            table.add_row(*([statistics] if several else []), name, *cells)
     console.print(table)

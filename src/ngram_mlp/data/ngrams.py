@@ -23,11 +23,19 @@ class NGrams:
 
     contexts: Tensor  # (N, block_size)
     targets: Tensor  # (N,)
-    characters: int = 0  # of what they encode, with the ends of lines; 0 where the tokens do not tell them
-    words: int = 0  # by the rule of `Tokenizer`, with the ends of lines; 0 where each line is one
+    characters: float = 0  # of what they encode, with the ends of lines; 0 where the tokens do not tell them
+    words: float = 0  # by the rule of `Tokenizer`, with the ends of lines; 0 where each line is one
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def some(self, most: int) -> "NGrams":
+        """So many examples at equal distances from each other; all where there are no more."""
+        if len(self) <= most:
+            return self
+        places = torch.linspace(0, len(self) - 1, most, dtype=torch.float64).long()
+        share = most / len(self)
+        return NGrams(self.contexts[places], self.targets[places], self.characters * share, self.words * share)
 
     def rates(self, loss: float) -> dict[str, float]:
         """A mean loss in nats per token as `bits_per_character` and `perplexity_per_word`, where these are known."""

@@ -169,8 +169,8 @@ def enough_of(vocab_size: int) -> int:
 
 def spread(ngrams: NGrams, count: int) -> tuple[Tensor, Tensor]:
     """So many contexts and targets at equal distances from each other, in int64; all where there are fewer."""
-    places = torch.linspace(0, len(ngrams) - 1, min(count, len(ngrams))).long()
-    return ngrams.contexts[places].long(), ngrams.targets[places].long()
+    some = ngrams.some(count)
+    return some.contexts.long(), some.targets.long()
 
 
 def _largest(values: Mapping[str, float]) -> tuple[str, float]:
