@@ -1,4 +1,4 @@
-"""What an update costs in a notebook's loop and by an engine: `growth.py PEER SECONDS hidden,minibatch,layers ...`."""
+"""What an update costs in a notebook's loop and by an engine: `growth.py PEER SECONDS SIZE ...`, as sizes.py writes them."""
 
 import itertools
 import json
@@ -15,18 +15,18 @@ from torch import nn
 from ngram_mlp.data import NGrams
 from ngram_mlp.models.layers import BatchNorm
 
-V, T, E = 27, 3, 10
+T, E = 3, 10
 EXAMPLES = 180_000
 
 
-def network(n_hidden, n_layers):
+def network(n_hidden, n_layers, vocab_size):
     widths = [T * E] + [n_hidden] * n_layers
     hidden = [
         layer
         for fan_in, fan_out in itertools.pairwise(widths)
         for layer in (nn.Linear(fan_in, fan_out, bias=False), BatchNorm(fan_out), nn.Tanh())
     ]
-    return nn.Sequential(nn.Embedding(V, E), nn.Flatten(), *hidden, nn.Linear(n_hidden, V))
+    return nn.Sequential(nn.Embedding(vocab_size, E), nn.Flatten(), *hidden, nn.Linear(n_hidden, vocab_size))
 
 
 def notebook_loop(model, data, batch_size, seconds):
@@ -61,11 +61,12 @@ def notebook_loop(model, data, batch_size, seconds):
 
 def main(peer, seconds, *networks):
     warnings.simplefilter("ignore")
-    contexts = torch.randint(0, V, (EXAMPLES, T), dtype=torch.uint8)  # what they say does not change the cost
-    data = NGrams(contexts, torch.randint(0, V, (EXAMPLES,), dtype=torch.uint8))
     for text in networks:
         size = named(text)
-        model, batch_size = network(size["n_hidden"], size["n_layers"]), size["batch_size"]
+        vocab_size, batch_size = size["vocab_size"], size["batch_size"]
+        model = network(size["n_hidden"], size["n_layers"], vocab_size)
+        contexts = torch.randint(0, vocab_size, (EXAMPLES, T))  # what they say does not change the cost
+        data = NGrams(contexts, torch.randint(0, vocab_size, (EXAMPLES,)))
         if peer == "notebook":
             found = notebook_loop(model, data, batch_size, float(seconds))
         else:

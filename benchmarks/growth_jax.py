@@ -1,11 +1,11 @@
-"""What an update costs in jax: prints microseconds for each of the networks given, as `hidden,minibatch,layers`."""
+"""What an update costs in jax: prints microseconds for each of the networks given, as sizes.py writes them."""
 
 import json
 import sys
 import time
 
 import numpy as np
-from jax_network import T, V, initial, train_block
+from jax_network import T, initial, train_block
 from sizes import block_of, named
 
 SECONDS, *NETWORKS = sys.argv[1:]
@@ -15,11 +15,11 @@ for text in NETWORKS:
     block = block_of(size["batch_size"])
     shape = (block, size["batch_size"])
     minibatches = (
-        rng.integers(0, V, (*shape, T)).astype(np.int32),
-        rng.integers(0, V, shape).astype(np.int32),
+        rng.integers(0, size["vocab_size"], (*shape, T)).astype(np.int32),
+        rng.integers(0, size["vocab_size"], shape).astype(np.int32),
         np.full(block, 0.01, np.float32),
     )
-    carry, losses = train_block(initial(rng, size["n_hidden"], size["n_layers"]), minibatches)
+    carry, losses = train_block(initial(rng, size["n_hidden"], size["n_layers"], size["vocab_size"]), minibatches)
     losses.block_until_ready()
     updates, started = 0, time.perf_counter()
     while time.perf_counter() - started < float(SECONDS):

@@ -7,7 +7,7 @@ import numpy as np
 V, T, E = 27, 3, 10  # characters, block size, embedding
 
 
-def initial(rng, n_hidden, n_layers):
+def initial(rng, n_hidden, n_layers, vocab_size=V):
     """Parameters and running statistics: what is carried from one update to the next."""
     widths = [T * E] + [n_hidden] * n_layers
     layers = [
@@ -18,8 +18,9 @@ def initial(rng, n_hidden, n_layers):
         }
         for fan_in in widths[:-1]
     ]
-    output = {"weight": rng.normal(size=(n_hidden, V)) * (2 / (n_hidden + V)) ** 0.5, "bias": np.zeros(V)}
-    parameters = {"table": rng.normal(size=(V, E)), "layers": layers, "output": output}
+    output = {"weight": rng.normal(size=(n_hidden, vocab_size)) * (2 / (n_hidden + vocab_size)) ** 0.5}
+    output["bias"] = np.zeros(vocab_size)
+    parameters = {"table": rng.normal(size=(vocab_size, E)), "layers": layers, "output": output}
     running = [(jnp.zeros(n_hidden), jnp.ones(n_hidden)) for _ in range(n_layers)]
     return jax.tree.map(lambda value: jnp.array(value, jnp.float32), parameters), running
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from benchmarks import tables
 from benchmarks.runs import FOLDER, figures, jax_python, rows, run, study, train
-from benchmarks.sizes import SIZES, written
+from benchmarks.sizes import DEFAULT, SIZES, written
 from runlab import Parser, command
 from runlab.many._report import processor
 
@@ -34,7 +34,7 @@ VARIANTS = ("default", "own step", "RMSprop", "NAdam", "Adagrad")
 BY = {"ordinary": 6_000, "eager": 6_000, "fused": 100_000}  # updates
 WHOLE = (2_000, 20_000, 200_000)  # the updates of whole commands
 STUDIES = ((40, 20_000), (8, 200_000))  # seeds and updates
-LARGE = {"n_hidden": 512, "batch_size": 256, "n_layers": 3}  # for which several threads might pay
+LARGE = DEFAULT | {"n_hidden": 512, "batch_size": 256, "n_layers": 3}  # for which several threads might pay
 Record = dict[str, Any]
 
 

@@ -1,20 +1,23 @@
 """The networks with which the cost of an update is measured as it grows, one after the other."""
 
-DEFAULT = {"n_hidden": 200, "batch_size": 32, "n_layers": 1}
+DEFAULT = {"n_hidden": 200, "batch_size": 32, "n_layers": 1, "vocab_size": 27}
 SIZES = [DEFAULT | {"n_hidden": n} for n in (50, 200, 500, 1000, 2000)]
 SIZES += [DEFAULT | {"batch_size": n} for n in (8, 128, 1024)]
 SIZES += [DEFAULT | {"n_layers": n} for n in (2, 5, 10)]
-SIZES += [{"n_hidden": 512, "batch_size": 256, "n_layers": 3}, {"n_hidden": 2000, "batch_size": 1024, "n_layers": 1}]
+SIZES += [
+    DEFAULT | {"n_hidden": 512, "batch_size": 256, "n_layers": 3},
+    DEFAULT | {"n_hidden": 2000, "batch_size": 1024},
+]
+SIZES += [DEFAULT | {"vocab_size": n} for n in (1_000, 10_000)] + [DEFAULT | {"batch_size": 128, "vocab_size": 10_000}]
 
 
 def named(text: str) -> dict[str, int]:
-    """A network's size as it is written on a command line: hidden units, minibatch, layers."""
-    n_hidden, batch_size, n_layers = map(int, text.split(","))
-    return {"n_hidden": n_hidden, "batch_size": batch_size, "n_layers": n_layers}
+    """A network's size as it is written on a command line: hidden units, minibatch, layers, vocabulary."""
+    return dict(zip(DEFAULT, map(int, text.split(",")), strict=True))
 
 
 def written(size: dict[str, int]) -> str:
-    return f"{size['n_hidden']},{size['batch_size']},{size['n_layers']}"
+    return ",".join(str(size[name]) for name in DEFAULT)
 
 
 def block_of(batch_size: int) -> int:

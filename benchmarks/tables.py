@@ -73,13 +73,15 @@ def growth(console: Console, record: Record) -> None:
     rounds = record["growth"]
     names = [name for name in ("notebook", "eager", "fused", "jax") if name in rounds[0][0]]
     ratios = [f"fused to {name}" for name in names if name != "fused"]
-    table = _table("How the cost of an update grows, µs", "hidden", "minibatch", "layers", *names, *ratios)
+    table = _table(
+        "How the cost of an update grows, µs", "hidden", "minibatch", "layers", "vocabulary", *names, *ratios
+    )
     for index, size in enumerate(rounds[0]):
         rows = [row[index] for row in rounds]
         times = {name: [row[name] for row in rows] for name in names}
         gains = [_ratio(times[name], times["fused"]) for name in names if name != "fused"]
         table.add_row(
-            *(f"{size[key]:,}" for key in ("n_hidden", "batch_size", "n_layers")),
+            *(f"{size[key]:,}" for key in ("n_hidden", "batch_size", "n_layers", "vocab_size")),
             *(f"{statistics.median(times[name]):,.0f}" for name in names),
             *(f"{gain:.2f}" for gain in gains),
         )

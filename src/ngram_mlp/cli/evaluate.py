@@ -98,17 +98,15 @@ def _print_mixed(console: Console, model: LanguageModel, data: NGramDataModule, 
     splits = data.splits
     counted = CountedNGrams(splits["train"], len(data.tokenizer))
     order = int(np.argmin([-np.log(found).mean() for found in counted.kneser_ney(splits["val"])]))
-    table = Table("split", *(Column(name, justify="right") for name in _mixed_columns(order, share)))
+    columns = (Column(name, justify="right") for name in ("network", f"{order + 1}-grams", "mixed"))
+    title = f"loss (perplexity): the network, counted by Kneser-Ney, and {share:g} of that mixed in"
+    table = Table("split", *columns, title=title, title_justify="left")
     for name in ("val", "test"):  # of the split in which n-grams are counted, that model knows too much
         own = target_probabilities(model, SplitBatches(splits[name]))
         other = counted.kneser_ney(splits[name])[order]
         losses = (float(-np.log(p).mean()) for p in (own, other, (1 - share) * own + share * other))
         table.add_row(name, *(f"{loss:.4f} ({math.exp(loss):.3f})" for loss in losses))
     console.print(table)
-
-
-def _mixed_columns(order: int, share: float) -> tuple[str, str, str]:
-    return "network: loss (perplexity)", f"{order + 1}-grams (Kneser-Ney)", f"mixed, {share:g} of it counted"
 
 
 def print_metrics(console: Console, rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
