@@ -1,4 +1,4 @@
-"""What an update costs in a notebook's loop and by an engine: `growth.py PEER SECONDS SIZE ...`, as sizes.py writes them."""
+"""What an update costs in a notebook's loop and by an engine: `growth.py PEER SECONDS SIZE ...`, sizes as sizes.py has."""
 
 import itertools
 import json
