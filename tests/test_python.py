@@ -1,3 +1,5 @@
+import io
+
 """Models and data used from Python as any LightningModule and LightningDataModule are."""
 
 import pickle
@@ -196,6 +198,11 @@ def test_the_engine_may_change_between_eager_and_lightning_without_a_change_of_b
     resumed, losses = run(after, ckpt_path=tmp_path / "epoch=0-step=25.ckpt", weights_only=True)
     assert losses.equal(expected)
     assert all(a.equal(b) for a, b in zip(resumed.state_dict().values(), whole.state_dict().values(), strict=True))
+
+
+def test_an_open_file_is_no_path_of_a_checkpoint():
+    with pytest.raises(UserError, match=r"ckpt_path BytesIO: give a \.ckpt file of a run, by its path"):
+        MLP.load_from_checkpoint(io.BytesIO())
 
 
 def test_messages_name_arguments(data):

@@ -64,6 +64,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
     Raises a UserError for anything else.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise UserError(f"{REMEDY}, by its path", ckpt_path=type(path).__name__)
     path = checkpoint_file(path)
     content = load_checkpoint_file(path)
     _require(path, content, {"global_step": int, "hyper_parameters": dict, "state_dict": dict})
