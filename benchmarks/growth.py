@@ -1,4 +1,4 @@
-"""What an update costs in a notebook loop and by an engine: `growth.py PEER SECONDS SIZE ...`, sizes as sizes.py has."""
+"""What an update costs in a notebook loop and by an engine: `growth.py PEER SECONDS SIZE ...`; sizes: sizes.py."""
 
 import itertools
 import json

@@ -1,7 +1,6 @@
-import io
-
 """Models and data used from Python as any LightningModule and LightningDataModule are."""
 
+import io
 import pickle
 import warnings
 from pathlib import Path
