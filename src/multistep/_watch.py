@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule
 from torch import nn
-from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics import Metric, MetricCollection
 
 from multistep._describe import OF_EVERY_MODULE, Describer, Unhashable
 from multistep._errors import CannotFuseError
@@ -25,9 +25,19 @@ OF_LIGHTNING = set(LightningModule().__dict__) - {"training", "_example_input_ar
 OF_LIGHTNING |= {"_hparams_initial", "_hparams_name"}
 # Hooks that torch itself registers compute weights; any other is called at every update.
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-OF_EVERY_METRIC = set(vars(MeanMetric())) | set(vars(MetricCollection([])))
 DERIVED = {"_flat_weights", "_flat_weight_refs"}  # of recurrent layers, which make them of their parameters
 FROZEN = (*PLAIN, type, types.CodeType, torch.dtype, torch.device)  # do not change in place
+
+
+class _AnyMetric(Metric):
+    def update(self) -> None:
+        """Nothing."""
+
+    def compute(self) -> None:
+        """Nothing."""
+
+
+OF_EVERY_METRIC = set(vars(_AnyMetric())) | set(vars(MetricCollection([])))
 
 
 class Watch:
