@@ -31,3 +31,17 @@ assert not [name for name in before if after[name] != before[name]]
 def test_importing_changes_nothing(package):
     statements = f"{BEFORE}\nimport {package}\n{AFTER}"
     subprocess.run([sys.executable, "-W", "ignore", "-c", statements], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("command", ["train", "check", "sample", "evaluate"])
+def test_commands_start_without_what_waits(command):
+    code = f"""
+import sys
+from runlab import quick_start
+quick_start()
+import ngram_mlp.cli.{command}
+assert "eval_frame" not in vars(sys.modules["torch._dynamo"])
+assert "functional" not in vars(sys.modules["torchmetrics"])
+assert "matplotlib" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)

@@ -80,18 +80,3 @@ assert "eval_frame" in vars(torch._dynamo) and torchmetrics.MetricCollection and
 """
     done = run(code)
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("command", ["train", "check", "sample", "evaluate"])
-def test_commands_do_not_ask_for_it_as_they_start(command):
-    code = f"""
-import sys
-from runlab import quick_start
-quick_start()
-import ngram_mlp.cli.{command}
-assert "eval_frame" not in vars(sys.modules["torch._dynamo"])
-assert "functional" not in vars(sys.modules["torchmetrics"])
-assert "matplotlib" not in sys.modules
-"""
-    done = run(code)
-    assert done.returncode == 0, done.stderr
