@@ -67,7 +67,14 @@ def assert_same_rows(rows, expected, exactly):
         )
 
 
-@pytest.mark.parametrize("name", [name for name, setting in SETTINGS.items() if setting.engine != LIGHTNING])
+@pytest.mark.parametrize(
+    "name",
+    [  # of those that `auto` leaves to eager, it is seen below
+        pytest.param(name, marks=[pytest.mark.slow] * (setting.engine == EAGER))
+        for name, setting in SETTINGS.items()
+        if setting.engine != LIGHTNING
+    ],
+)
 def test_eager_has_the_bits_and_the_logged_rows_of_ordinary_training(name):
     (ordinary, expected), (found, rows) = run(name, None), run(name, EAGER)
     assert found.multistep.engine_used == EAGER
