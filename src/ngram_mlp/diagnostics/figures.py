@@ -14,7 +14,8 @@ from ngram_mlp.diagnostics.statistics import Cells, Density
 from runlab import CLOSE, PARTS, STYLE, Losses, figure_with_panels, legend_below, plain_ticks, smoothed
 
 FREQUENT = 8  # times the median density, beyond which a scale is logarithmic
-FEW = 150  # labels that a figure of the embedding has room for
+FEW, FEW_WORDS = 150, 80  # labels that a figure of the embedding has room for
+LONGEST = 8  # of a label that may be a character, which may be escaped
 
 
 @matplotlib.rc_context(STYLE)
@@ -148,16 +149,20 @@ def embedding_figure(embedding: Tensor, labels: Sequence[str]) -> Figure:
         rows, names = centered @ axes[:2].T, ("first principal axis", "second principal axis")
         explained = f" ({(spread[:2] ** 2).sum() / max((spread**2).sum(), 1e-30):.0%} of the variance)"
     figure, (axis,) = figure_with_panels(1, f"embedding{explained}", height=4.4, legend=3)
-    kinds = [_kind(n, label) for n, label in enumerate(labels)]
-    few = len(labels) <= FEW  # more would hide each other wherever they are
-    places = apart(rows, 0.055) if few else rows
+    words = any(len(label) > LONGEST for label in labels[1:])
+    kinds = [_kind(n, "" if words else label) for n, label in enumerate(labels)]
+    most = FEW_WORDS if words else FEW
+    places = (
+        apart(rows[:most], 0.055) if words or len(labels) <= FEW else rows
+    )  # more hide each other wherever they are
     for kind, color in dict.fromkeys(kinds):
         chosen = [n for n, own in enumerate(kinds) if own[0] == kind]
-        axis.plot(*rows[chosen].T, "o", color=color, markersize=3, label=kind)
-        for n in chosen if few else chosen[:FEW]:
+        axis.plot(*rows[chosen].T, "o", color=color, markersize=1 if words else 3, label=kind)
+        for n in [n for n in chosen if n < len(places)][:most]:
             axis.plot(*np.stack([rows[n], places[n]]).T, color=color, linewidth=0.5)
             box = {"facecolor": "white", "edgecolor": color, "boxstyle": "circle,pad=0.15", "linewidth": 0.8}
-            axis.text(*places[n], labels[n], ha="center", va="center", parse_math=False, color=color, bbox=box)
+            style = {"fontsize": "x-small", "color": "C0"} if words else {"color": color, "bbox": box}
+            axis.text(*places[n], labels[n], ha="center", va="center", parse_math=False, **style)
     axis.set(xlabel=names[0], ylabel=names[1])
     legend_below(figure, axis)
     return figure
