@@ -1,5 +1,6 @@
 """Which engine trains: chosen after the first update, watched, and chosen again where something has changed."""
 
+import copy
 from contextlib import suppress
 from typing import Any
 
@@ -56,6 +57,7 @@ class Choice:
         self.longest = 1
         self.last_batch: Any = None
         self.reads_gradients = False
+        self._first_batch: Any = None  # that was compiled for
         self._first: int | None = None  # the updates before the first minibatch
         self._checked_at = 0
         self._compilations = 0
@@ -158,6 +160,7 @@ class Choice:
         self.source, self._precision = Source(trainer, shared_places(data_of(trainer), read)), trainer.precision_plugin
         self.longest = longest_chunk(engine.layout, engine.captured.tensors())
         self.last_batch, self._checked_at = batch, trainer.global_step
+        self._first_batch = copy.deepcopy(batch)
         swa = any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks)
         others = [callback for callback in trainer.callbacks if callback is not self._owner and is_others(callback)]
         # Lightning's epoch of statistics after that of weights begins with the gradients that are left.
@@ -248,8 +251,9 @@ class Choice:
     @deferring_signals(interrupts=False)
     def compare_last(self) -> None:
         """Compares a last update, unless a hook at the end of the training has changed something."""
-        if self.engine is not None and self.last_batch is not None and not self._is_outdated():
-            self.compare(self.last_batch)
+        with suppress(CannotFuseError):
+            if self.engine is not None and self.last_batch is not None and not self._is_outdated():
+                self.compare(self._first_batch)  # which state that remembers the last one is not made of
 
     def fall_back(self, reason: str) -> None:
         """Has Python train from now on."""

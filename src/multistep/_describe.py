@@ -140,6 +140,8 @@ class Describer:
         if isinstance(value, types.FunctionType):
             inside = [value.__defaults__, value.__kwdefaults__, value.__dict__, enclosed(value)]
             return [kind, name_of(value), _code(value.__code__), *map(self, inside)]
+        if isinstance(value, property):
+            return [kind, self(value.fget), self(value.fset)]
         if isinstance(value, functools._lru_cache_wrapper):
             return [kind, self(value.__wrapped__), value.cache_info().currsize, *map(self, cached_in(value))]
         return None

@@ -181,6 +181,7 @@ def options_of(optimizer: Optimizer, names: Mapping[nn.Parameter, str]) -> list[
         for parameter in group["params"]
     ]
     own = {key: value for key, value in vars(optimizer).items() if key not in OF_EVERY_OPTIMIZER}
+    own["defaults"] = {key: value for key, value in optimizer.defaults.items() if key not in NOT_OPTIONS}
     return [f"{type(optimizer).__module__}.{type(optimizer).__qualname__}", groups, plain, describe(own)]
 
 

@@ -35,6 +35,13 @@ def _parts_of(module: nn.Module) -> list[tuple[str, Any]]:
     return [*children, *module.named_parameters(remove_duplicate=False)]
 
 
+def _buffers_of(module: nn.Module) -> list[tuple[str, int]]:
+    """A module's buffers by path, each with the number of the first that is the same tensor; steps may renew them."""
+    found = [*module.named_buffers(remove_duplicate=False)]
+    first = {id(buffer): number for number, (_, buffer) in reversed([*enumerate(found)])}
+    return [(name, first[id(buffer)]) for name, buffer in found]
+
+
 class TracedUpdate:
     """An update as a function of tensors, which it changes in place.
 
@@ -75,7 +82,7 @@ class TracedUpdate:
         self._structured = str(self._structure)
         self._places = [*places_of(module, dict(module.named_parameters()), "_parameters")]
         self._places += places_of(module, dict(module.named_buffers()), "_buffers")
-        self._parts = _parts_of(module)
+        self._parts, self._buffers = _parts_of(module), _buffers_of(module)
         self.captured: Captured | None = None  # of the last trace
 
     def state(self) -> list[Tensor]:
@@ -104,7 +111,8 @@ class TracedUpdate:
         same = len(parts) == len(self._parts) and all(
             name == other and one is two for (name, one), (other, two) in zip(parts, self._parts, strict=True)
         )
-        return not same or not held <= set(map(id, self._names))
+        same = same and _buffers_of(self._module) == self._buffers
+        return not (same and held <= set(map(id, self._names))) or overlapping(self.named_state()) is not None
 
     def load_sums(self, within: bool) -> None:
         """Takes up the gradients that an update has accumulated so far, or begins with none."""

@@ -148,13 +148,12 @@ class Watch:
         children = [module]
         for child in children:
             own = vars(child)
-            seen += own
-            seen += own.values()
+            seen += [type(child), *own, *own.values(), *own["_buffers"], *map(type, own["_buffers"].values())]
             seen += [len(own[hooks]) for hooks in HOOKS]
             for parameter in own["_parameters"].values():
                 if parameter is not None:
                     hooks = parameter._backward_hooks, getattr(parameter, "_post_accumulate_grad_hooks", None)
-                    seen += [parameter, parameter.requires_grad, *hooks]
+                    seen += [parameter, parameter.requires_grad, *hooks, *vars(parameter)]
             children += [inner for inner in own["_modules"].values() if inner is not None]
         seen += [len(getattr(torch.nn.modules.module, f"_global{hooks}")) for hooks in HOOKS]
         return seen

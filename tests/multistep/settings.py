@@ -30,7 +30,17 @@ from torch.utils.data import (
 )
 
 from multistep import Calls
-from tests.multistep.shared import Numbers, Rescaling, Scaled
+from tests.multistep.shared import (
+    Masked,
+    Numbers,
+    Rescaling,
+    Scaled,
+    Within,
+    change_class,
+    make_one,
+    mask_late,
+    overlap,
+)
 from tests.multistep.training import CLASSES, FEATURES, SIZE, Classifier, examples, loader
 
 FUSED, EAGER, LIGHTNING = "fused", "eager", "lightning"
@@ -869,6 +879,10 @@ schedules = torch.optim.lr_scheduler
 SETTINGS = {
     "a change of a metric's attribute": Setting(make=Scaled, callbacks=lambda: [Rescaling(True)]),
     "a change of what an enum holds": Setting(make=Scaled, callbacks=lambda: [Rescaling(False)]),
+    "a buffer that is set late": Setting(make=Masked, callbacks=lambda: [Within(mask_late)]),
+    "a change of class": Setting(make=Masked, callbacks=lambda: [Within(change_class)]),
+    "two buffers that become one": Setting(make=Masked, callbacks=lambda: [Within(make_one)]),
+    "parameters that begin to overlap": Setting(EAGER, make=Masked, callbacks=lambda: [Within(overlap)]),
     "numbers in 64 bits": Setting(make=Numbers, options={"precision": "64-true"}),
     "epochs": Setting(options={"max_epochs": 4}),
     "an odd last minibatch": Setting(data=partial(loader, 20 * SIZE + 5)),

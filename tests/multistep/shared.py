@@ -12,7 +12,7 @@ from torch import nn
 from multistep import Calls
 from tests.multistep.odd import EAGER, FUSED, ODD, loss_of
 from tests.multistep.reached import step
-from tests.multistep.training import Classifier
+from tests.multistep.training import FEATURES, Classifier
 
 # Memory of the weights
 
@@ -173,7 +173,110 @@ def reads_what_a_metric_has(self, batch):
     return loss * self.record.scale
 
 
+# Values from before the update that changes them
+
+
+def with_scale(module):
+    module.scale = nn.Parameter(torch.tensor([2.0, 1.0]))
+    module.register_buffer("moved", torch.tensor(1.0))
+    module.mean = torchmetrics.MeanMetric()
+
+
+@step(FUSED, with_scale)
+def hands_out_what_it_changes(self, batch):
+    self.log("scale", self.scale[0])
+    self.log("a copy of it", self.scale.detach().clone()[0], on_epoch=True)
+    self.log("moved", self.moved.clone())
+    self.mean.update(self.scale)
+    self.log("mean", self.mean)
+    self.moved.mul_(0.8)
+    return loss_of(self, batch) * self.scale.square().sum()
+
+
+def with_lags(module):
+    module.register_buffer("last", torch.zeros(FEATURES))
+    module.register_buffer("last_but_one", torch.zeros(FEATURES))
+    module.register_buffer("turned", torch.eye(3) + torch.arange(9.0).view(3, 3))
+
+
+@step(FUSED, with_lags)
+def remembers_two_minibatches(self, batch):
+    loss = loss_of(self, (batch[0] + self.last_but_one, batch[1]))
+    self.last_but_one.copy_(self.last)
+    self.last.copy_(batch[0][0])
+    self.turned.copy_(self.turned.t().clone())
+    return loss * self.turned[0, 1]
+
+
+@step(FUSED, with_lags)
+def swaps_two_buffers(self, batch):
+    loss = loss_of(self, (batch[0] + self.last, batch[1]))
+    self.last, self.last_but_one = self.last_but_one, batch[0][0] + 0.5 * self.last
+    return loss
+
+
+@step(FUSED, with_scale, doubled=property(lambda self: 2 * self.scale))
+def reads_a_property(self, batch):
+    return loss_of(self, batch) * self.doubled.square().sum()
+
+
+def with_a_rate_that_is_a_tensor():
+    return Scheduled(lambda parameters: torch.optim.Adam(parameters, lr=torch.tensor(0.01)))
+
+
+class Scheduled(Classifier):
+    def configure_optimizers(self):
+        optimizer = super().configure_optimizers()
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, 5)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+ODD["a rate that is a tensor"] = with_a_rate_that_is_a_tensor, FUSED
+
 # In settings: what callbacks change within an epoch
+
+
+class Masked(Classifier):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mask", None)
+        self.register_buffer("one", torch.ones(FEATURES))
+        self.register_buffer("two", torch.ones(FEATURES))
+
+    def training_step(self, batch, batch_idx):
+        x = batch[0] * (1 if self.mask is None else self.mask)
+        self.one.mul_(0.9).add_(0.1 * x.mean(0))
+        self.two.mul_(0.8).add_(0.2 * x.mean(0))
+        return F.cross_entropy(self(x * (1 + self.one) + self.two), batch[1])
+
+
+def mask_late(module):
+    module.mask = torch.arange(FEATURES) % 2.0
+
+
+def change_class(module):
+    module.net[1].__class__ = nn.Sigmoid
+
+
+def make_one(module):
+    module.two = module.one
+
+
+def overlap(module):
+    module.net[2].bias.data = module.net[2].weight.data.view(-1)[:4]
+
+
+class Within(Callback):
+    """Does something to the module within an epoch."""
+
+    update_calls = Calls(after=(7,))
+
+    def __init__(self, action):
+        self.action = action
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == 7:
+            self.action(pl_module)
 
 
 class Mode(enum.Enum):

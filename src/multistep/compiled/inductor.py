@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from multistep._errors import CannotFuseError
 from multistep.compiled.codegen import build, scratch_for, source_of
+from multistep.compiled.graph import check_indices, lifted_constants, read_before_written
 from multistep.compiled.program import Call, Plan
 from multistep.compiled.recorder import Recording, record, recorded_kernels
 
@@ -36,9 +37,6 @@ TRUSTING: dict[str, Any] = {"cpp.vec_isa_ok": True}
 
 # What torch raises where a number is read off a tensor while tracing.
 DEPENDS_ON_VALUES = {"GuardOnDataDependentSymNode", "DataDependentOutputException", "DynamicOutputShapeException"}
-# Operators whose index inductor does not check, or takes from the end where it is negative.
-UNCHECKED = {torch.ops.aten.scatter, torch.ops.aten.index_add, torch.ops.aten.index_copy}
-UNCHECKED |= {getattr(torch.ops.aten, f"{packet.__name__}_") for packet in UNCHECKED}
 # Their formulas, which are as quick, leave out that values have to be between 0 and 1.
 CHECKED_BY_TORCH = (torch.ops.aten.binary_cross_entropy.default, torch.ops.aten.binary_cross_entropy_backward.default)
 MOST_OPERATIONS = 3_000  # in an update; to compile so many takes about a minute
@@ -154,6 +152,7 @@ def _record(update: Callable[..., None], inputs: list[Tensor]) -> Recording:
 
     def note(graph: Any, examples: Any, **options: Any) -> Any:
         nonlocal compiled
+        read_before_written(graph)
         compiled = compile_fx_inner(graph, examples, **options)
         return compiled
 
@@ -180,8 +179,8 @@ def _record(update: Callable[..., None], inputs: list[Tensor]) -> Recording:
             torch._C._set_mkldnn_enabled(enabled)
         if len(graph.graph.nodes) > MOST_OPERATIONS:
             raise CannotFuseError(f"an update of {len(graph.graph.nodes):,} operations would compile for minutes")
-        _check_indices(graph)
-        inputs = inputs + _lifted_constants(graph)
+        check_indices(graph)
+        inputs = inputs + lifted_constants(graph)
         compile_fx(graph, inputs, inner_compile=note, decompositions=table)
         return record(compiled.current_callable, inputs, list((compiled.constants or {}).values()), count)
 
@@ -196,34 +195,3 @@ class _CheckedClasses(TorchFunctionMode):
             if number > 0:
                 return func(torch.ops.multistep.within(classes, number), number)
         return func(*args, **kwargs)
-
-
-def _check_indices(graph: torch.fx.GraphModule) -> None:
-    """Has the indices of operators that do not look checked before."""
-    for node in list(graph.graph.nodes):
-        if getattr(node.target, "overloadpacket", None) in UNCHECKED:
-            x, dim, index, *rest = node.args
-            shape = x.meta["val"].shape
-            with graph.graph.inserting_before(node):
-                within = graph.graph.call_function(
-                    torch.ops.multistep.within.default, (index, shape[dim] if len(shape) else 1)
-                )
-            node.args = (x, dim, within, *rest)
-    graph.recompile()
-
-
-def _lifted_constants(graph: torch.fx.GraphModule) -> list[Tensor]:
-    """Turns the tensors that a graph holds, which are neither parameters nor buffers, into its last inputs."""
-    last = [node for node in graph.graph.nodes if node.op == "placeholder"][-1]
-    lifted: dict[str, torch.fx.Node] = {}
-    for node in [node for node in graph.graph.nodes if node.op == "get_attr"]:
-        if node.target not in lifted:
-            with graph.graph.inserting_after(last):
-                last = lifted[node.target] = graph.graph.placeholder(node.target)
-        node.replace_all_uses_with(lifted[node.target])
-        graph.graph.erase_node(node)
-    constants = [getattr(graph, name).detach().clone() for name in lifted]
-    for name in lifted:
-        delattr(graph, name)
-    graph.recompile()
-    return constants
