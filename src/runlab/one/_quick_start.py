@@ -3,6 +3,8 @@
 Those are `torch._dynamo`, torchmetrics' functions, and matplotlib for its plots; docs/speed.md has what that saves.
 """
 
+import atexit
+import gc
 import logging
 import sys
 from importlib import import_module
@@ -37,6 +39,8 @@ class _Compiled(type):
 def quick_start() -> None:
     """Imports torch and Lightning without them; with them, where another release needs them for that."""
     compiled = _Compiled("OptimizedModule", (), {})
+    gc.disable()  # what is imported stays, and takes long to look through: now, and when the process ends
+    atexit.register(gc.freeze)
     try:
         dynamo = _waiting("torch._dynamo", import_module("torch").__path__)
         vars(dynamo).update(OptimizedModule=compiled, disable=lambda f, *_, **__: f, graph_break=lambda: None)
@@ -53,6 +57,8 @@ def quick_start() -> None:
         for name in [*sys.modules]:
             if name.startswith(("torch._dynamo", "torchmetrics", "pytorch_lightning", "lightning_fabric")):
                 del sys.modules[name]
+    gc.freeze()
+    gc.enable()
 
 
 def _waiting(name: str, path: Any) -> Any:
