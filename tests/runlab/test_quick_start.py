@@ -58,6 +58,25 @@ assert len(metric.plot()) == 2
 }
 
 
+def test_what_a_command_leaves_behind_is_finalized(tmp_path):
+    code = f"""
+from pathlib import Path
+from runlab import quick_start
+quick_start()
+class Logger:
+    def __init__(self):
+        self.itself = self
+    def __del__(self):
+        Path({str(tmp_path / "log.txt")!r}).write_text("the last line")
+def main():
+    Logger()
+main()
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "log.txt").read_text() == "the last line"
+
+
 def run(code):
     return subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=300)
 

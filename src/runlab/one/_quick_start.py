@@ -40,7 +40,7 @@ def quick_start() -> None:
     """Imports torch and Lightning without them; with them, where another release needs them for that."""
     compiled = _Compiled("OptimizedModule", (), {})
     gc.disable()  # what is imported stays, and takes long to look through: now, and when the process ends
-    atexit.register(gc.freeze)
+    atexit.register(_collect_once)
     try:
         dynamo = _waiting("torch._dynamo", import_module("torch").__path__)
         vars(dynamo).update(OptimizedModule=compiled, disable=lambda f, *_, **__: f, graph_break=lambda: None)
@@ -59,6 +59,11 @@ def quick_start() -> None:
                 del sys.modules[name]
     gc.freeze()
     gc.enable()
+
+
+def _collect_once() -> None:
+    gc.collect()
+    gc.freeze()
 
 
 def _waiting(name: str, path: Any) -> Any:
