@@ -113,6 +113,9 @@ def print_metrics(console: Console, rows: Mapping[str, Mapping[str, Mapping[str,
     """Prints the metrics by statistics and split, a line each; the statistics have a column if there are several."""
     several = len(rows) > 1
     known = {name for metrics in rows.values() for values in metrics.values() for name in values}
+    train = next(iter(next(iter(rows.values())).values()))
+    if math.isclose(train.get("perplexity_per_word", 0), train["perplexity"], rel_tol=1e-3):  # tokens are words
+        known -= {"perplexity_per_word"}
     shown = {name: column for name, column in COLUMNS.items() if name in known}
     numbers = (Column(heading, justify="right") for heading, _ in shown.values())
     table = Table(*(["statistics"] if several else []), "split", *numbers)
