@@ -74,6 +74,10 @@ class TracedUpdate:
         for name, tensor in named_tensors(module, optimizer).items():
             if not (is_simple(tensor.detach()) and is_dense(tensor)):
                 raise CannotFuseError(f"the memory of the {name} does not hold its numbers one after another")
+            if (
+                tensor.is_floating_point() and tensor.dtype.itemsize < 4
+            ):  # compiled, only the last of several results is
+                raise CannotFuseError(f"the {name} is in 16 bits, to which plain PyTorch rounds every result")
         if overlap := overlapping(named_tensors(module, optimizer)):
             raise CannotFuseError(f"the {' and the '.join(overlap)} share memory")
         several = rule.accumulate > 1

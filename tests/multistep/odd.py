@@ -611,7 +611,7 @@ class Doubles(Classifier):
         return loss_of(self, (batch[0].double(), batch[1]))
 
 
-@odd(FUSED)
+@odd(EAGER)
 class Brain16(Classifier):
     def __init__(self):
         super().__init__()
