@@ -26,8 +26,9 @@ class UserError(ValueError):
 
     def of_group(self, group: str) -> "UserError":
         """Returns the same, about the argument as an option of this group."""
-        found = UserError(str(self).replace(f"{self.argument}", f"{group}.{self.argument}", self.argument is not None))
-        found.argument = self.argument and f"{group}.{self.argument}"
+        option = f"{group}.{self.argument}"
+        found = UserError(str(self).replace(str(self.argument), option, 1))
+        found.argument = option
         return found
 
 

@@ -10,9 +10,8 @@ from ngram_mlp.data import NGramDataModule
 from ngram_mlp.diagnostics.batch_norm_statistics import StatisticsName, evaluate_splits
 from ngram_mlp.models import LanguageModel
 
-MOST_PRODUCTS = (
-    2 * 10**11
-)  # of parameters and examples: with more, which take some 10 s, a split is not evaluated whole
+# Of parameters and examples; a split with more, which takes more than some 10 s, is not evaluated whole.
+MOST_PRODUCTS = 2 * 10**11
 
 
 class Outcome(Callback):
