@@ -7,10 +7,12 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+K = TypeVar("K")
 
 CONSTANTS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 
@@ -74,13 +76,13 @@ def is_dense(tensor: Tensor) -> bool:
     return tensor.numel() == 0 or all(size == 1 or one == other for size, one, other in strides)
 
 
-def overlapping(tensors: Mapping[str, Tensor]) -> tuple[str, str] | None:
+def overlapping(tensors: Mapping[K, Tensor]) -> tuple[K, K] | None:
     """Returns the names of two tensors of which a number of one is in the memory of the other; None where none are.
 
     Each of them fills its memory without gaps.
     """
     sized = [(tensor.data_ptr(), tensor.numel() * tensor.element_size(), name) for name, tensor in tensors.items()]
-    places = sorted((begin, begin + size, name) for begin, size, name in sized if size)
+    places = sorted(((begin, begin + size, name) for begin, size, name in sized if size), key=lambda place: place[:2])
     return next(((a, b) for (_, end, a), (begin, _, b) in pairwise(places) if begin < end), None)
 
 

@@ -74,9 +74,8 @@ class TracedUpdate:
         for name, tensor in named_tensors(module, optimizer).items():
             if not (is_simple(tensor.detach()) and is_dense(tensor)):
                 raise CannotFuseError(f"the memory of the {name} does not hold its numbers one after another")
-            if (
-                tensor.is_floating_point() and tensor.dtype.itemsize < 4
-            ):  # compiled, only the last of several results is
+            # Compiled code rounds only the last of several results.
+            if tensor.is_floating_point() and tensor.dtype.itemsize < 4:
                 raise CannotFuseError(f"the {name} is in 16 bits, to which plain PyTorch rounds every result")
         if overlap := overlapping(named_tensors(module, optimizer)):
             raise CannotFuseError(f"the {' and the '.join(overlap)} share memory")
@@ -116,7 +115,9 @@ class TracedUpdate:
             name == other and one is two for (name, one), (other, two) in zip(parts, self._parts, strict=True)
         )
         same = same and _buffers_of(self._module) == self._buffers
-        return not (same and held <= set(map(id, self._names))) or overlapping(self.named_state()) is not None
+        return (
+            not (same and held <= set(map(id, self._names))) or overlapping(dict(enumerate(self.state()))) is not None
+        )
 
     def load_sums(self, within: bool) -> None:
         """Takes up the gradients that an update has accumulated so far, or begins with none."""

@@ -114,11 +114,11 @@ class NGramDataModule(LightningDataModule):
     def about(self) -> str:
         """How much the corpus is, and how many distinct tokens it has."""
         lines, size = self.corpus.words, len(self.tokenizer)
-        much = f"a text of {len(lines[0]):,} characters" if self.unit == "text" else f"{len(lines):,} words"
-        if self.tokens == "words":
-            much = much.replace(" words", " lines")
-            return f"{much}, {size:,} tokens"
-        return f"{much}, {size:,} {'distinct ones' if self.unit == 'text' else 'characters'}"
+        if self.unit == "text":
+            kinds = "tokens" if self.tokens == "words" else "distinct ones"
+            return f"a text of {len(lines[0]):,} characters, {size:,} {kinds}"
+        line, kinds = ("lines", "tokens") if self.tokens == "words" else ("words", "characters")
+        return f"{len(lines):,} {line}, {size:,} {kinds}"
 
     def begin_stream(self) -> None:
         """Starts the stream from torch's default generator, before Lightning seeds that again in several processes."""

@@ -40,11 +40,11 @@ class _Table(NamedTuple):
     kinds: Numbers  # the distinct tokens after it
 
     @classmethod
-    def of(cls, pairs: Numbers, vocab_size: int) -> "_Table":
-        distinct, times = np.unique(pairs, return_counts=True)
-        contexts, first = np.unique(distinct // vocab_size, return_index=True)
-        kinds = np.diff(np.append(first, len(distinct)))
-        return cls(distinct, times, contexts, np.add.reduceat(times, first), kinds)
+    def of(cls, pairs: Numbers, times: Numbers, vocab_size: int) -> "_Table":
+        """The table of sorted pairs, each once, and of their times."""
+        contexts, first = np.unique(pairs // vocab_size, return_index=True)
+        kinds = np.diff(np.append(first, len(pairs)))
+        return cls(pairs, times, contexts, np.add.reduceat(times, first), kinds)
 
     def look_up(self, contexts: Numbers, pairs: Numbers) -> tuple[Numbers, Numbers, Numbers]:
         """The times of pairs, and the totals and kinds of their contexts; 0 where there are none."""
@@ -76,10 +76,10 @@ class CountedNGrams:
                 self._longer.append(np.unique(keys))
                 contexts = np.searchsorted(self._longer[-1], keys)
             pairs = contexts * vocab_size + targets
-            self._counts.append(_Table.of(pairs, vocab_size))
+            distinct, first, times = np.unique(pairs, return_index=True, return_counts=True)
+            self._counts.append(_Table.of(distinct, times, vocab_size))
             if length:
-                _, first = np.unique(pairs, return_index=True)
-                self._distinct.append(_Table.of(shorter[first], vocab_size))
+                self._distinct.append(_Table.of(*np.unique(shorter[first], return_counts=True), vocab_size))
             shorter = pairs
 
     def add_one(self, split: NGrams, order: int) -> list[Probabilities]:

@@ -152,9 +152,8 @@ def embedding_figure(embedding: Tensor, labels: Sequence[str]) -> Figure:
     words = any(len(label) > LONGEST for label in labels[1:])
     kinds = [_kind(n, "" if words else label) for n, label in enumerate(labels)]
     most = FEW_WORDS if words else FEW
-    places = (
-        apart(rows[:most], 0.055) if words or len(labels) <= FEW else rows
-    )  # more hide each other wherever they are
+    # More labels hide each other wherever they are.
+    places = apart(rows[:most], 0.055) if words or len(labels) <= FEW else rows
     for kind, color in dict.fromkeys(kinds):
         chosen = [n for n, own in enumerate(kinds) if own[0] == kind]
         axis.plot(*rows[chosen].T, "o", color=color, markersize=1 if words else 3, label=kind)
