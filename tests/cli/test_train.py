@@ -354,6 +354,8 @@ def test_words_are_trained_on_sampled_judged_evaluated_and_resumed(unit, run_tra
     assert folder.parent.name == f"unit={unit} tokens=words min_count=2 model=MLP direct=true"
     assert re.search(r"prose.txt, (91 lines|a text of \d,\d+ characters), \d\d tokens", out)
     assert "outcome" in out
+    size = int(re.search(r"(\d\d) tokens", out)[1])
+    assert yaml.safe_load((folder / "hparams.yaml").read_text())["model"]["vocabulary"] == size
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["val"]["perplexity_per_word"] == pytest.approx(metrics["val"]["perplexity"])
     known = {*re.findall(r"[\w]+|[^\w\s]", verses)} | {"<unk>"}

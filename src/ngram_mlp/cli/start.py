@@ -221,9 +221,11 @@ def _callbacks(cli: TrainCLI, folder: Path, saved: str, console: Console) -> lis
 
 def _hyperparameters(cli: TrainCLI) -> dict[str, Any]:
     """What the loggers get: everything about model and data, nothing about the trainer."""
-    init_args = cli.config.model.init_args.as_dict()
+    init_args, own = cli.config.model.init_args.as_dict(), dict(cli.model.hparams)
+    if isinstance(own["vocabulary"], list):  # of words there may be thousands
+        own["vocabulary"] = len(own["vocabulary"])
     return {
-        "model": {"class": type(cli.model).__name__, **dict(cli.model.hparams)},
+        "model": {"class": type(cli.model).__name__, **own},
         "optimizer": init_args.get("optimizer"),
         "lr_scheduler": init_args.get("lr_scheduler"),
         "data": dict(cli.datamodule.hparams) | cli.datamodule.corpus.summary(),
