@@ -20,7 +20,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 # What each page has to say, and a selector for what it has to draw.
 PAGES = {
     "timeseries": (
-        ("train", "train/loss", "val", "val/loss", "within_hidden1", "when_trained", "views"),
+        ("epoch", "train", "/loss", "val", "within_hidden1", "when_trained", "views"),
         "line-chart",
     ),
     "scalars": (("train", "val", "when_trained", "within_hidden1", "within_output"), "svg"),
@@ -28,7 +28,7 @@ PAGES = {
     "histograms": (("within_hidden1", "within_hidden1/activation", "within_output"), "svg"),
     "custom_scalars": (("losses", "layers", "weights", "train and validation"), "svg"),
     "text": (("recipe", "BatchNormMLP", "samples", "verdicts", "first loss", "expected 3.30"), "table"),
-    "hparams": (("model/class", "optimizer/init_args/lr", "model/n_hidden", "val/loss", "BatchNormMLP"), None),
+    "hparams": (("data/batch_size", "model/class", "optimizer/init_args/lr", "model/n_hidden", "val/loss"), None),
     "projector": (("Points: 27", "Dimension: 10"), "canvas"),
 }
 

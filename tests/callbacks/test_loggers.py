@@ -39,27 +39,26 @@ def hparams(events):
     return {}
 
 
-def page(folder):
-    """What TensorBoard's HParams page shows of a run: the values by column, in order, and the metrics."""
-    content = hparams(folder)
-    experiment = metadata.parse_experiment_plugin_data(content[metadata.EXPERIMENT_TAG])
-    backend_context._sort_and_reduce_to_hparams_limit(experiment)  # as the page's server does
-    values = metadata.parse_session_start_info_plugin_data(content[metadata.SESSION_START_INFO_TAG]).hparams
-    columns = {
-        info.name: values[info.name].string_value or values[info.name].number_value for info in experiment.hparam_infos
+def page(*folders):
+    """What TensorBoard's HParams page shows of runs: by column, in the page's order, the value of each run."""
+    contents = {str(folder): hparams(folder) for folder in folders}
+    context = backend_context.Context(None)
+    experiment = context.experiment_from_metadata(None, "", False, contents, [])
+    starts = [content[metadata.SESSION_START_INFO_TAG] for content in contents.values()]
+    values = [metadata.parse_session_start_info_plugin_data(start).hparams for start in starts]
+    return {
+        info.name: [run[info.name].string_value or run[info.name].number_value for run in values]
+        for info in experiment.hparam_infos
     }
-    return columns, [metric.name.tag for metric in experiment.metric_infos]
 
 
 def test_tensorboards_page_shows_what_can_differ_and_the_file_holds_all(run_train):
     folder, out = run_train(*OPTIONS, "--model.optimizer.lr", "0.3")
     assert hint(out).endswith("tensorboard --logdir 'runs/default/n_hidden=20 lr=0.3/version_0'")
-    columns, metrics = page(folder)
-    names = ["model/class", "optimizer/init_args/lr", "data/batch_size", "data/block_size"]
-    assert [columns[name] for name in names] == ["BatchNormMLP", 0.3, 32, 3]
-    assert columns["model/n_hidden"] == 20
+    columns = page(folder)
+    names = ["model/class", "optimizer/init_args/lr", "data/batch_size", "data/block_size", "model/n_hidden"]
+    assert [columns[name] for name in names] == [["BatchNormMLP"], [0.3], [32], [3], [20]]
     assert not [name for name in columns if "sha256" in name or "data_dir" in name or "characters" in name]
-    assert metrics == ["val/loss"]
     assert [step for step, _ in scalars(folder)["val/loss"]] == [9, 19, 20]
     values = yaml.safe_load((folder / "hparams.yaml").read_text())
     assert values["seed"] == 2147483647
@@ -69,6 +68,13 @@ def test_tensorboards_page_shows_what_can_differ_and_the_file_holds_all(run_trai
     assert values["lr_scheduler"]["init_args"]["milestones"] == [100_000]
     assert values["data"]["batch_size"] == 32
     assert len(values["data"]["sha256"]) == 64
+
+
+def test_tensorboards_page_begins_with_what_differs(run_train):
+    runs = [run_train(*OPTIONS, *changed)[0] for changed in ([], ["--model.optimizer.lr", "0.3"], ["--seed_everything", "7"])]
+    columns = page(*runs)
+    assert [*columns.items()][:2] == [("optimizer/init_args/lr", [0.1, 0.3, 0.1]), ("seed", [2147483647] * 2 + [7])]
+    assert all(len(set(values)) == 1 for values in [*columns.values()][2:])
 
 
 def test_a_run_that_goes_on_elsewhere_has_a_page_too(run_train, tmp_path):
@@ -194,7 +200,7 @@ def test_weights_and_biases_gets_everything(libraries, run_train):
             steps.setdefault(name, set()).add(call.args[0]["trainer/global_step"])
     assert steps["val/loss"] == {9, 19, 20}
     assert steps["within_hidden1/saturated"] == {0, 10, 20}
-    assert steps["within_hidden1/value/linear.weight"] == steps["samples"] == {0, 20}
+    assert steps["within_hidden1/value/linear.weight"] == steps["run/samples"] == {0, 20}
     assert {name for name in steps if name.startswith("views/")} == {f"views/{name}" for name in FIGURES}
     assert hint(out) == "https://wandb.ai/names"
 
@@ -252,7 +258,7 @@ def test_mlflows_own_store_holds_everything(run_train, monkeypatch, tmp_path):
         assert f"+step+{21 if name == 'loss' else 20}+" in path.name
         with Image.open(path) as image, Image.open(folder / "figures" / f"{name}.png") as own:
             assert np.array_equal(np.asarray(image.convert("RGB")), np.asarray(own.convert("RGB")))
-    assert "," in (artifacts / "texts/samples/20.md").read_text()
+    assert "," in (artifacts / "texts/run/samples/20.md").read_text()
     assert "first loss" in (artifacts / "texts/verdicts/before the first update/0.md").read_text()
 
 

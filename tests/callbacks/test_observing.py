@@ -97,7 +97,7 @@ def test_what_a_run_leaves_behind(run_train):
     assert [event.step for event in events.Images("views/saturation")] == [0, 30, 60]
     assert 0 <= events.Scalars("words/novel")[0].value <= 1
     texts = {tag.removesuffix("/text_summary") for tag in tags["tensors"]}
-    assert {"recipe", "samples", "verdicts/before the first update", "verdicts/after the training"} <= texts
+    assert {"run/recipe", "run/samples", "verdicts/before the first update", "verdicts/after the training"} <= texts
     assert "custom_scalars__config__" in tags["tensors"]
     assert (folder / "projector_config.pbtxt").exists()
     labels = (folder / "projector" / "labels.tsv").read_text().splitlines()

@@ -14,7 +14,6 @@ from ngram_mlp.callbacks.recorder import Recorder
 
 # On TensorBoard's page: what is the same for all runs on a corpus, or is there already, as `data/block_size` is.
 OMITTED = {"model/vocabulary", "model/block_size", "data/corpus", "data/data_dir", "data/sha256", "data/words"}
-METRIC = "val/loss"  # a curve that is there already
 
 
 class Hyperparameters(Callback):
@@ -37,7 +36,7 @@ class Hyperparameters(Callback):
             self._log(trainer, pl_module)
 
     def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        Recorder(trainer, trainer.global_step).text("recipe", self._recipe(pl_module))
+        Recorder(trainer, trainer.global_step).text("run/recipe", self._recipe(pl_module))
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 self._show(logger, trainer)
@@ -65,12 +64,15 @@ class Hyperparameters(Callback):
 
 
 def _page(values: dict[str, Any]) -> Any:
-    """The summaries from which TensorBoard's HParams page is made: of all runs, of this one, and of its end."""
+    """The summaries of a run's values and of its end, from which TensorBoard's HParams page is made.
+
+    Without one of all runs, which each run would write anew: the page then begins with the columns in which runs differ.
+    """
     from torch.utils.tensorboard.summary import hparams
 
     given = {key: value for key, value in _flattened(values) if value is not None and key not in OMITTED}
     shown = {key: value if isinstance(value, int | float | str) else str(value) for key, value in given.items()}
-    return hparams(shown, {METRIC: None})  # type: ignore[no-untyped-call]
+    return hparams(shown, {})[1:]  # type: ignore[no-untyped-call]
 
 
 def _flattened(nested: dict[str, Any], parents: str = "") -> Iterator[tuple[str, Any]]:

@@ -39,9 +39,9 @@ class SampledNames(Quantity):
 
     def observe(self, snapshot: Snapshot, model: LanguageModel, recorder: Recorder) -> None:
         if recorder.due.histograms and learns_text(model):
-            recorder.text("samples", f"```\n{self._sample(model, 1, TEXT)[0]}\n```")
+            recorder.text("run/samples", f"```\n{self._sample(model, 1, TEXT)[0]}\n```")
         elif recorder.due.histograms:
-            recorder.text("samples", ", ".join(self._sample(model, self._num, NAME)))
+            recorder.text("run/samples", ", ".join(self._sample(model, self._num, NAME)))
 
     def conclude(self, model: LanguageModel, recorder: Recorder) -> None:
         data: NGramDataModule = recorder.trainer.datamodule
