@@ -237,8 +237,10 @@ def _of_name(name: str, instance: Any) -> Iterator[Any]:
 def _names_gradients(code: types.CodeType) -> bool:
     """Whether a function's code has the name `grad`, but for `torch.autograd.grad`, or of what reads it."""
     inner = any(_names_gradients(constant) for constant in code.co_consts if isinstance(constant, types.CodeType))
+    if inner or GRADIENTS.isdisjoint([*names_in(code), *code.co_varnames, *code.co_cellvars, *code.co_freevars]):
+        return inner  # without the instructions, which take long to list
     names = [instruction.argval for instruction in dis.get_instructions(code)]
-    return inner or any(name in GRADIENTS and before != "autograd" for before, name in pairwise([None, *names]))
+    return any(name in GRADIENTS and before != "autograd" for before, name in pairwise([None, *names]))
 
 
 def _functions_in(value: Any) -> Iterator[types.FunctionType]:

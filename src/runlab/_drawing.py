@@ -32,6 +32,7 @@ STYLE: dict[Any, Any] = {
 }
 WIDTH = 5.0  # inches
 DPI = 100
+LINE = 0.13  # inches at the bottom, for the name of a run
 CLOSE = (1, 1.5, 2, 2.5, 3, 4, 5, 7)  # ticks of a logarithmic axis that is short
 PARTS = 80  # into which a curve is cut
 Losses = npt.NDArray[np.float32]
@@ -75,11 +76,11 @@ def figure_with_panels(
 ) -> tuple[Figure, list[Any]]:
     """A titled figure with so many axes in at most so many columns.
 
-    The width and the height of a row are in inches; below there is room for a legend of so many names.
+    The width and the height of a row are in inches; below there is room for a legend of so many names, and a line.
     """
     columns = min(count, columns)
     rows = -(-count // columns)
-    room = 0.21 * -(-legend // 2) + 0.25 if legend else 0
+    room = 0.21 * -(-legend // 2) + 0.25 + LINE if legend else 0
     size = (width, 0.9 + height * rows + room)
     figure = Figure(figsize=size, dpi=DPI)
     figure.suptitle(title, fontsize=12, y=1 - 0.08 / size[1])
@@ -96,6 +97,5 @@ def figure_with_panels(
 def legend_below(figure: Figure, axis: Any, title: str | None = None) -> None:
     """Puts the legend of one of the panels below them all, where `figure_with_panels` has left room."""
     handles, labels = axis.get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="lower center", fontsize=9, ncols=2 if len(labels) > 3 or title else 3, title=title
-    )
+    place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, LINE / figure.get_figheight())}
+    figure.legend(handles, labels, fontsize=9, ncols=2 if len(labels) > 3 or title else 3, title=title, **place)

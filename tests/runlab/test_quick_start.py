@@ -1,5 +1,6 @@
 """Commands start without what few of them need, and have it when they do."""
 
+import os
 import subprocess
 import sys
 
@@ -47,6 +48,12 @@ metric.update(torch.tensor([1, 0]), torch.tensor([1, 1]))
 assert metric.compute() == 0.5 and isinstance(metric, torchmetrics.Metric)
 assert torchmetrics.functional.accuracy(torch.tensor([1]), torch.tensor([1]), task="binary") == 1
 """,
+    "the text of a line": """
+import inspect, linecache
+linecache.cache["<program>"] = (1, None, ["def f(): return inspect.getframeinfo(inspect.currentframe())"], "<program>")
+exec(compile("def f(): return inspect.getframeinfo(inspect.currentframe())", "<program>", "exec"))
+assert f().code_context == ["def f(): return inspect.getframeinfo(inspect.currentframe())"]
+""",
     "a plot of a metric": """
 import matplotlib
 matplotlib.use("Agg")
@@ -77,13 +84,24 @@ main()
     assert (tmp_path / "log.txt").read_text() == "the last line"
 
 
-def run(code):
-    return subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=300)
+def run(code, **environment):
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | environment)
 
 
 @pytest.mark.parametrize("use", [*LATER])
 def test_what_waits_is_there_when_it_is_used(use):
     done = run(START + LATER[use])
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "policy"),
+    [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "active"}, "active"), ({"GOMP_SPINCOUNT": "1000"}, None)],
+)
+def test_waiting_threads_leave_the_cores_to_others_unless_told_otherwise(given, policy):
+    code = f"import os; from runlab import quick_start; quick_start(); assert os.environ.get('OMP_WAIT_POLICY') == {policy!r}"
+    done = run(code, **given)
     assert done.returncode == 0, done.stderr
 
 

@@ -163,8 +163,11 @@ def _refuse_model(model: LanguageModel, batch_size: int, statistics: StatisticsN
 
 def _refuse_what_does_not_fit(model: LanguageModel, batch_size: int) -> None:
     """Raises a UserError for minibatches that take more memory than there is, before they take it."""
+    there, parameters = bytes_of_memory(), sum(parameter.nbytes for parameter in model.network.parameters())
+    if 10 * batch_size * model.block_size * parameters < there:  # more than any network takes; to know takes 0.3 s
+        return
     with suppress(NotImplementedError, RuntimeError):  # a network of one's own that needs numbers
-        needed, there = bytes_of_an_update(model, batch_size), bytes_of_memory()
+        needed = bytes_of_an_update(model, batch_size)
         if needed > there:
             size = f"an update takes about {needed / 1e9:,.0f} GB, and there are {there / 1e9:,.0f} GB"
             remedy = f"give {batch_size * there / needed / 2:.0e}"  # which is taken for a whole number

@@ -148,7 +148,7 @@ def embedding_figure(embedding: Tensor, labels: Sequence[str]) -> Figure:
         _, spread, axes = np.linalg.svd(centered, full_matrices=False)
         rows, names = centered @ axes[:2].T, ("first principal axis", "second principal axis")
         explained = f" ({(spread[:2] ** 2).sum() / max((spread**2).sum(), 1e-30):.0%} of the variance)"
-    figure, (axis,) = figure_with_panels(1, f"embedding{explained}", height=4.4, legend=3)
+    figure, (axis,) = figure_with_panels(1, f"embedding{explained}", height=4.4, legend=1)
     words = any(len(label) > LONGEST for label in labels[1:])
     kinds = [_kind(n, "" if words else label) for n, label in enumerate(labels)]
     most = FEW_WORDS if words else FEW
