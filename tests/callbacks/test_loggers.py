@@ -71,8 +71,8 @@ def test_tensorboards_page_shows_what_can_differ_and_the_file_holds_all(run_trai
 
 
 def test_tensorboards_page_begins_with_what_differs(run_train):
-    runs = [run_train(*OPTIONS, *changed)[0] for changed in ([], ["--model.optimizer.lr", "0.3"], ["--seed_everything", "7"])]
-    columns = page(*runs)
+    changes = ([], ["--model.optimizer.lr", "0.3"], ["--seed_everything", "7"])
+    columns = page(*(run_train(*OPTIONS, *changed)[0] for changed in changes))
     assert [*columns.items()][:2] == [("optimizer/init_args/lr", [0.1, 0.3, 0.1]), ("seed", [2147483647] * 2 + [7])]
     assert all(len(set(values)) == 1 for values in [*columns.values()][2:])
 

@@ -100,7 +100,8 @@ def test_what_waits_is_there_when_it_is_used(use):
     [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "active"}, "active"), ({"GOMP_SPINCOUNT": "1000"}, None)],
 )
 def test_waiting_threads_leave_the_cores_to_others_unless_told_otherwise(given, policy):
-    code = f"import os; from runlab import quick_start; quick_start(); assert os.environ.get('OMP_WAIT_POLICY') == {policy!r}"
+    code = "import os; from runlab import quick_start; quick_start()"
+    code += f"; assert os.environ.get('OMP_WAIT_POLICY') == {policy!r}"
     done = run(code, **given)
     assert done.returncode == 0, done.stderr
 

@@ -66,7 +66,7 @@ class Hyperparameters(Callback):
 def _page(values: dict[str, Any]) -> Any:
     """The summaries of a run's values and of its end, from which TensorBoard's HParams page is made.
 
-    Without one of all runs, which each run would write anew: the page then begins with the columns in which runs differ.
+    Without one of all runs, which each would write anew: the page then begins with the columns in which runs differ.
     """
     from torch.utils.tensorboard.summary import hparams
 
