@@ -1,8 +1,8 @@
 """Compiling an update: traced to a graph, its kernels written by inductor, its loop written here, all built by g++."""
 
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._inductor.decomposition import select_decomp_table
 from torch._inductor.exc import CppCompileError
+from torch._inductor.scheduler import SchedulerNode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
@@ -169,7 +170,7 @@ def _record(update: Callable[..., None], inputs: list[Tensor]) -> Recording:
     table[torch.ops.aten.bernoulli.p] = lambda like, p, generator=None: torch.ops.multistep.bernoulli(like, p)
     table[torch.ops.aten.add.Tensor] = add_product
     table[torch.ops.aten.sub.Tensor] = subtract_product
-    with torch.no_grad(), recorded_kernels():
+    with torch.no_grad(), recorded_kernels(), _dependencies_kept():
         enabled = torch._C._get_mkldnn_enabled()
         torch._C._set_mkldnn_enabled(False)  # as its recurrent layers keep memory of unknown size
         try:
@@ -183,6 +184,25 @@ def _record(update: Callable[..., None], inputs: list[Tensor]) -> Recording:
         inputs = inputs + lifted_constants(graph)
         compile_fx(graph, inputs, inner_compile=note, decompositions=table)
         return record(compiled.current_callable, inputs, list((compiled.constants or {}).values()), count)
+
+
+@contextmanager
+def _dependencies_kept() -> Iterator[None]:
+    """Has a node whose loops the scheduler changes wait for what writes into a buffer, as it did before.
+
+    Torch 2.13 forgets that the buffer has been renamed by then, and may read it too early: of a scattered one, zeros.
+    """
+    original = SchedulerNode.recompute_size_and_body
+
+    def recompute(self: SchedulerNode, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        self.set_read_writes(self.read_writes.rename(self.mutation_renames))
+
+    SchedulerNode.recompute_size_and_body = recompute  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        SchedulerNode.recompute_size_and_body = original  # type: ignore[method-assign]
 
 
 class _CheckedClasses(TorchFunctionMode):

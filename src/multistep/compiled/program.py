@@ -42,6 +42,8 @@ class BufferView:
     dtype: torch.dtype
     size: tuple[int, ...]
     stride: tuple[int, ...]
+    conjugated: bool = False  # whether the numbers there are to be conjugated when they are read, as torch does late
+    negated: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,9 @@ class Program:
             tensor = self._inputs[place.memory]
             offset += int(tensor.storage_offset()) * tensor.itemsize + minibatch * self._plan.advance[place.memory]
         typed, storage = torch.empty(0, dtype=place.dtype), tensor.untyped_storage()
-        return typed.set_(storage, offset // typed.itemsize, place.size, place.stride)
+        typed.set_(storage, offset // typed.itemsize, place.size, place.stride)
+        typed = typed.conj() if place.conjugated else typed
+        return torch._neg_view(typed) if place.negated else typed
 
 
 def _operator(name: str) -> Any:

@@ -8,7 +8,7 @@ go through without Python, allocations or tensors.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from multistep._errors import CannotFuseError
 from multistep.compiled.program import ARENA, BufferView, Call
 
 aten = torch.ops.aten
@@ -101,7 +102,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
 
     def append_kernel(self, source: str, types: tuple[str, ...], args: Sequence[Tensor]) -> None:
-        self._steps.append(Kernel(source, types, tuple(map(self._place, args))))
+        places = tuple(map(self._place, args))
+        if any(place.conjugated or place.negated for place in places):
+            raise CannotFuseError("a kernel reads a conjugated tensor as it lies in memory")
+        self._steps.append(Kernel(source, types, places))
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -136,6 +140,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         tensors = [*args, kwargs["out"]]
         if tensors[0].dtype not in (torch.float32, torch.float64) or not all(map(_is_matrix, tensors)):
             return None
+        if any(tensor.is_neg() for tensor in (*tensors, *([] if bias is None else [bias]))):
+            return None
         left, right, out = map(self._place, tensors)
         bias = None if bias is None else self._place(bias.expand(out.size))
         return MatMul(left, right, out, bias, float(kwargs.get("beta", 1)))
@@ -148,7 +154,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._kept.append(tensor)
             self._bytes.append(storage.nbytes())
         offset = int(tensor.storage_offset()) * tensor.itemsize
-        return BufferView(self._known[storage.data_ptr()], offset, tensor.dtype, tuple(tensor.shape), tensor.stride())
+        shape, stride = tuple(tensor.shape), tensor.stride()
+        memory = self._known[storage.data_ptr()]
+        return BufferView(memory, offset, tensor.dtype, shape, stride, tensor.is_conj(), tensor.is_neg())
 
     def _places(self, value: Any) -> Any:
         return tree_map(lambda v: self._place(v) if isinstance(v, Tensor) else v, value)
@@ -175,8 +183,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def settle(place: BufferView) -> BufferView:
             if place.memory > ARENA:
                 return place
-            offset = offsets[ARENA - place.memory] + place.offset
-            return BufferView(ARENA, offset, place.dtype, place.size, place.stride)
+            return replace(place, memory=ARENA, offset=offsets[ARENA - place.memory] + place.offset)
 
         return [_with_places(step, settle) for step in self._steps], _aligned(size)
 
