@@ -58,6 +58,7 @@ class Captured:
     calls: list[MetricCall] = field(default_factory=list)
     nodes: int = 0  # of the graph of the loss, where they were counted
     low: bool = False  # whether any of them computes in 16 bits
+    requires: bool = False  # whether a tensor of the minibatch requires a gradient from then on
 
     def tensors(self) -> list[Tensor]:
         """Returns the loss, the logged values, the arguments of metrics, and the other tensors that are returned."""

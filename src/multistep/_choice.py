@@ -14,7 +14,7 @@ from multistep._calls import is_others
 from multistep._check import are_close
 from multistep._errors import CannotFuseError, EngineMismatchError
 from multistep._fused import FusedEngine
-from multistep._loaders import data_of, refused_data
+from multistep._loaders import data_of, loaders_of, may_repeat, refused_data
 from multistep._logs import Replay
 from multistep._minibatches import Source, longest_chunk
 from multistep._own_schedules import OwnSchedules
@@ -62,6 +62,9 @@ class Choice:
         self._checked_at = 0
         self._compilations = 0
         self._others = 0
+        self._loaders: list[Any] = []  # that were looked at
+        self._has_state = False  # whether the optimizer keeps any
+        self._waits_at = -1  # updates, for state of parameters that have none yet, as they were thawed
         self._precision: Any = None  # for which compiled code is
         self._hooked = False  # whether somebody else's code runs between epochs and validations
         self._moment = (0, 0)  # when that was last looked for
@@ -124,9 +127,9 @@ class Choice:
         elif self._has_begun and self._are_few():
             self.decided = True
             self._owner.tell("eager", f"{self._updates_left():,.0f} updates are too few to compile for")
-        elif self._has_begun:
+        elif self._has_begun and self._trainer.global_step != self._waits_at:
             try:
-                self.engine = self._compiled(batch, wanted)
+                self.engine = self._compiled(batch, "fused" if self._compilations else wanted)
             except CannotFuseError as error:
                 self.fall_back(str(error))
             else:
@@ -146,6 +149,8 @@ class Choice:
             trainer.precision_plugin.train_step_context,
             self._owner.say,
         )
+        if engine.captured.requires and may_repeat(trainer):
+            raise CannotFuseError("training_step has its minibatch require a gradient, and the loader may repeat it")
         if wanted == "auto":
             left, pays_from = self._updates_left(), engine.pays_from()
             if left < pays_from:
@@ -156,8 +161,9 @@ class Choice:
         self.replay = Replay(trainer.lightning_module, engine.captured)
         self.replay.rehearse(engine.trial_outputs())
         self.schedules = OwnSchedules(trainer, engine)
-        read = [*engine.places(), *self.schedules.places]
-        self.source, self._precision = Source(trainer, shared_places(data_of(trainer), read)), trainer.precision_plugin
+        self._precision = trainer.precision_plugin
+        self._read_data(engine)
+        self._has_state = any(trainer.optimizers[0].state.values())
         self.longest = longest_chunk(engine.layout, engine.captured.tensors())
         self.last_batch, self._checked_at = batch, trainer.global_step
         self._first_batch = copy.deepcopy(batch)
@@ -169,6 +175,13 @@ class Choice:
         self._hooked = bool(others) or has_hooks(module)
         self._moment = self._now()
         return engine
+
+    def _read_data(self, engine: FusedEngine) -> None:
+        """Looks at what the loaders are now, and at what they can change of what an update reads."""
+        assert self.schedules is not None
+        self._loaders = loaders_of(self._trainer)
+        read = [*engine.places(), *self.schedules.places]
+        self.source = Source(self._trainer, shared_places(data_of(self._trainer), read))
 
     def _are_few(self) -> bool:
         return self._owner.wanted == "auto" and self._updates_left() < FEW
@@ -186,11 +199,6 @@ class Choice:
         """Notes the last minibatch that compiled code has performed."""
         self.last_batch, self._others = batch, 0
 
-    @property
-    def is_due(self) -> bool:
-        """Whether hooks may have changed something since `renew` was called, or it is time to compare."""
-        return self._moment != self._now() or self._trainer.global_step - self._checked_at >= CHECKED_EVERY
-
     @deferring_signals(interrupts=False)
     def renew(self, batch: Any) -> None:
         """Compiles anew where something has changed that compiled code depends on, or falls back; compares at times."""
@@ -203,8 +211,12 @@ class Choice:
                 raise CannotFuseError(reason)
             if self._is_outdated():
                 self._compile_anew(batch)
+            elif [*map(id, loaders_of(trainer))] != [*map(id, self._loaders)]:
+                self._read_data(self.engine)
         except CannotFuseError as error:
             self.fall_back(f"after {trainer.global_step:,} updates: {error}")
+            return
+        if self.engine is None:
             return
         if self._hooked and have_run:
             if difference := self._difference(batch):  # nothing that is watched has changed
@@ -220,7 +232,8 @@ class Choice:
         """Whether the compiled update is no longer the one to perform."""
         assert self.engine is not None
         rule, averages = Rule.of(self._trainer), averages_of(self._trainer)
-        if self._precision is not self._trainer.precision_plugin:
+        assert self.schedules is not None
+        if self._precision is not self._trainer.precision_plugin or not self.schedules.are_those_of(self._trainer):
             return True
         return self.engine.is_outdated(self._trainer.optimizers[0], rule, averages) or self.engine.changed()
 
@@ -229,7 +242,12 @@ class Choice:
         if self._compilations > COMPILATIONS:
             raise CannotFuseError("the module, the optimizer or the minibatches change again and again")
         self.engine, self.decided = None, False  # for where a signal ends the compilation
-        self.engine, self.decided = self._compiled(batch, "fused"), True
+        optimizer = self._trainer.optimizers[0]
+        trained = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+        if self._has_state and not all(map(optimizer.state.get, trained)):
+            self._waits_at = self._trainer.global_step  # until Lightning has performed an update, which makes it
+        else:
+            self.engine, self.decided = self._compiled(batch, "fused"), True
 
     def compare(self, batch: Any) -> None:
         """Compares one compiled update with the module's own step; raises an EngineMismatchError where they differ."""

@@ -29,6 +29,7 @@ FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial, staticmeth
 # What a bare module has of its own; parameters, buffers and submodules are described by themselves.
 OF_EVERY_MODULE = set(nn.Module().__dict__) - {"training"}
 OF_TORCH = (torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size, np.dtype)  # constants
+OF_EVERY_MEMBER = {"_value_", "_name_", "__objclass__", "_sort_order_", "_missing_value_"}  # of an enumeration
 DEEPEST, MOST = 100, 20_000  # levels and values of a description
 
 
@@ -102,7 +103,8 @@ class Describer:
         elif isinstance(value, (dict, types.MappingProxyType)):
             contents = [(self(key), self(item)) for key, item in value.items()]
         if isinstance(value, enum.Enum):
-            return [name_of(type(value)), value.name, self(value.value)]
+            own = {key: item for key, item in vars(value).items() if key not in OF_EVERY_MEMBER}
+            return [name_of(type(value)), value.name, self(value.value), *([self(own)] if own else [])]
         if contents is not None:
             more = [self(vars(value))] if getattr(value, "__dict__", None) else []  # of a subclass
             return [kind, *contents, *more]

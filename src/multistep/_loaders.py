@@ -74,11 +74,24 @@ def refused_data(trainer: Any) -> str | None:
     return "the data can reach the module or the trainer" if reached else None
 
 
+def loaders_of(trainer: Any) -> list[Any]:
+    """Returns a trainer's loaders of training data, and their datasets."""
+    loaders = trainer.fit_loop._combined_loader.flattened
+    return [*loaders, *(getattr(loader, "dataset", None) for loader in loaders)]
+
+
 def data_of(trainer: Any) -> list[Any]:
     """Returns what fetches minibatches: of loaders that are all torch's own, their tensors alone."""
     if draw_of(trainer.fit_loop._data_fetcher) is not None:
         return []  # it says itself that minibatches can be drawn in advance
     return [*chain.from_iterable(map(_parts_of, trainer.fit_loop._combined_loader.flattened))]
+
+
+def may_repeat(trainer: Any) -> bool:
+    """Returns whether a loader may hand out tensors that it has handed out before, instead of collating new ones."""
+    loaders = trainer.fit_loop._combined_loader.flattened
+    collates = all(isinstance(loader, DataLoader) and loader.batch_sampler is not None for loader in loaders)
+    return draw_of(trainer.fit_loop._data_fetcher) is None and not collates
 
 
 def _parts_of(loader: Any) -> Sequence[Any]:

@@ -33,7 +33,7 @@ class QuickLog:
     def __init__(self, module: LightningModule, noted: dict[str, list[Tensor]] | None) -> None:
         self._module = module
         self._log = module.log
-        self._noted = noted
+        self.noted = noted
         self._is_lightnings = type(module).log is LightningModule.log
         self._known: set[Any] = set()
 
@@ -41,8 +41,8 @@ class QuickLog:
         quick = self._is_lightnings and isinstance(value, Tensor)
         if not (quick and self._logged_again(name, value, args, kwargs)):
             self._log(name, value, *args, **kwargs)
-        if self._noted is not None and isinstance(value, (int, float, Tensor)):
-            self._noted.setdefault(name, []).append(torch.as_tensor(value).detach().clone().reshape(1))
+        if self.noted is not None and isinstance(value, (int, float, Tensor)):
+            self.noted.setdefault(name, []).append(torch.as_tensor(value).detach().clone().reshape(1))
 
     def _logged_again(self, name: str, value: Tensor, args: Any, kwargs: dict[str, Any]) -> bool:
         try:
@@ -178,8 +178,8 @@ class Replay:
         last = self._arguments(call, [tensor[-1] for tensor in tensors])
         if count > 1 and not logged and tensors and _are_alike(tensors) and self._takes_all(metric, call, tensors):
             args, kwargs = self._arguments(call, [tensor[:-1].flatten(0, 1) for tensor in tensors])
-            metric.update(*args, **kwargs)
-            for part in metric.values(copy_state=False) if isinstance(metric, MetricCollection) else [metric]:
+            _update_at_once(metric, args, kwargs, count - 1)
+            for part in _parts_of(metric):
                 part._update_count += count - 2  # one of count - 1 is counted
             return [method(*last[0], **last[1])]
         values, versions = [], [tensor._version for tensor in tensors]
@@ -207,7 +207,7 @@ class Replay:
     def _agrees(self, metric: Any, call: MetricCall, tensors: list[Tensor]) -> bool:
         if any(tensor.dim() < 2 for tensor in tensors):
             return False
-        parts = list(metric.values(copy_state=False)) if isinstance(metric, MetricCollection) else [metric]
+        parts = _parts_of(metric)
         # Of another's metric a chunk does not tell whether the next one will be additive as well.
         if not all(type(part).__module__.startswith("torchmetrics.") and part._defaults for part in parts):
             return False
@@ -221,11 +221,11 @@ class Replay:
             for size in sizes:
                 flat = [tensor[begin : begin + size].flatten(0, 1) for tensor in tensors]
                 args, kwargs = self._arguments(call, flat)
-                twin.update(*args, **kwargs)
+                _update_at_once(twin, args, kwargs, size)
                 begin += size
-            copies = list(twin.values(copy_state=False)) if isinstance(twin, MetricCollection) else [twin]
-            states.append([_joined(getattr(part, name)) for part in copies for name in part._defaults])
-        return all(
+            found = [getattr(part, name) for part in _parts_of(twin) for name in part._defaults]
+            states.append([each for state in found for each in (state if isinstance(state, list) else [state])])
+        return len(states[0]) == len(states[1]) and all(
             one.shape == other.shape
             and torch.allclose(one.double(), other.double(), rtol=1e-4, atol=1e-6, equal_nan=True)
             for one, other in zip(*states, strict=True)
@@ -242,7 +242,16 @@ def _are_alike(tensors: Sequence[Tensor]) -> bool:
     return True
 
 
-def _joined(state: Any) -> Tensor:
-    if isinstance(state, Tensor):
-        return state
-    return torch.cat([part.reshape(-1) for part in state]) if len(state) else torch.empty(0)
+def _parts_of(metric: Any) -> list[Any]:
+    return list(metric.values(copy_state=False)) if isinstance(metric, MetricCollection) else [metric]
+
+
+def _update_at_once(metric: Any, args: Any, kwargs: Any, minibatches: int) -> None:
+    """Updates a metric by several minibatches that are one; each of its lists gets as many entries."""
+    lists = [(p, name) for p in _parts_of(metric) for name in p._defaults if isinstance(getattr(p, name), list)]
+    lengths = [len(getattr(part, name)) for part, name in lists]
+    metric.update(*args, **kwargs)
+    for (part, name), length in zip(lists, lengths, strict=True):
+        state = getattr(part, name)
+        if len(state) == length + 1 and state[-1].dim() and len(state[-1]) % minibatches == 0:
+            state[-1:] = [*map(torch.clone, state[-1].chunk(minibatches))]

@@ -38,6 +38,7 @@ class StepLoop(_AutomaticOptimization):
         super().__init__(trainer)
         self._owner = owner
         self._log: QuickLog | None = None
+        self._is_renewed = False  # whether changes have been looked for since hooks of a minibatch were called
 
     def install(self) -> None:
         """Takes the place of Lightning's loop."""
@@ -79,8 +80,9 @@ class StepLoop(_AutomaticOptimization):
         if not self._choice.decided:
             expected = self._choice.expected(batch)
             self._choice.decide(batch)
-        elif self._choice.engine and (self._choice.is_due or self._owner.others_are_called(self.trainer)):
+        elif self._choice.engine and not (self._is_renewed and not self._owner.others_are_called(self.trainer)):
             self._choice.renew(batch)  # in a chunk of one minibatch, or after somebody has begun it
+        self._is_renewed = False
         tensors = None
         if self._choice.engine is not None and not (self._choice.source and self._choice.source.has_changed()):
             tensors, layout = self._flattened(batch)
@@ -116,6 +118,9 @@ class StepLoop(_AutomaticOptimization):
         trainer: Any = self.trainer
         if left > 0 and self._choice.engine is not None:
             self._choice.renew(None)
+            self._is_renewed = True
+            if not self._choice.decided:  # until Lightning has performed another update
+                return False
         total, before = self._epoch_loop.batch_progress.total, self._epoch_loop.batch_progress.total.completed
         try:
             while left > 0 and not (trainer.should_stop or trainer.received_sigterm):
@@ -162,7 +167,8 @@ class StepLoop(_AutomaticOptimization):
         """Within, the module logs quickly; its numbers are noted where a hook may ask for them."""
         module: Any = self.trainer.lightning_module
         if self._log is None:
-            self._log = QuickLog(module, self._chunk.logged if self._owner.others_are_called(self.trainer) else None)
+            self._log = QuickLog(module, None)
+        self._log.noted = self._chunk.logged if self._owner.others_are_called(self.trainer) else None
         if "log" in module.__dict__:  # somebody's own
             yield
             return

@@ -176,6 +176,7 @@ class Source:
             or loader._dataset_kind != _DatasetKind.Map
             or not loader._auto_collation
             or loader.collate_fn is not default_collate
+            or iterator._collate_fn is not default_collate
             or loader.pin_memory
         ):
             return None

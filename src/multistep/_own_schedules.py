@@ -1,6 +1,7 @@
 """Schedules of one's own, which are stepped before the updates that they follow: they must need nothing else."""
 
 import copy
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,8 +12,9 @@ from torchmetrics import Metric
 from multistep._errors import CannotFuseError
 from multistep._fused import FusedEngine
 from multistep._guards import guarded, reading_nothing
+from multistep._reach import changeable_in
 from multistep._record import Recorder
-from multistep._schedules import is_of_ones_own, schedulers_in
+from multistep._schedules import is_of_ones_own, parts_of, schedulers_in
 from multistep._undo import Place
 
 TRIED = 2  # steps of a copy
@@ -33,10 +35,16 @@ class OwnSchedules:
         self._module: nn.Module = trainer.lightning_module
         self._engine = engine
         stepped = [c for c in trainer.lr_scheduler_configs if c.interval == "step" and not c.reduce_on_plateau]
+        self._parts = parts_of(trainer.lr_scheduler_configs)
         self._own = [config.scheduler for config in stepped if is_of_ones_own(config.scheduler)]
         self.places: list[Place] = []
         for scheduler in self._own:
             self.places += self._tried(scheduler, trainer)
+
+    def are_those_of(self, trainer: Any) -> bool:
+        """Returns whether the trainer still has these schedules, which call these functions."""
+        parts = parts_of(trainer.lr_scheduler_configs)
+        return len(parts) == len(self._parts) and all(map(operator.is_, parts, self._parts))
 
     @contextmanager
     def stepped_ahead(self) -> Iterator[None]:
@@ -56,14 +64,16 @@ class OwnSchedules:
         twin = object.__new__(type(optimizer))
         vars(twin).update({**vars(optimizer), "param_groups": [dict(group) for group in optimizer.param_groups]})
         kept = [trainer, *self._module.modules(), *self._module.parameters(), *self._module.buffers()]
-        kept += [function for each in schedulers_in(scheduler) for function in getattr(each, "lr_lambdas", ())]
+        functions = [function for each in schedulers_in(scheduler) for function in getattr(each, "lr_lambdas", ())]
+        kept += functions
         memo = {id(value): value for value in kept} | {id(optimizer): twin}
         try:
             other = copy.deepcopy(scheduler, memo)
         except Exception as error:  # of any kind, by what it holds
             raise CannotFuseError(f"the schedule {type(scheduler).__name__} cannot be copied") from error
         who = f"the schedule {type(scheduler).__name__}"
-        recorder = Recorder(nn.Module(), {id(other), id(twin)}, who, self._module)
+        watched = {id(trainer), *map(id, self._module.modules())}  # put back by other means, or refused when read
+        recorder = Recorder(nn.Module(), {id(other), id(twin)}, who, self._module, changeable_in(functions, watched))
 
         def step() -> None:
             for _ in range(TRIED):
@@ -71,7 +81,7 @@ class OwnSchedules:
 
         with guarded(), _unchanged(self._engine.places()):
             recorder.run(step)
-        return recorder.places
+        return [*recorder.places, *recorder.shared]
 
 
 @contextmanager

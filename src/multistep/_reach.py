@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset
 
-from multistep._describe import cached_in, enclosed, slots_of
+from multistep._describe import OF_TORCH, cached_in, enclosed, slots_of
 from multistep._guards import RefusingValue
 from multistep._origins import FEW, PLAIN, can_change, is_foreign, is_own, is_own_module, names_in
 from multistep._tree import address_of
@@ -27,6 +27,7 @@ from multistep._undo import Place
 
 DEPTH = 9  # how far what values hold is followed
 OWNERS = (type, ModuleType)  # of names
+UNCHANGING = (*OF_TORCH, MethodType, BuiltinFunctionType, partial, tuple, frozenset, weakref.ref, Trainer)
 MAKING = ("__init__", "__new__", "__init_subclass__", "setup", "prepare_data")  # before anything is trained
 # What reads gradients: the attribute, and functions of torch and Lightning.
 GRADIENTS = {"grad", "grad_norm", "clip_grad_norm_", "clip_grad_value_", "get_total_norm"}
@@ -78,6 +79,18 @@ def sharing(places: Iterable[Place], module: nn.Module, state: Iterable[Tensor])
     """
     memory, own = _memory_of(state), {*map(id, module.modules())}
     return next((place.label for place in places if any(_is_in(memory, v) for v in held_in([place.get()], own))), None)
+
+
+def in_common(copies: Iterable[Any], originals: Iterable[Any]) -> list[Any]:
+    """Returns what copies and originals both hold, and what may change: what functions enclose, say."""
+    held = {id(value) for value in held_in(originals)}
+    return [value for value in changeable_in(copies) if id(value) in held]
+
+
+def changeable_in(values: Iterable[Any], skipped: Container[int] = ()) -> list[Any]:
+    """Returns what is held in values, but for what has these identities, and may change."""
+    found = (value for value in held_in(values, skipped) if not isinstance(value, UNCHANGING))
+    return [v for v in found if not isinstance(v, FunctionType) or is_own_module(str(v.__globals__.get("__name__")))]
 
 
 def held_in(values: Iterable[Any], skipped: Container[int] = ()) -> Iterator[Any]:

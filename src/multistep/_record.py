@@ -58,6 +58,7 @@ class Recorder:
         who: performs it, for messages.
         watched: where it does not work on copies, a module that is watched by itself; what else it may change and
             cannot be put back is refused before it runs.
+        shared: what the copies have in common with what they are copies of.
 
     Attributes:
         keys: the names, of which each may be an attribute's.
@@ -70,6 +71,7 @@ class Recorder:
         copies: set[int],
         who: str = "training_step",
         watched: nn.Module | None = None,
+        shared: Iterable[Any] = (),
     ) -> None:
         self._copies, self._who, self._on_copies = copies, who, watched is None
         self._modules = {} if watched is None else {id(child): path for path, child in watched.named_modules()}
@@ -83,22 +85,36 @@ class Recorder:
         self._problems: set[_Key] = set()
         self._enclosed: dict[types.CodeType, set[tuple[int, ...]]] = {}
         self._refusal: str | None = None
-        for child in module.modules():
-            if not isinstance(child, (Metric, MetricCollection)):
-                self._meet_class(type(child))
-                inside = [value for key, value in vars(child).items() if key not in OF_EVERY_MODULE]
-                self._meet_classes_in(value for value in inside if type(value) is not RefusingValue)
+        self._looked: dict[int, Any] = {}  # into what for classes; held, so that nothing else has the same identity
+        with suppress(_Refused):
+            whose = "copies of the module share with it" if watched is None else f"{who} holds"
+            for value in shared:
+                held = vars(value) if isinstance(value, types.FunctionType) else value
+                self._meet(Place(f"the {type(value).__name__} that {whose}", held), needed=True)
+            self._shared = [*self._places]
+            for child in module.modules():
+                if not isinstance(child, (Metric, MetricCollection)):
+                    self._meet_class(type(child))
+                    inside = [value for key, value in vars(child).items() if key not in OF_EVERY_MODULE]
+                    self._meet_classes_in(value for value in inside if type(value) is not RefusingValue)
 
     @property
     def places(self) -> list[Place]:
         """Where the code finds values outside of the copies."""
-        return list(self._places.values())
+        return [place for key, place in self._places.items() if key not in self._shared]
+
+    @property
+    def shared(self) -> list[Place]:
+        """What the copies have in common with what they are copies of, which its attributes lead to as well."""
+        return [self._places[key] for key in self._shared if key in self._places]
 
     def run(self, perform: Callable[[], None]) -> None:
         """Performs an update, and undoes what it changes outside of the copies.
 
         Raises a CannotFuseError where it does so, or calls what is refused.
         """
+        if self._refusal is not None:
+            raise CannotFuseError(self._refusal)
         if modes := active_modes():
             raise CannotFuseError(f"{modes[-1]} sees every operation")
         if sys.getprofile() is not None:
@@ -203,8 +219,11 @@ class Recorder:
                 if not BY_ANY_NAME.isdisjoint(names):
                     self._meet(Place(f"the module {value.__name__}", value))
 
-    def _meet_classes_in(self, values: Iterable[Any], depth: int = 3) -> None:
+    def _meet_classes_in(self, values: Iterable[Any], depth: int = 9) -> None:
         for value in values:
+            if isinstance(value, PLAIN) or id(value) in self._looked:
+                continue
+            self._looked[id(value)] = value
             if isinstance(value, type) or is_own_object(value):
                 self._meet_class(value if isinstance(value, type) else type(value))
             self.by_any_name = self.by_any_name or isinstance(value, operator.attrgetter)
@@ -215,8 +234,11 @@ class Recorder:
                 self._meet_classes_in(inside.values() if isinstance(inside, dict) else inside, depth - 1)
 
     def _meet_class(self, cls: type) -> None:
-        for each in cls.__mro__:
-            if each not in self._classes and is_own(each):
+        own = [each for each in cls.__mro__ if is_own(each)]
+        functions = [f for each in own for f in vars(each).values() if isinstance(f, types.FunctionType)]
+        named = {name for function in functions for name in names_in(function.__code__)}
+        for each in own:
+            if each not in self._classes:
                 self._classes.add(each)
                 for key, value in list(vars(each).items()):
                     if (
@@ -224,10 +246,12 @@ class Recorder:
                         and (isinstance(value, FUNCTIONS) or not is_dunder(key))
                         and key != "_abc_impl"
                     ):
-                        self._meet(Place(f"{name_of(each)}.{key}", each, key))
+                        self._meet(
+                            Place(f"{name_of(each)}.{key}", each, key), key in named or hasattr(type(value), "__next__")
+                        )
                         self._meet_classes_in([value])
 
-    def _meet(self, place: Place) -> None:
+    def _meet(self, place: Place, needed: bool = False) -> None:
         key = id(place.space), place.key
         if key in self._places:
             return
@@ -237,8 +261,8 @@ class Recorder:
         try:
             self._back[key] = place.keeping()
         except Exception:  # of any kind, while it is described or copied
-            if isinstance(place.space, dict) or not self._on_copies:
-                self._refuse(f"what {place.label} holds cannot be put back after a trial")
+            if needed or isinstance(place.space, dict) or not self._on_copies:
+                self._refuse(f"{place.label} cannot be put back after a trial")
             self._problems.add(key)  # told if it was there before, and can be reached
         self._held[key] = sys.getrefcount(place.space) - references
 
@@ -249,7 +273,7 @@ class Recorder:
             if isinstance(place.space, type) and not (self._is_named(str(place.key)) or is_dunder(str(place.key))):
                 del self._places[key]
             elif key in self._problems:
-                raise CannotFuseError(f"what {place.label} holds cannot be put back after a trial")
+                raise CannotFuseError(f"{place.label} cannot be put back after a trial")
         functions = gc.get_referrers(*self._enclosed) if self._enclosed else []
         for function in functions:
             if isinstance(function, types.FunctionType):

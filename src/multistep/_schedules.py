@@ -31,7 +31,8 @@ def upcoming_rates(
     rates = torch.empty(len(ends), len(optimizer.param_groups), dtype=torch.float64)
     optimizer._opt_called = True  # type: ignore[attr-defined]  # what a schedule checks before its first step
     skips = len(stepped) == 1 and stepped[0].frequency == 1 and all(ends)
-    options = _options(optimizer) if any(not _is_of_torch(config.scheduler) for config in stepped) else None
+    parts = [scheduler for config in stepped for scheduler in schedulers_in(config.scheduler)]
+    options = None if all(map(_is_of_torch, parts)) else _options(optimizer)
     minibatch = 0
     while minibatch < len(ends):
         constant = len(ends) - minibatch - 1
@@ -93,6 +94,12 @@ def is_of_ones_own(scheduler: Any) -> bool:
         return True
     held = [item for value in vars(scheduler).values() for item in (value if isinstance(value, list) else [value])]
     return any(callable(item) and not str(getattr(item, "__module__", "")).startswith("torch") for item in held)
+
+
+def parts_of(configs: Sequence[Any]) -> list[Any]:
+    """Returns all schedules of these configurations, and the functions that they call."""
+    schedulers = [each for config in configs for each in schedulers_in(config.scheduler)]
+    return [*schedulers, *(function for each in schedulers for function in getattr(each, "lr_lambdas", ()))]
 
 
 def schedulers_in(scheduler: Any) -> list[Any]:

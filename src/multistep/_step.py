@@ -20,7 +20,7 @@ from multistep._describe import first_difference
 from multistep._errors import CannotFuseError
 from multistep._guards import RefusingValue, guarded, identical, unchanged
 from multistep._optimizers import Closure, copied, is_torchs, plain_step, state_of
-from multistep._reach import sharing
+from multistep._reach import in_common, sharing
 from multistep._tree import flatten, rebuild
 from multistep._watch import Watch
 
@@ -79,8 +79,9 @@ def _perform(module: LightningModule, optimizer: Optimizer, rule: Rule, batch: A
     tensors, layout = flatten(batch)
     copies = [tensor.detach().clone() for tensor in tensors]  # as a step may change its minibatch
     captured = perform_step(module, rebuild(layout, copies))
-    if not all(map(identical, tensors, copies)):
+    if not all(map(identical, tensors, copies)) or any(map(vars, copies)):
         raise CannotFuseError("training_step changes its minibatch in place")
+    captured.requires = any(copy.requires_grad for copy in copies)
     nodes = _nodes_of(captured.loss)
     captured.nodes = len(nodes)
     captured.low = any(x.dtype.is_floating_point and x.dtype.itemsize < 4 for n in nodes for x in n._input_metadata)
@@ -141,7 +142,7 @@ def rehearse(
             losses.append(_perform(twin, other, rule, batch, number).loss)
 
     with guarded(random_state), unchanged(_originals(module, optimizer)), context():
-        watch = Watch(perform, twin, copies)
+        watch = Watch(perform, twin, copies, in_common([twin, other], [module, optimizer]))
     if shared := sharing(watch.places(module), module, _originals(module, optimizer)):
         raise CannotFuseError(f"{shared} holds memory of what is trained")
     return watch, {"the loss": losses[0], **gradients_of(twin)}
@@ -163,6 +164,7 @@ class Reference:
 
     def __init__(self, module: LightningModule, optimizer: Optimizer, rule: Rule, watch: Watch) -> None:
         self.module, self.optimizer, _ = copied(module, optimizer)
+        self._described = watch.describe(module)
         self._originals = _originals(module, optimizer)
         self._rule = rule
         self._watch = watch
@@ -180,6 +182,8 @@ class Reference:
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         before, random_state = self._watch.describe(self.module), torch.get_rng_state()
+        if other := first_difference(self._described, before):
+            raise CannotFuseError(f"a copy of the module has another {other}")
         outputs: list[list[Tensor]] = []
         captured: Captured | None = None
         with self._watch.preserved(), unchanged(self._originals):

@@ -69,6 +69,7 @@ class TracedUpdate:
         if plain_step(optimizer) is None:  # asked of the original, as copies leave it out
             raise CannotFuseError("something is registered on the optimizer's steps, or stands for them")
         self._trained = [self._names[p] for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+        self._differentiable = {name for name, p in module.named_parameters() if p.requires_grad}  # or in no optimizer
         if not self._trained:
             raise CannotFuseError("the optimizer holds no parameter that is trained")
         for name, tensor in named_tensors(module, optimizer).items():
@@ -179,7 +180,7 @@ class TracedUpdate:
 
     def _differentiate(self, now: dict[str, Any], batch: Any) -> tuple[Captured, dict[str, Tensor], dict[str, Tensor]]:
         leaves = {
-            f"module.{name}": value.detach().requires_grad_() if name in self._trained else value
+            f"module.{name}": value.detach().requires_grad_() if name in self._differentiable else value
             for name, value in now["parameters"].items()
         }
         buffers = {f"module.{name}": value for name, value in now["buffers"].items()}

@@ -6,7 +6,7 @@ A callback may change any of them, and another process may have others.
 
 import operator
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,16 +47,18 @@ class Watch:
         perform: performs the update, on copies.
         module: the copy of the module.
         copies: identities of all that was copied, of which no change matters.
+        shared: what the copies have in common with what they are copies of.
 
     Raises:
         CannotFuseError: it does more than tensor operations.
     """
 
-    def __init__(self, perform: Callable[[], None], module: nn.Module, copies: set[int]) -> None:
+    def __init__(self, perform: Callable[[], None], module: nn.Module, copies: set[int], shared: Iterable[Any]) -> None:
         for path, child in module.named_modules():
             _refuse_hooks(child, path)
-        recorder = Recorder(module, copies)
+        recorder = Recorder(module, copies, shared=shared)
         recorder.run(perform)
+        self._shared = recorder.shared
         self._keys, self._by_any_name, self._places = recorder.keys, recorder.by_any_name, recorder.places
         self._seen: list[Any] = []  # at the last glance
         self._changeable: list[Any] = []
@@ -70,7 +72,7 @@ class Watch:
     @contextmanager
     def preserved(self) -> Iterator[None]:
         """Puts what the code refers to outside of the module back to what it was, where it is changed within."""
-        back = [place.keeping() for place in self._places]
+        back = [place.keeping() for place in (*self._places, *self._shared)]
         try:
             yield
         finally:
@@ -100,10 +102,11 @@ class Watch:
         for name, parameter in module.named_parameters():
             if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
                 raise CannotFuseError(f"a hook is registered on the parameter {name}")
-            if key := next((key for key in vars(parameter) if self.has(key)), None):
-                raise CannotFuseError(f"training_step may read {key} of the parameter {name}")
             described[f"parameter {name}"] = [parameter.requires_grad, str(parameter.dtype), list(parameter.shape)]
         described |= {f"buffer {name}": [str(b.dtype), list(b.shape)] for name, b in module.named_buffers()}
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            if key := next((key for key in vars(tensor) if self.has(key)), None):
+                raise CannotFuseError(f"training_step may read {key} of the tensor {name}")
         described |= {place.label: describer(place.get()) for place in self._places}
         for label, value in described.items():
             if isinstance(value, Unhashable) or (
@@ -148,7 +151,9 @@ class Watch:
         children = [module]
         for child in children:
             own = vars(child)
-            seen += [type(child), *own, *own.values(), *own["_buffers"], *map(type, own["_buffers"].values())]
+            buffers = own["_buffers"].values()
+            seen += [type(child), *own, *own.values(), *own["_buffers"], *map(type, buffers)]
+            seen += [key for buffer in buffers if buffer is not None for key in vars(buffer)]
             seen += [len(own[hooks]) for hooks in HOOKS]
             for parameter in own["_parameters"].values():
                 if parameter is not None:

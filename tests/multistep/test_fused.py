@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -563,7 +564,7 @@ def test_changes_in_16_bits_are_those_of_ordinary_training():
 
 
 @pytest.mark.usefixtures("own_cache")
-def test_wrong_gradients_in_16_bits_are_noticed_before_they_are_trusted(monkeypatch):
-    monkeypatch.setattr(inductor, "ONCE", "an option that there is not")  # so that the one that is wrong there stays
+def test_a_scheduler_that_forgets_a_dependency_is_noticed_before_it_is_trusted(monkeypatch):
+    monkeypatch.setattr(inductor, "_dependencies_kept", nullcontext)  # gradients of maximum pooling in 16 bits
     with pytest.raises(EngineUnavailableError, match="compiled, it differs from training_step"):
         pooled("fused")

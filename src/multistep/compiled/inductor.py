@@ -22,13 +22,10 @@ from multistep.compiled.graph import check_indices, lifted_constants, read_befor
 from multistep.compiled.program import Call, Plan
 from multistep.compiled.recorder import Recording, record, recorded_kernels
 
-# Values of a unit (batch norm's divisions and roots) are computed once, not again for each example. In 16 bits torch
-# 2.13 writes wrong code then: the gradients of convolution, batch norm and maximum pooling.
-ONCE = "realize_opcount_threshold"
 OPTIONS: dict[str, Any] = {
     # Multiplies and adds in one instruction, which rounds once and so more accurately.
     "cpp.enable_floating_point_contract_flag": "fast",
-    ONCE: 4,
+    "realize_opcount_threshold": 4,  # a unit's values (batch norm's divisions and roots) once, not for each example
     "fallback_random": True,  # see `_record`
     "fx_graph_cache": False,  # it would keep code that records nothing
     "graph_partition": False,
@@ -110,12 +107,9 @@ def compile_update(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what is compiled, or of the compiler
-            options = OPTIONS
-            if torch.is_autocast_enabled("cpu") or any(x.dtype.itemsize == 2 for x in (*state, *minibatches)):
-                options = {key: value for key, value in OPTIONS.items() if key != ONCE}
             with suppress(CppCompileError):  # an old compiler, perhaps, for a new processor
-                return _compile(update, state, minibatches, folder, say, options | TRUSTING)
-            return _compile(update, state, minibatches, folder, say, options)
+                return _compile(update, state, minibatches, folder, say, OPTIONS | TRUSTING)
+            return _compile(update, state, minibatches, folder, say, OPTIONS)
     except CannotFuseError:
         raise
     except Exception as error:  # the compiler's exceptions are of many kinds

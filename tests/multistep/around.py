@@ -1,0 +1,182 @@
+"""Settings of which something around the module changes what compiled updates have taken for granted."""
+
+import tempfile
+from functools import partial
+
+import torch
+from pytorch_lightning import Callback, callbacks
+from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, LRScheduler, ReduceLROnPlateau, SequentialLR
+from torch.utils.data import DataLoader, TensorDataset, default_collate
+from torchmetrics import CatMetric
+
+from tests.multistep.enclosed import Asking, Marking, Phased
+from tests.multistep.settings import EAGER, SETTINGS, AtEpoch, Scheduled, Setting, Validated
+from tests.multistep.training import SIZE, Classifier, loader
+
+# Schedules
+
+
+class Decaying(LRScheduler):
+    """Changes the weight decay as well."""
+
+    def get_lr(self):
+        for group in self.optimizer.param_groups:
+            group["weight_decay"] = 0.01 * self.last_epoch
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+
+def in_a_sequence(optimizer):
+    return SequentialLR(optimizer, [Decaying(optimizer), ExponentialLR(optimizer, 0.99)], [30])
+
+
+class Patient(ReduceLROnPlateau):
+    def step(self, metrics, epoch=None):
+        super().step(metrics, epoch)
+        if self.last_epoch == 10:
+            self.optimizer.param_groups[0]["weight_decay"] = 0.2
+
+
+def enclosing(optimizer):
+    def factor(_number):
+        optimizer.param_groups[0]["weight_decay"] += 0.02
+        return 1.0
+
+    optimizer.param_groups[0]["weight_decay"] = 0.0
+    return LambdaLR(optimizer, factor)
+
+
+def replace_schedule(trainer, _module):
+    config = trainer.lr_scheduler_configs[0]
+    config.scheduler = LambdaLR(
+        trainer.optimizers[0], lambda number: float(trainer.callback_metrics.get("train/loss", 1.0))
+    )
+
+
+# Hooks
+
+
+class Saving(Classifier):
+    factor = 1.0
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) * self.factor
+
+    def on_save_checkpoint(self, checkpoint):
+        self.factor = 2.0
+
+
+def saving():
+    checkpoints = callbacks.ModelCheckpoint(tempfile.mkdtemp(), every_n_train_steps=5, save_top_k=1)
+    return [checkpoints, callbacks.LearningRateMonitor("step")]
+
+
+class Thawed(Classifier):
+    def __init__(self):
+        super().__init__(partial(torch.optim.Adam, lr=0.01))
+        self.net[0].requires_grad_(False)
+
+
+def thaw(trainer, module):
+    module.net[0].requires_grad_()
+    trainer.optimizers[0].add_param_group({"params": [*module.net[0].parameters()]})
+
+
+class Listing(Classifier):
+    """Reads the entries of a metric's list."""
+
+    def __init__(self):
+        super().__init__()
+        self.cat = CatMetric()
+
+    def training_step(self, batch, batch_idx):
+        self.cat.update(self(batch[0]).detach())
+        return super().training_step(batch, batch_idx)
+
+    def on_train_epoch_end(self):
+        self.log("spread", torch.stack([entry.mean() for entry in self.cat.value]).std())
+        self.cat.reset()
+
+
+# Data
+
+FACTOR = {"now": 1.0}
+
+
+class Reloaded(Classifier):
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) * FACTOR["now"]
+
+    def train_dataloader(self):
+        FACTOR["now"] = 1.0
+        return DataLoader(Raising(self.current_epoch) if self.current_epoch else loader().dataset, SIZE)
+
+
+class Raising(TensorDataset):
+    """Its items change what a step reads."""
+
+    def __init__(self, epoch):
+        super().__init__(*loader().dataset.tensors)
+
+    def __getitem__(self, index):
+        FACTOR["now"] = 1.0 + int(index >= 10 * SIZE)
+        return super().__getitem__(index)
+
+    def __getitems__(self, indices):
+        return [self[index] for index in indices]
+
+
+def halved(items):
+    x, y = default_collate(items)
+    return [x / 2, y]
+
+
+class Collating(Callback):
+    def on_validation_end(self, trainer, pl_module):
+        if trainer.train_dataloader is not None:
+            trainer.train_dataloader.collate_fn = default_collate
+
+
+class Kept:
+    """Hands out the same tensors at every epoch."""
+
+    def __init__(self):
+        self.minibatches = [*loader(shuffle=False)]
+
+    def __len__(self):
+        return len(self.minibatches)
+
+    def __iter__(self):
+        return iter(self.minibatches)
+
+
+SETTINGS |= {
+    "a schedule of one's own within a sequence": Setting(
+        EAGER, make=partial(Scheduled, in_a_sequence, interval="step")
+    ),
+    "a plateau of one's own": Setting(
+        make=partial(Scheduled, Patient, interval="step", frequency=1, monitor="train/loss_step", strict=False)
+    ),
+    "a rate that changes an option": Setting(EAGER, make=partial(Scheduled, enclosing, interval="step")),
+    "a schedule that is replaced": Setting(
+        EAGER,
+        make=partial(Scheduled, partial(ExponentialLR, gamma=0.99), interval="step"),
+        callbacks=lambda: [AtEpoch(replace_schedule)],
+    ),
+    "a change when a checkpoint is saved": Setting(
+        make=Saving, callbacks=saving, options={"enable_checkpointing": True, "log_every_n_steps": 6}
+    ),
+    "a phase that copies forget": Setting(EAGER, make=Phased),
+    "parameters that are thawed": Setting(make=Thawed, callbacks=lambda: [AtEpoch(thaw)]),
+    "a list of a metric": Setting(make=Listing),
+    "data that change what is read, from the second epoch on": Setting(
+        make=Reloaded, data=lambda: None, options={"reload_dataloaders_every_n_epochs": 1}
+    ),
+    "a collation that is set back": Setting(
+        make=Validated,
+        data=partial(loader, collate_fn=halved),
+        callbacks=lambda: [Collating()],
+        options={"val_check_interval": 7, "num_sanity_val_steps": 0},
+    ),
+    "minibatches that are marked": Setting(EAGER, make=Marking, data=Kept),
+    "minibatches that require a gradient": Setting(EAGER, make=Asking, data=Kept),
+}
