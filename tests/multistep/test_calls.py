@@ -52,6 +52,25 @@ def test_a_callback_is_called_where_it_declares_with_the_minibatch_of_that_updat
     assert len(called.seen) < 2 * 60 / 2  # most updates are performed without a call
 
 
+@pytest.mark.parametrize("engine", ["eager", "fused"])
+def test_a_callback_that_comes_later_is_told_as_well(engine):
+    class Late(Callback):
+        update_calls = Calls(after=(10,))
+        told = 0
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            self.told += len(outputs["logged"]["train/loss"])
+
+    class Adding(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 1:
+                trainer.callbacks.append(late)
+
+    late = Late()
+    train(Classifier, engine, callbacks=[Adding()])
+    assert late.told == 40  # two epochs
+
+
 @pytest.mark.parametrize(
     ("engine", "accumulate"),
     [("eager", 1), ("eager", 4), ("fused", 1), pytest.param("fused", 4, marks=pytest.mark.slow)],
