@@ -68,7 +68,7 @@ class NoiseOnInputs(Classifier):
         return loss_of(self, (batch[0] + 0.1 * torch.randn_like(batch[0]), batch[1]))
 
 
-@odd(EAGER)
+@odd(FUSED)
 class MixUp(Classifier):
     def training_step(self, batch, batch_idx):
         order = torch.randperm(len(batch[0]))

@@ -565,6 +565,6 @@ def test_changes_in_16_bits_are_those_of_ordinary_training():
 
 @pytest.mark.usefixtures("own_cache")
 def test_a_scheduler_that_forgets_a_dependency_is_noticed_before_it_is_trusted(monkeypatch):
-    monkeypatch.setattr(inductor, "_dependencies_kept", nullcontext)  # gradients of maximum pooling in 16 bits
+    monkeypatch.setattr(inductor, "_mended", nullcontext)  # gradients of maximum pooling in 16 bits
     with pytest.raises(EngineUnavailableError, match="compiled, it differs from training_step"):
         pooled("fused")

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._inductor.decomposition import select_decomp_table
 from torch._inductor.exc import CppCompileError
+from torch._inductor.fx_passes import joint_graph
 from torch._inductor.scheduler import SchedulerNode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
@@ -164,7 +165,7 @@ def _record(update: Callable[..., None], inputs: list[Tensor]) -> Recording:
     table[torch.ops.aten.bernoulli.p] = lambda like, p, generator=None: torch.ops.multistep.bernoulli(like, p)
     table[torch.ops.aten.add.Tensor] = add_product
     table[torch.ops.aten.sub.Tensor] = subtract_product
-    with torch.no_grad(), recorded_kernels(), _dependencies_kept():
+    with torch.no_grad(), recorded_kernels(), _mended():
         enabled = torch._C._get_mkldnn_enabled()
         torch._C._set_mkldnn_enabled(False)  # as its recurrent layers keep memory of unknown size
         try:
@@ -181,22 +182,25 @@ def _record(update: Callable[..., None], inputs: list[Tensor]) -> Recording:
 
 
 @contextmanager
-def _dependencies_kept() -> Iterator[None]:
-    """Has a node whose loops the scheduler changes wait for what writes into a buffer, as it did before.
+def _mended() -> Iterator[None]:
+    """Mends two things of torch 2.13's compiler.
 
-    Torch 2.13 forgets that the buffer has been renamed by then, and may read it too early: of a scattered one, zeros.
+    A node whose loops the scheduler changes waits for what writes into a buffer, as it did before: it forgets that the
+    buffer has been renamed by then, and may read it too early, of a scattered one zeros. And no patterns of attention
+    are looked for, which no update has, since that takes 0.3 s, and one that reads `x[torch.randperm(n)]` would fail.
     """
-    original = SchedulerNode.recompute_size_and_body
+    original = SchedulerNode.recompute_size_and_body, joint_graph.lazy_init
 
     def recompute(self: SchedulerNode, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
+        original[0](self, *args, **kwargs)
         self.set_read_writes(self.read_writes.rename(self.mutation_renames))
 
     SchedulerNode.recompute_size_and_body = recompute  # type: ignore[method-assign]
+    joint_graph.lazy_init = lambda *_: None
     try:
         yield
     finally:
-        SchedulerNode.recompute_size_and_body = original  # type: ignore[method-assign]
+        SchedulerNode.recompute_size_and_body, joint_graph.lazy_init = original  # type: ignore[method-assign]
 
 
 class _CheckedClasses(TorchFunctionMode):
