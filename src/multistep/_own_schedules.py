@@ -14,7 +14,7 @@ from multistep._fused import FusedEngine
 from multistep._guards import guarded, reading_nothing
 from multistep._reach import changeable_in
 from multistep._record import Recorder
-from multistep._schedules import is_of_ones_own, parts_of, schedulers_in
+from multistep._schedules import all_in, functions_of, is_of_ones_own, schedulers_in
 from multistep._undo import Place
 
 TRIED = 2  # steps of a copy
@@ -35,7 +35,7 @@ class OwnSchedules:
         self._module: nn.Module = trainer.lightning_module
         self._engine = engine
         stepped = [c for c in trainer.lr_scheduler_configs if c.interval == "step" and not c.reduce_on_plateau]
-        self._parts = parts_of(trainer.lr_scheduler_configs)
+        self._parts = _parts_of(trainer)
         self._own = [config.scheduler for config in stepped if is_of_ones_own(config.scheduler)]
         self.places: list[Place] = []
         for scheduler in self._own:
@@ -43,7 +43,7 @@ class OwnSchedules:
 
     def are_those_of(self, trainer: Any) -> bool:
         """Returns whether the trainer still has these schedules, which call these functions."""
-        parts = parts_of(trainer.lr_scheduler_configs)
+        parts = _parts_of(trainer)
         return len(parts) == len(self._parts) and all(map(operator.is_, parts, self._parts))
 
     @contextmanager
@@ -64,7 +64,7 @@ class OwnSchedules:
         twin = object.__new__(type(optimizer))
         vars(twin).update({**vars(optimizer), "param_groups": [dict(group) for group in optimizer.param_groups]})
         kept = [trainer, *self._module.modules(), *self._module.parameters(), *self._module.buffers()]
-        functions = [function for each in schedulers_in(scheduler) for function in getattr(each, "lr_lambdas", ())]
+        functions = functions_of(schedulers_in(scheduler))
         kept += functions
         memo = {id(value): value for value in kept} | {id(optimizer): twin}
         try:
@@ -82,6 +82,12 @@ class OwnSchedules:
         with guarded(), _unchanged(self._engine.places()):
             recorder.run(step)
         return [*recorder.places, *recorder.shared]
+
+
+def _parts_of(trainer: Any) -> list[Any]:
+    """A trainer's schedules, and the functions that they call."""
+    schedulers = all_in(trainer.lr_scheduler_configs)
+    return [*schedulers, *functions_of(schedulers)]
 
 
 @contextmanager

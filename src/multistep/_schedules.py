@@ -31,8 +31,7 @@ def upcoming_rates(
     rates = torch.empty(len(ends), len(optimizer.param_groups), dtype=torch.float64)
     optimizer._opt_called = True  # type: ignore[attr-defined]  # what a schedule checks before its first step
     skips = len(stepped) == 1 and stepped[0].frequency == 1 and all(ends)
-    parts = [scheduler for config in stepped for scheduler in schedulers_in(config.scheduler)]
-    options = None if all(map(_is_of_torch, parts)) else _options(optimizer)
+    options = None if all(map(_is_of_torch, all_in(stepped))) else _options(optimizer)
     minibatch = 0
     while minibatch < len(ends):
         constant = len(ends) - minibatch - 1
@@ -96,10 +95,14 @@ def is_of_ones_own(scheduler: Any) -> bool:
     return any(callable(item) and not str(getattr(item, "__module__", "")).startswith("torch") for item in held)
 
 
-def parts_of(configs: Sequence[Any]) -> list[Any]:
-    """Returns all schedules of these configurations, and the functions that they call."""
-    schedulers = [each for config in configs for each in schedulers_in(config.scheduler)]
-    return [*schedulers, *(function for each in schedulers for function in getattr(each, "lr_lambdas", ()))]
+def all_in(configs: Sequence[Any]) -> list[Any]:
+    """Returns all schedules of these configurations, also those that others are composed of."""
+    return [each for config in configs for each in schedulers_in(config.scheduler)]
+
+
+def functions_of(schedulers: Sequence[Any]) -> list[Any]:
+    """Returns the functions that schedules call."""
+    return [function for each in schedulers for function in getattr(each, "lr_lambdas", ())]
 
 
 def schedulers_in(scheduler: Any) -> list[Any]:
