@@ -1,15 +1,13 @@
 """What a command does before all else: let parts of torch and torchmetrics that Lightning imports wait until used.
 
 Those are `torch._dynamo`, torchmetrics' functions, and matplotlib for its plots. Besides, torch would read the sources
-of its own operators, to know the lines at which they are registered, and its threads would spin while they wait. On a
-machine that does something else, too, they keep each other from the cores. docs/speed.md has what all that saves.
+of its own operators, to know the lines at which they are registered. docs/speed.md has what all that saves.
 """
 
 import atexit
 import gc
 import inspect
 import logging
-import os
 import sys
 from importlib import import_module
 from importlib.machinery import PathFinder
@@ -43,8 +41,6 @@ class _Compiled(type):
 def quick_start() -> None:
     """Imports torch and Lightning without them; with them, where another release needs them for that."""
     compiled = _Compiled("OptimizedModule", (), {})
-    if "GOMP_SPINCOUNT" not in os.environ:
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     frame_info = inspect.getframeinfo
     inspect.getframeinfo = lambda frame, context=0: frame_info(frame, 0)  # a line's number, not its text
     gc.disable()  # what is imported stays, and takes long to look through: now, and when the process ends
