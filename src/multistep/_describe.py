@@ -42,6 +42,11 @@ def first_difference(one: dict[str, Any], other: dict[str, Any]) -> str | None:
     return next((name for name in one | other if one.get(name) != other.get(name)), None)
 
 
+def is_tensor(described: Any) -> bool:
+    """Returns whether this is the description of a tensor."""
+    return isinstance(described, list) and described[:1] == ["Tensor"]
+
+
 def describe(value: Any) -> Any:
     """Returns a value as plain values that can be compared."""
     return Describer({}, {})(value)

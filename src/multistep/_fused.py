@@ -154,6 +154,7 @@ class FusedEngine:
         assert self._program is not None
         assert [(x.shape[1:], x.dtype) for x in tensors] == [kind[:2] for kind in self.layout.tensors]
         self._update.load_sums(within)
+        self._update.renew(self._trial.renewed)
         outputs = self._outputs(len(rates))
         inputs = [*(tensor.contiguous() for tensor in tensors), rates, ends, due, *outputs]
         self._program.run([*self._update.state(), *inputs], len(rates))
@@ -167,12 +168,12 @@ class FusedEngine:
 
     def restoring(self) -> Callable[[], None]:
         """Returns what puts all tensors that an update changes back to what they are now."""
-        state = [(tensor, tensor.clone()) for tensor in self._update.state()]
+        state = [tensor.clone() for tensor in self._update.state()]
         gradients = [(parameter, parameter.grad) for parameter in self._module.parameters()]
 
         def restore() -> None:
             with torch.no_grad():
-                for tensor, value in state:
+                for tensor, value in zip(self._update.state(), state, strict=True):
                     tensor.copy_(value)
             for parameter, gradient in gradients:
                 parameter.grad = gradient

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 from torchmetrics import Metric, MetricCollection
 
@@ -33,7 +34,7 @@ from multistep._origins import (
     name_of,
     names_in,
 )
-from multistep._refusals import ENVIRONMENT, OF_THE_TRAINER, REFUSED, is_of_ones_own, refused_in_c
+from multistep._refusals import ENVIRONMENT, OF_THE_TRAINER, REFUSED, SET_STATE, is_of_ones_own, refused_in_c
 from multistep._undo import Place
 
 # Code with one of these may read an attribute whose name it does not have.
@@ -168,6 +169,8 @@ class Recorder:
                 what = f"{self._who} reads its trainer's {frame.f_code.co_name}"
             if what is not None and is_of_ones_own(frame.f_back):
                 self._refuse(what)
+            if frame.f_code is SET_STATE and not torch.equal(frame.f_locals["new_state"], torch.get_rng_state()):
+                self._refuse(f"{self._who} rewinds torch's random numbers, as fork_rng and checkpoint do")
             if frame.f_code is ENVIRONMENT and is_of_ones_own(frame):
                 self._meet(Place("os.environ", vars(os.environ), "_data"))
             if is_foreign(name) and frame.f_code.co_name != "<module>":

@@ -57,6 +57,7 @@ def _refused() -> dict[types.CodeType, str]:
 
 
 REFUSED = _refused()
+SET_STATE = inspect.unwrap(torch.set_rng_state).__code__
 ENVIRONMENT = type(os.environ).__getitem__.__code__
 
 

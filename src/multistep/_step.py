@@ -5,7 +5,7 @@ Performed on copies, as plain PyTorch: what compiled updates are compared with.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 
 from multistep._capture import Capture, Captured
-from multistep._describe import first_difference
+from multistep._describe import first_difference, is_tensor
 from multistep._errors import CannotFuseError
 from multistep._guards import RefusingValue, guarded, identical, unchanged
 from multistep._optimizers import Closure, copied, is_torchs, plain_step, state_of
@@ -71,6 +71,9 @@ class Outcome:
     tensors: dict[str, Tensor]
     outputs: list[Tensor]
     captured: Captured
+    renewed: set[str] = field(
+        default_factory=set
+    )  # buffers and state that are other tensors then, not changed in place
 
 
 def _perform(module: LightningModule, optimizer: Optimizer, rule: Rule, batch: Any, number: int) -> Captured:
@@ -182,10 +185,12 @@ class Reference:
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         before, random_state = self._watch.describe(self.module), torch.get_rng_state()
-        if other := first_difference(self._described, before):
+        plain = [{k: v for k, v in d.items() if not is_tensor(v)} for d in (self._described, before)]
+        if other := first_difference(*plain):  # tensors are copied as they are, but for a graph
             raise CannotFuseError(f"a copy of the module has another {other}")
         outputs: list[list[Tensor]] = []
         captured: Captured | None = None
+        old = named_tensors(self.module, self.optimizer)
         with self._watch.preserved(), unchanged(self._originals):
             for number, batch in enumerate(minibatches, 1):
                 found = _perform(self.module, self.optimizer, self._rule, batch, number)
@@ -198,7 +203,8 @@ class Reference:
         assert captured is not None
         self.draws = not torch.equal(random_state, torch.get_rng_state())
         tensors = named_tensors(self.module, self.optimizer)
-        return Outcome(tensors, [torch.stack(each) for each in zip(*outputs, strict=True)], captured)
+        renewed = {name for name, x in tensors.items() if not name.startswith("parameter ") and x is not old.get(name)}
+        return Outcome(tensors, [torch.stack(each) for each in zip(*outputs, strict=True)], captured, renewed)
 
 
 def gradients_on_a_copy(

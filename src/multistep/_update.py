@@ -86,6 +86,7 @@ class TracedUpdate:
         self._structured = str(self._structure)
         self._places = [*places_of(module, dict(module.named_parameters()), "_parameters")]
         self._places += places_of(module, dict(module.named_buffers()), "_buffers")
+        self._buffer_names = [name for name, _ in module.named_buffers(remove_duplicate=False)]
         self._parts, self._buffers = _parts_of(module), _buffers_of(module)
         self.captured: Captured | None = None  # of the last trace
 
@@ -96,6 +97,26 @@ class TracedUpdate:
         averages = [tensor for average in self._averages for tensors in average.state().values() for tensor in tensors]
         own = [space[name].detach() for space, name in self._places]  # as `_state` has them, and ten times as fast
         return [*own, *kept, *self._sums.values(), *averages]
+
+    def renew(self, names: set[str]) -> None:
+        """Puts copies in the place of buffers and optimizer state of these names, as a step of one's own does.
+
+        Who has kept the tensors that were there keeps their values.
+        """
+        if not names:
+            return
+        copies: dict[int, Tensor] = {}
+        buffers = [
+            (f"buffer {name}", *next(places_of(self._module, [name], "_buffers"))) for name in self._buffer_names
+        ]
+        kept = [
+            (f"{key} of {name}", self._optimizer.state[parameter], key)
+            for parameter, name in self._names.items()
+            for key in self._optimizer.state.get(parameter, {})
+        ]
+        for name, space, key in [*buffers, *kept]:
+            if name in names:
+                space[key] = copies.setdefault(id(space[key]), space[key].clone())
 
     def named_state(self) -> dict[str, Tensor]:
         """Returns those of the module and the optimizer by name."""

@@ -11,7 +11,7 @@ from torchmetrics import CatMetric
 
 from tests.multistep.enclosed import Asking, Marking, Phased
 from tests.multistep.settings import EAGER, SETTINGS, AtEpoch, Scheduled, Setting, Validated
-from tests.multistep.training import SIZE, Classifier, loader
+from tests.multistep.training import FEATURES, SIZE, Classifier, loader
 
 # Schedules
 
@@ -97,6 +97,49 @@ class Listing(Classifier):
         self.cat.reset()
 
 
+class Averaging(Classifier):
+    """Keeps an average by assigning it, and returns to what it was at first."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(FEATURES))
+        self.first, self.history = self.mean, []
+
+    def training_step(self, batch, batch_idx):
+        self.mean = 0.9 * self.mean + 0.1 * batch[0].mean(0)
+        return super().training_step((batch[0] - self.mean, batch[1]), batch_idx)
+
+    def on_train_epoch_end(self):
+        self.history.append(self.mean)
+        self.log("drift", (self.history[-1] - self.history[0]).abs().sum())
+        self.mean = self.first
+
+
+class Accumulating(torch.optim.SGD):
+    """Keeps its momentum by assigning it."""
+
+    def step(self, closure=None):
+        loss = closure()
+        with torch.no_grad():
+            for parameter in self.param_groups[0]["params"]:
+                state = self.state[parameter]
+                state["m"] = 0.9 * state.get("m", torch.zeros_like(parameter)) + parameter.grad
+                parameter.sub_(0.05 * state["m"])
+        return loss
+
+
+class Restoring(Callback):
+    """Puts back the state of an epoch before."""
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        state = trainer.optimizers[0].state
+        if trainer.current_epoch == 1:
+            self.kept = {parameter: state[parameter]["m"] for parameter in state}
+        elif trainer.current_epoch == 2:
+            for parameter, value in self.kept.items():
+                state[parameter]["m"] = value
+
+
 # Data
 
 FACTOR = {"now": 1.0}
@@ -167,6 +210,10 @@ SETTINGS |= {
     ),
     "a phase that copies forget": Setting(EAGER, make=Phased),
     "parameters that are thawed": Setting(make=Thawed, callbacks=lambda: [AtEpoch(thaw)]),
+    "a buffer that is assigned, and kept elsewhere": Setting(make=Averaging),
+    "optimizer state that is assigned, and put back": Setting(
+        make=partial(Classifier, Accumulating), callbacks=lambda: [Restoring()]
+    ),
     "a list of a metric": Setting(make=Listing),
     "data that change what is read, from the second epoch on": Setting(
         make=Reloaded, data=lambda: None, options={"reload_dataloaders_every_n_epochs": 1}

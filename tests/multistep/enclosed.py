@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from tests.multistep.odd import EAGER, FUSED, loss_of
 from tests.multistep.reached import step
@@ -183,6 +184,24 @@ class Phased(Classifier):
         return super().training_step(batch, batch_idx) * self.phases.factor
 
 
+# What torch itself rewinds
+
+
+@step(EAGER)
+def draws_in_a_fork(self, batch):
+    with torch.random.fork_rng(devices=[]):
+        torch.randn_like(batch[0])
+    return loss_of(self, batch)
+
+
+@step(EAGER, lambda module: late(module))
+def checkpoints_noise_that_begins_late(self, batch):
+    def noisy(x):
+        return self(x + after_some(self, torch.randn_like(x)))
+
+    return F.cross_entropy(checkpoint(noisy, batch[0], use_reentrant=False), batch[1])
+
+
 # What is computed late, so that a trial does not see it
 
 
@@ -229,4 +248,12 @@ def with_others(module):
 def logs_a_penalty_of_what_no_optimizer_holds(self, batch):
     penalty = sum(p.square().sum() * (2 if p.requires_grad else 1) for p in self.others.parameters())
     self.log("penalty", after_some(self, penalty))
+    return loss_of(self, batch)
+
+
+@step(FUSED)
+def logs_remainders_of_large_numbers(self, batch):
+    large = 1e3 * (1e3 + batch[0].abs())
+    self.log("most", torch.remainder(large, 2 * torch.pi).amax())
+    self.log("least", (large % -7.0).amin())
     return loss_of(self, batch)

@@ -65,6 +65,17 @@ def fast_tanh(x: Tensor) -> Tensor:
     return torch.where(x.abs() > TANH_IS_ONE, x.sign(), value)
 
 
+def remainder(x: Any, y: Any) -> Any:
+    """The remainder of a division, of the sign of y; inductor's, x - floor(x / y) * y, may reach y where x is large."""
+    if not any(isinstance(each, Tensor) and each.is_floating_point() for each in (x, y)):
+        return NotImplemented
+    x, y = (
+        each if isinstance(each, Tensor) else torch.tensor(each, dtype=other.dtype) for each, other in ((x, y), (y, x))
+    )
+    value = torch.fmod(x, y)
+    return torch.where((value != 0) & ((value < 0) != (y < 0)), value + y, value)
+
+
 def add_product(x: Tensor, y: Any, *, alpha: Any = 1) -> Tensor:
     """x + alpha * y; inductor drops `alpha` where it makes one matrix product of a product and a sum."""
     return NotImplemented if alpha == 1 else x + y * alpha
@@ -163,6 +174,8 @@ def _record(update: Callable[..., None], inputs: list[Tensor]) -> Recording:
         table.pop(op, None)
     table[torch.ops.aten.tanh.default] = fast_tanh
     table[torch.ops.aten.bernoulli.p] = lambda like, p, generator=None: torch.ops.multistep.bernoulli(like, p)
+    for overload in ("Tensor", "Scalar", "Scalar_Tensor"):
+        table[getattr(torch.ops.aten.remainder, overload)] = remainder
     table[torch.ops.aten.add.Tensor] = add_product
     table[torch.ops.aten.sub.Tensor] = subtract_product
     with torch.no_grad(), recorded_kernels(), _mended():
