@@ -71,9 +71,7 @@ class Outcome:
     tensors: dict[str, Tensor]
     outputs: list[Tensor]
     captured: Captured
-    renewed: set[str] = field(
-        default_factory=set
-    )  # buffers and state that are other tensors then, not changed in place
+    renewed: set[str] = field(default_factory=set)  # buffers and state that were assigned, not changed in place
 
 
 def _perform(module: LightningModule, optimizer: Optimizer, rule: Rule, batch: Any, number: int) -> Captured:
