@@ -152,6 +152,7 @@ class Recorder:
     def _drop_what_is_gone(self) -> None:
         """Leaves out objects that the update has made itself, which nobody else holds, and then what those held."""
         count = 0
+        self._looked.clear()
         while count != (count := len(self._places)):
             for key, place in list(self._places.items()):
                 if place.key is None and sys.getrefcount(place.space) - self._held[key] <= NOBODY:

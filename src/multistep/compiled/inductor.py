@@ -1,6 +1,7 @@
 """Compiling an update: traced to a graph, its kernels written by inductor, its loop written here, all built by g++."""
 
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._inductor.decomposition import select_decomp_table
 from torch._inductor.exc import CppCompileError
 from torch._inductor.fx_passes import joint_graph
+from torch._inductor.pattern_matcher import ReplacementPatternEntry
 from torch._inductor.scheduler import SchedulerNode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
@@ -203,6 +205,7 @@ def _mended() -> Iterator[None]:
     are looked for, which no update has, since that takes 0.3 s, and one that reads `x[torch.randperm(n)]` would fail.
     """
     original = SchedulerNode.recompute_size_and_body, joint_graph.lazy_init
+    known = [(each, each.patterns) for each in joint_graph.pass_patterns]
 
     def recompute(self: SchedulerNode, *args: Any, **kwargs: Any) -> None:
         original[0](self, *args, **kwargs)
@@ -210,10 +213,15 @@ def _mended() -> Iterator[None]:
 
     SchedulerNode.recompute_size_and_body = recompute  # type: ignore[method-assign]
     joint_graph.lazy_init = lambda *_: None
+    for each, patterns in known:  # which another compilation may have looked for before
+        others = {k: [e for e in v if not isinstance(e, ReplacementPatternEntry)] for k, v in patterns.items()}
+        each.patterns = defaultdict(list, others)
     try:
         yield
     finally:
         SchedulerNode.recompute_size_and_body, joint_graph.lazy_init = original  # type: ignore[method-assign]
+        for each, patterns in known:
+            each.patterns = patterns
 
 
 class _CheckedClasses(TorchFunctionMode):
