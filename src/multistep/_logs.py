@@ -27,13 +27,15 @@ class QuickLog:
 
     Args:
         module: whose `log` it stands for, in its `training_step`.
+
+    Attributes:
         noted: where to keep the numbers by name, each (1,); None where nobody asks for them.
     """
 
-    def __init__(self, module: LightningModule, noted: dict[str, list[Tensor]] | None) -> None:
+    def __init__(self, module: LightningModule) -> None:
         self._module = module
         self._log = module.log
-        self.noted = noted
+        self.noted: dict[str, list[Tensor]] | None = None
         self._is_lightnings = type(module).log is LightningModule.log
         self._known: set[Any] = set()
 
@@ -86,7 +88,7 @@ class Replay:
     def __init__(self, module: LightningModule, captured: Captured) -> None:
         self._module = module
         self._captured = captured
-        self._log_again = QuickLog(module, None)
+        self._log_again = QuickLog(module)
         self._at_once: dict[str, bool] = {}  # by metric, whether many minibatches can be given as one
 
     def rehearse(self, outputs: Sequence[Tensor]) -> None:

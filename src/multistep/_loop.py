@@ -80,7 +80,7 @@ class StepLoop(_AutomaticOptimization):
         if not self._choice.decided:
             expected = self._choice.expected(batch)
             self._choice.decide(batch)
-        elif self._choice.engine and not (self._is_renewed and not self._owner.others_are_called(self.trainer)):
+        elif self._choice.engine and (not self._is_renewed or self._owner.others_are_called(self.trainer)):
             self._choice.renew(batch)  # in a chunk of one minibatch, or after somebody has begun it
         self._is_renewed = False
         tensors = None
@@ -167,7 +167,7 @@ class StepLoop(_AutomaticOptimization):
         """Within, the module logs quickly; its numbers are noted where a hook may ask for them."""
         module: Any = self.trainer.lightning_module
         if self._log is None:
-            self._log = QuickLog(module, None)
+            self._log = QuickLog(module)
         self._log.noted = self._chunk.logged if self._owner.others_are_called(self.trainer) else None
         if "log" in module.__dict__:  # somebody's own
             yield

@@ -92,7 +92,7 @@ class Recorder:
             for value in shared:
                 held = vars(value) if isinstance(value, types.FunctionType) else value
                 self._meet(Place(f"the {type(value).__name__} that {whose}", held), needed=True)
-            self._shared = [*self._places]
+            self._shared = set(self._places)
             for child in module.modules():
                 if not isinstance(child, (Metric, MetricCollection)):
                     self._meet_class(type(child))
@@ -107,7 +107,7 @@ class Recorder:
     @property
     def shared(self) -> list[Place]:
         """What the copies have in common with what they are copies of, which its attributes lead to as well."""
-        return [self._places[key] for key in self._shared if key in self._places]
+        return [place for key, place in self._places.items() if key in self._shared]
 
     def run(self, perform: Callable[[], None]) -> None:
         """Performs an update, and undoes what it changes outside of the copies.

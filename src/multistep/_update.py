@@ -86,7 +86,6 @@ class TracedUpdate:
         self._structured = str(self._structure)
         self._places = [*places_of(module, dict(module.named_parameters()), "_parameters")]
         self._places += places_of(module, dict(module.named_buffers()), "_buffers")
-        self._buffer_names = [name for name, _ in module.named_buffers(remove_duplicate=False)]
         self._parts, self._buffers = _parts_of(module), _buffers_of(module)
         self.captured: Captured | None = None  # of the last trace
 
@@ -105,10 +104,9 @@ class TracedUpdate:
         """
         if not names:
             return
-        copies: dict[int, Tensor] = {}
-        buffers = [
-            (f"buffer {name}", *next(places_of(self._module, [name], "_buffers"))) for name in self._buffer_names
-        ]
+        own = [name for name, _ in self._module.named_buffers()]
+        places = places_of(self._module, own, "_buffers")
+        buffers = [(f"buffer {name}", *place) for name, place in zip(own, places, strict=True)]
         kept = [
             (f"{key} of {name}", self._optimizer.state[parameter], key)
             for parameter, name in self._names.items()
@@ -116,7 +114,7 @@ class TracedUpdate:
         ]
         for name, space, key in [*buffers, *kept]:
             if name in names:
-                space[key] = copies.setdefault(id(space[key]), space[key].clone())
+                space[key] = space[key].clone()
 
     def named_state(self) -> dict[str, Tensor]:
         """Returns those of the module and the optimizer by name."""
