@@ -23,7 +23,7 @@ from torch.optim import Optimizer, lr_scheduler
 
 from multistep import EngineUnavailableError, MultiStep
 from ngram_mlp import MLP, NGramDataModule
-from ngram_mlp.callbacks import boards
+from ngram_mlp.callbacks import media_loggers
 from runlab import UserError
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "lightning.md"
@@ -259,10 +259,10 @@ def way_of_option(name: str, corpus: str) -> str:
 
 def shown_by(name: str) -> str:
     """What reaches a logger."""
-    board = next((own for kind, own in boards.KINDS.items() if issubclass(getattr(loggers, name), kind)), None)
-    if board is None:
+    kind = next((own for kind, own in media_loggers.KINDS.items() if issubclass(getattr(loggers, name), kind)), None)
+    if kind is None:
         return "numbers, hyperparameters"
-    return f"numbers, hyperparameters,{'' if board is boards.MLflow else ' histograms,'} figures, texts"
+    return f"numbers, hyperparameters,{'' if kind is media_loggers.MLflow else ' histograms,'} figures, texts"
 
 
 def optimizer_of(name: str) -> Callable[[Any], Optimizer]:

@@ -21,7 +21,7 @@ from multistep._own_schedules import OwnSchedules
 from multistep._reach import has_hooks, reads_gradients, shared_places
 from multistep._schedules import changes_more_than_the_learning_rate
 from multistep._signals import deferring_signals
-from multistep._step import Rule, rehearse
+from multistep._step import Rule, perform_on_copies
 
 CHECKED_EVERY = 10_000  # updates after which compiled ones are compared with the module's own step again
 FEW = 50  # updates, which take less time than it takes to find out what compiling would cost
@@ -103,7 +103,7 @@ class Choice:
         with suppress(Exception):  # each is reported when it is compiled
             context, random_state = trainer.precision_plugin.train_step_context, torch.get_rng_state()
             module, optimizer = trainer.lightning_module, trainer.optimizers[0]
-            return rehearse(module, optimizer, Rule.of(trainer), batch, context, 1, random_state)[1]
+            return perform_on_copies(module, optimizer, Rule.of(trainer), batch, context, 1, random_state)[1]
         return None
 
     def compare_first(self, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -159,7 +159,7 @@ class Choice:
         engine.compile(self._owner.candidates(trainer, batch))
         self._owner.note_threads()
         self.replay = Replay(trainer.lightning_module, engine.captured)
-        self.replay.rehearse(engine.trial_outputs())
+        self.replay.update_copies(engine.trial_outputs())
         self.schedules = OwnSchedules(trainer, engine)
         self._precision = trainer.precision_plugin
         self._read_data(engine)

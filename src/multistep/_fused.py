@@ -20,7 +20,7 @@ from multistep._guards import guarded, surroundings
 from multistep._optimizers import plain_step
 from multistep._origins import sources_of
 from multistep._signals import abandoned_by_signals
-from multistep._step import Outcome, Reference, Rule, gradients_on_a_copy, rehearse
+from multistep._step import Outcome, Reference, Rule, gradients_on_a_copy, perform_on_copies
 from multistep._threads import use_fastest
 from multistep._tree import flatten, is_simple
 from multistep._undo import Place
@@ -85,7 +85,7 @@ class FusedEngine:
             devices = {tensor.device.type for tensor in self._update.state()} | {t[2].type for t in self.layout.tensors}
             if devices != {"cpu"}:
                 raise CannotFuseError(f"it compiles for the CPU only, this is {', '.join(sorted(devices - {'cpu'}))}")
-            self._watch, outcome = rehearse(module, optimizer, rule, batch, context, rule.accumulate)
+            self._watch, outcome = perform_on_copies(module, optimizer, rule, batch, context, rule.accumulate)
             self._receiving = outcome.keys()  # the parameters that a gradient reaches
             self._description = self._describe()
             self._trial = self._reference(TRIAL_UPDATES)

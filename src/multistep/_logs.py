@@ -91,7 +91,7 @@ class Replay:
         self._log_again = QuickLog(module)
         self._at_once: dict[str, bool] = {}  # by metric, whether many minibatches can be given as one
 
-    def rehearse(self, outputs: Sequence[Tensor]) -> None:
+    def update_copies(self, outputs: Sequence[Tensor]) -> None:
         """Gives copies of the metrics one minibatch; raises a CannotFuseError where they may not come after a chunk."""
         rest = iter(outputs[1:])
         for log in self._captured.logs:

@@ -113,7 +113,7 @@ def _nodes_of(loss: Tensor) -> set[Any]:
     return seen
 
 
-def rehearse(
+def perform_on_copies(
     module: LightningModule,
     optimizer: Optimizer,
     rule: Rule,

@@ -19,7 +19,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import backend_context, metadata
 
-from ngram_mlp.callbacks.boards import boards
+from ngram_mlp.callbacks.media_loggers import media_loggers
 from tests.cli.folders import scalars
 
 OPTIONS = ("--trainer.max_steps", "21", "--model.n_hidden", "20", "--trainer.val_check_interval", "10")
@@ -222,7 +222,7 @@ def test_mlflow_gets_everything(libraries, run_train):
 
 def test_a_subclass_of_a_logger_is_as_good(tmp_path):
     logger = type("Renamed", (TensorBoardLogger,), {})(tmp_path)
-    assert [type(board).__name__ for board in boards([logger, OwnLogger()])] == ["TensorBoard"]
+    assert [type(one).__name__ for one in media_loggers([logger, OwnLogger()])] == ["TensorBoard"]
 
 
 def test_a_run_with_tensorboard_imports_neither_wandb_nor_mlflow(run_train, monkeypatch):

@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 from ngram_mlp.diagnostics.statistics import (
+    baseline_saturation,
     dead,
     is_nonlinearity,
     log10_ratio,
     mean_and_std,
     saturated,
-    saturated_by_nature,
 )
 
 
@@ -36,8 +36,8 @@ def test_other_non_linearities_are_saturated_where_their_slope_is_as_small():
 def test_what_a_normal_input_saturates():
     # P(abs(z) > atanh(0.97)) of a standard normal z
     expected = math.erfc(math.atanh(0.97) / math.sqrt(2))
-    assert saturated_by_nature(nn.Tanh()) == pytest.approx(expected, abs=1e-3)
-    assert saturated_by_nature(nn.ReLU()) == pytest.approx(0.5, abs=1e-3)
+    assert baseline_saturation(nn.Tanh()) == pytest.approx(expected, abs=1e-3)
+    assert baseline_saturation(nn.ReLU()) == pytest.approx(0.5, abs=1e-3)
 
 
 def test_a_unit_is_dead_that_is_saturated_for_every_example():

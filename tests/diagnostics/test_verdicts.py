@@ -18,9 +18,9 @@ from ngram_mlp.diagnostics.final_verdicts import judge_training
 from ngram_mlp.diagnostics.initial_verdicts import (
     Budget,
     arguments_of,
+    evenly_spaced,
     judge_initialization,
     judge_model,
-    spread,
 )
 from ngram_mlp.diagnostics.snapshot import take_snapshot
 from ngram_mlp.diagnostics.trial import clipping, try_updates
@@ -233,10 +233,10 @@ def test_weights_that_are_all_zero_are_named_and_not_their_learning_rate(data):
 
 
 def test_examples_are_spread_over_the_split(data):
-    contexts, targets = spread(data.splits["train"], 50)
+    contexts, targets = evenly_spaced(data.splits["train"], 50)
     assert len(contexts) == len(targets) == 50
     assert contexts[-1].equal(data.splits["train"].contexts[-1].long())
-    assert len(spread(data.splits["val"], 10**9)[0]) == len(data.splits["val"])
+    assert len(evenly_spaced(data.splits["val"], 10**9)[0]) == len(data.splits["val"])
 
 
 def test_counting_is_what_it_is_word_by_word(data):

@@ -10,7 +10,7 @@ import numpy as np
 from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
-from ngram_mlp.callbacks.boards import TensorBoard, boards
+from ngram_mlp.callbacks.media_loggers import TensorBoard, media_loggers
 from runlab import updates_of
 
 if TYPE_CHECKING:  # both are slow to import, and a run without figures needs neither
@@ -56,12 +56,12 @@ class Recorder:
         self.update = update
         self.is_first_process = trainer.is_global_zero  # the one that prints and writes
         self.trainer = trainer
-        self._boards = boards(trainer.loggers) if self.is_first_process else []
+        self._media = media_loggers(trainer.loggers) if self.is_first_process else []
 
     @property
     def writers(self) -> "list[SummaryWriter]":
         """TensorBoard's writers, for what no other logger has; none on any process but the first."""
-        return [board.logger.experiment for board in self._boards if isinstance(board, TensorBoard)]
+        return [logger.logger.experiment for logger in self._media if isinstance(logger, TensorBoard)]
 
     @property
     def updates(self) -> int:
@@ -71,7 +71,7 @@ class Recorder:
     @property
     def _folder(self) -> Path:
         # Not `trainer.log_dir`, which all processes have to ask for at the same time.
-        folders = [board.logger.log_dir for board in self._boards if isinstance(board, TensorBoard)]
+        folders = [logger.logger.log_dir for logger in self._media if isinstance(logger, TensorBoard)]
         return Path(*folders[:1] or [self.trainer.default_root_dir])
 
     def numbers(self, values: Mapping[str, float]) -> None:
@@ -84,8 +84,8 @@ class Recorder:
         """Shows a histogram of the finite values."""
         x = values.detach().float().cpu().flatten().numpy()
         x = x[np.isfinite(x)]
-        for board in self._boards if len(x) else ():
-            board.histogram(tag, x, self.update)
+        for logger in self._media if len(x) else ():
+            logger.histogram(tag, x, self.update)
 
     def figure(self, name: str, figure: "Figure") -> None:
         """Shows a figure, and draws it as NAME.png into the folder `figures` of the run."""
@@ -97,8 +97,8 @@ class Recorder:
             figure.text(0.995, 0.005, run, **small)
             png, height, width = draw(figure)
             self.file(f"figures/{name}.png", png)
-            for board in self._boards:
-                board.figure(name, png, (height, width), self.update)
+            for logger in self._media:
+                logger.figure(name, png, (height, width), self.update)
 
     def file(self, name: str, content: str | bytes) -> None:
         """Writes a file into the run's folder."""
@@ -109,5 +109,5 @@ class Recorder:
 
     def text(self, tag: str, markdown: str) -> None:
         """Shows a text."""
-        for board in self._boards:
-            board.text(tag, markdown, self.update)
+        for logger in self._media:
+            logger.text(tag, markdown, self.update)

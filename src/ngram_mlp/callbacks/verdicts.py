@@ -18,7 +18,13 @@ from ngram_mlp.callbacks.recorder import Recorder, among
 from ngram_mlp.data import NGramDataModule
 from ngram_mlp.diagnostics.counting import counted_losses
 from ngram_mlp.diagnostics.final_verdicts import judge_training
-from ngram_mlp.diagnostics.initial_verdicts import arguments_of, enough_of, judge_initialization, judge_model, spread
+from ngram_mlp.diagnostics.initial_verdicts import (
+    arguments_of,
+    enough_of,
+    evenly_spaced,
+    judge_initialization,
+    judge_model,
+)
 from ngram_mlp.diagnostics.snapshot import Snapshot, take_snapshot, update_ratio
 from ngram_mlp.diagnostics.statistics import SATURATION
 from ngram_mlp.diagnostics.trial import clipping
@@ -111,7 +117,7 @@ class TrainingVerdicts(Quantity):
         vocab_size, split = len(data.vocabulary), data.splits["val" if validates else "train"]
         counted = {"guessing": math.log(vocab_size)} | counted_losses(data.splits["train"], split, vocab_size)
         with evaluation_mode(model.network):
-            contexts, targets = (x.to(model.device) for x in spread(data.splits["train"], enough_of(vocab_size)))
+            contexts, targets = (x.to(model.device) for x in evenly_spaced(data.splits["train"], enough_of(vocab_size)))
             snapshot = take_snapshot(model.network, contexts, targets, trainer.global_step)
         evidence = (losses.all, metrics, counted, self._ratios, snapshot)
         verdicts = judge_training(*evidence, arguments_of(model), self.saturation)

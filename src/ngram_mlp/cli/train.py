@@ -53,7 +53,7 @@ def main(default_config: Path, args: Sequence[str] | None = None) -> None:
             if not rank():
                 _report(cli, run, console)
         except BaseException as error:
-            _leave(run, console, error)
+            _report_interruption(run, console, error)
             raise_if_another_has_ended(error)
             _refuse_mistakes(run, error)
             raise
@@ -151,7 +151,7 @@ def _where_to_look(logger: Any) -> str:
     return f"{type(logger).__name__} {place}" if place else ""
 
 
-def _leave(run: Run, console: Console, error: BaseException) -> None:
+def _report_interruption(run: Run, console: Console, error: BaseException) -> None:
     """Says how an interrupted run is resumed, and turns what ended it into one line where it was no bug."""
     last = run.folder / LAST
     if run.is_new and not last.exists() and not len(run.losses):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ngram_mlp.data import NGramDataModule, NGrams
 from ngram_mlp.diagnostics.snapshot import LayerSnapshot, Snapshot, take_snapshot
-from ngram_mlp.diagnostics.statistics import SATURATION, dead, mean_and_std, saturated, saturated_by_nature
+from ngram_mlp.diagnostics.statistics import SATURATION, baseline_saturation, dead, mean_and_std, saturated
 from ngram_mlp.diagnostics.trial import UPDATES, Trial, try_updates
 from ngram_mlp.diagnostics.verdicts import Remedy, Rule, Verdict
 from ngram_mlp.models import LanguageModel
@@ -97,7 +97,7 @@ def judge_model(
         saturation: the abs(tanh) above which a unit is saturated.
     """
     train, device = data.splits["train"], next(model.parameters()).device
-    contexts, targets = (x.to(device) for x in spread(train, enough_of(len(data.tokenizer))))
+    contexts, targets = (x.to(device) for x in evenly_spaced(train, enough_of(len(data.tokenizer))))
     snapshot = take_snapshot(model.network, contexts, targets)
     configured = model.configure_optimizers()
     optimizer = configured["optimizer"] if isinstance(configured, dict) else None
@@ -149,9 +149,9 @@ def judge_units(
     """Verdicts on the saturated cells, by this rule, and on the dead units of the non-linearities."""
     masks = {name: saturated(layer.module, layer.input, saturation) for name, layer in layers.items()}
     shares = {name: mask.float().mean().item() for name, mask in masks.items()}
-    by_nature = {name: saturated_by_nature(layer.module, saturation) for name, layer in layers.items()}
-    name, excess = _largest({name: share - by_nature[name] for name, share in shares.items()})
-    finding = f"{shares[name]:.0%} of the cells of {name}, where a normal input gives {by_nature[name]:.0%}"
+    baseline = {name: baseline_saturation(layer.module, saturation) for name, layer in layers.items()}
+    name, excess = _largest({name: share - baseline[name] for name, share in shares.items()})
+    finding = f"{shares[name]:.0%} of the cells of {name}, where a normal input gives {baseline[name]:.0%}"
     verdict = rule.verdict(shares[name], finding, excess, arguments)
     name, share = _largest({name: dead(mask).float().mean().item() for name, mask in masks.items()})
     return [verdict, DEAD.verdict(share, f"{share:.1%} of {name}", share, arguments)]
@@ -167,7 +167,7 @@ def enough_of(vocab_size: int) -> int:
     return min(EXAMPLES, LARGEST_LOGITS // vocab_size + 1)
 
 
-def spread(ngrams: NGrams, count: int) -> tuple[Tensor, Tensor]:
+def evenly_spaced(ngrams: NGrams, count: int) -> tuple[Tensor, Tensor]:
     """So many contexts and targets at equal distances from each other, in int64; all where there are fewer."""
     some = ngrams.some(count)
     return some.contexts.long(), some.targets.long()

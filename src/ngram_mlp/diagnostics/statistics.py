@@ -37,7 +37,7 @@ def saturated(nonlinearity: nn.Module, x: Tensor, threshold: float = SATURATION)
     return slope.abs() < 1 - threshold**2
 
 
-def saturated_by_nature(nonlinearity: nn.Module, threshold: float = SATURATION) -> float:
+def baseline_saturation(nonlinearity: nn.Module, threshold: float = SATURATION) -> float:
     """The saturated fraction for a standard normal input: 4 % of a tanh, half of a ReLU."""
     z = torch.linspace(-5, 5, 4_001)
     parameter = next(nonlinearity.parameters(), z)

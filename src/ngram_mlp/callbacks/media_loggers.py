@@ -16,7 +16,7 @@ HISTOGRAM_BINS = 50
 Array = np.ndarray[Any, Any]
 
 
-class Board(ABC):
+class MediaLogger(ABC):
     """A logger that shows more than numbers.
 
     Args:
@@ -39,7 +39,7 @@ class Board(ABC):
         """Shows a text."""
 
 
-class TensorBoard(Board):
+class TensorBoard(MediaLogger):
     """Images, histograms and texts, each with a page of its own."""
 
     def figure(self, name: str, png: bytes, size: tuple[int, int], update: int) -> None:
@@ -59,7 +59,7 @@ class TensorBoard(Board):
         self.logger.experiment.add_text(tag, markdown, update)
 
 
-class WeightsAndBiases(Board):
+class WeightsAndBiases(MediaLogger):
     """Images, histograms and texts over `trainer/global_step`, the axis on which Lightning's logger puts numbers.
 
     W&B's own step counts calls.
@@ -81,7 +81,7 @@ class WeightsAndBiases(Board):
         self.logger.log_metrics({tag: wandb.Html(f"<pre>{html.escape(markdown)}</pre>")}, step=update)
 
 
-class MLflow(Board):
+class MLflow(MediaLogger):
     """Images over steps, and texts as files among the run's artifacts; MLflow has no histograms."""
 
     def figure(self, name: str, png: bytes, size: tuple[int, int], update: int) -> None:
@@ -94,16 +94,16 @@ class MLflow(Board):
         self.logger.experiment.log_text(self.logger.run_id, markdown, f"texts/{tag}/{update}.md")
 
 
-KINDS: dict[type[Logger], type[Board]] = {
+KINDS: dict[type[Logger], type[MediaLogger]] = {
     TensorBoardLogger: TensorBoard,
     WandbLogger: WeightsAndBiases,
     MLFlowLogger: MLflow,
 }
 
 
-def boards(loggers: Iterable[Logger]) -> list[Board]:
-    """The boards among the loggers; a user's subclass of one is as good."""
-    return [board(logger) for logger in loggers for kind, board in KINDS.items() if isinstance(logger, kind)]
+def media_loggers(loggers: Iterable[Logger]) -> list[MediaLogger]:
+    """Returns those of the loggers that show more than numbers; a user's subclass of one counts."""
+    return [shown(logger) for logger in loggers for kind, shown in KINDS.items() if isinstance(logger, kind)]
 
 
 def _pixels(png: bytes) -> Any:
