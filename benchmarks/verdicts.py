@@ -173,7 +173,7 @@ def _write_csv(cases: Iterable[Case]) -> None:
 
 def _tables(cases: Sequence[Case]) -> list[str]:
     parts = {f"first {CHOSEN}": cases[:CHOSEN], f"other {HELD_OUT}": cases[CHOSEN:]}
-    return [_summary(parts), _by_verdict(parts), *_exceptions(cases), _afterwards(parts)]
+    return [_summary(parts), _by_verdict(parts), _afterwards(parts)]
 
 
 def _summary(parts: Mapping[str, Sequence[Case]]) -> str:
@@ -207,41 +207,6 @@ def _by_verdict(parts: Mapping[str, Sequence[Case]]) -> str:
             if any(not cell.endswith(" 0") for cell in cells):
                 rows.append([about, level, *cells])
     return _table(["verdict", "level", *(f"right, {name}" for name in parts)], rows)
-
-
-def _exceptions(cases: Sequence[Case]) -> list[str]:
-    misses = [case for case in cases if case.ends_badly and case.level == "ok"]
-    alarms = [case for case in cases if case.level == "bad" and not case.is_worse and case.remedied is not None]
-    texts = []
-    for title, those in (("Misses", misses), ("False alarms", alarms)):
-        lines = []
-        for case in those:
-            n = case.network
-            why = ", ".join(verdict.about for verdict in case.before if verdict.level == "bad")
-            lines.append(
-                [
-                    n.name,
-                    f"{n.size[0]} x {n.size[1]}",
-                    f"{n.activation}, {n.norm}",
-                    f"{n.optimizer} {n.lr:g}",
-                    str(n.batch_size),
-                    why,
-                    f"{case.val:.3f}",
-                    f"{case.excess:.3f}",
-                ]
-            )
-        headings = [
-            "network",
-            "layers",
-            "activation, norm",
-            "optimizer",
-            "minibatch",
-            "called bad",
-            "val",
-            "above the best",
-        ]
-        texts.append(f"{title}:\n\n{_table(headings, lines)}" if lines else f"{title}: none.")
-    return texts
 
 
 def _afterwards(parts: Mapping[str, Sequence[Case]]) -> str:

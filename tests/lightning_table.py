@@ -237,7 +237,7 @@ def way(corpus: str, options: dict[str, Any], **arguments: Any) -> str:
     try:
         _, engine = trained(corpus, options, **arguments)
     except (UserError, EngineUnavailableError) as error:
-        return f"refused: {error}"
+        return refused(error)
     if engine is None:
         return "trains nothing"
     return "update by update" if engine == "lightning" else CHUNKS
@@ -250,7 +250,12 @@ def way_of_callback(name: str, corpus: str) -> str:
     try:
         return way(corpus, options)
     except (AttributeError, MisconfigurationException) as error:  # Lightning's own; `train.py` has it in a line
-        return f"refused: {error}"
+        return refused(error)
+
+
+def refused(error: Exception) -> str:
+    """The first sentence of what was said."""
+    return f"refused: {str(error).split('. ')[0].removesuffix('.')}"
 
 
 def way_of_option(name: str, corpus: str) -> str:
@@ -287,9 +292,9 @@ def rows(kind: str, corpus: str) -> list[str]:
             cells[name] = way(corpus, {}, optimizer=optimizer_of(name)), NOTES_OF_OPTIMIZERS.get(name, "")
         else:
             cells[name] = way(corpus, {}, optimizer=sgd, lr_scheduler=SCHEDULES[name]), NOTES_OF_SCHEDULES.get(name, "")
-    plain = [name for name, cell in cells.items() if cell == (CHUNKS, "")]
-    told = [f"| `{name}` | {' | '.join(cell)} |" for name, cell in cells.items() if name not in plain]
-    return told + ([f"| {', '.join(f'`{name}`' for name in plain)} | {CHUNKS} | |"] if plain else [])
+    said = {name: "; ".join(part for part in cell if part not in ("", CHUNKS)) for name, cell in cells.items()}
+    plain = ", ".join(f"`{name}`" for name, text in said.items() if not text)
+    return [f"| `{name}` | {text} |" for name, text in said.items() if text] + ([f"| {plain} | |"] if plain else [])
 
 
 def rows_in_document(kind: str) -> list[str]:
