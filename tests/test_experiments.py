@@ -67,6 +67,7 @@ def test_the_fast_preset_does_everything_once(run_train):
     assert (folder / "checkpoints" / "last.ckpt").exists()
 
 
+@pytest.mark.slow
 def test_the_overfitting_preset_comes_close_to_what_its_words_leave_uncertain(run_train, monkeypatch, tmp_path):
     monkeypatch.chdir(PROJECT)
     folder, _ = run_train(

@@ -60,6 +60,7 @@ def test_a_first_run_in_python_shows_verdicts_and_nothing_of_lightnings(tmp_path
     assert "test/loss" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_python_that_is_shown_has_types_that_fit(tmp_path):
     shown = [
         code for path in DOCUMENTS for code in re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.DOTALL)

@@ -118,7 +118,7 @@ def test_a_signal_ends_a_run_with_its_state_and_the_command_to_go_on(
     [
         (LanguageModel, "on_validation_epoch_start"),
         (LanguageModel, "training_step"),
-        (callbacks.Inspect, "on_train_end"),
+        pytest.param(callbacks.Inspect, "on_train_end", marks=pytest.mark.slow),
     ],
     ids=["in the last validation", "in a long minibatch", "when it is over"],
 )
@@ -191,7 +191,11 @@ def test_a_disk_that_fills_up_spares_the_checkpoint_before(whole, tmp_path, corp
 
 
 @pytest.mark.parametrize(
-    "name", ["config.yaml", "last.ckpt", "best-150.ckpt", "losses.npy", "metrics.json", "samples.txt"]
+    "name",
+    [
+        *("config.yaml", "last.ckpt", "best-150.ckpt", "metrics.json"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("losses.npy", "samples.txt")),
+    ],
 )
 def test_a_disk_that_is_full_for_one_file_names_it(name, run_train, fails, tmp_path, monkeypatch):
     replace = os.replace

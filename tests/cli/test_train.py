@@ -243,7 +243,7 @@ def test_the_command_replays_a_notebook_from_one_generator_names_included(run_tr
 
 @pytest.mark.parametrize(
     ("saved_at", "engine"),
-    [(600, "eager"), (1000, "eager"), pytest.param(600, "fused", marks=pytest.mark.slow)],
+    [(600, "eager"), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1000, "eager"), (600, "fused")))],
     ids=["between validations", "at a validation", "between validations, fused"],
 )
 def test_a_checkpoint_from_the_middle_of_a_run_goes_on_to_the_same_bits(
@@ -343,7 +343,7 @@ def test_a_text_is_trained_on_sampled_judged_and_resumed(run_train, tmp_path, ca
     assert run_train("--ckpt_path", "last", "--trainer.max_steps", "320")[0] == folder
 
 
-@pytest.mark.parametrize("unit", ["line", "text"])
+@pytest.mark.parametrize("unit", [pytest.param("line", marks=pytest.mark.slow), "text"])
 def test_words_are_trained_on_sampled_judged_evaluated_and_resumed(unit, run_train, tmp_path, capsys):
     verses = "In the beginning was the word.\nThe word was with him, and he knew -- not all of it!\nOnce: a rare one.\n"
     (tmp_path / "prose.txt").write_text(verses * 30 + "Once, rarely\n")

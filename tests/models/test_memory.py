@@ -25,7 +25,7 @@ print(1024 * (peak() - before))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there a process tells its peak")
-@pytest.mark.parametrize("variant", [MLP, BatchNormMLP])
+@pytest.mark.parametrize("variant", [pytest.param(MLP, marks=pytest.mark.slow), BatchNormMLP])
 def test_the_memory_of_an_update_is_known_before_it_is_taken(variant: type[LanguageModel]) -> None:
     told = bytes_of_an_update(variant(CHARACTERS, block_size=3), 100_000)
     code = MEASURED.format(name=variant.__name__, characters=CHARACTERS)

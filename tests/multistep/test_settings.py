@@ -50,6 +50,16 @@ LONG = (
     "a sampler that draws and dropout",
     "a batch sampler that draws and dropout",
     "a loader that draws from the default generator and dropout",
+    "data that change what the step reads",
+    "a level of a logger",
+    "a change of a metric's attribute",
+    "a buffer that is set late",
+    "items with other keys",
+    "data of another precision",
+    "a rate by weights",
+    "freezing between epochs of one minibatch",
+    "accumulation that ends with an odd minibatch",
+    "a change at the end",
 )
 
 
