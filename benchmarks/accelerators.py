@@ -1,7 +1,7 @@
-"""From which size of network on a GPU pays: `python benchmarks/accelerators.py`, on a machine that has one.
+"""Measures the network size from which a GPU pays: `python benchmarks/accelerators.py`, on a machine with a GPU.
 
-Prints the microseconds of an update by the eager engine on the CPU and on the GPU, and by the fused engine, for
-networks and minibatches of growing size, with the number that the template's choice of an accelerator decides by.
+Prints the microseconds per update of the eager engine on the CPU and on the GPU, and of the fused engine, for networks
+and minibatches of growing size, and their multiplications, by which the template chooses an accelerator.
 """
 
 import torch
@@ -10,7 +10,7 @@ from engines import microseconds
 from multistep import EngineUnavailableError
 from ngram_mlp import MLP, NGramDataModule
 
-# Units in each of the hidden layers, how many layers, and the examples in a minibatch.
+# Units in each hidden layer, hidden layers, examples in a minibatch.
 SIZES = ((200, 1, 32), (200, 3, 256), (300, 3, 256), (500, 3, 256), (1000, 3, 256), (1000, 3, 1024), (2000, 3, 1024))
 SECONDS = 3.0
 

@@ -1,4 +1,4 @@
-"""What an update costs by an engine of multistep, in a trainer of its own."""
+"""Measures the cost of an update by an engine of multistep, in a separate trainer."""
 
 import logging
 import time
@@ -14,7 +14,7 @@ from ngram_mlp.data import Minibatches, NGrams
 
 
 class Module(LightningModule):
-    """A network of contexts, trained by plain stochastic gradient descent."""
+    """A network of contexts, trained with plain stochastic gradient descent."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Module(LightningModule):
 
 
 class Until(Callback):
-    """Ends the training some seconds after its first call."""
+    """Ends training some seconds after its first tick; it ticks every so many updates."""
 
     def __init__(self, seconds: float, every: int) -> None:
         self.update_calls = Calls(after=(every,))
@@ -46,7 +46,7 @@ class Until(Callback):
 def microseconds(
     network: nn.Module, data: NGrams, batch_size: int, engine: str, seconds: float, accelerator: str = "cpu"
 ) -> float:
-    """Returns the microseconds of an update, the drawing of minibatches included; the first call is for warming up."""
+    """Returns the microseconds per update after a warm-up until the first tick; drawing minibatches is included."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     until = Until(seconds, max(2, min(1_000, 2**16 // batch_size)))

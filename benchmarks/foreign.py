@@ -1,7 +1,7 @@
-"""A LightningModule that knows nothing of this project, by one engine: `python foreign.py MODULE ENGINE UPDATES`.
+"""Times a LightningModule that knows nothing of this project, by one engine: `foreign.py MODULE ENGINE UPDATES`.
 
 ENGINE is one of multistep's, or `ordinary` for a trainer without its callback. The data are a
-`DataLoader(TensorDataset(...), 32, shuffle=True)`; an epoch has 2,000 updates, and the first one is start-up.
+`DataLoader(TensorDataset(...), 32, shuffle=True)`. An epoch has 2,000 updates; the first epoch counts as start-up.
 """
 
 import sys
@@ -36,7 +36,7 @@ class Tabular(LightningModule):
 
 
 class AutoEncoder(Tabular):
-    """An auto-encoder with Adam."""
+    """An auto-encoder with AdamW."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What an update costs in a notebook loop and by an engine: `growth.py PEER SECONDS SIZE ...`; sizes: sizes.py."""
+"""Measures the cost of an update in a notebook loop or by an engine: `growth.py PEER SECONDS SIZE ...` (sizes.py)."""
 
 import itertools
 import json
@@ -30,7 +30,7 @@ def network(n_hidden, n_layers, vocab_size):
 
 
 def notebook_loop(model, data, batch_size, seconds):
-    """Microseconds an update of a loop as in the notebooks, of parameters that are plain tensors."""
+    """Returns the microseconds per update of a loop as in the notebooks, with plain tensors as parameters."""
     table, output = model[0].weight, model[-1]
     layers = [(model[i].weight, model[i + 1]) for i in range(2, len(model) - 1, 3)]
     running = [(torch.zeros_like(norm.gain), torch.ones_like(norm.gain)) for _, norm in layers]
@@ -65,7 +65,7 @@ def main(peer, seconds, *networks):
         size = named(text)
         vocab_size, batch_size = size["vocab_size"], size["batch_size"]
         model = network(size["n_hidden"], size["n_layers"], vocab_size)
-        contexts = torch.randint(0, vocab_size, (EXAMPLES, T))  # what they say does not change the cost
+        contexts = torch.randint(0, vocab_size, (EXAMPLES, T))  # their values do not affect the cost
         data = NGrams(contexts, torch.randint(0, vocab_size, (EXAMPLES,)))
         if peer == "notebook":
             found = notebook_loop(model, data, batch_size, float(seconds))

@@ -1,4 +1,4 @@
-"""What an update costs in jax: prints microseconds for each of the networks given, as sizes.py writes them."""
+"""Measures the cost of an update in jax, in microseconds: `growth_jax.py SECONDS SIZE ...`, sizes as in sizes.py."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""The same network the way Lightning's documentation teaches it: DataLoader, automatic optimization, self.log."""
+"""Trains the same network as Lightning's documentation teaches: DataLoader, automatic optimization, self.log."""
 
 import random
 import sys

@@ -1,4 +1,4 @@
-"""The network of the benchmark in jax, as many hidden layers deep as asked, trained by `jax.lax.scan`."""
+"""Defines the benchmark's network in jax, with any number of hidden layers, and its training by `jax.lax.scan`."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ V, T, E = 27, 3, 10  # characters, block size, embedding
 
 
 def initial(rng, n_hidden, n_layers, vocab_size=V):
-    """Parameters and running statistics: what is carried from one update to the next."""
+    """Returns the parameters and running statistics that are carried from one update to the next."""
     widths = [T * E] + [n_hidden] * n_layers
     layers = [
         {

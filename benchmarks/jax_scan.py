@@ -1,4 +1,4 @@
-"""The same updates as `jax.lax.scan`s of 500 minibatches, compiled by `jax.jit`, in a script of its own."""
+"""Performs the same updates as `jax.lax.scan`s of 500 minibatches, compiled by `jax.jit`."""
 
 import random
 import sys

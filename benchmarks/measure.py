@@ -1,4 +1,4 @@
-"""The clock that all peers share, and the words that all train on."""
+"""Provides the clock that the peers share, and the words that they train on."""
 
 import json
 import math
@@ -15,21 +15,21 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 
 class Clock:
-    """Counts updates from the first on; what comes before it is start-up."""
+    """Measures updates from the first tick on; the time before it is start-up."""
 
     def __init__(self) -> None:
         self._first: tuple[float, int] | None = None
         self._elsewhere = 0.0
 
     def tick(self, updates: int) -> None:
-        """Called when `updates` updates are done, seldom; the first call ends the start-up."""
+        """Notes that `updates` updates are done. Called rarely; the first call ends the start-up."""
         now = time.perf_counter() - self._elsewhere
         if self._first is None:
             self._first, self.startup = (now, updates), time.time() - _process_start()
         self._last = (now, updates)
 
     def leave_out(self, seconds: float) -> None:
-        """Time spent on something that the peers do not do at all."""
+        """Leaves out time spent on something that the other peers do not do."""
         self._elsewhere += seconds
 
     def report(self) -> None:
@@ -41,12 +41,12 @@ class Clock:
 
 
 def words() -> list[str]:
-    """The notebooks' words where they are, else the shipped sample."""
+    """Returns the notebooks' words if the file is there, else the shipped sample."""
     names = PROJECT / "data" / "names.txt"
     sample = PROJECT / "src" / "ngram_mlp" / "data" / "sample_names.txt"
     return (names if names.exists() else sample).read_text(encoding="utf-8").splitlines()
 
 
 def _process_start() -> float:
-    """When this process began, in seconds since the epoch; the benchmark hands it on."""
+    """Returns the start time of this process in seconds since the epoch, which the benchmark passes on."""
     return float(os.environ["BENCHMARK_STARTED"])

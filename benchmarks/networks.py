@@ -1,4 +1,4 @@
-"""Networks with and without mistakes, drawn at random, for `verdicts.py`."""
+"""Draws networks with and without mistakes at random, for `verdicts.py`."""
 
 import random
 from collections.abc import Iterator, Mapping
@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 UPDATES = 20_000
-SIZES = [(1, 200, 10), (2, 100, 10), (5, 100, 10), (10, 50, 10)]  # hidden layers, their units, the embedding
+SIZES = [(1, 200, 10), (2, 100, 10), (5, 100, 10), (10, 50, 10)]  # hidden layers, units in each, embedding
 KAIMING = "normal * gain / sqrt(fan_in)"
 MISTAKES: dict[str, list[Any]] = {
     "hidden_weight": ["normal", "normal", "normal * 4 / sqrt(fan_in)", "normal * 0.01"],
     "output_weight": ["normal", "normal * 0.5", "normal * 3"],
-    "lr": [100, 30, 10, 3, 0.1, 0.03, 0.01, 0.001],  # times a rate that would do
+    "lr": [100, 30, 10, 3, 0.1, 0.03, 0.01, 0.001],  # times a suitable rate
     "batch_size": [2, 4, 512, 1024],
     "corpus": ["5000", "500"],  # words
     "hidden_bias": ["normal", "constant * -3", "normal * 5"],
@@ -43,11 +43,11 @@ class Network:
 
     @property
     def peers(self) -> tuple[Any, ...]:
-        """What those have in common with which it is compared."""
+        """The size and corpus: networks are compared if they share both."""
         return self.size, self.corpus
 
     def options(self, corpora: Mapping[str, Path]) -> tuple[str, ...]:
-        """The options of `train.py`."""
+        """Returns the options for `train.py`."""
         n_layers, n_hidden, n_embd = self.size
         updates = int(float(self.changes.get("max_steps", self.updates)))
         model = {
@@ -77,7 +77,7 @@ class Network:
 
 
 def drawn(number: int) -> Network:
-    """Network `number`: a size and a recipe that would do, in three of five cases with one mistake, in one with two."""
+    """Returns network `number`: a sound recipe, with one mistake in three of five cases, with two in one of five."""
     r = random.Random(number)
     size = r.choice(SIZES)
     recipe: dict[str, Any] = {
@@ -100,11 +100,11 @@ def drawn(number: int) -> Network:
 
 
 def references() -> Iterator[Network]:
-    """Recipes that would do, of each size on each corpus, so that it is known how well a network of it can end."""
+    """Yields sound recipes of each size on each corpus, which show how well such a network can end."""
     for corpus in ("names", "5000", "500"):
         for size in SIZES:
             name = f"reference_{corpus}_{size[0]}x{size[1]}"
             yield Network(f"{name}_sgd", size, corpus)
             yield Network(f"{name}_adamw", size, corpus, optimizer="AdamW", lr=0.002)
-            if corpus != "names":  # which would be learned by heart
+            if corpus != "names":  # a full run would overfit the small ones
                 yield Network(f"{name}_short", size, corpus, updates=2_000)

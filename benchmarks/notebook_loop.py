@@ -1,4 +1,4 @@
-"""The bare loop of cell 11 of notebook 002, as its users run it: plain tensors, no class, no framework."""
+"""Runs the bare loop of cell 11 of notebook 002 as its users do: plain tensors, no class, no framework."""
 
 import random
 import sys

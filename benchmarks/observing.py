@@ -1,7 +1,6 @@
-"""What observing costs: the seconds of a fused run of `scripts/train.py` with certain intervals, and of each callback.
+"""Measures what observing costs: the seconds of a fused run of `train.py` with given intervals, and of each callback.
 
-The seconds of the training include compiling from the cache. Snapshots, which the callbacks share, count by
-themselves.
+The seconds of training include compiling from the cache. The snapshots that callbacks share are counted separately.
 """
 
 import contextlib
@@ -32,7 +31,7 @@ OBSERVERS = [
     "LossHistory",
 ]
 seconds = dict.fromkeys(["fit", "the snapshots", *OBSERVERS], 0.0)
-running = []  # innermost last, so that what runs within another is counted once
+running = []  # innermost last, so that nested calls are counted once
 
 
 def timed(function, name):

@@ -1,7 +1,7 @@
-"""The whole of `scripts/train.py` with its default callbacks, logging and checkpoints.
+"""Runs `scripts/train.py` as a whole, with its default callbacks, logging and checkpoints.
 
-It also validates every 10,000 updates and draws figures at the last one, which no peer does: both are left out here,
-and are part of the benchmark's second table, the whole command.
+It also validates every 10,000 updates and draws figures at the last one. No other peer does, so both are left out of
+the time here; the benchmark's second table, of whole commands, includes them.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ on_validation_epoch_end = LanguageModel.on_validation_epoch_end
 
 def timed(self, trainer, *args):
     on_train_batch_end(self, trainer, *args)
-    if trainer.global_step > 1:  # the first update is Lightning's, and what compiles comes after it
+    if trainer.global_step > 1:  # Lightning performs the first update; compiling comes after it
         clock.tick(trainer.global_step)
 
 

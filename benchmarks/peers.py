@@ -1,4 +1,4 @@
-"""`scripts/benchmark.py`: this package against the loops that its users have today, in one run."""
+"""Times this package against the loops that its users have today: the command `scripts/benchmark.py`."""
 
 import datetime
 import json
@@ -18,7 +18,7 @@ from benchmarks.sizes import DEFAULT, SIZES, written
 from runlab import Parser, command
 from runlab.many._report import processor
 
-# Updates each, so that every peer runs some seconds.
+# The script of each peer, and enough updates to run for some seconds.
 PEERS = {
     "notebook loop": (["notebook_loop.py"], 6_000),
     "idiomatic Lightning": (["idiomatic_lightning.py"], 2_500),
@@ -40,10 +40,10 @@ Record = dict[str, Any]
 
 @command
 def main(args: Sequence[str] | None = None) -> None:
-    """Measures what is asked for, prints a table each, and writes `benchmark.json`.
+    """Measures each requested part, prints its table, and writes the figures to `--output`.
 
     Args:
-        args: the command line, by default the process' own.
+        args: the command line; by default the process's own.
     """
     parser = Parser(description="Times this package against a notebook's loop, idiomatic Lightning and jax.lax.scan.")
     add = parser.add_argument
@@ -85,7 +85,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def measure_peers(cache: str) -> Record:
-    """Each peer's microseconds an update, seconds to its first update, and memory."""
+    """Returns each peer's microseconds per update, seconds to its first update, and memory in MB."""
     found = {}
     for name, (script, updates) in PEERS.items():
         python = jax_python() if "jax" in name else sys.executable
@@ -95,7 +95,7 @@ def measure_peers(cache: str) -> Record:
 
 
 def measure_whole(cache: str) -> Record:
-    """Seconds of whole commands, by peer and number of updates; with nothing compiled before, and with all."""
+    """Returns the seconds of whole commands by peer and updates; train.py's with nothing or all compiled before."""
     found: Record = {name: {} for name in ("notebook loop", "jax.lax.scan", "train.py, cold", "train.py, warm")}
     with tempfile.TemporaryDirectory() as runs:
         for updates in WHOLE:
@@ -104,13 +104,13 @@ def measure_whole(cache: str) -> Record:
                 found["jax.lax.scan"][updates] = run(FOLDER / "jax_scan.py", updates, cache=cache, python=python)[1]
             with tempfile.TemporaryDirectory() as empty:
                 found["train.py, cold"][updates] = train(runs, updates, empty)
-            train(runs, updates, cache, "--engine", "fused")  # so that it is compiled, also by itself
+            train(runs, updates, cache, "--engine", "fused")  # compiles, even where `auto` would not
             found["train.py, warm"][updates] = train(runs, updates, cache)
     return found
 
 
 def measure_studies(cache: str) -> Record:
-    """Updates a second and core of whole studies."""
+    """Returns the updates per second and core of whole studies."""
     with tempfile.TemporaryDirectory() as runs:
         train(runs, 1_000, cache, "--engine", "fused")
     cores = os.cpu_count() or 1
@@ -120,7 +120,7 @@ def measure_studies(cache: str) -> Record:
 
 
 def measure_loaded(cache: str) -> Record:
-    """Microseconds an update of a large network beside a process that spins on each core."""
+    """Returns the microseconds per update of a large network while another process spins on each core."""
     size, found = written(LARGE), {}
     spinning = [subprocess.Popen([sys.executable, str(FOLDER / "spin.py")]) for _ in range(os.cpu_count() or 1)]
     try:
@@ -142,7 +142,7 @@ def measure_loaded(cache: str) -> Record:
 
 
 def measure_foreign(cache: str) -> Record:
-    """Microseconds an update of foreign modules over epochs, by ordinary Lightning and by engines of multistep."""
+    """Returns the microseconds per update of foreign modules, by ordinary Lightning and by engines of multistep."""
     script = FOLDER / "foreign.py"
     return {
         module: {
@@ -154,13 +154,13 @@ def measure_foreign(cache: str) -> Record:
 
 
 def measure_variants(cache: str) -> Record:
-    """Microseconds a fused update of the default recipe, of a variant with its own step, and by other optimizers."""
+    """Returns the microseconds per fused update of the default recipe, with a custom step, and by other optimizers."""
     script = FOLDER / "variants.py"
     return {recipe: figures(script, recipe, 100_000, cache=cache)["microseconds"] for recipe in VARIANTS}
 
 
 def measure_growth(cache: str) -> list[Record]:
-    """Microseconds an update by peer, for networks of growing size, interleaved."""
+    """Returns the microseconds per update by peer for networks of growing size, with the peers interleaved."""
     found = []
     for size in SIZES:
         row: Record = dict(size)
@@ -174,5 +174,5 @@ def measure_growth(cache: str) -> list[Record]:
 
 
 def measure_observing(cache: str) -> Record:
-    """Seconds of 200,000 fused updates and of each callback, without observing and with the default intervals."""
+    """Returns the seconds of 200,000 fused updates and of each callback, with observing off and at its default."""
     return {name: figures(FOLDER / "observing.py", name, 200_000, cache=cache) for name in ("off", "default")}

@@ -1,4 +1,4 @@
-"""Running a peer: a Python script in a process and an environment of its own."""
+"""Runs peers: Python scripts, each in its own process and environment."""
 
 import json
 import os
@@ -15,17 +15,17 @@ JAX = Path(".venv-jax", "bin", "python")  # made by `make bench`
 
 
 def jax_python() -> str | None:
-    """The interpreter of the environment that has jax; None where there is none."""
+    """Returns the interpreter of the environment with jax; None if there is none."""
     return str(FOLDER.parent / JAX) if (FOLDER.parent / JAX).exists() else None
 
 
 def run(script: Path, *arguments: object, cache: str, python: str | None = sys.executable) -> tuple[str, float]:
-    """What a script printed, and the seconds from the start of its process to the end.
+    """Returns what a script printed, and the seconds that its process took; raises a RuntimeError if it failed.
 
     Args:
         script: the file.
-        arguments: its arguments.
-        cache: the folder in which compiled updates are kept.
+        arguments: the script's arguments.
+        cache: the folder for compiled updates.
         python: the interpreter.
     """
     started = time.time()
@@ -42,24 +42,24 @@ def run(script: Path, *arguments: object, cache: str, python: str | None = sys.e
 
 
 def figures(*arguments: Any, **options: Any) -> dict[str, Any]:
-    """What a script printed in its last line, as JSON."""
+    """Returns the JSON that a script printed in its last line."""
     found: dict[str, Any] = json.loads(run(*arguments, **options)[0].splitlines()[-1])
     return found
 
 
 def rows(*arguments: Any, **options: Any) -> list[dict[str, Any]]:
-    """What a script printed in every line, as JSON."""
+    """Returns the JSON objects that a script printed, one per line."""
     return [json.loads(line) for line in run(*arguments, **options)[0].splitlines() if line.startswith("{")]
 
 
 def train(folder: str, updates: int, cache: str, *options: str) -> float:
-    """Seconds of `scripts/train.py`, from the start of the process to the end."""
+    """Returns the seconds of `scripts/train.py`, from start to exit."""
     where = ("--runs_dir", folder, "--trainer.max_steps", updates, "--trainer.accelerator", "cpu")
     return run(SCRIPTS / "train.py", *where, *options, cache=cache)[1]
 
 
 def study(seeds: int, updates: int, cache: str) -> float:
-    """Seconds of `scripts/compare.py` with the default recipe, report included."""
+    """Returns the seconds of `scripts/compare.py` with the default recipe, report included."""
     with tempfile.TemporaryDirectory() as folder:
         recipe, where = SCRIPTS.parent / "configs" / "default.yaml", ("--seeds", seeds, "--runs_dir", folder)
         length = ("--trainer.max_steps", updates, "--trainer.accelerator", "cpu")

@@ -1,4 +1,4 @@
-"""The networks with which the cost of an update is measured as it grows, one after the other."""
+"""Lists the sizes of network for which the cost of an update is measured, in order."""
 
 DEFAULT = {"n_hidden": 200, "batch_size": 32, "n_layers": 1, "vocab_size": 27}
 SIZES = [DEFAULT | {"n_hidden": n} for n in (50, 200, 500, 1000, 2000)]
@@ -12,7 +12,7 @@ SIZES += [DEFAULT | {"vocab_size": n} for n in (1_000, 10_000)] + [DEFAULT | {"b
 
 
 def named(text: str) -> dict[str, int]:
-    """A network's size as it is written on a command line: hidden units, minibatch, layers, vocabulary."""
+    """Returns the size of a network from its words on a command line: hidden units, minibatch, layers, vocabulary."""
     return dict(zip(DEFAULT, map(int, text.split(",")), strict=True))
 
 
@@ -21,5 +21,5 @@ def written(size: dict[str, int]) -> str:
 
 
 def block_of(batch_size: int) -> int:
-    """The minibatches between two looks at the clock, fewer where they are large."""
+    """Returns the number of minibatches between two readings of the clock, fewer if they are large."""
     return max(10, min(500, 2**15 // batch_size))

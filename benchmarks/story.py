@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Draws the picture of the README: what a bad initialization costs, what depth makes of it, and what cures it.
+"""Draws the README's figure: what a bad initialization costs, how depth worsens it, and what cures it.
 
-The left panel is of 1,000 updates, which it trains, the right one of the study of depth, docs/studies/depth.
+The left panel shows 1,000 updates, which this script trains; the right one shows the study in docs/studies/depth.
 `python benchmarks/story.py` writes docs/images/story.png.
 """
 
@@ -30,7 +30,7 @@ DEPTH = {
 
 
 def main() -> None:
-    """Trains, and draws."""
+    """Trains the networks of the left panel, and draws both panels."""
     sys.path.insert(0, str(PROJECT))
     from runlab import CLOSE, STYLE, plain_ticks, smoothed
 
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def _losses(recipe: str, seed: int) -> np.ndarray:
-    """The losses of the first updates of an experiment on names.txt."""
+    """Returns the losses of the first updates of an experiment on names.txt."""
     from ngram_mlp.cli.train_cli import TrainCLI
     from ngram_mlp.data import Minibatches
 
@@ -87,7 +87,7 @@ def _losses(recipe: str, seed: int) -> np.ndarray:
 
 
 def _validation(recipe: str) -> dict[str, list[float]]:
-    """The validation losses of a recipe's seeds in the study of depth, by the number of hidden layers."""
+    """Returns the validation losses of a recipe's seeds in the study of depth, by number of hidden layers."""
     found = defaultdict(list)
     with (PROJECT / "docs" / "studies" / "depth" / "results.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):

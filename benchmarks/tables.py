@@ -1,4 +1,4 @@
-"""The tables that `scripts/benchmark.py` prints: medians over rounds, and ratios within a round."""
+"""Prints the tables of `scripts/benchmark.py`: medians over rounds, and ratios within a round."""
 
 import statistics
 from collections.abc import Iterable
@@ -127,5 +127,5 @@ def _table(title: str, *headings: str) -> Table:
 
 
 def _ratio(numerators: Iterable[float], denominators: Iterable[float]) -> float:
-    """The median of ratios within a round, so that a machine whose speed drifts does not show in them."""
+    """Returns the median of the ratios within a round, which the drifting speed of a machine does not affect."""
     return statistics.median(one / other for one, other in zip(numerators, denominators, strict=True))

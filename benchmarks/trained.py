@@ -1,4 +1,4 @@
-"""A module trained for the benchmark: quietly, and timed by the epoch."""
+"""Trains a module for the benchmark, quietly and timed by the epoch."""
 
 import logging
 import warnings
@@ -11,7 +11,7 @@ from multistep import MultiStep
 
 
 class Ticks(Callback):
-    """Tells a clock how many updates are done at the end of each epoch."""
+    """Reports the number of updates done to a clock at the end of each epoch."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -21,7 +21,7 @@ class Ticks(Callback):
 
 
 def time_training(module: LightningModule, data: Any, engine: str, epochs: int) -> None:
-    """Trains on the CPU by an engine of multistep, or without its callback where it is `ordinary`, and reports."""
+    """Trains on the CPU by an engine of multistep, or for `ordinary` without its callback, and prints the timing."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     clock = Clock()

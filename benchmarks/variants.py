@@ -1,7 +1,7 @@
-"""A variant of the default recipe by the fused engine: `python variants.py RECIPE UPDATES`.
+"""Times a variant of the default recipe by the fused engine: `python variants.py RECIPE UPDATES`.
 
-RECIPE is `default`, `own step` (label smoothing and a logged accuracy), or an optimizer of `torch.optim` by its
-name, with torch's own learning rate. An epoch has some thousands of updates, and the first one is start-up.
+RECIPE is `default`, `own step` (label smoothing and a logged accuracy), or the name of an optimizer of `torch.optim`,
+with torch's own learning rate. An epoch has some thousands of updates; the first epoch counts as start-up.
 """
 
 import sys
@@ -16,7 +16,7 @@ RECIPE, UPDATES = sys.argv[1:]
 
 
 class Smoothed(BatchNormMLP):
-    """Label smoothing, and an accuracy that is logged at every update."""
+    """The default model with label smoothing, and an accuracy logged at every update."""
 
     def training_step(self, batch, batch_idx):
         contexts, targets = batch

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""What the verdicts are worth: 180 networks judged, trained, and trained again with the remedies that were named.
+"""Measures what the verdicts are worth: judges 180 networks, and trains them without and with the remedies named.
 
 The limits of the verdicts were chosen from the first 150. `python benchmarks/verdicts.py` takes half an hour on two
-cores; the tables go into docs/verdicts.md, between its marks, and the networks into docs/verdicts.csv.
+cores, and writes the tables between the marks in docs/verdicts.md, and the networks to docs/verdicts.csv.
 """
 
 import csv
@@ -23,23 +23,23 @@ from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[1]
 CHOSEN, HELD_OUT = 150, 30
-ROUNDS = 3  # in which remedies are applied, as new verdicts may name further ones
+ROUNDS = 3  # of applying remedies, since new verdicts may name more
 BADLY = 0.15  # nats above the best network of the same size on the same corpus
 QUICK = 128  # the largest minibatch of the networks that are trained for longer
-CLEARLY = 0.02  # nats that the remedies take off
+CLEARLY = 0.02  # nats gained by remedies or by longer training
 ORDER = ("ok", "warning", "bad")
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A network with its verdicts and its ends."""
+    """A network with its verdicts and results."""
 
     network: Any
-    before: Sequence[Any]  # verdicts
-    after: Sequence[Mapping[str, Any]]  # findings of verdicts.json; none where the loss diverged
-    val: float  # at the end; inf where it diverged
-    remedied: float | None  # with the remedies
-    excess: float  # above the best of its peers
+    before: Sequence[Any]  # the verdicts before training
+    after: Sequence[Mapping[str, Any]]  # the findings of verdicts.json; empty if the loss diverged
+    val: float  # the final validation loss; inf if it diverged
+    remedied: float | None  # the same with the remedies
+    excess: float  # `val` above the best of its peers
 
     @property
     def level(self) -> str:
@@ -47,7 +47,7 @@ class Case:
 
     @property
     def is_falling(self) -> bool | None:
-        """Whether the loss is judged to fall still at the end; None where it is not judged."""
+        """Whether the loss is judged to be still falling at the end; None if it is not judged."""
         levels = [finding["level"] for finding in self.after if finding["about"] == "end of the loss curve"]
         return levels[0] != "ok" if levels else None
 
@@ -57,12 +57,12 @@ class Case:
 
     @property
     def is_worse(self) -> bool:
-        """Whether it ends clearly worse than with the remedies."""
+        """Whether the network ends clearly worse than with the remedies."""
         return self.remedied is not None and not self.val < self.remedied + CLEARLY
 
 
 def main() -> None:
-    """Trains what is missing in `runs/verdicts`, and writes the tables."""
+    """Trains the runs missing in `runs/verdicts`, and writes the tables."""
     sys.path.insert(0, str(PROJECT))
     from benchmarks.networks import UPDATES, drawn, references
     from runlab import Run, Script, train_all
@@ -128,7 +128,7 @@ def main() -> None:
 
 
 def _corpora(folder: Path) -> dict[str, Path]:
-    """The names, and two samples of them."""
+    """Returns the files of the names and of two samples of them, which it writes."""
     names = PROJECT / "data" / "names.txt"
     words, corpora = names.read_text("utf-8").split(), {"names": names}
     folder.mkdir(parents=True, exist_ok=True)
@@ -195,7 +195,7 @@ def _summary(parts: Mapping[str, Sequence[Case]]) -> str:
 
 
 def _by_verdict(parts: Mapping[str, Sequence[Case]]) -> str:
-    """For each verdict: of those that it calls so, how many end clearly worse than with the remedies, or badly."""
+    """Returns for each verdict how many of its networks end badly, or clearly worse than with the remedies."""
     rows = []
     for about in dict.fromkeys(verdict.about for cases in parts.values() for case in cases for verdict in case.before):
         for level in ("bad", "warning"):
@@ -210,7 +210,7 @@ def _by_verdict(parts: Mapping[str, Sequence[Case]]) -> str:
 
 
 def _afterwards(parts: Mapping[str, Sequence[Case]]) -> str:
-    """For each verdict after the training and each level: how many of those ended badly."""
+    """Returns for each verdict after training and each level how many of its networks ended badly."""
     rows = []
     for about in dict.fromkeys(f["about"] for cases in parts.values() for case in cases for f in case.after):
         counts: Counter[str] = Counter()
@@ -225,7 +225,7 @@ def _afterwards(parts: Mapping[str, Sequence[Case]]) -> str:
 
 
 def _longer(falling: Mapping[Case, float], done: Mapping[Case, float]) -> str:
-    """What twice the updates take off the validation loss, of those whose curve still falls and of others."""
+    """Returns how much twice the updates reduce the validation loss, for curves that still fall and for others."""
     rows = []
     for name, gains in (("still falls", falling), ("ok", done)):
         median, more = statistics.median(gains.values()), sum(gain > CLEARLY for gain in gains.values())

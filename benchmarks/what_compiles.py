@@ -1,4 +1,4 @@
-"""Trains every odd module and setting of tests/multistep, and prints which engine took it, and why, as Markdown.
+"""Trains every odd module and setting of tests/multistep, and prints as Markdown which engine trained it, and why.
 
 python -m benchmarks.what_compiles > table.md
 """
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from multistep import _choice
 from multistep._fused import FusedEngine
-from tests.multistep import reached  # noqa: F401  # which adds to ODD
+from tests.multistep import reached  # noqa: F401  # adds to ODD
 from tests.multistep.foreign import FOREIGN
 from tests.multistep.odd import ODD, reset
 from tests.multistep.settings import SETTINGS, Rows
@@ -21,7 +21,7 @@ from tests.multistep.training import train
 
 
 def tried() -> Iterator[tuple[str, str, str]]:
-    """Yields what was trained, the engine, and the reason why that is not `fused`."""
+    """Yields what was trained, the engine used, and the reason if that is not `fused`."""
     for name, foreign in FOREIGN.items():
         found = train(foreign.make, "auto", foreign.loader, max_epochs=2).multistep
         yield f"foreign: {name}", found.engine_used, found.reason or ""
@@ -36,7 +36,7 @@ def tried() -> Iterator[tuple[str, str, str]]:
 
 
 def words_of(name: str) -> str:
-    """Returns the name of a class as words.
+    """Returns the name of a class in words.
 
     >>> words_of("BufferInPlace")
     'buffer in place'
@@ -54,7 +54,7 @@ if __name__ == "__main__":
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.ERROR)
     _choice.FEW = 0
     FusedEngine.pays_from = lambda engine: 0  # compile however short the training is
-    with contextlib.redirect_stdout(sys.stderr):  # as some of them print
+    with contextlib.redirect_stdout(sys.stderr):  # some modules print
         found = [*tried()]
     fused = "; ".join(what for what, engine, _ in found if engine == "fused")
     print("\n".join(textwrap.wrap(f"`fused` trains: {fused}.", 132)))

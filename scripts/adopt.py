@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Turns this template into your own project: `make adopt NAME=my_project`.
 
-Renames package, distribution, command and documents, and empties the changelog. What you do not want, you delete:
-docs/installing.md says which files go together. Needs the standard library alone.
+Renames package, distribution, command and documents, and starts a new changelog. Delete what you do not want:
+docs/installing.md says which files belong together. Needs only the standard library.
 """
 
 import argparse
@@ -15,14 +15,14 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
 OLD = "ngram_mlp"
-LONGEST_NAME = 24  # so that lines stay within their limit
+LONGEST_NAME = 24  # keeps lines within their limit
 TAKEN = {OLD, "torch", "tests", "scripts", "configs", "benchmarks", *sys.stdlib_module_names}
-# Environments, caches, and what runs and builds leave behind.
+# Environments, and the output of runs and builds.
 LEFT_ALONE = {".git", ".venv", ".venv-jax", ".hypothesis", "runs", "build", "dist"}
 SUFFIXES = {".py", ".md", ".toml", ".yaml", ".yml", ".ipynb", ".json", ".in", ".txt", ""}
 
 OF_THE_TEMPLATE = ["scripts/adopt.py", "tests/test_template.py", "CITATION.cff"]
-# What documents, and the Makefile, say about these.
+# What the documents and the Makefile say about these files.
 ABOUT_THEM = {
     "README.md": r" `make adopt [^.]*\.",
     "docs/installing.md": r"## A project of your own\n(.*\n)*?(?=## )",
@@ -32,7 +32,7 @@ ABOUT_THEM = {
 
 
 def main() -> None:
-    """Adopts the project that this script lies in."""
+    """Adopts the project that contains this script."""
     about = (__doc__ or "").partition("\n\n")[2]
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def refuse_name(name: str) -> None:
-    """Raises a ValueError where a package cannot be called so."""
+    """Raises a ValueError if a package cannot have this name."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name) or name in TAKEN:
         raise ValueError(f"NAME={name}: give a new name to import, of small letters, digits and _, such as my_project")
     if len(name) > LONGEST_NAME:
@@ -58,7 +58,7 @@ def refuse_name(name: str) -> None:
 
 
 def refuse_uncommitted_changes(project: Path) -> None:
-    """Raises a ValueError where git has not everything that would be changed."""
+    """Raises a ValueError if the project is a git repository with uncommitted changes."""
     if not (project / ".git").exists():
         return
     git = ["git", "-C", str(project), "status", "--porcelain"]
@@ -67,7 +67,7 @@ def refuse_uncommitted_changes(project: Path) -> None:
 
 
 def adopt(project: Path, name: str, owner: str) -> None:
-    """Renames what a project consists of, and removes what is about the template alone."""
+    """Renames a project, and removes what concerns only the template."""
     pyproject = (project / "pyproject.toml").read_text(encoding="utf-8")
     version = re.findall(r'^version = "(.*)"', pyproject, flags=re.MULTILINE)[0]
     for one in OF_THE_TEMPLATE:
@@ -89,7 +89,7 @@ def adopt(project: Path, name: str, owner: str) -> None:
 
 
 def sources(project: Path) -> Iterator[Path]:
-    """The text files of a project that are its own."""
+    """Yields the project's own text files."""
     for path in sorted(project.rglob("*")):
         parts = path.relative_to(project).parts
         left = parts[0] in LEFT_ALONE or any(part.endswith((".egg-info", "cache__", "_cache")) for part in parts)
@@ -98,7 +98,7 @@ def sources(project: Path) -> Iterator[Path]:
 
 
 def renamed(text: str, name: str, owner: str) -> str:
-    """A text with the names of package, distribution and environment variables replaced, and of whose it is."""
+    """Returns the text with the names of package, distribution, environment variables and owner replaced."""
     text = re.sub(r"(github(?:\.com)?)/OWNER/", rf"\1/{owner}/", text)
     for old, new in ((OLD, name), (OLD.replace("_", "-"), name.replace("_", "-")), (OLD.upper(), name.upper())):
         text = text.replace(old, new)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Judges a network before its first update; --help lists the options."""
+"""Judges a network before its first update: `python scripts/check.py --help`."""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Lists runs, what differs between them, and what came of each: `python scripts/runs.py --help`."""
+"""Lists runs with their differences and results: `python scripts/runs.py --help`."""
 
 from runlab import list_runs
 

@@ -1,10 +1,10 @@
-"""Runs: the folder, lock and command line of one, and many of them compared or searched.
+"""Manages training runs: the folder, lock and command line of one run, and studies and searches of many.
 
-A run is a call of a LightningCLI script. Such a script gets from `runlab` a folder that nobody else writes to, errors
-in one line, and a process that watches it; many of its runs are trained side by side. What compares and searches
-imports neither torch nor Lightning: it knows command lines, files and a pipe.
+A run is one call of a LightningCLI script. `runlab` gives the script a folder that no other process writes to,
+one-line errors, and a process that watches it, and trains many runs side by side. Studies and searches import neither
+torch nor Lightning: they work through command lines, files and a pipe.
 
-Every name is imported when it is first asked for.
+Each name is imported on first use.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""How the running command is typed, for its usage and for the commands that it suggests."""
+"""Finds out how the running command was typed, for usage lines and suggested commands."""
 
 import os
 import shlex
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def called() -> list[str]:
-    """The words before the arguments: of a script the interpreter and its path, else the installed program's."""
+    """Returns the words typed before the arguments: interpreter and script, or program (or module) and subcommand."""
     script = Path(sys.argv[0])
     if script.name == "__main__.py":
         return [str(from_here(Path(sys.executable))), "-m", script.parent.name, *sys.argv[1:2]]
@@ -20,21 +20,21 @@ def called() -> list[str]:
 
 
 def usage() -> str:
-    """The command in a usage line."""
+    """Returns the command as a usage line shows it."""
     words = called()
     return Path(words[-1]).name if words[-1].endswith(".py") else " ".join([Path(words[0]).stem, *words[1:]])
 
 
 def as_typed(words: Sequence[str]) -> str:
-    """Words as the shell takes them."""
+    """Returns the words joined and quoted for the shell."""
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
 def program(name: str) -> Path | str:
-    """A program of this environment, as it is typed here."""
+    """Returns what to type to run a program of this environment: its name if it is on the PATH, else its path."""
     return name if shutil.which(name) else from_here(Path(sys.executable).with_name(name))
 
 
 def from_here(path: Path) -> Path:
-    """The path as it is typed in this folder."""
+    """Returns the path, relative to the current folder if it lies below it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,16 +1,16 @@
-"""What a run and the process that watches it tell each other."""
+"""Defines the messages that a run sends to the process that watches it."""
 
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
-_watcher: Connection | None = None  # of this process, to the one that watches it
+_watcher: Connection | None = None  # to the process that watches this one
 
 
 @dataclass(frozen=True)
 class Begins:
-    """The run is ready for its first update; its folder is there."""
+    """The run is ready for its first update, and its folder exists."""
 
-    parameters: int  # of the model
+    parameters: int  # the model's number of parameters
 
 
 @dataclass(frozen=True)
@@ -19,20 +19,20 @@ class Validated:
 
     update: int
     metrics: dict[str, float]
-    is_last: bool  # whether the training ends here anyhow
+    is_last: bool  # whether training ends here anyway
 
 
 @dataclass(frozen=True)
 class HasDiverged:
-    """The training loss is not finite any more; the run ends by itself."""
+    """The training loss is no longer finite; the run ends by itself."""
 
 
 def watched_by(connection: Connection | None) -> None:
-    """Notes which process watches the run of this one."""
+    """Sets the connection to the process that watches this run."""
     global _watcher
     _watcher = connection
 
 
 def watcher() -> Connection | None:
-    """Returns the connection to the process that watches this run; None where nobody does."""
+    """Returns the connection to the process that watches this run; None if there is none."""
     return _watcher

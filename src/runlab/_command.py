@@ -1,4 +1,4 @@
-"""What all commands share: a console, and an end with one line and status 2 where the user was wrong."""
+"""Gives every command a console, and turns a user's mistake into one line and exit status 2."""
 
 import io
 import logging
@@ -20,11 +20,11 @@ NOT_ALLOWED = (PermissionError, IsADirectoryError, NotADirectoryError)
 
 
 class OutputClosed(BrokenPipeError):
-    """Whoever reads the output has read enough, such as `head`."""
+    """The reader of the output, such as `head`, has closed it."""
 
 
 def show(line: str) -> None:
-    """Prints a line; raises OutputClosed where nobody reads it."""
+    """Prints a line; raises OutputClosed if the output is closed."""
     try:
         print(line)
     except BrokenPipeError as error:
@@ -32,12 +32,12 @@ def show(line: str) -> None:
 
 
 def command(main: Callable[P, None]) -> Callable[P, None]:
-    """Wraps a command so that it ends with one line and status 2 where the user, not the code, was wrong."""
+    """Wraps a command so that a user's mistake ends it with one line and status 2; bugs raise as usual."""
 
     @wraps(main)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):  # a console that lacks a character shows its escape
+            if isinstance(stream, io.TextIOWrapper):  # escape the characters that the console lacks
                 stream.reconfigure(errors="backslashreplace")
         try:
             main(*args, **kwargs)
@@ -56,17 +56,17 @@ def command(main: Callable[P, None]) -> Callable[P, None]:
 
 
 def _typed(main: Callable[P, None], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sequence[str]:
-    """The words that a command was called with: those that it was given, else those of the process."""
+    """Returns the command line: the `args` that the command was called with, else those of the process."""
     given = signature(main).bind(*args, **kwargs).arguments.get("args")
     return sys.argv[1:] if given is None else given
 
 
 def open_console(loggers: Sequence[str] = ("runlab",), quiet: bool = False) -> Console:
-    """Returns a console, which shows what packages log, too.
+    """Returns a console that also shows the log messages of packages.
 
     Args:
         loggers: the names of these packages.
-        quiet: shows nothing.
+        quiet: print nothing.
     """
     console = _Console(soft_wrap=True, markup=False, highlight=False, quiet=quiet)
     for name in loggers:
@@ -78,7 +78,7 @@ def open_console(loggers: Sequence[str] = ("runlab",), quiet: bool = False) -> C
 
 class _Console(Console):
     def print(self, *objects: Any, **options: Any) -> None:
-        """Prints; where that is no terminal, without the blanks with which tables fill their lines."""
+        """Prints the objects; outside terminals and notebooks, without the trailing blanks of tables."""
         if self.is_terminal or self.is_jupyter:
             super().print(*objects, **options)
             return
@@ -91,7 +91,7 @@ class _Console(Console):
             self.on_broken_pipe()
 
     def on_broken_pipe(self) -> None:
-        raise OutputClosed  # rich would end the process without a word
+        raise OutputClosed  # rich would end the process silently
 
 
 class ConsoleHandler(logging.Handler):
@@ -106,7 +106,7 @@ class ConsoleHandler(logging.Handler):
 
 
 def _about_surroundings(error: BaseException) -> str | None:
-    """The line about a full disk, too little memory or a file that may not be touched, if one led to the error."""
+    """Returns the line about the full disk, lack of memory or inaccessible file that led to the error; else None."""
     if cause := full_disk(error):
         what = cause.filename or "a file of the run, or the output,"
         return f"{what} cannot be written ({cause.strerror}); make room"

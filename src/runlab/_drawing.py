@@ -1,6 +1,6 @@
-"""One style for the figures of runs and studies, drawn without a display.
+"""Draws the figures of runs and studies in one style, without a display.
 
-Figures are 500 pixels wide, with panels below each other, legible also at the 350 that TensorBoard gives them.
+By default figures are 500 pixels wide, and legible at the 350 that TensorBoard gives them.
 """
 
 import warnings
@@ -22,7 +22,7 @@ STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "grid.alpha": 0.25,
     "axes.titlesize": 11,
-    "axes.titley": 1.0,  # where it is anyhow; looking for a place takes a sixth of the drawing
+    "axes.titley": 1.0,  # its usual place; searching for it takes a sixth of the drawing time
     "text.hinting": "no_hinting",
     "axes.labelsize": 11,
     "legend.columnspacing": 1.0,
@@ -32,18 +32,18 @@ STYLE: dict[Any, Any] = {
 }
 WIDTH = 5.0  # inches
 DPI = 100
-LINE = 0.13  # inches at the bottom, for the name of a run
-CLOSE = (1, 1.5, 2, 2.5, 3, 4, 5, 7)  # ticks of a logarithmic axis that is short
-PARTS = 80  # into which a curve is cut
+LINE = 0.13  # inches at the bottom for the name of a run
+CLOSE = (1, 1.5, 2, 2.5, 3, 4, 5, 7)  # tick multiples for a short logarithmic axis
+PARTS = 80  # number of segments that a curve is averaged over
 Losses = npt.NDArray[np.float32]
 
 
 @matplotlib.rc_context(STYLE)
 def draw(figure: Figure) -> tuple[bytes, int, int]:
-    """A figure as PNG, with its height and width in pixels."""
+    """Returns a figure as PNG, with its height and width in pixels."""
     canvas = FigureCanvasAgg(figure)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a box stands for it
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as a box
         canvas.draw()  # type: ignore[no-untyped-call]
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
     png = BytesIO()
@@ -52,7 +52,7 @@ def draw(figure: Figure) -> tuple[bytes, int, int]:
 
 
 def smoothed(losses: Losses, edges: npt.NDArray[np.int_]) -> tuple[npt.NDArray[np.float64], ...]:
-    """Of the losses between each two edges: the update in the middle, from 1, the mean, and two quantiles."""
+    """Returns the middle update (from 1), mean, 10 and 90 % quantiles of the finite losses between each two edges."""
     points = []
     for begin, end in pairwise(edges):
         part = losses[begin:end][np.isfinite(losses[begin:end])]
@@ -62,9 +62,9 @@ def smoothed(losses: Losses, edges: npt.NDArray[np.int_]) -> tuple[npt.NDArray[n
 
 
 def plain_ticks(axis: Any, at: Sequence[float] = (1,)) -> None:
-    """Labels a logarithmic axis in plain numbers, at these multiples of the powers of ten.
+    """Labels a logarithmic axis with plain numbers, at these multiples of the powers of ten.
 
-    Powers as matplotlib writes them, and the ticks between, take half of the drawing.
+    Matplotlib's own labels and minor ticks take half of the drawing time.
     """
     axis.set_major_locator(LogLocator(subs=at))
     axis.set_major_formatter(StrMethodFormatter("{x:,.6g}"))
@@ -74,9 +74,9 @@ def plain_ticks(axis: Any, at: Sequence[float] = (1,)) -> None:
 def figure_with_panels(
     count: int, title: str, width: float = WIDTH, height: float = 3.6, columns: int = 9, legend: int = 0
 ) -> tuple[Figure, list[Any]]:
-    """A titled figure with so many axes in at most so many columns.
+    """Returns a titled figure with `count` panels in at most `columns` columns, and the panels' axes.
 
-    The width and the height of a row are in inches; below there is room for a legend of so many names, and a line.
+    `width` and `height` (of a row) are in inches. Below there is room for `legend` names and one more line.
     """
     columns = min(count, columns)
     rows = -(-count // columns)
@@ -84,7 +84,7 @@ def figure_with_panels(
     size = (width, 0.9 + height * rows + room)
     figure = Figure(figsize=size, dpi=DPI)
     figure.suptitle(title, fontsize=12, y=1 - 0.08 / size[1])
-    # Fixed margins in inches: matplotlib's automatic layout takes as long as the drawing.
+    # Fixed margins in inches: matplotlib's automatic layout takes as long as drawing.
     x, y = 1 / size[0], 1 / size[1]
     inside = {"hspace": 0.4 / max(height - 0.4, 0.3) if rows > 1 else 0.0}
     figure.subplots_adjust(left=0.8 * x, right=1 - 0.15 * x, bottom=(0.55 + room) * y, top=1 - 0.55 * y, **inside)
@@ -95,7 +95,7 @@ def figure_with_panels(
 
 
 def legend_below(figure: Figure, axis: Any, title: str | None = None) -> None:
-    """Puts the legend of one of the panels below them all, where `figure_with_panels` has left room."""
+    """Puts the legend of one panel below all of them, where `figure_with_panels` has left room."""
     handles, labels = axis.get_legend_handles_labels()
     place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, LINE / figure.get_figheight())}
     figure.legend(handles, labels, fontsize=9, ncols=2 if len(labels) > 3 or title else 3, title=title, **place)

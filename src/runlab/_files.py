@@ -1,4 +1,4 @@
-"""Files that are complete or absent; the folder of a run, which is claimed, rewound and removed."""
+"""Writes files atomically, and claims, rewinds and removes the folders of runs."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ LAST = Path("checkpoints", "last.ckpt")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a temporary file beside `path`, flushes it and renames it; an OSError leaves `path` as it was."""
+    """Writes a temporary file beside `path`, syncs it and renames it; if that fails, `path` stays as it was."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=SUFFIX)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -29,7 +29,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         if isinstance(error, OSError):
             error.filename = str(path)
         raise
-    if hasattr(os, "O_DIRECTORY"):  # Windows opens no folders
+    if hasattr(os, "O_DIRECTORY"):  # Windows cannot open folders
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)  # so that the rename survives a power failure
@@ -38,29 +38,29 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes the temporary files of a process that was killed while it wrote below `folder`."""
+    """Removes the temporary files that a killed process left below `folder`."""
     for path in folder.rglob(f".*{SUFFIX}"):
         path.unlink(missing_ok=True)
 
 
 def event_files(folder: Path) -> list[Path]:
-    """The TensorBoard files of a run."""
+    """Returns the TensorBoard files of a run."""
     return list(folder.glob("events.out.tfevents.*"))
 
 
 def versions(parent: Path) -> list[int]:
-    """The numbers N of the folders `version_N`."""
+    """Returns the numbers N of the folders `version_N`."""
     numbers = [path.name.removeprefix("version_") for path in parent.glob("version_*")]
     return [int(number) for number in numbers if number.isascii() and number.isdecimal()]
 
 
 def checkpoint_file(path: str | Path) -> Path:
-    """The file that is meant: of a run's folder its last checkpoint, else the path itself."""
+    """Returns the path itself, or the last checkpoint in it if it is the folder of a run."""
     return Path(path) / LAST if Path(path).is_dir() else Path(path)
 
 
 def claim_run_folder(runs_dir: str, name: str) -> Path:
-    """Creates `RUNS_DIR/NAME/version_N` with the least N above all there; raises a UserError where it cannot."""
+    """Creates `RUNS_DIR/NAME/version_N`, N one above the largest there; raises a UserError if it cannot."""
     parent = within(runs_dir, name)
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def claim_run_folder(runs_dir: str, name: str) -> Path:
             version += 1
             folder = parent / f"version_{version}"
             with suppress(FileExistsError):
-                folder.mkdir()  # claims it: of two runs that start at the same time, the other gets the next
+                folder.mkdir()  # claims it: a run that starts at the same time gets the next number
                 return folder
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or error
@@ -77,31 +77,31 @@ def claim_run_folder(runs_dir: str, name: str) -> Path:
 
 
 def within(runs_dir: str | Path, *names: str) -> Path:
-    """Returns the folder of these names in the folder of all runs; raises a UserError if it would lie elsewhere."""
+    """Returns `RUNS_DIR/NAME/...`; raises a UserError if a name is blank or leads out of the folder."""
     if any(Path(name).is_absolute() or ".." in Path(name).parts or not name.strip() for name in names):
         raise UserError("give a name, or names with / between them, of a folder in runs_dir", name=names[-1])
     return Path(runs_dir, *names)
 
 
 def remove_folder(folder: Path) -> None:
-    """Removes the folder of a run that never began; Windows keeps the file by which this process has locked it."""
+    """Removes the folder of a run that never began. Windows keeps the lock file that this process holds open."""
     shutil.rmtree(folder, ignore_errors=os.name == "nt")
 
 
 def rewind(folder: Path, update: int, sizes: Mapping[str, int], configuration: str) -> Callable[[], None]:
-    """Takes a run's folder back to the state at `update`, when TensorBoard's files had these `sizes` in bytes.
+    """Rewinds a run's folder to the state at `update`, when TensorBoard's files had these `sizes` in bytes.
 
-    A config.yaml other than `configuration`, with which the run resumes, is copied to `config-until-UPDATE.yaml`.
-    Returns what gives the run its configuration back, for where it does not resume.
+    If config.yaml differs from `configuration`, with which the run resumes, copies it to `config-until-UPDATE.yaml`.
+    Returns a function that restores the configuration, in case the run does not resume.
     """
     remove_leftovers(folder)
-    for path in event_files(folder):  # what was logged after the checkpoint will be logged again
+    for path in event_files(folder):  # events after the checkpoint will be logged again
         if path.name not in sizes:
             path.unlink()
         elif path.stat().st_size > sizes[path.name]:
             os.truncate(path, sizes[path.name])
     if any(f".{int(time.time())}." in path.name for path in event_files(folder)):
-        time.sleep(1)  # TensorBoard reads files in the order of their names, which hold the second they were created
+        time.sleep(1)  # TensorBoard reads files in order of name, and the name holds the second of creation
     before = (folder / "config.yaml").read_bytes()
     kept = folder / f"config-until-{update}.yaml"
     is_kept = before != configuration.encode() and not kept.exists()

@@ -1,4 +1,4 @@
-"""One process at a time in a folder, among those of this machine and of others that share its file system."""
+"""Locks a folder against other processes of this machine and of others that share its file system."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ LOCK, HOLDER = ".lock", ".locked_by.json"
 
 
 class Occupied(UserError):
-    """Another process is in the folder."""
+    """Another process has locked the folder."""
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,18 @@ class Holder:
 def alone_in(folder: Path) -> Iterator[None]:
     """Locks a folder until the block is left or the process dies.
 
-    The operating system releases the lock of a killed process. Whether it does so across machines is up to the
-    file system (NFS 4 does, Lustre only if mounted with `flock`), so a process that finds the record of another
-    machine's says so.
+    The operating system releases the lock of a killed process. Whether a lock holds across machines depends on the
+    file system (on NFS 4 it does, on Lustre only if mounted with `flock`), so a record left by another machine is
+    logged as a note.
 
     Raises:
-        Occupied: another process is in it.
-        UserError: the file system cannot lock, or the folder cannot be written.
+        Occupied: another process has locked it.
+        UserError: the file system cannot lock, or the folder is not writable.
     """
     lock = FileLock(folder / LOCK)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # without `flock`, a file that exists is the lock, which is as good here
+            warnings.simplefilter("ignore")  # without `flock` the existence of a file is the lock: as good here
             lock.acquire(blocking=False)
     except Timeout as error:
         whose = _holder(folder) or "another process"
@@ -62,7 +62,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         own, before = Holder(platform.node(), os.getpid()), _holder(folder)
         if before is not None and before.host != own.host:
             log.info("note: %s has not left %s in order; if it still trains there, stop one of the two", before, folder)
-        with suppress(OSError):  # the record is for people
+        with suppress(OSError):  # the record only informs people
             (folder / HOLDER).write_text(json.dumps(asdict(own)) + "\n", encoding="utf-8")
         yield
     finally:
@@ -72,7 +72,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def _holder(folder: Path) -> Holder | None:
-    """Who says to be in a folder; None where nobody does, or nothing can be read."""
+    """Returns the recorded holder of a folder; None if there is no readable record."""
     try:
         content = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
         return Holder(printable(str(content["host"])), int(content["process"]))

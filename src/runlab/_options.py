@@ -1,4 +1,4 @@
-"""A configuration's values by option, as they are typed."""
+"""Converts between command-line options, configurations and the names of runs."""
 
 import hashlib
 import os
@@ -10,7 +10,7 @@ LONGEST_NAME = 60
 
 
 def options_in(words: Sequence[str]) -> dict[str, str]:
-    """Returns the options among the words of a command line, with their values; without one, an empty word."""
+    """Returns the options among the words of a command line, with their values; "" for an option without one."""
     options: dict[str, str] = {}
     for word, after in zip(words, [*words, ""][1:], strict=True):
         if word.startswith("--"):
@@ -22,8 +22,8 @@ def options_in(words: Sequence[str]) -> dict[str, str]:
 def from_environment(groups: Sequence[str]) -> list[str]:
     """Returns the options of these groups that the environment sets, as words of a command line.
 
-    `PL_TRAINER__MAX_STEPS=100`, as LightningCLI has it, and `PL_TRAINER_MAX_STEPS=100`, as Lightning's trainer has it,
-    are `--trainer.max_steps=100`.
+    `PL_TRAINER__MAX_STEPS=100` (LightningCLI's form) and `PL_TRAINER_MAX_STEPS=100` (the trainer's) both give
+    `--trainer.max_steps=100`.
     """
     name = re.compile(rf"PL_({'|'.join(groups)})(?:__?(\w+))?", re.IGNORECASE)
     found = [(name.fullmatch(variable), value) for variable, value in sorted(os.environ.items())]
@@ -32,33 +32,33 @@ def from_environment(groups: Sequence[str]) -> list[str]:
 
 
 def words_for(typed: Sequence[str], groups: Sequence[str], places: Sequence[str] = ()) -> str:
-    """Returns what a command line changes about a recipe, as the name of a folder; an empty one where that is nothing.
+    """Returns a folder name for what a command line changes about a recipe; "" if it changes nothing.
 
     >>> words_for(["--model.n_hidden", "300", "--model.optimizer.lr=0.05", "--trainer.max_steps", "9"], ["model"])
     'n_hidden=300 lr=0.05'
 
     Args:
         typed: the words of the command line.
-        groups: the options, or groups of them, that a recipe consists of.
-        places: those among them that only say where files are.
+        groups: the options, or groups of them, that make up a recipe.
+        places: the ones among them that only locate files.
     """
     given = {option.removeprefix("--"): value for option, value in options_in(typed).items()}
     values = {o: value for o, value in given.items() if o not in places and o.partition(".")[0] in groups}
     short = dict(zip(values, shortened_options([*values]), strict=True))
     name = " ".join(f"{short[option]}={value}" if value else short[option] for option, value in values.items())
     plain = re.sub(r"[^\w.=+ -]+", "_", re.sub(r"(?<=[*/,:])\s+|\s+(?=[*/,:])", "", name))
-    if plain != name or len(plain) > LONGEST_NAME:  # two recipes do not share a folder
+    if plain != name or len(plain) > LONGEST_NAME:  # so that two recipes do not share a folder
         plain = f"{plain[: LONGEST_NAME - 7]}-{digest(name)}"
     return plain
 
 
 def digest(name: str) -> str:
-    """Returns six characters that tell a name from others, where what is left of it is the same."""
+    """Returns six characters that distinguish names whose shortened forms are equal."""
     return hashlib.sha256(name.encode()).hexdigest()[:6]
 
 
 def shortened_options(options: Sequence[str]) -> list[str]:
-    """Returns the last words of options, as many as tell them apart."""
+    """Returns for each option as few of its last words as tell it from the others."""
     short = []
     for option in options:
         words = option.split(".")
@@ -68,7 +68,7 @@ def shortened_options(options: Sequence[str]) -> list[str]:
 
 
 def flattened(nested: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields the values of a configuration with their options: without `class_path` and `init_args`."""
+    """Yields each option of a configuration and its value, leaving `class_path` and `init_args` out of its name."""
     for key, value in nested.items():
         name = prefix.removesuffix(".") if key == "class_path" else prefix if key == "init_args" else f"{prefix}{key}"
         if isinstance(value, dict) and value:

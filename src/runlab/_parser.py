@@ -1,4 +1,4 @@
-"""Parsers that report an error in one line, with the nearest option where one was misspelt."""
+"""Defines parsers that report an error in one line and suggest the nearest option for a misspelt one."""
 
 import argparse
 import re
@@ -13,17 +13,17 @@ from runlab._mistakes import about_import, about_memory, about_value, exit_with,
 from runlab._wanted import is_whole
 
 set_parsing_settings(add_print_completion_argument=True)
-# What says nothing: as defaults, the address of a function, and a model with all of its options; words that the
-# option's line names, too; and the classes, everybody's own among them, that may stand in a list.
+# Noise in a help text: a default that is a function's address or a model with all its options, the words of a Literal,
+# which the option's line repeats, and the known subclasses of a list that is empty by default.
 NOISE = re.compile(
     r",? ?default: (<function .*? at 0x\w+>|\{'class_path': .*\}(?=, known))"
     r"|type: Literal\[.*?\], (?=default)|(?<=default: \[\]), known subclasses: .*?(?=\))"
 )
-WHOLE = re.compile(r"[+-]?\d+(\.\d+)?[eE]\+?\d{1,2}")  # a whole number as some write it, such as 2e3
+WHOLE = re.compile(r"[+-]?\d+(\.\d+)?[eE]\+?\d{1,2}")  # a number that may be whole, such as 2e3
 
 
 class PlainParser(argparse.ArgumentParser):
-    """For what jsonargparse's cannot do: leave the options alone that it does not know."""
+    """Argparse's parser with one-line errors. Unlike jsonargparse's, it can leave unknown options alone."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(prog=usage(), **kwargs)
@@ -33,18 +33,18 @@ class PlainParser(argparse.ArgumentParser):
 
 
 class _Nested(SystemExit):
-    """The error of a parser within another, which knows the options as they were typed."""
+    """The error of an inner parser, raised to the outer one, which knows the options as typed."""
 
 
 class HelpFormatter(DefaultHelpFormatter):
-    """Jsonargparse's, without the defaults that say nothing."""
+    """Jsonargparse's formatter, without NOISE."""
 
     def _expand_help(self, action: argparse.Action) -> str:
         return NOISE.sub("", super()._expand_help(action))
 
 
 class OneLineParser(ArgumentParser):
-    """Jsonargparse's, whose errors are one line."""
+    """Jsonargparse's parser with one-line errors."""
 
     typed: Sequence[str] = ()
 
@@ -52,7 +52,7 @@ class OneLineParser(ArgumentParser):
         super().__init__(*args, **{"formatter_class": HelpFormatter, "prog": usage(), **kwargs})
 
     def parse_args(self, args: Sequence[str] | None = None, **kwargs: Any) -> Namespace:  # type: ignore[override]
-        if getattr(self, "_inner_parser", False):  # of a class that an option names
+        if getattr(self, "_inner_parser", False):  # for the class that an option names
             return super().parse_args(args, **kwargs)
         self.typed = sys.argv[1:] if args is None else [*args]
         try:
@@ -70,11 +70,11 @@ class OneLineParser(ArgumentParser):
         exit_with(line or in_one_line(_first_cause(ex) or message, self.typed, self._known(), key and key[1]))
 
     def _kinds(self) -> dict[str, Any]:
-        """The types of the options, by their names."""
+        """Returns the types of the options by name."""
         return {action.dest: getattr(action, "_typehint", action.type) for action in self._actions}
 
     def _with_whole_numbers(self, words: Sequence[str]) -> list[str]:
-        """The words with 2000 for 2e3, but where an option is known to take no whole number."""
+        """Returns the words with 2e3 written as 2000, except for options known to take no whole number."""
         found, kinds, option = [], self._kinds(), ""
         for word in words:
             option = word if word.startswith("--") else option
@@ -86,16 +86,16 @@ class OneLineParser(ArgumentParser):
         return found
 
     def _known(self) -> list[str]:
-        """The options that there are, with those of the classes that are the defaults."""
+        """Returns all options, including those of the default classes."""
         try:
             keys = [key.replace(".init_args", "") for key, _ in self.get_defaults().items()]
-        except SystemExit:  # the mistake is in the file of the defaults
+        except SystemExit:  # the mistake is in the file of defaults
             return []
         return [*dict.fromkeys(f"--{key}" for key in keys)]
 
 
 def _first_cause(error: BaseException | None) -> str:
-    """What the first of a chain of exceptions says; the last repeats all attempts to read a value."""
+    """Returns the message of the first exception in a chain; the last one repeats every attempt to read a value."""
     while error is not None and (error.__cause__ or error.__context__) is not None:
         error = error.__cause__ or error.__context__
     return str(error or "")

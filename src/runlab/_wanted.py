@@ -1,4 +1,4 @@
-"""What an option takes, in words, by its type."""
+"""Describes in words the values that an option of a type takes."""
 
 import inspect
 import types
@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, Union, get_args, get_origin
 
 WORDS = {int: "a whole number", float: "a number", bool: "true", str: "a word", type(None): "null"}
-NOT_TYPED = {"Tensor"}  # classes that no command line names
+NOT_TYPED = {"Tensor"}  # classes that a command line cannot give
 
 
 def in_words(kind: Any) -> str | None:
-    """Returns what a value of a type looks like on the command line, such as `a number or null`; None if unknown."""
+    """Returns how to write a value of a type on the command line, such as `a number or null`; None if unknown."""
     found = [*dict.fromkeys(_alternatives(kind))]
     if WORDS[float] in found and WORDS[int] in found:
         found.remove(WORDS[int])
@@ -21,12 +21,12 @@ def in_words(kind: Any) -> str | None:
 
 
 def classes_of(kind: Any) -> list[str]:
-    """Returns the names of the classes that are loaded and that an option of this type takes."""
+    """Returns the names of the loaded classes that an option of this type takes."""
     return [*dict.fromkeys(name for base in _bases(kind) for name in _names(base))]
 
 
 def is_whole(kind: Any) -> bool:
-    """Returns whether an option takes a whole number."""
+    """Returns whether an option of this type takes a whole number."""
     return kind is int or any(map(is_whole, get_args(kind)))
 
 
@@ -51,7 +51,7 @@ def _alternatives(kind: Any) -> Iterator[str | None]:
 
 
 def _bases(kind: Any) -> Iterator[type]:
-    """The classes of which an option takes a subclass, or a function that makes one."""
+    """Yields the base classes whose subclasses, or factories of them, an option takes."""
     origin, args = get_origin(kind), get_args(kind)
     if origin is Callable and args:
         yield from _bases(args[-1])

@@ -1,4 +1,4 @@
-"""The command that compares: recipes trained with several seeds, side by side, and compared with error bars."""
+"""Trains recipes with several seeds, side by side, and compares them with error bars."""
 
 import argparse
 import sys
@@ -17,7 +17,7 @@ from runlab.many._script import Script, cores
 
 @command
 def compare(script: Script, args: Sequence[str] | None = None) -> None:
-    """Trains what is missing of a study with a script, and writes the report; exit status 1 if a run failed."""
+    """Trains the missing runs of a study and writes its report; exits with status 1 if a run failed."""
     args = sys.argv[1:] if args is None else args
     options, overrides = _parse(args)
     name = options.name or study_name(options.configs, options.grid)
@@ -39,7 +39,7 @@ def compare(script: Script, args: Sequence[str] | None = None) -> None:
 
 
 def _parse(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The options of a study, and what is left: overrides for its runs."""
+    """Returns the options of a study, and the remaining words: overrides for its runs."""
     parser = PlainParser(
         description="Trains every recipe with every seed and compares the losses. All other options are overrides "
         "for every run, as train.py takes them. The same command resumes a study that was interrupted.",

@@ -1,4 +1,4 @@
-"""The best trial of a search trained beside the recipe that the search began from, with seeds that it has not seen."""
+"""Trains the best trial of a search and the recipe that the search began from, with seeds new to the search."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,14 +15,14 @@ from runlab.many._trials import Goal
 
 @dataclass(frozen=True)
 class Confirmation:
-    """The best trial and the recipe that the search began from, trained with seeds that the search has not seen."""
+    """The comparison of the best trial with the recipe that the search began from, over seeds new to the search."""
 
-    seeds: int  # with which both were trained
+    seeds: int  # the number of seeds with a finite difference
     metric: str
-    change: float  # of the metric: best trial minus recipe, mean of the differences seed by seed
+    change: float  # in the metric, best trial minus recipe: the mean over seeds
     half: float  # half the width of its 95 % interval
     verdict: str  # better, not told apart, or worse
-    lost: int = 0  # the seeds with which the best trial had no result, such as where its loss diverged
+    lost: int = 0  # the number of seeds for which the best trial has no result, for instance because it diverged
 
 
 def confirm_best(
@@ -36,21 +36,21 @@ def confirm_best(
     command: Sequence[str],
     console: Console,
 ) -> Confirmation | None:
-    """Trains two recipes with each of the seeds, and compares how they end.
+    """Trains two recipes with each seed, and compares their results.
 
     Args:
-        study: the folder of the runs, named as the best trial.
-        recipe: from which the search began.
+        study: the folder of the runs, named after the best trial.
+        recipe: the recipe that the search began from.
         found: the recipe of the best trial.
-        seeds: which the search has not seen.
-        overrides: of the search, which the recipe of the best trial has in it.
-        goal: of the search.
-        train: trains runs, and returns those that it has trained.
+        seeds: seeds that the search has not used.
+        overrides: the search's overrides, which `found` already includes.
+        goal: the search's goal.
+        train: trains runs, and returns the ones that it trained.
         command: the command line of the search, for the report.
         console: for the table.
 
     Returns:
-        The comparison; None where for no seed both have come to their end.
+        The comparison; None if no seed has a finite difference.
     """
     study.mkdir(parents=True, exist_ok=True)
     copy = study / f"{study.name}.yaml"
@@ -66,8 +66,8 @@ def confirm_best(
 
 
 def _compared(before: Sequence[SeedRun], after: Sequence[SeedRun], goal: Goal) -> Confirmation | None:
-    """Compares how runs of two recipes ended, seed by seed."""
-    metric = goal.metric if goal.metric in MEASURED else "val/loss"  # one of the user's own is not in metrics.json
+    """Compares the results of two recipes seed by seed."""
+    metric = goal.metric if goal.metric in MEASURED else "val/loss"  # metrics.json lacks the user's own metrics
     pairs = [(old, new) for old, new in zip(before, after, strict=True) if old.finished and new.finished]
     differences = [new.measured(metric) - old.measured(metric) for old, new in pairs]
     differences = [one for one in differences if math.isfinite(one)]

@@ -1,4 +1,4 @@
-"""Calls of the script that end before the first update: is a recipe accepted, and what is its whole configuration?"""
+"""Calls the script without training, to check a recipe and to read its whole configuration."""
 
 import importlib
 import inspect
@@ -19,18 +19,18 @@ from runlab.many._script import Script, cores
 from runlab.many._space import Axis
 
 Options = tuple[str, ...]
-PLACES = ("name", "runs_dir")  # options that say where a run goes, not what it is
+PLACES = ("name", "runs_dir")  # options that locate a run without defining it
 
 
 def dry_run(script: Script, calls: Sequence[Options]) -> list[dict[str, Any] | UserError]:
-    """Returns for each call its whole configuration, or the error it is refused with."""
+    """Returns for each call its whole configuration, or the error that refuses it."""
     with TemporaryDirectory() as folder, Pool(script) as pool, ThreadPoolExecutor(cores()) as threads:
 
         def configuration(number: int) -> dict[str, Any] | UserError:
             run = Run(Path(folder, str(number)), "dry run", (*script.options, *calls[number]))
             found: list[dict[str, Any]] = []
 
-            def stop(_: object) -> bool:  # it is about to begin
+            def stop(_: object) -> bool:  # called when the run is about to begin
                 found.append(yaml.safe_load((run.versions[-1] / "config.yaml").read_text(encoding="utf-8")))
                 return False
 
@@ -41,11 +41,11 @@ def dry_run(script: Script, calls: Sequence[Options]) -> list[dict[str, Any] | U
 
 
 def check_space(script: Script, options: Options, axes: Sequence[Axis]) -> dict[str, Any]:
-    """Tries the ends of ranges and all choices; the configuration that the options give without them.
+    """Tries both ends of each range and every choice; returns the configuration of the options alone.
 
     Raises:
-        UserError: the options alone, or an option with one of its values, are refused. What is refused only together
-            with another value is left to the search.
+        UserError: the script refuses the options alone, or with one of the values. Values that it refuses only in
+            combination are left to the search.
     """
     points = [
         [axis.words(axis.probes[number % len(axis.probes)]) for axis in axes]
@@ -64,14 +64,14 @@ def check_space(script: Script, options: Options, axes: Sequence[Axis]) -> dict[
 
 
 def without_places(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run is, wherever it goes."""
+    """Returns a configuration without PLACES."""
     return {key: value for key, value in configuration.items() if key not in PLACES}
 
 
 def difference(configuration: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
-    """What a configuration has that the base has not, as a recipe for `train.py --config`.
+    """Returns what a configuration changes about the base, as a recipe for `train.py --config`.
 
-    Of a class that the base does not have, these are the arguments that differ from its own defaults.
+    For a class that the base lacks, keeps the arguments that differ from the class's defaults.
     """
     changed: dict[str, Any] = {}
     for key, value in configuration.items():
@@ -90,14 +90,14 @@ def _difference_of_class(value: Mapping[str, Any], before: Any) -> dict[str, Any
     arguments = value.get("init_args", {})
     if value["class_path"] == before.get("class_path"):
         changed = difference(arguments, own | others)
-    else:  # arguments of the base stay where this class has them, too
+    else:  # the script keeps arguments of the base that this class also has
         changed = difference(arguments, own)
         changed |= {key: one for key, one in arguments.items() if key not in changed and others.get(key, one) != one}
     return {"class_path": value["class_path"], "init_args": changed}
 
 
 def _defaults(class_path: str) -> dict[str, Any]:
-    """Returns the default arguments of a class; none if it cannot be inspected."""
+    """Returns the default arguments of a class; {} if it cannot be inspected."""
     module, _, name = class_path.rpartition(".")
     defaults: dict[str, Any] = {}
     with suppress(ImportError, AttributeError):

@@ -1,4 +1,4 @@
-"""Figures of studies and searches, in the style of those of a run."""
+"""Draws the figures of studies and searches, in the style of a run's."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -23,10 +23,10 @@ Points = Sequence[tuple[int, float]]
 
 @matplotlib.rc_context(STYLE)
 def loss_bands_figure(panels: Mapping[str, Mapping[str, Sequence[Losses]]]) -> Figure:
-    """The training loss of several recipes over updates: mean over seeds, and a band from the least to the greatest.
+    """Plots the training loss of recipes over updates: the mean over seeds, in a band from minimum to maximum.
 
-    By heading and recipe there are the losses of every update for each seed. On the left of each row is the whole run
-    on logarithmic axes, from the first update, on the right all but its first tenth. Losses are means over parts.
+    `panels` holds by heading and recipe the losses of every update for each seed. Each heading is a row: on the left
+    the whole run on logarithmic axes, on the right all but its first tenth. Losses are averaged over segments.
     """
     seeds = max(len(seeds) for recipes in panels.values() for seeds in recipes.values())
     title = f"training loss: mean and range over {seeds} seeds" if seeds > 1 else "training loss"
@@ -55,7 +55,7 @@ def loss_bands_figure(panels: Mapping[str, Mapping[str, Sequence[Losses]]]) -> F
 
 @matplotlib.rc_context(STYLE)
 def points_figure(panels: Mapping[str, Mapping[str, Sequence[float]]], unit: str) -> Figure:
-    """By heading and recipe, a point for the value of each seed, and a line at their mean; `unit` is their name."""
+    """Plots for each heading and recipe a point per seed and a line at the mean; `unit` names the values."""
     rows = [(heading, recipe, seeds) for heading, recipes in panels.items() for recipe, seeds in recipes.items()]
     figure, (axis,) = figure_with_panels(1, f"{unit}: each seed, and the mean", width=8, height=0.6 + 0.2 * len(rows))
     labels = [f"{recipe}  {heading}".strip() for heading, recipe, _ in rows]
@@ -76,7 +76,7 @@ def points_figure(panels: Mapping[str, Mapping[str, Sequence[float]]], unit: str
 def history_figure(
     metric: str, ended: Sequence[tuple[int, float]], pruned: Sequence[tuple[int, float]], best: Any
 ) -> Figure:
-    """The value of every trial over its number, and the best so far, which `best` (max or min) finds."""
+    """Plots the value of every trial over its number, and the best so far; `best` is max or min."""
     figure, (axis,) = figure_with_panels(1, f"{metric} of the trials", width=9)
     numbers, values = [number for number, _ in ended], [value for _, value in ended]
     axis.plot([n for n, _ in pruned], [v for _, v in pruned], "x", color="0.6", markersize=4, label="when pruned")
@@ -93,7 +93,7 @@ def history_figure(
 def slices_figure(
     metric: str, values: Mapping[str, Sequence[Any]], logarithmic: set[str], results: Sequence[float]
 ) -> Figure:
-    """For each option the result of every trial over the option's value there."""
+    """Plots for each option the result of every trial over the option's value."""
     columns, title = 2 if len(values) == 4 else min(len(values), 3), f"{metric} over each option"
     figure, axes = figure_with_panels(len(values), title, width=0.9 + 2.7 * columns, height=3, columns=columns)
     figure.subplots_adjust(wspace=0.3, hspace=0.4)
@@ -103,7 +103,7 @@ def slices_figure(
             places = [words.index(value) for value in column]
             turned: dict[str, Any] = {}
             labels = [word if len(word) <= 32 else f"{word[:29]}..." for word in words]
-            if sum(map(len, labels)) > 24:  # more than fit beside each other
+            if sum(map(len, labels)) > 24:  # too long to fit side by side
                 turned = {"rotation": 20, "ha": "right", "fontsize": 8}
                 figure.subplots_adjust(bottom=1 / figure.get_figheight(), hspace=0.6)
             axis.set_xticks(range(len(words)), labels, **turned)
@@ -119,7 +119,7 @@ def slices_figure(
 
 @matplotlib.rc_context(STYLE)
 def importances_figure(importances: Mapping[str, float]) -> Figure:
-    """How much of the difference between good trials and others each option explains."""
+    """Plots how much of the difference between good trials and others each option explains."""
     figure, (axis,) = figure_with_panels(1, "importance of the options", width=8, height=0.6 + 0.25 * len(importances))
     figure.subplots_adjust(left=0.4)
     axis.barh(range(len(importances)), list(importances.values()), height=0.6)
@@ -129,7 +129,7 @@ def importances_figure(importances: Mapping[str, float]) -> Figure:
 
 
 def _cut_off(axis: Any, places: Sequence[Any], results: Sequence[float]) -> None:
-    """Moves what is far from the middle to the edge, with its value: one bad trial would hide all differences."""
+    """Marks outliers at the edge with their values, so that one bad trial does not hide all differences."""
     low, middle, high = np.percentile(results, [0, 50, 100])
     reach = 3 * max(np.median(np.abs(np.asarray(results) - middle)), 1e-9)
     low, high = max(low, middle - 3 * reach), min(high, middle + 3 * reach)
@@ -146,7 +146,7 @@ def _cut_off(axis: Any, places: Sequence[Any], results: Sequence[float]) -> None
 
 
 def _styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """A color for each name, and after ten names another kind of line, so that they are told apart."""
+    """Returns a color and a line style for each name; the line style changes after every ten names."""
     colors, lines = matplotlib.colormaps["tab10"], ("-", "--", ":")
     numbered = enumerate(dict.fromkeys(names))
     return {name: {"color": colors(i % 10), "linestyle": lines[i // 10 % 3]} for i, name in numbered}

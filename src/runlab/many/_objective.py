@@ -1,4 +1,4 @@
-"""What Optuna optimizes: trains the run of a trial, and returns the metric it ended with."""
+"""Defines Optuna's objective: trains the run of a trial and returns its final metric."""
 
 import math
 
@@ -12,21 +12,21 @@ from runlab.many._run import Run
 from runlab.many._trials import DOES_NOT_COUNT, FOLDER, Goal, Trials
 
 ATTEMPTS = 4  # at a trial whose process is killed
-INTERRUPTED = (130, 143)  # statuses of a run that Ctrl-C or SIGTERM has ended
+INTERRUPTED = (130, 143)  # exit statuses of a run ended by Ctrl-C or SIGTERM
 TOO_LARGE = "its network is too large"
-MEASURED = ("val/loss", "val/perplexity", "val/accuracy")  # what metrics.json has of them
+MEASURED = ("val/loss", "val/perplexity", "val/accuracy")  # the validation metrics in metrics.json
 
 
 class Failed(Exception):
-    """A trial has no value. Its error is among its attributes, unless it does not count anyhow."""
+    """A trial has no value. Its error is among its attributes, unless it does not count anyway."""
 
 
 class Objective:
-    """Trains the run of a trial in a process of a pool, whose validations it reports; callable by several threads.
+    """Trains the run of a trial in a pool and reports its validations to Optuna; several threads may call it.
 
     Args:
-        pool: which trains.
-        trials: of the search.
+        pool: trains the runs.
+        trials: the trials of the search.
     """
 
     def __init__(self, pool: Pool, trials: Trials) -> None:
@@ -34,18 +34,18 @@ class Objective:
         self._trials = trials
 
     def __call__(self, trial: Trial) -> float:
-        """Returns the metric at the end of training, the worst value if the loss diverged.
+        """Returns the metric at the end of training; the worst value if the loss diverged.
 
         Raises:
             TrialPruned: the pruner ended the trial, or its network is too large.
-            Failed: the run failed, or the trial is one too many.
+            Failed: the run failed, or the trial is one too many or repeats one that has not ended.
         """
         try:
             for axis in self._trials.axes:
                 axis.suggest(trial)
             now = _stored(trial)
             earlier = [one for one in self._trials.all if one.number < trial.number]
-            if len(earlier) >= self._trials.goal.trials:  # another call has begun the last one meanwhile
+            if len(earlier) >= self._trials.goal.trials:  # meanwhile another call has begun the last one
                 raise _not_counted(trial, "one too many")
             same = [one for one in earlier if one.params == now.params and one.state != TrialState.FAIL]
             return _repeated(trial, same[0]) if same else self._trained(trial, self._run(now))
@@ -64,7 +64,7 @@ class Objective:
     def _trained(self, trial: Trial, run: Run) -> float:
         trial.set_user_attr(FOLDER, str(run.folder))
         listener = Listener(trial, self._trials.goal)
-        for _ in range(ATTEMPTS):  # a killed process is resumed from its checkpoint
+        for _ in range(ATTEMPTS):  # a killed run resumes from its checkpoint
             status = self._pool.train(run, listener)
             if listener.outcome is not None or run.finished is not None:
                 break
@@ -81,7 +81,7 @@ class Objective:
         return self._value(trial, run)
 
     def _value(self, trial: Trial, run: Run) -> float:
-        """Returns the last report of a finished run; from its folder if the report was lost with a process."""
+        """Returns the last value that a finished run reported; from its folder if the report was lost."""
         reported = _stored(trial).intermediate_values.get(run.result["updates"])
         if reported is not None:
             return reported
@@ -91,7 +91,7 @@ class Objective:
 
 
 class Listener:
-    """Answers the messages of a trial's run; `outcome` is what ended it early: a value, or the error to raise."""
+    """Answers the messages of a trial's run; `outcome` is the value or the error that ended it early."""
 
     def __init__(self, trial: Trial, goal: Goal) -> None:
         self._trial = trial
@@ -131,7 +131,7 @@ def _stored(trial: Trial) -> FrozenTrial:
 
 
 def _repeated(trial: Trial, same: FrozenTrial) -> float:
-    """Ends a trial as another with its values did: with the same seed it would take the same course."""
+    """Ends a trial as an earlier one with the same values ended: with the same seed it would train identically."""
     failure = _not_counted(trial, f"as trial {same.number}")
     for step, value in same.intermediate_values.items():
         trial.report(value, step)

@@ -1,4 +1,4 @@
-"""A study: recipes, seeds, and the folder in which their runs lie."""
+"""Plans the runs of a study: recipes, seeds and folders."""
 
 import hashlib
 import itertools
@@ -14,7 +14,7 @@ from runlab._options import digest, options_in
 from runlab.many._run import Run
 
 LONGEST_NAME = 80
-# Options of `train.py` that no run of a study or search can be given, and what to do.
+# Options of `train.py` that the runs of a study or search do not take, with remedies.
 NOT_OF_RUNS = {
     "config": "each recipe is one file; name it before the options",
     "c": "each recipe is one file; name it before the options",
@@ -33,7 +33,7 @@ class SeedRun(Run):
 
     path: Path  # of the YAML file
     point: str  # the values of the grid, as `option=value` words; empty without a grid
-    overrides: tuple[str, ...]  # what else the recipe is made of, as arguments of `train.py`
+    overrides: tuple[str, ...]  # the recipe's other arguments of `train.py`
     seed: int
 
     @property
@@ -43,7 +43,7 @@ class SeedRun(Run):
 
     @property
     def recipe(self) -> str:
-        """The name of configuration and point together."""
+        """The name of the configuration and the point."""
         return f"{self.config} {self.point}".strip()
 
 
@@ -55,13 +55,13 @@ def plan(
     overrides: Sequence[str],
     first: Sequence[str] = (),
 ) -> list[SeedRun]:
-    """All runs of a study, seed by seed, so that every recipe has a run before one has all of its runs.
+    """Returns all runs of a study in order of seed, so that every recipe runs once before any runs twice.
 
-    Every one of the `configs` is crossed with all points of the `grid`, whose axes are `OPTION=VALUE,VALUE,...`; the
-    `overrides` are for every run; `first` come before all others.
+    Crosses the `configs` with all points of the `grid`, whose axes are `OPTION=VALUE,VALUE,...`. Every run gets the
+    `overrides`, and before all other options `first`.
 
     Raises:
-        UserError: a configuration is not there, an axis cannot be read, or two recipes have one name.
+        UserError: a configuration is missing, an axis is malformed, an option is refused, or two recipes share a name.
     """
     axes = []
     for axis in grid:
@@ -89,11 +89,11 @@ def plan(
 
 
 def refuse_own_options(overrides: Sequence[str], varied: Sequence[str] = ()) -> None:
-    """Raises a UserError for an option that every run of a study or search is given by it, or that begins no run.
+    """Raises a UserError for an option that the study or search itself sets, or that starts no run.
 
     Args:
         overrides: the words for every run.
-        varied: the options whose values differ.
+        varied: the options whose values vary.
     """
     for option in [*options_in(overrides), *(f"--{one}" for one in varied)]:
         if remedy := NOT_OF_RUNS.get(option.lstrip("-")):
@@ -101,7 +101,7 @@ def refuse_own_options(overrides: Sequence[str], varied: Sequence[str] = ()) -> 
 
 
 def study_name(configs: Sequence[str], grid: Sequence[str]) -> str:
-    """Returns a study's name by default: its recipes, and the options of its grid.
+    """Returns the default name of a study: its recipes and the options of its grid.
 
     >>> study_name(["configs/a.yaml", "b.yaml"], ["model.n_hidden=100,200"])
     'a-vs-b-by-n_hidden'
@@ -119,7 +119,7 @@ def _folder_name(recipe: str) -> str:
 
 
 def values(text: str) -> list[str]:
-    """The values of an axis: `[1,2],[3]` are two, since a comma within brackets is part of a value."""
+    """Returns the values of an axis. A comma within brackets is part of a value: `[1,2],[3]` has two."""
     found, depth = [""], 0
     for character in text:
         depth += (character in "[({") - (character in "])}")
@@ -131,11 +131,11 @@ def values(text: str) -> list[str]:
 
 
 def record_recipes(folder: Path, runs: Sequence[SeedRun]) -> None:
-    """Writes what recipes are made of into `study.json`: a study may grow, but what has been trained stays the same.
+    """Writes the recipes' files and arguments to `study.json`. A study may grow, but trained recipes stay the same.
 
     Raises:
-        UserError: a recipe that has been trained is another than it was or left out now, so that the report would lose
-            it; or the folder cannot be written.
+        UserError: a trained recipe has changed, a trained run is left out, so that the report would lose it, or the
+            folder is not writable.
     """
     path = folder / "study.json"
     recipes = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -156,6 +156,6 @@ def record_recipes(folder: Path, runs: Sequence[SeedRun]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(
             path, (json.dumps(recipes, indent=2) + "\n").encode()
-        )  # several machines may begin at one moment
+        )  # several machines may begin at the same time
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error.strerror}); give another folder", runs_dir=None) from error

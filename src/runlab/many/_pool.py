@@ -1,7 +1,7 @@
-"""Processes that train runs, one for each run.
+"""Trains runs in processes, one for each run.
 
-On Linux they are forked from a server, which has imported everything once: starting a process anew would take longer
-than 20,000 updates. A killed run kills nothing else.
+On Linux they are forked from a server that has imported everything: starting a new process would take longer than
+20,000 updates. A killed run does not affect the others.
 """
 
 import multiprocessing
@@ -28,23 +28,22 @@ from runlab.many._script import Script, cores, start_server
 
 R = TypeVar("R", bound=Run)
 
-# Ctrl-C, and what a cluster ends a job by; Windows has no SIGHUP.
+# Ctrl-C, and the signals by which a cluster ends a job; Windows has no SIGHUP.
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class Stopped(BaseException):
-    """The pool was stopped, so this run was interrupted or not begun. The pool raises the reason when it is left."""
+    """The pool was stopped, so this run was interrupted or not begun. Leaving the pool raises the reason."""
 
 
 class Pool:
-    """Trains runs, each in a process of its own, for the threads that call `train`; use it as a context.
+    """Trains runs, each in its own process, for the threads that call `train`; use it as a context manager.
 
-    A signal or `stop` ends the runs, which save their state first: whoever trains them next resumes them. The second
-    signal kills them.
+    A signal or `stop` ends the runs, which first save their state and can be resumed. A second one kills them.
 
     Args:
-        script: which trains.
-        threads: of each run, at most.
+        script: trains the runs.
+        threads: the maximum for each run.
     """
 
     def __init__(self, script: Script, threads: int = 1) -> None:
@@ -53,7 +52,7 @@ class Pool:
         self._server = start_server(script)
         self._running: dict[Run, BaseProcess] = {}
         self._reason: BaseException | None = None
-        self._lock = threading.RLock()  # of the two above, and since `multiprocessing` polls all children in `start`
+        self._lock = threading.RLock()  # for the two above, and because `multiprocessing` polls all children in `start`
         self._handlers = ExitStack()
 
     def __enter__(self) -> "Pool":
@@ -72,20 +71,20 @@ class Pool:
             return list(self._running)
 
     def stop(self, reason: BaseException) -> None:
-        """Ends the runs and begins no other; leaving the pool raises the first reason."""
+        """Ends the runs and starts no others; leaving the pool raises the first reason."""
         with self._lock:
             for process in self._running.values():
                 process.terminate() if self._reason is None else process.kill()
             self._reason = self._reason or reason
 
     def train(self, run: Run, listen: Callable[[Any], bool] | None = None) -> int | None:
-        """Trains a run, or resumes it, and returns its exit status, which is negative if a signal ended it.
+        """Trains or resumes a run, and returns its exit status, which is negative if a signal killed it.
 
-        Returns None if another process trains the run or has finished it.
+        Returns None if another process is training the run or has finished it.
 
         Args:
-            run: what to train.
-            listen: is called with each message of a watched run (`runlab.Supervised`); returns whether it may continue.
+            run: the run to train.
+            listen: called with each message of a watched run (`runlab.Supervised`); returns whether it may continue.
 
         Raises:
             Stopped: the pool was stopped.
@@ -118,17 +117,17 @@ class Pool:
                 raise Stopped
             process.start()
             self._running[run] = process
-            if self._reason is not None:  # a signal came meanwhile
+            if self._reason is not None:  # a signal came in the meantime
                 process.terminate()
         if connection is not None:
-            connection.close()  # so that ours is at its end when the process is
+            connection.close()  # so that ours reaches its end when the process ends
         return process
 
     def _end(self, run: Run, connection: Connection | None) -> None:
-        """Waits for a process to end; ends it if it has not, as its listener has failed then."""
+        """Waits for a process to end; terminates it first if it still runs because its listener failed."""
         process = self._running[run]
         if connection is not None:
-            connection.close()  # at which the process may be waiting
+            connection.close()  # the process may be waiting for it
         if not wait([process.sentinel], 0):
             process.terminate()
             wait([process.sentinel])
@@ -141,16 +140,16 @@ class Pool:
 
 
 def display() -> Progress:
-    """Shows how many of the runs are done, the time, and the task's description."""
+    """Returns a progress bar with the number of finished runs, the times, and the task's description."""
     words = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True))
     columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), words)
     return Progress(*columns, expand=True)
 
 
 def train_all(script: Script, runs: Sequence[R], jobs: int) -> list[R]:
-    """Trains the runs and shows its progress; returns those it trained, as other calls may have some of them.
+    """Trains the runs and shows the progress; returns the ones it trained, as other calls may train some.
 
-    Interrupted, it has the runs save their state, and the next call resumes them.
+    On an interruption the runs save their state, and the next call resumes them.
     """
     jobs = max(1, min(jobs, len(runs)))
     with Pool(script, max(1, cores() // jobs)) as pool, display() as progress, ThreadPoolExecutor(jobs) as threads:
@@ -173,7 +172,7 @@ def _answer(process: BaseProcess, connection: Connection, listen: Callable[[Any]
         except (EOFError, OSError):
             break
         answer = listen(message)
-        with suppress(OSError):  # the process has ended
+        with suppress(OSError):  # the process may have ended
             connection.send(answer)
     wait([process.sentinel])
 
@@ -186,9 +185,9 @@ def _train(
     threads: int,
     connection: Connection | None,
 ) -> None:
-    """Runs the script as a command of its own would: with its arguments, its output in a file, nothing to read."""
+    """Runs the script as a separate command: with its own arguments, its output in a file, and empty input."""
     if hasattr(os, "setsid"):
-        os.setsid()  # in a session of its own, so that Ctrl-C reaches the pool alone, which ends the others in order
+        os.setsid()  # a new session, so that Ctrl-C reaches only the pool, which ends the runs cleanly
     with log.open("wb") as output, open(os.devnull, "rb") as nothing:
         for descriptor, file in enumerate((nothing, output, output)):
             os.dup2(file.fileno(), descriptor)
@@ -196,7 +195,7 @@ def _train(
     os.environ.update(environment)
     if threads == 1:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-    if "torch" in sys.modules:  # the server had one; where there may be more, the run finds out whether they pay
+    if "torch" in sys.modules:  # the server set one thread; if more are allowed, the run finds out whether they pay
         sys.modules["torch"].set_num_threads(int(os.environ.get("OMP_NUM_THREADS", str(threads)).split(",")[0]))
     sys.argv = [str(path), *arguments]
     watched_by(connection)
@@ -206,6 +205,6 @@ def _train(
 
 
 def _end_with(pool: int) -> None:
-    """Ends this process in order, as Ctrl-C would, when that of the pool has ended, which was killed then."""
+    """Waits for the pool's process to end, which means that it was killed, and ends this one cleanly by SIGTERM."""
     wait([pool])
     signal.raise_signal(signal.SIGTERM)  # `os.kill` would end it at once on Windows

@@ -1,4 +1,4 @@
-"""What a study shows: its results as files, a table with error bars, figures, and a report."""
+"""Writes the results of a study: files, a table with error bars, figures, and a report."""
 
 import csv
 import datetime
@@ -30,13 +30,13 @@ LEGEND = (
     "Student's t."
 )
 Row = dict[str, Any]
-Panels = dict[str, dict[str, list[Row]]]  # the runs that have a result, by heading and name of the recipe
+Panels = dict[str, dict[str, list[Row]]]  # the runs with a result, by heading and name of the recipe
 
 
 def write_report(
     folder: Path, runs: Sequence[SeedRun], failures: Sequence[SeedRun], words: Sequence[str], console: Console
 ) -> None:
-    """Writes results.csv, results.json, two figures and report.md, which names the command `words`; prints a table."""
+    """Writes results.csv, results.json, report.md with the command `words`, and any figures; prints a table."""
     from runlab._drawing import draw
     from runlab.many._figures import loss_bands_figure, points_figure
 
@@ -50,7 +50,7 @@ def write_report(
     lines = _lines(panels)
     title = f"{folder.name}: mean ± standard deviation over seeds"
     shown = [HEADINGS.index(name) for name in ("recipe", "seeds", "first loss", "val", DIFFERENCE)]
-    columns = (Column(HEADINGS[index], overflow="fold") for index in shown)  # those for which a terminal has room
+    columns = (Column(HEADINGS[index], overflow="fold") for index in shown)  # as many as fit a terminal
     table = Table(*columns, title=title, title_justify="left", box=SIMPLE, pad_edge=False)
     for line in lines:
         table.add_row(*(line[index].split(" (")[0] for index in shown))
@@ -65,7 +65,7 @@ def write_report(
 
 
 def paired_interval(differences: Sequence[float]) -> tuple[float, float]:
-    """Mean and half width of the 95 % interval of Student's t for paired differences; nan where there is only one."""
+    """Returns mean and half width (nan for one value) of the 95 % interval of Student's t for paired differences."""
     mean = statistics.fmean(differences)
     if len(differences) < 2:
         return mean, math.nan
@@ -73,7 +73,7 @@ def paired_interval(differences: Sequence[float]) -> tuple[float, float]:
 
 
 def processor() -> str:
-    """The processor's name, as the system has it."""
+    """Returns the system's name for the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
@@ -82,9 +82,9 @@ def processor() -> str:
 
 
 def _t_quantile(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t, by integrating its density from 0 in the variable atan(t / sqrt(freedom))."""
+    """Returns the 97.5 % quantile of Student's t, integrating its density from 0 over atan(t / sqrt(freedom))."""
     angle = np.linspace(0, np.pi / 2, 200_001)
-    # With t = sqrt(freedom) * tan(angle) the density becomes cos(angle)^(freedom - 1), up to a factor.
+    # With t = sqrt(freedom) * tan(angle), the density becomes cos(angle)^(freedom - 1), up to a factor.
     mass = np.cumsum(np.cos(angle) ** (freedom - 1))
     return float(math.sqrt(freedom) * np.tan(angle[np.searchsorted(mass, 0.95 * mass[-1])]))
 
@@ -102,10 +102,10 @@ def _row(run: SeedRun, failed: bool) -> Row:
 
 
 def _panels(folder: Path, runs: Sequence[SeedRun], rows: Sequence[Row]) -> Panels:
-    """The rows by recipe; where several configurations are crossed with a grid, each of its points is a heading.
+    """Returns the rows by recipe; if several configurations are crossed with a grid, each of its points is a heading.
 
     Raises:
-        UserError: the runs of a recipe are of several corpora, as when names.txt could not be had once.
+        UserError: the runs of a recipe used different corpora, for example after a failed download of names.txt.
     """
     several = len({run.config for run in runs}) > 1
     panels: Panels = {}
@@ -123,7 +123,7 @@ def _panels(folder: Path, runs: Sequence[SeedRun], rows: Sequence[Row]) -> Panel
 
 
 def _values(panels: Panels, value: Callable[[Row], Any]) -> dict[str, dict[str, list[Any]]]:
-    """A value of each row; without recipes and headings that have none."""
+    """Returns a value of each row, without the recipes and headings that have no rows."""
     return {
         heading: {name: [value(row) for row in rows] for name, rows in recipes.items() if rows}
         for heading, recipes in panels.items()
@@ -132,7 +132,7 @@ def _values(panels: Panels, value: Callable[[Row], Any]) -> dict[str, dict[str, 
 
 
 def _lines(panels: Panels) -> list[list[str]]:
-    """The lines of the table, a cell for each of HEADINGS; differences are to the first recipe of the same panel."""
+    """Returns the rows of the table, a cell for each of HEADINGS; differences are to the panel's first recipe."""
     lines = []
     for heading, recipes in panels.items():
         first = next(iter(recipes.values()))
@@ -169,7 +169,7 @@ def _difference(differences: Sequence[float]) -> str:
 
 
 def _markdown(name: str, lines: Sequence[Sequence[str]], rows: Sequence[Row], words: Sequence[str]) -> str:
-    """The report: command, table, figures, and what failed."""
+    """Returns the report: command, table, figures, and runs without a result."""
     machine = f"torch {version('torch')}, {cores()} cores of {processor()}"
     text = [f"# {name}", "", f"{datetime.date.today()}, {machine}, by", ""]
     text += ["```", shlex.join(words), "```", "", LEGEND, ""]

@@ -1,4 +1,4 @@
-"""A run that a study consists of: the options of `train.py`, and the folder in which its attempts lie."""
+"""Represents a run of a study or search: the options of `train.py`, and the folder of its attempts."""
 
 import json
 import time
@@ -10,16 +10,16 @@ from typing import Any
 from runlab._files import LAST, versions
 from runlab._lock import Occupied, alone_in
 
-LAST_SECONDS = 30  # for which a run that has lost its pool may still train
+LAST_SECONDS = 30  # allowed for a run to end after its pool was killed
 
 
 @dataclass(frozen=True)
 class Run:
-    """One call of `train.py`, and further ones that resume it where it was interrupted."""
+    """One call of `train.py`, and any further calls that resume it."""
 
     folder: Path  # the parent of the folders `version_N` of its attempts
-    label: str  # what it is, for those who watch
-    options: tuple[str, ...]  # of `train.py`, without those that say where
+    label: str  # for the progress bar
+    options: tuple[str, ...]  # of `train.py`, without --name and --runs_dir
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -30,23 +30,23 @@ class Run:
 
     @property
     def versions(self) -> list[Path]:
-        """Its attempts, the newest last."""
+        """The folders of its attempts, the newest last."""
         return [self.folder / f"version_{number}" for number in sorted(versions(self.folder))]
 
     @property
     def finished(self) -> Path | None:
-        """The folder that holds its result, None before."""
+        """The folder that holds its result; None before it has one."""
         return next((path for path in self.versions if (path / "metrics.json").exists()), None)
 
     @property
     def result(self) -> dict[str, Any]:
-        """The content of metrics.json of a run that is finished."""
+        """The content of a finished run's metrics.json."""
         assert self.finished is not None
         content: dict[str, Any] = json.loads((self.finished / "metrics.json").read_text(encoding="utf-8"))
         return content
 
     def measured(self, metric: str) -> float:
-        """A metric of a run that is finished, such as `val/loss`."""
+        """Returns a metric of a finished run, such as `val/loss`."""
         split, quantity = metric.split("/")
         return float(self.result[split][quantity])
 
@@ -60,9 +60,9 @@ class Run:
         return next((line for line in reversed(lines) if line.strip()), "it printed nothing")
 
     def lock(self) -> ExitStack | None:
-        """What keeps other processes from training the run until it is closed; None where one of them trains it.
+        """Returns a lock on the run, to be closed after training; None if another process is training it.
 
-        A run whose pool was killed is about to save its state and to end, which is waited for.
+        If the run's pool was killed, waits up to LAST_SECONDS for the run to save its state and end.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as lock, suppress(Occupied):

@@ -1,4 +1,4 @@
-"""The command that lists runs: what differs between them, and what came of each."""
+"""Lists runs with their differences and results."""
 
 import argparse
 import csv
@@ -23,15 +23,15 @@ from runlab._parser import PlainParser
 
 RESULTS = ("val", "test", "train", "updates", "seconds", "engine")
 SPLITS = ("train", "val", "test")
-# Where a run's files are, and how it was called: no part of its recipe.
+# Options for a run's files and the way it was called, which are not part of its recipe.
 PLACES = ("name", "runs_dir", "ckpt_path", "resume", "data.data_dir", "trainer.default_root_dir")
 CONDITION = re.compile(r"([\w./]+)(=|<|>)(.*)")
-Row = dict[str, Any]  # of a run: its folder, its results, and its options as they are typed
+Row = dict[str, Any]  # a run's folder, results, and options as typed
 
 
 @command
 def list_runs(args: Sequence[str] | None = None) -> None:
-    """Prints a table of all runs below a folder, the best first, with the options in which they differ."""
+    """Prints a table of the runs below a folder, by default the best first, with the options in which they differ."""
     options = _parse(sys.argv[1:] if args is None else args)
     every = runs_in(Path(options.folder))
     if not every:
@@ -41,7 +41,7 @@ def list_runs(args: Sequence[str] | None = None) -> None:
         raise UserError("no run is like that; leave it out", where=" ".join(options.where))
     columns, by = differing(rows), _column("sort", options.sort, every)
     rows.sort(key=lambda row: _order(row.get(by)), reverse=options.reverse)
-    rows.sort(key=lambda row: row.get(by) is None)  # what has no value comes last
+    rows.sort(key=lambda row: row.get(by) is None)  # runs without a value come last
     if options.csv:
         _print_csv(rows, ["run", *RESULTS, *columns])
         return
@@ -55,7 +55,7 @@ def list_runs(args: Sequence[str] | None = None) -> None:
 
 
 def runs_in(folder: Path) -> list[Row]:
-    """Returns the runs below a folder, each with its folder as `run`, its results and its options."""
+    """Returns the runs below a folder, each with its folder as `run`, its results, and its options."""
     found = []
     for path in sorted(folder.rglob("config.yaml")):
         configuration = _read(path)
@@ -67,8 +67,7 @@ def runs_in(folder: Path) -> list[Row]:
 
 
 def differing(rows: Sequence[Row]) -> list[str]:
-    """Returns the options of which runs have several values; one that only some have, since others are of another
-    class, does not count for that alone."""
+    """Returns the options with several values, ignoring for each the runs that lack it because of their class."""
     options = dict.fromkeys(key for row in rows for key in row if key not in ("run", *RESULTS, *PLACES))
     return [key for key in options if len({repr(row[key]) for row in rows if key in row}) > 1]
 
@@ -88,13 +87,13 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
 
 
 def _read(path: Path) -> Any:
-    with suppress(OSError, yaml.YAMLError, UnicodeDecodeError):  # it is no run's, or being written
+    with suppress(OSError, yaml.YAMLError, UnicodeDecodeError):  # not a run's, or being written
         return yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     return None
 
 
 def _results(run: Path) -> Row:
-    """What came of a run: of one that is not finished, how many updates its last losses are of."""
+    """Returns the results of a run; for an unfinished one, the number of updates in its saved losses."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
         losses = {split: metrics[split]["loss"] for split in SPLITS if split in metrics}
@@ -105,7 +104,7 @@ def _results(run: Path) -> Row:
 
 
 def _column(asked: str, name: str, rows: Iterable[Row]) -> str:
-    """The column of a name, which may be the last words of an option; `asked` is the argument that names it."""
+    """Returns the column with a name or an option's last words; `asked` is the argument to name in an error."""
     known = dict.fromkeys(key for row in rows for key in row)
     named = [name] if name in known else [key for key in known if key.endswith(f".{name}")]
     if len(named) != 1:
@@ -138,7 +137,7 @@ def _order(value: Any) -> tuple[int, float, str]:
 
 
 def _differences(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
-    """For each run the options that it does not share with most, by as many last words as tell them apart."""
+    """Returns for each run the options whose values are not the most common ones, with shortened names."""
     usual = {one: Counter(repr(row[one]) for row in rows if one in row).most_common(1)[0][0] for one in columns}
     short = dict(zip(columns, shortened_options(columns), strict=True))
     return [
@@ -148,7 +147,7 @@ def _differences(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
 
 
 def _value(value: Any) -> str:
-    """A value in few words: a class by its name alone."""
+    """Returns a short form of a value: a class by its name alone."""
     if isinstance(value, list):
         return ",".join(map(_value, value))
     if isinstance(value, dict) and "class_path" in value:

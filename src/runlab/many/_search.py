@@ -1,4 +1,4 @@
-"""The command that searches: the best recipe of a space, and whether it is better than the one to begin with."""
+"""Searches a space for the best recipe, and tests whether that is better than the initial one."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ from runlab.many._script import Script, cores
 
 @command
 def search_command(script: Script, args: Sequence[str] | None = None) -> None:
-    """Searches, or resumes a search; exit status 1 if no trial ended with a finite value."""
+    """Starts or resumes a search; exits with status 1 if no trial ended with a finite value."""
     args = sys.argv[1:] if args is None else args
     parser = _parser()
     options, rest = parser.parse_known_args(args)
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _arguments_of(kind: str, words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words that are arguments of a class of this kind, and the others."""
+    """Returns the words that are arguments of a class of this kind, and the other words."""
     taken: list[str] = []
     others: list[str] = []
     waiting = iter(words)
@@ -104,7 +104,7 @@ def _sampler(name: str, words: Sequence[str], axes: Sequence[Any]) -> Any:
 
     if name == "GridSampler":
         words = [*words, f"--sampler.search_space={json.dumps({axis.option: axis.grid for axis in axes})}"]
-    if name == "TPESampler":  # so that searches with one job are repeatable, as by default elsewhere
+    if name == "TPESampler":  # makes searches with one job repeatable, as Search does by default
         words = ["--sampler.seed=0", *words]
     return _made("sampler", samplers.BaseSampler, samplers, name, words)
 
@@ -119,7 +119,7 @@ def _pruner(name: str, words: Sequence[str]) -> Any:
 
 @contextmanager
 def _refused(kind: str, name: str) -> Iterator[None]:
-    """Turns what a class of Optuna has against its arguments, or misses, into one line."""
+    """Turns a missing package, or arguments that a class of Optuna refuses, into a one-line error."""
     try:
         yield
     except ImportError as error:
@@ -132,13 +132,13 @@ def _refused(kind: str, name: str) -> Iterator[None]:
 
 
 def _made(kind: str, base: type, library: Any, name: str, words: Sequence[str]) -> Any:
-    """Makes an object of a class of Optuna, or of the user's own by its path, from arguments."""
+    """Returns an instance of a class of Optuna, or of the user's own by its path, made from arguments."""
     parser: Any = OneLineParser()
     parser.add_subclass_arguments(base, kind)
     path = f"{library.__name__}.{name}" if hasattr(library, name) else name
     config = parser.parse_args([f"--{kind}={path}", *words])
     for key, value in config[kind].init_args.as_dict().items():
-        if isinstance(value, str) and value.isdecimal():  # of an argument that may also be a word
+        if isinstance(value, str) and value.isdecimal():  # the argument may also be a word
             config[kind].init_args[key] = int(value)
     with _refused(kind, name):
         return parser.instantiate_classes(config)[kind]

@@ -1,4 +1,4 @@
-"""What a search shows: the ten best trials, figures, and whether the best is better than the recipe it began from."""
+"""Reports a search: the ten best trials, figures, and whether the best one beats the initial recipe."""
 
 import datetime
 import math
@@ -24,7 +24,7 @@ from runlab.many._trials import Goal, Trials
 
 SHOWN = 10
 IN_WORDS = {"better": "is better than", "worse": "is worse than", "not told apart": "cannot be told apart from"}
-MANY = 10  # trials, below which importances mean nothing
+MANY = 10  # trials; with fewer, importances mean nothing
 
 
 def write_search_report(
@@ -35,7 +35,7 @@ def write_search_report(
     words: Sequence[str],
     console: Console,
 ) -> None:
-    """Writes report.md, which names the command `words`, and its figures; prints the verdict and where it all is."""
+    """Writes report.md with the command `words`, and its figures; prints the verdict and the paths."""
     ended = trials.ranked
     figures = _draw(folder, trials, goal, ended)
     machine = f"torch {version('torch')}, {cores()} cores of {processor()}"
@@ -76,7 +76,7 @@ def _counted(trials: Trials) -> str:
 
 
 def _table(ended: Sequence[FrozenTrial], goal: Goal) -> list[str]:
-    """The trials as lines of Markdown."""
+    """Returns the trials as lines of a Markdown table."""
     options = list(ended[0].params)
     head = ["trial", goal.metric, "parameters", *(option.removeprefix("model.") for option in options)]
     lines = [head, ["---"] * len(head)]
@@ -88,7 +88,7 @@ def _table(ended: Sequence[FrozenTrial], goal: Goal) -> list[str]:
 
 
 def _written(value: object) -> str:
-    """A value as it is short to read: a class by its name, with its arguments in parentheses."""
+    """Returns a value in short form: a class by its name, with its arguments in parentheses."""
     if isinstance(value, float):
         return f"{value:.4g}"
     read = yaml.safe_load(value) if isinstance(value, str) and value.startswith("{") else None
@@ -103,12 +103,12 @@ def _point(value: object) -> Any:
 
 
 def _argument(value: object) -> str:
-    """Of options that are grouped, all in one."""
+    """Returns an argument as text; a group of options as its values."""
     return " ".join(map(str, value.values())) if isinstance(value, dict) else str(value)
 
 
 def _draw(folder: Path, trials: Trials, goal: Goal, ended: Sequence[FrozenTrial]) -> list[str]:
-    """Draws what there is to draw; the names of the figures."""
+    """Draws the figures for which there are enough trials, and returns their names."""
     pruned = [trial for trial in trials.all if trial.state == TrialState.PRUNED and trial.intermediate_values]
     in_order = sorted(ended, key=lambda trial: trial.number)
     figures = {

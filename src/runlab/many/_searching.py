@@ -1,4 +1,4 @@
-"""A search: from a space of recipes to the best, which is trained again beside the recipe the search began from."""
+"""Searches a space for the best recipe, and trains it again beside the recipe that the search began from."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,35 +26,35 @@ from runlab.many._space import Axis, read_space
 from runlab.many._storage import open_storage, quiet_optuna
 from runlab.many._trials import Goal, Trials
 
-MAX_DUPLICATES = 100  # trials in a row that do not count, after which a search gives up
+MAX_DUPLICATES = 100  # consecutive trials that do not count before a search gives up
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a search has found."""
+    """The result of a search."""
 
-    trials: list[FrozenTrial]  # those that count
-    best: FrozenTrial | None  # whose value is better than its recipe deserves, since it was chosen for it
-    recipe: Path | None  # of the best, for `--config`
+    trials: list[FrozenTrial]  # the ones that count
+    best: FrozenTrial | None  # chosen for its value, which is therefore optimistic
+    recipe: Path | None  # the best trial's, for `--config`
     confirmation: Confirmation | None
 
 
 @dataclass(frozen=True)
 class Search:
-    """A search for the best recipe in a space, in the folder `RUNS_DIR/search/NAME`; `run` begins or resumes it."""
+    """A search for the best recipe in a space, in the folder `RUNS_DIR/search/NAME`; `run` starts or resumes it."""
 
     script: Script  # trains each trial
-    recipe: str | Path  # where the search begins: a YAML file for the script's `--config`
-    space: Mapping[str, Any]  # options of the script, each with its values, as `read_values` takes them
+    recipe: str | Path  # the initial recipe: a YAML file for the script's `--config`
+    space: Mapping[str, Any]  # options of the script with their values, as for `read_values`
     goal: Goal
     name: str = "search"
     runs_dir: str | Path = "runs"
-    overrides: Sequence[str] = ()  # further arguments of the script, for every run
+    overrides: Sequence[str] = ()  # further arguments of the script for every run
     sampler: BaseSampler = field(default_factory=lambda: TPESampler(seed=0))
     pruner: BasePruner = field(default_factory=MedianPruner)
     storage: str | None = None  # the URL of a database, which several machines may share; by default a file
-    jobs: int = field(default_factory=cores)  # runs at a time
-    confirm: int = 5  # the number of fresh seeds with which the best trial is compared with the recipe; 0 for none
+    jobs: int = field(default_factory=cores)  # the number of runs at a time
+    confirm: int = 5  # the number of fresh seeds for comparing the best trial with the recipe; 0 for none
     command: Sequence[str] = ()  # the command line, for the report
     console: Console = field(default_factory=Console)
 
@@ -67,7 +67,7 @@ class Search:
         """Trains the missing trials, then confirms the best one.
 
         Returns:
-            The result; None if other calls of the same search are training, the last of which has it.
+            The result; None if other calls of the same search are training: the last of them returns it.
 
         Raises:
             UserError: the recipe or a value of the space is refused, or the search exists with another definition.
@@ -119,9 +119,9 @@ class Search:
         }
 
     def _train(self, trials: Trials) -> None:
-        """Has Optuna run trials until there are enough, or nothing is left to try."""
+        """Runs Optuna's trials until there are enough, the budget is spent, or nothing is left to try."""
         if trials.study.get_trials(deepcopy=False):
-            self.sampler.reseed_rng()  # with its seed it would propose what it has proposed before
+            self.sampler.reseed_rng()  # with its first seed it would repeat its earlier proposals
         trials.requeue_interrupted()
         optuna.storages.fail_stale_trials(trials.study)
         began: list[int] = []
@@ -143,7 +143,7 @@ class Search:
                 except Stopped:
                     break
                 if len(began) < missing:
-                    break  # the sampler knows nothing new, or the budget is spent
+                    break  # the sampler proposes nothing new, or the budget is spent
         self._print_failures(trials)
 
     def _print_failures(self, trials: Trials) -> None:
@@ -157,7 +157,7 @@ class Search:
             self.console.print(f"nothing is left to try after {len(trials.all)} trials")
 
     def _concluded(self, trials: Trials, seed: int) -> Result:
-        """Writes the best recipe and the report, once the best is confirmed by seeds other than the search's own."""
+        """Writes the best recipe, confirms it with seeds other than the search's own, and writes the report."""
         best, confirmation = trials.ranked[0], None
         found = self._write_best(trials, best)
         if self.confirm:
@@ -176,7 +176,7 @@ class Search:
         return Result(trials.all, best, found, confirmation)
 
     def _write_best(self, trials: Trials, best: FrozenTrial) -> Path:
-        """Writes `best.yaml`: how the best trial differs from a run of the script without arguments."""
+        """Writes `best.yaml`, which holds how the best trial differs from a run of the script without arguments."""
         default, configuration = dry_run(self.script, [(), trials.options_of(best)])
         for refused in (default, configuration):
             if isinstance(refused, UserError):
@@ -190,5 +190,5 @@ class Search:
             write_atomically(path, (about + text).encode())
             (again,) = dry_run(self.script, [("--config", str(path))])
             if isinstance(again, dict) and without_places(again) == without_places(configuration):
-                break  # else a class has kept an argument of the default: all of the configuration is written
+                break  # else a class kept an argument of the default, so the whole configuration is written
         return path

@@ -1,4 +1,4 @@
-"""The space of a search: options of `train.py`, each with the values that it may take."""
+"""Reads the space of a search: options of `train.py`, each with the values that it may take."""
 
 import json
 import re
@@ -19,17 +19,17 @@ FORMS = "give LOW..HIGH, LOW..HIGH log, LOW..HIGH step S, or A,B,C"
 
 @dataclass(frozen=True)
 class Axis:
-    """An option and the distribution of its values: numbers, or words as `train.py` takes them."""
+    """An option and the distribution of its values: numbers, or words for `train.py`."""
 
     option: str
     distribution: BaseDistribution
 
     def words(self, value: Any) -> tuple[str, str]:
-        """The option with this value, as arguments of `train.py`."""
+        """Returns the option with this value, as arguments of `train.py`."""
         return f"--{self.option}", str(value)
 
     def suggest(self, trial: Trial) -> None:
-        """Has a trial of Optuna take a value."""
+        """Lets an Optuna trial choose a value."""
         one: Any = self.distribution
         if isinstance(one, CategoricalDistribution):
             trial.suggest_categorical(self.option, one.choices)
@@ -40,7 +40,7 @@ class Axis:
 
     @property
     def probes(self) -> list[Any]:
-        """Values that show whether all will do: each choice, or both ends of a range."""
+        """Values that show whether all are accepted: every choice, or both ends of a range."""
         distribution: Any = self.distribution
         if isinstance(distribution, CategoricalDistribution):
             return list(distribution.choices)
@@ -48,7 +48,7 @@ class Axis:
 
     @property
     def grid(self) -> list[Any]:
-        """All values; raises a UserError where they cannot be counted."""
+        """All values; raises a UserError for a continuous or logarithmic range."""
         distribution: Any = self.distribution
         if isinstance(distribution, CategoricalDistribution):
             return list(distribution.choices)
@@ -59,7 +59,7 @@ class Axis:
 
 
 def read_space(space: Mapping[str, Any]) -> list[Axis]:
-    """The axes of a search, from options and values as `read_values` takes them; a class comes before its arguments."""
+    """Returns the axes of a search, given options and values as for `read_values`; classes precede their arguments."""
     if not space:
         raise UserError("there is nothing to search; give at least one OPTION=VALUES", space=None)
     axes = []
@@ -71,7 +71,7 @@ def read_space(space: Mapping[str, Any]) -> list[Axis]:
 
 
 def read_values(described: Any, text: str) -> BaseDistribution:
-    """The distribution of values.
+    """Returns the distribution of values.
 
     >>> read_values("50..400 step 50", "").step
     50
@@ -79,9 +79,9 @@ def read_values(described: Any, text: str) -> BaseDistribution:
     ('Tanh', 'ReLU')
 
     Args:
-        described: `LOW..HIGH`, of whole numbers if both are whole, with `log` or `step S` behind it; choices with
-            commas between them; or a list of choices of any kind.
-        text: what the user wrote, for the error.
+        described: `LOW..HIGH`, of whole numbers if all are whole, optionally followed by `log` or `step S`; choices
+            separated by commas; or a list of choices of any kind.
+        text: the user's words, for the error.
 
     Raises:
         UserError: it is none of these, or there are fewer than two values.
@@ -99,7 +99,7 @@ def read_values(described: Any, text: str) -> BaseDistribution:
 
 
 def from_words(words: Sequence[str]) -> dict[str, Any]:
-    """Returns a space from words OPTION=VALUES."""
+    """Returns a space from words `OPTION=VALUES`."""
     space: dict[str, Any] = {}
     for word in words:
         option, _, described = word.partition("=")

@@ -1,4 +1,4 @@
-"""The database in which Optuna keeps the trials of a search."""
+"""Opens the database in which Optuna keeps the trials of a search."""
 
 import logging
 import re
@@ -15,17 +15,17 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from runlab._errors import UserError
 
-HEARTBEAT, PATIENCE = 60, 240  # seconds between signs of life, and without one until a trial is given up
+HEARTBEAT, PATIENCE = 60, 240  # seconds between heartbeats, and without one before a trial is given up
 RETRIES = 3  # of a trial that was given up
 
 
 @contextmanager
 def quiet_optuna() -> Iterator[None]:
-    """Silences what Optuna has to say about what is done on purpose here."""
+    """Silences Optuna's messages about things done here on purpose."""
     optuna.logging.set_verbosity(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        warnings.filterwarnings("ignore", message="The reported value is ignored")  # of a run that was resumed
+        warnings.filterwarnings("ignore", message="The reported value is ignored")  # from a resumed run
         yield
 
 
@@ -37,10 +37,10 @@ def open_storage(where: str | None, folder: Path) -> BaseStorage:
     """
     url = where or f"sqlite:///{folder / 'optuna.db'}"
     try:
-        with FileLock(folder / "search.lock"):  # since two that make the tables at one moment would disturb each other
+        with FileLock(folder / "search.lock"):  # two processes that create the tables at once would conflict
             try:
                 return _database(url)
-            except SQLAlchemyError:  # as another machine may have done
+            except SQLAlchemyError:  # another machine may be creating them
                 time.sleep(1)
                 return _database(url)
     except (SQLAlchemyError, ImportError, ValueError) as error:
@@ -60,6 +60,6 @@ def _database(url: str) -> RDBStorage:
 
 
 def without_password(text: str) -> str:
-    """The text as it may be shown: a password in an URL is left out."""
+    """Returns the text with passwords in URLs masked."""
     text = re.sub(r"(:/+[^:/@\s]*):[^@\s]+@", r"\1:***@", text)
     return re.sub(r"(password=)[^&\s]+", r"\1***", text)

@@ -1,4 +1,4 @@
-"""The trials of a search, as Optuna's storage has them: which count, which are the best, which were interrupted."""
+"""Reads the trials of a search from Optuna's storage: which count, which are best, which were interrupted."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,19 +15,19 @@ from runlab._errors import UserError
 from runlab.many._run import Run
 from runlab.many._space import Axis
 
-DOES_NOT_COUNT = "does not count"  # the attribute of a trial that is not one of those asked for, with the reason
-FOLDER = "folder"  # the attribute of a trial whose run was begun
+DOES_NOT_COUNT = "does not count"  # attribute of a trial that is not one of those asked for; its value is the reason
+FOLDER = "folder"  # attribute of a trial whose run was begun
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What a search is after, and how much it may cost."""
+    """The goal of a search, and its limits."""
 
-    trials: int  # in all, with those of earlier calls
-    metric: str = "val/loss"  # one of a validation
-    direction: Literal["minimize", "maximize"] | None = None  # by default more of an accuracy, less of anything else
+    trials: int  # in all, including those of earlier calls
+    metric: str = "val/loss"  # a metric of validation
+    direction: Literal["minimize", "maximize"] | None = None  # default: maximize an accuracy, minimize the rest
     max_parameters: int | None = None  # of a network; larger ones are not trained, and do not count
-    budget_updates: int | None = None  # of all trials; once they are trained, no trial is begun
+    budget_updates: int | None = None  # of all trials; once they are spent, no trial is begun
 
     @property
     def maximize(self) -> bool:
@@ -39,7 +39,7 @@ class Goal:
 
     @property
     def worst(self) -> float:
-        """The value of a trial that has diverged."""
+        """The value of a trial that diverged."""
         return -math.inf if self.maximize else math.inf
 
 
@@ -47,11 +47,11 @@ class Trials:
     """The trials of a search; trial N is a run in `FOLDER/trials/N`.
 
     Args:
-        folder: of the search.
-        study: of Optuna.
-        options: of every run, the script's own first.
+        folder: the search's folder.
+        study: Optuna's study.
+        options: the options of every run, the script's own first.
         axes: the space.
-        goal: how many trials, by which metric.
+        goal: the number of trials, and their metric.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Trials:
         self._options = tuple(options)
 
     def define(self, definition: Mapping[str, Any]) -> None:
-        """Notes what makes trials comparable; raises a UserError if the search has trials with another definition."""
+        """Stores what makes trials comparable; raises a UserError if the search has trials of another definition."""
         known = self.study.user_attrs.get("definition", definition)
         if known != definition and self._stored:
             other = ", ".join(key for key in definition if known.get(key) != definition[key])
@@ -73,15 +73,15 @@ class Trials:
 
     @property
     def all(self) -> list[FrozenTrial]:
-        """Those that count: without networks that are too large, without values that were tried again."""
+        """The trials that count: not too large, not a duplicate, not one too many, not one that was retried."""
         again = {number for trial in self._stored for number in RetryHeartbeatStaleTrialCallback.retry_history(trial)}
         counted = [one for one in self._stored if one.number not in again and DOES_NOT_COUNT not in one.user_attrs]
-        # A call that was killed while the sampler was at work has left a trial without values.
+        # A call killed while the sampler was at work leaves a trial without values.
         return [one for one in counted if one.state != TrialState.RUNNING or self._has_values(one)]
 
     @property
     def ranked(self) -> list[FrozenTrial]:
-        """Those that ended with a finite value, the best first."""
+        """The trials that ended with a finite value, the best first."""
         done = [trial for trial in self.all if trial.state == TrialState.COMPLETE and math.isfinite(trial.values[0])]
         return sorted(done, key=lambda trial: trial.values[0], reverse=self.goal.maximize)
 
@@ -95,7 +95,7 @@ class Trials:
 
     @property
     def missing(self) -> int:
-        """How many trials are to be begun or resumed."""
+        """The number of trials to begin or resume."""
         waiting = sum(trial.state == TrialState.WAITING for trial in self.all)
         return max(0, self.goal.trials - len(self.all)) + waiting
 
@@ -106,7 +106,7 @@ class Trials:
 
     @property
     def latest_that_do_not_count(self) -> list[str]:
-        """The reasons why the latest trials do not count, back to the last one that does."""
+        """The reasons why the latest trials do not count, newest first, back to the last trial that does."""
         reasons: list[str] = []
         for trial in reversed(self._stored):
             if DOES_NOT_COUNT not in trial.user_attrs:
@@ -116,7 +116,7 @@ class Trials:
 
     @property
     def summary(self) -> str:
-        """Where the search stands, in words."""
+        """The state of the search, in words."""
         states = [trial.state for trial in self.all]
         words = f"{states.count(TrialState.PRUNED)} pruned, {states.count(TrialState.RUNNING)} running"
         for best in self.ranked[:1]:
@@ -124,30 +124,30 @@ class Trials:
         return words
 
     def options_of(self, trial: FrozenTrial) -> tuple[str, ...]:
-        """The options with which a trial is trained."""
+        """Returns the options that a trial is trained with."""
         return (*self._options, *(word for axis in self.axes for word in axis.words(trial.params[axis.option])))
 
     def run_of(self, trial: FrozenTrial) -> Run:
-        """The run of a trial; of one that is tried again, that of the first."""
+        """Returns the run of a trial; a retried trial continues the run of its first attempt."""
         first = (*RetryHeartbeatStaleTrialCallback.retry_history(trial), trial.number)[0]
         return Run(self.folder / "trials" / str(first), f"trial {trial.number}", self.options_of(trial))
 
     def requeue_interrupted(self) -> None:
-        """Queues the trials again that are said to run, and that no process on this machine trains.
+        """Requeues the trials that are marked as running but that no process on this machine is training.
 
-        Optuna itself does so for a trial of another machine that has shown no sign of life for long.
+        Optuna itself does so for a trial of another machine that has sent no heartbeat for long.
         """
         storage = self.study._storage
         for trial in self._stored:
             if trial.state != TrialState.RUNNING or not self._has_values(trial):
                 continue
             run = self.run_of(trial)
-            if not run.folder.exists() or (lock := run.lock()) is None:  # another machine's, or being trained
+            if not run.folder.exists() or (lock := run.lock()) is None:  # on another machine, or being trained
                 continue
             with lock:
                 try:
                     storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
-                except UpdateFinishedTrialError:  # by now
+                except UpdateFinishedTrialError:  # it has finished by now
                     continue
 
     @property

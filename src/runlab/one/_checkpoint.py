@@ -1,7 +1,7 @@
-"""The checkpoint of a run: what it holds, how it is written, and how it is read: as data, never as code.
+"""Writes the checkpoints of runs, and reads them as data, never as code.
 
 Lightning saves weights, optimizer, schedule, the states of callbacks and data, and the model's hyperparameters under
-keys of its own. What this package adds lies under one key, `runlab`, with the number of the schema.
+its own keys. This package adds one key, `runlab`, which includes the schema number.
 """
 
 import io
@@ -25,34 +25,34 @@ from runlab._files import checkpoint_file, write_atomically
 SCHEMA = 1
 KEY = "runlab"
 REMEDY = "give a .ckpt file of a run"
-# What torch would call in a checkpoint with a size.
+# Names that a checkpoint could make torch call with a size.
 GROWING = {"bytearray", "Tensor", "UntypedStorage", "TypedStorage", *(kind.__name__ for kind in torch._tensor_classes)}
 
 
 class Parts(TypedDict, total=False):
-    """What a model adds to a checkpoint (the first) and `RunCheckpoints` (the rest)."""
+    """What a model (the first item) and `RunCheckpoints` (all) add to a checkpoint."""
 
     model: str  # the name of its class
-    configuration: str  # of the run, as JSON
+    configuration: str  # the run's, as JSON
     events: dict[str, int]  # the length of each TensorBoard file, in bytes
 
 
 def add_parts(content: dict[str, Any], parts: Parts) -> None:
-    """Adds parts to the content of a checkpoint that is about to be saved."""
+    """Adds parts to the content of a checkpoint before it is saved."""
     content.setdefault(KEY, {"schema": SCHEMA}).update(parts)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was read: data that nobody has vouched for beyond what `read_checkpoint` checks."""
+    """A checkpoint as read: its data are untrusted beyond the checks of `read_checkpoint`."""
 
     path: Path
-    content: dict[str, Any]  # everything in it, as Lightning restores it; the rest are views of it
+    content: dict[str, Any]  # all of it, as Lightning restores it; the fields below are views of it
     parts: Parts
     model: str  # the name of its class
-    hyperparameters: dict[str, Any]  # the arguments of its constructor, but for optimizer and schedule
+    hyperparameters: dict[str, Any]  # the constructor's arguments, except optimizer and schedule
     weights: dict[str, Tensor]  # parameters and buffers by name
-    update: int  # how many updates were done
+    update: int  # the number of updates done
 
     def error(self, reason: str) -> UserError:
         """Returns a UserError about this checkpoint."""
@@ -60,7 +60,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Returns a checkpoint that this version saved, read as data; of a run's folder, the last one.
+    """Returns a checkpoint saved by this version, or the last one of a run's folder, read as data.
 
     Raises a UserError for anything else.
     """
@@ -81,7 +81,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def _require(path: str | Path, content: Any, kinds: Mapping[str, type]) -> None:
-    """Raises a UserError unless the content is a dictionary with these kinds of values."""
+    """Raises a UserError unless the content is a dictionary with values of these types."""
     for key, kind in kinds.items():
         if not isinstance(content, dict) or not isinstance(content.get(key), kind):
             reason = f"is damaged or not a checkpoint of a run: {key} is absent or of the wrong kind; {REMEDY}"
@@ -89,16 +89,16 @@ def _require(path: str | Path, content: Any, kinds: Mapping[str, type]) -> None:
 
 
 def serialized(content: dict[str, Any]) -> bytes:
-    """Returns the bytes of a checkpoint file, made in memory: torch reports a full disk by another error."""
+    """Returns the bytes of a checkpoint file, made in memory because torch reports a full disk as another error."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getvalue()
 
 
 def load_checkpoint_file(path: str | Path) -> Any:
-    """Returns what torch saved in a file, with tensors on the CPU; raises a UserError where it cannot be read.
+    """Returns what torch saved in a file, with tensors on the CPU; raises a UserError if it cannot be read.
 
-    Nothing that the file names is imported or run.
+    Imports and runs nothing that the file names.
     """
     if Path(path).exists() and not Path(path).is_file():
         raise UserError(f"is not a regular file; {REMEDY}", ckpt_path=path)
@@ -113,13 +113,13 @@ def load_checkpoint_file(path: str | Path) -> Any:
 
 
 def _require_plain_archive(path: Path) -> None:
-    """Raises a ValueError unless a file is the very archive that torch will read, and takes no more memory than it has.
+    """Raises a ValueError unless torch will read the archive checked here and need no more memory than the file's size.
 
-    With something before the archive, or two directories in it, zipfile and torch would read other parts.
+    With data before the archive, or two directories in it, zipfile and torch would read different parts.
     """
     with path.open("rb") as file, zipfile.ZipFile(file) as archive:
         parts = archive.infolist()
-        if archive.testzip() is not None:  # torch itself does not compare the checksums
+        if archive.testzip() is not None:  # torch does not compare the checksums
             raise ValueError("a checksum differs")
         if any(part.compress_type != zipfile.ZIP_STORED or part.file_size != part.compress_size for part in parts):
             raise ValueError("a part is compressed")
@@ -134,12 +134,12 @@ def _require_plain_archive(path: Path) -> None:
 
 
 def _has_one_directory(file: BinaryIO) -> bool:
-    """Whether an archive's directory lies right before its end record, as the record has it."""
+    """Returns whether an archive's directory lies right before its end record, where the record locates it."""
     end = file.seek(-22, os.SEEK_END)  # without a comment
     signature, _, _, _, _, size, offset, _ = struct.unpack("<4s4H2LH", file.read(22))
     if signature != b"PK\x05\x06":
         return False
-    if end >= 76:  # of a large archive, and of all of torch's, another record and where it is stand before
+    if end >= 76:  # large archives, and all of torch's, have a ZIP64 record and its locator before it
         file.seek(end - 76)
         large, where = struct.unpack("<4s36x2Q", file.read(56)), struct.unpack("<4s4xQ4x", file.read(20))
         if where[0] == b"PK\x06\x07":
@@ -152,7 +152,7 @@ def _has_one_directory(file: BinaryIO) -> bool:
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """How a trainer saves and loads checkpoints; `checked`, if given, is loaded in place of the file."""
+    """Saves and loads the checkpoints of a trainer; `checked`, if given, is used instead of the first file."""
 
     def __init__(self, checked: Checkpoint | None = None) -> None:
         self._checked = checked
@@ -164,5 +164,5 @@ class CheckpointFiles(TorchCheckpointIO):
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
         checked, self._checked = self._checked, None
         content = (checked or read_checkpoint(path)).content
-        # Lightning would change the content according to the version that the file claims to be of.
+        # Otherwise Lightning would migrate the content from the version that the file claims.
         return content | {"pytorch-lightning_version": version("pytorch-lightning")}

@@ -1,4 +1,4 @@
-"""A file for `--config`, read before the parser reads it, so that a mistake in it is one line."""
+"""Reads `--config` files before the parser does, so that a mistake in one gives a one-line error."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ REMEDY = "give a YAML file with what differs from the default, such as `model: {
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """PyYAML's, which refuses a key that a group has twice instead of taking the last."""
+    """PyYAML's safe loader, except that it refuses a duplicate key instead of taking the last."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
@@ -22,7 +22,7 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
 
 
 def read_configuration(path: str) -> dict[str, Any]:
-    """Returns what a configuration file holds, by option; raises a UserError where it is not a file of that kind."""
+    """Returns the content of a configuration file by option; raises a UserError if it is not such a file."""
     try:
         content = yaml.load(Path(path).read_bytes().decode("utf-8-sig"), _Loader)  # a SafeLoader
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The parser of a LightningCLI: errors in one line, and a help that begins with what one looks for."""
+"""Defines the parser of a LightningCLI, with one-line errors and a short help."""
 
 import argparse
 from typing import Any, NoReturn
@@ -9,9 +9,9 @@ from runlab._parser import OneLineParser
 
 
 class Parser(OneLineParser, LightningArgumentParser):
-    """A parser that reports an error in one line, with the nearest option where one was misspelt.
+    """A parser that reports an error in one line and suggests the nearest option for a misspelt one.
 
-    Its help leaves the options of Lightning's trainer to `--help.trainer`, which adds some 400 lines.
+    Its help leaves the trainer's options, some 400 lines, to `--help.trainer`.
     """
 
     shows_trainer = False
@@ -30,7 +30,7 @@ class Parser(OneLineParser, LightningArgumentParser):
 
 
 class ShowTrainer(argparse.Action):
-    """`--help.trainer`: prints the options of Lightning's trainer, and ends."""
+    """`--help.trainer`: prints the options of Lightning's trainer and exits."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
         assert isinstance(parser, Parser)

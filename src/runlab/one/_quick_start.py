@@ -1,7 +1,7 @@
-"""What a command does before all else: let parts of torch and torchmetrics that Lightning imports wait until used.
+"""Speeds up the start of a command by deferring imports of torch and torchmetrics until they are used.
 
-Those are `torch._dynamo`, torchmetrics' functions, and matplotlib for its plots. Besides, torch would read the sources
-of its own operators, to know the lines at which they are registered. docs/speed.md has what all that saves.
+Lightning would import `torch._dynamo`, torchmetrics' functions, and matplotlib for their plots. Torch would also read
+the source of its own operators to find where they are registered; this is skipped. docs/speed.md gives the time saved.
 """
 
 import atexit
@@ -19,7 +19,7 @@ PLOT = "torchmetrics.utilities.plot"
 
 
 class _Waiting(ModuleType):
-    def __getattr__(self, name: str) -> Any:  # it is asked for something that it has not
+    def __getattr__(self, name: str) -> Any:  # called only for an attribute that is missing
         if name.startswith("__"):
             raise AttributeError(name)
         self.__class__ = ModuleType  # type: ignore[assignment]
@@ -28,7 +28,7 @@ class _Waiting(ModuleType):
 
 
 class _Path(list[str]):
-    def __iter__(self) -> Any:  # a module of the package is imported
+    def __iter__(self) -> Any:  # called when a submodule is imported
         getattr(sys.modules["torch._dynamo" if "_dynamo" in self[0] else "torchmetrics"], "anything", None)
         return super().__iter__()
 
@@ -39,11 +39,11 @@ class _Compiled(type):
 
 
 def quick_start() -> None:
-    """Imports torch and Lightning without them; with them, where another release needs them for that."""
+    """Imports torch and Lightning with those modules deferred; if another release breaks this, undoes it."""
     compiled = _Compiled("OptimizedModule", (), {})
     frame_info = inspect.getframeinfo
     inspect.getframeinfo = lambda frame, context=0: frame_info(frame, 0)  # a line's number, not its text
-    gc.disable()  # what is imported stays, and takes long to look through: now, and when the process ends
+    gc.disable()  # imported objects stay, and scanning them is slow, now and at exit
     atexit.register(_collect_once)
     try:
         dynamo = _waiting("torch._dynamo", import_module("torch").__path__)

@@ -1,4 +1,4 @@
-"""Where a run resumes from, and which of its options may change then."""
+"""Determines where a run resumes from, and which of its options may change."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from runlab.one._config_files import read_configuration
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """A checkpoint to resume from, and the folder of its run, unless it lies in none."""
+    """A checkpoint to resume from, and the folder of its run; None if it lies in no run's folder."""
 
     checkpoint: Checkpoint
     folder: Path | None
@@ -25,17 +25,17 @@ class ResumePoint:
 def split_arguments(
     args: Sequence[str], read: Callable[[str, dict[str, Any]], str] = lambda file, _: file
 ) -> tuple[list[str], ResumePoint | None]:
-    """The arguments for the parser, and where the run resumes from: that decides with which configuration it begins.
+    """Returns the arguments for the parser, and the point to resume from, which determines the default configuration.
 
-    `--config FILE` is put before all others, so that an override holds wherever it stands: the parser applies arguments
-    in order, and `--model.n_hidden 9 --config a.yaml` would lose the 9.
+    Moves `--config FILE` before the other arguments, so that overrides hold wherever they are typed: the parser applies
+    arguments in order, and `--model.n_hidden 9 --config a.yaml` would lose the 9.
 
     Args:
-        args: as they were typed.
-        read: what stands for a file in `--config`, given its path and content.
+        args: the arguments as typed.
+        read: returns the value for `--config`, given a file's path and content.
 
     Raises:
-        UserError: there is no such checkpoint, or the name given is not that of its run.
+        UserError: there is no such checkpoint, or the name or runs_dir given is not that of its run.
     """
     parser = PlainParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-c", "--config", action="append", default=[])
@@ -45,7 +45,7 @@ def split_arguments(
     options = vars(known)
     files = options.pop("config")
     configs: list[str] = []
-    where: dict[str, str] = {}  # the files that options stand in
+    where: dict[str, str] = {}  # the file that sets each option
     typed = [word for option, value in options.items() if value is not None for word in (f"--{option}", value)]
     for file in files:
         given = read_configuration(file)
@@ -59,7 +59,7 @@ def split_arguments(
 def _origin(
     files: dict[str, str], ckpt_path: str | None, resume: str | None, name: str | None, runs_dir: str | None
 ) -> ResumePoint | None:
-    """What `--ckpt_path last`, a file or a run's folder there, or `--resume RUN_FOLDER` means; None for a new run."""
+    """Returns what `--ckpt_path` (last, a file or a run's folder) or `--resume` points to; None for a new run."""
     if resume is not None:
         if ckpt_path is not None:
             raise UserError("give it or --ckpt_path, not both", resume=resume)
@@ -93,23 +93,23 @@ def _origin(
 
 
 def cannot_resume(path: Path, error: BaseException) -> UserError:
-    """The line about a checkpoint whose content led to an error."""
+    """Returns the UserError about a checkpoint whose content led to an error."""
     return UserError(f"no run can resume from it: {shortened(f'{type(error).__name__}: {error}', 300)}", ckpt_path=path)
 
 
 def changed_options(
     checkpoint: Checkpoint, given: dict[str, Any], changeable: Sequence[str], places: Sequence[str]
 ) -> list[str]:
-    """Returns the options that differ from those a checkpoint was trained with, all of which may change.
+    """Returns the options that differ from those of a checkpoint, all of which may change.
 
     Args:
-        checkpoint: the one to resume from.
+        checkpoint: the checkpoint to resume from.
         given: the configuration of the resumed run, nested.
         changeable: options, or groups of them, that a resumed run can honour.
-        places: options that say where files are.
+        places: options that locate files, which are not compared.
 
     Raises:
-        UserError: an option differs that can no longer be changed.
+        UserError: another option differs, max_steps is below the checkpoint's update, or it has no configuration.
     """
     try:
         before = dict(flattened(json.loads(checkpoint.parts["configuration"])))
@@ -129,12 +129,12 @@ def changed_options(
 
 
 def refuse_finished(folder: Path | None, checkpoint: Checkpoint, trainer: Any) -> None:
-    """Raises a UserError if a run has its results and nothing left to train, since they would be written anew.
+    """Raises a UserError if a run has results and nothing left to train, as resuming would rewrite them.
 
     Args:
-        folder: of the run; None for a checkpoint that lies in none.
-        checkpoint: its last.
-        trainer: the trainer's options now, of which `max_steps` and `max_epochs` count.
+        folder: the run's folder; None for a checkpoint outside one.
+        checkpoint: the run's last checkpoint.
+        trainer: the trainer's options now; `max_steps` and `max_epochs` are read.
     """
     max_steps, max_epochs = trainer.max_steps, trainer.max_epochs
     if folder is None or not (folder / "metrics.json").exists():

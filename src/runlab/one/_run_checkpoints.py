@@ -1,4 +1,4 @@
-"""The checkpoints of a run: the last, and the best by validation loss."""
+"""Saves the checkpoints of a run: the last, and the best by a validation metric."""
 
 import signal
 import threading
@@ -19,13 +19,13 @@ from runlab._files import event_files, write_atomically
 from runlab.one._checkpoint import Parts, add_parts, serialized
 
 SECONDS_AT_RISK = 1.0
-SECONDS_TO_END = 3.0  # after a signal, before a minibatch or a validation that takes longer is cut short
-UPDATES_TO_SIGNAL = 500  # after which several processes ask each other for signals
+SECONDS_TO_END = 3.0  # after a signal, before a long minibatch or validation is cut short
+UPDATES_TO_SIGNAL = 500  # between two exchanges of signals among several processes
 Intervals = tuple[int, ...]
 
 
 class Interrupted(SystemExit):
-    """A signal asked the process to end, and the state of the run is saved; the status is that of the signal."""
+    """A signal ended the run, which saves its state; the exit status is 128 plus the signal's number."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(128 + signal_number)
@@ -33,22 +33,21 @@ class Interrupted(SystemExit):
 
 
 class RunCheckpoints(Checkpoint):
-    """Saves `last.ckpt` every so many updates, after each validation and at the end, the best as `best-UPDATE.ckpt`.
+    """Saves `last.ckpt` at intervals, after each validation and at the end, and the best as `best-UPDATE.ckpt`.
 
-    A checkpoint is taken between two updates, when all that belongs to the updates so far has been logged and
-    validated, and TensorBoard's files have a known length, to which a resumed run truncates them. On SIGTERM and Ctrl-C
-    the run ends at the next such moment; a second signal, or one after the training, ends it at once. An exception may
-    come half-way through a chunk, so what is saved then is the latest of the states that are kept in memory, one a
-    second.
+    A checkpoint is taken between two updates, when the updates so far are fully logged and validated, and TensorBoard's
+    files have a known length, to which a resumed run truncates them. On SIGTERM and Ctrl-C the run ends at the next
+    such moment; a second signal, or one after training, ends it at once. An exception may come halfway through a chunk,
+    so the state saved then is the latest of those kept in memory, one per second.
 
-    It is not Lightning's ModelCheckpoint, which saves before the loggers have all of an update, and whose `last.ckpt`
-    is only the newest of the best.
+    Lightning's ModelCheckpoint saves before the loggers have all of an update, and its `last.ckpt` is only the newest
+    of the best.
 
     Args:
         folder: where the checkpoints go.
         every_n_updates: the updates between two saves of `last.ckpt`.
-        configuration: the run's configuration, as JSON, which travels in its checkpoints.
-        monitor: the metric of a validation by which the best is the one with the least.
+        configuration: the run's configuration as JSON, stored in its checkpoints.
+        monitor: the validation metric; the lowest is the best.
     """
 
     def __init__(
@@ -65,29 +64,29 @@ class RunCheckpoints(Checkpoint):
         self._best_update: int | None = None
         self._best_metrics: dict[str, float] = {}
         self._validated = False
-        self._metrics: dict[str, float] = {}  # of the last validation before an interruption
+        self._metrics: dict[str, float] = {}  # of the last validation, which may precede an interruption
         self._resumes = False
         self._state: tuple[int, bytes] | None = None
         self._state_due = 0.0
         self._signal: int | None = None
         self._patience: threading.Timer | None = None
         self._has_ended = False
-        self._told = 0  # the updates of which all callbacks are told
+        self._told = 0  # the updates that all callbacks have been called for
         self._is_shared = False
         self._gate = _Gate(self)
 
     def in_order(self, callbacks: Sequence[Callback]) -> list[Callback]:
-        """Returns a trainer's callbacks in an order in which a checkpoint is complete.
+        """Returns a trainer's callbacks in an order that makes checkpoints complete.
 
-        Checkpoints are taken before any other callback sees the next update. At the end, averages take the place of the
-        weights: a run that is to go on is saved before.
+        Checkpoints are taken before any other callback sees the next update. WeightAveraging comes last: at the end it
+        replaces the weights, which must be saved first so that the run can resume.
         """
         averages = [callback for callback in callbacks if isinstance(callback, WeightAveraging)]
         return [self._gate, *(callback for callback in callbacks if callback not in averages), *averages]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._folder.mkdir(exist_ok=True)
-        self._is_shared = trainer.world_size > 1  # all processes have to call it at the same updates
+        self._is_shared = trainer.world_size > 1  # all processes must save at the same updates
         self._signal, self._has_ended = None, False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -110,7 +109,7 @@ class RunCheckpoints(Checkpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._stop_waiting()
         if self._state is not None and self._state[0] > (self.saved_update or 0):
-            with suppress(OSError):  # the exception is reported; what was saved before is still there
+            with suppress(OSError):  # the first exception is reported, and the earlier checkpoint remains
                 write_atomically(self.last_path, self._state[1])
                 self.saved_update = self._state[0]
 
@@ -127,45 +126,44 @@ class RunCheckpoints(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         loss, update = float(state_dict["best_loss"]), state_dict["best_update"]
-        if isinstance(update, int) and self._best_path(update).exists():  # else it is in the folder of another run
+        if isinstance(update, int) and self._best_path(update).exists():  # else it is in another run's folder
             self._best_loss, self._best_update, self._best_metrics = loss, update, state_dict["best_metrics"]
         self._metrics = state_dict["metrics"]
         self._resumes = True
 
     @property
     def best(self) -> tuple[int, dict[str, float]] | None:
-        """The update of the best checkpoint, and the metrics of the validation after it; None where there is none."""
+        """The update of the best checkpoint, and the metrics of its validation; None if there is none."""
         return None if self._best_update is None else (self._best_update, self._best_metrics)
 
     @property
     def calls(self) -> tuple[Intervals, Intervals, Intervals]:
-        """When it has to be called: at the end of an update and before the next one, without others in between."""
-        # As `multistep.Calls` has them: after, before and around updates.
+        """The intervals of updates after, before and around which it must be called, as in `multistep.Calls`."""
         if self._validated or (not self._is_shared and (self._signal or time.monotonic() > self._state_due)):
             return (), (), (1,)
         every = (self._every_n_updates, *((UPDATES_TO_SIGNAL,) if self._is_shared else ()))
         return every, (), every
 
     def listen(self, trainer: Trainer) -> None:
-        """Has signals end the run; called before any other callback is told that something begins."""
+        """Installs the signal handlers that end the run; called before the other callbacks start."""
         self._told = trainer.global_step
-        if threading.current_thread() is threading.main_thread():  # no other can set handlers
+        if threading.current_thread() is threading.main_thread():  # other threads cannot set handlers
             for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, self._end_soon)  # Lightning puts the handlers back that it found
+                signal.signal(number, self._end_soon)  # Lightning restores the original handlers
 
     def after_minibatch(self, trainer: Trainer) -> None:
-        """Notes that all callbacks are told of the updates so far."""
+        """Notes that all callbacks have been called for the updates so far."""
         self._told = trainer.global_step
 
     def before_minibatch(self, trainer: Any, batch_idx: int) -> None:
-        """Saves what is due, and ends the run after a signal; called right before a minibatch."""
+        """Saves a due checkpoint, and ends the run after a signal; called right before a minibatch."""
         if batch_idx % trainer.accumulate_grad_batches or self._told != trainer.global_step:
             return
         update = trainer.global_step
-        if self._resumes:  # Lightning counts the step once more where it skips a validation that was done before
+        if self._resumes:  # on resuming, Lightning may count the last step twice
             trainer.fit_loop.epoch_loop._batches_that_stepped = update
             self._resumes = False
-        # All processes end at the same moment, whichever of them received the signal.
+        # All processes end at the same update, whichever of them received the signal.
         if self._is_shared:
             own = torch.tensor(self._signal or 0, device=trainer.strategy.root_device)
             self._signal = int(trainer.strategy.reduce(own, reduce_op="max")) or None
@@ -178,7 +176,7 @@ class RunCheckpoints(Checkpoint):
         self._end_if_asked()
 
     def _save(self, trainer: Trainer) -> None:
-        """Saves the last state; if it is the best as well, that first, since the last one names it."""
+        """Saves the last state; if it is also the best, saves that file first, as `last.ckpt` names it."""
         best = self._best_path(self._best_update)
         if self._validated and self._best_update == trainer.global_step:
             trainer.save_checkpoint(best)
@@ -197,7 +195,7 @@ class RunCheckpoints(Checkpoint):
         is_first, self._signal = self._signal is None, number
         if not is_first or self._has_ended:
             self._end_if_asked()
-        elif not self._is_shared:  # several processes have to end together
+        elif not self._is_shared:  # several processes must end together
             self._patience = threading.Timer(SECONDS_TO_END, signal.raise_signal, [number])
             self._patience.daemon = True
             self._patience.start()
@@ -213,7 +211,7 @@ class RunCheckpoints(Checkpoint):
 
 
 class _Gate(Callback):
-    """Has checkpoints taken before any other callback sees the next update."""
+    """Takes checkpoints before any other callback sees the next update."""
 
     def __init__(self, checkpoints: RunCheckpoints) -> None:
         self._checkpoints = checkpoints
@@ -238,19 +236,19 @@ class _Gate(Callback):
 
 
 def between_updates(loops: dict[str, Any], minibatches: float) -> None:
-    """Changes Lightning's account of its loops, in a checkpoint, so that a run resumes between two updates.
+    """Changes Lightning's loop counters in a checkpoint so that a run resumes between two updates.
 
     Args:
-        loops: the state of the loop over epochs, with those within it.
-        minibatches: in an epoch.
+        loops: the state of the loop over epochs and of its inner loops.
+        minibatches: the number in an epoch.
     """
     epochs, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
     for account in (batches["total"], batches["current"]):
-        if account["ready"] > account["processed"]:  # a minibatch was fetched, and will be fetched again
+        if account["ready"] > account["processed"]:  # the fetched minibatch will be fetched again
             account["ready"] = account["started"] = account["processed"]
             batches["is_last_batch"] = False
     if epochs["current"]["ready"] == epochs["current"]["processed"]:  # the run is over
-        if batches["current"]["ready"] < minibatches:  # within an epoch, in which a longer run continues
+        if batches["current"]["ready"] < minibatches:  # within an epoch, which a longer run continues
             for account in (epochs["total"], epochs["current"]):
                 account["processed"] = account["completed"] = account["ready"] - 1
         else:

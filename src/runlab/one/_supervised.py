@@ -1,4 +1,4 @@
-"""A run that another process watches: it receives every validation, and may end the run there."""
+"""Reports the validations of a run to the process that watches it, which may end the run."""
 
 import sys
 from multiprocessing.connection import Connection
@@ -12,23 +12,23 @@ from runlab._errors import Diverged
 
 
 def updates_of(trainer: Trainer) -> int:
-    """Returns how many updates the trainer's run has, by its steps and epochs; sys.maxsize where it cannot know."""
+    """Returns the number of updates that max_steps and max_epochs allow; sys.maxsize if unlimited or unknown."""
     if trainer.max_epochs in (None, -1):
         return trainer.max_steps if trainer.max_steps >= 0 else sys.maxsize
     try:
         return int(trainer.estimated_stepping_batches)
-    except (MisconfigurationException, OverflowError):  # epochs that accumulate differently, or without an end
+    except (MisconfigurationException, OverflowError):  # varying accumulation, or endless epochs
         return sys.maxsize
 
 
 class Supervised(Callback):
     """Reports the events of a run to a process, and waits for its answer each time.
 
-    Where it says no, the run ends: before its first update without a trace, after a validation as if it were done.
-    A run of several processes reports, but is not ended.
+    If the answer is no, the run ends: before its first update by SystemExit(0), after a validation as if it were done.
+    A validation does not end a run of several processes.
 
     Args:
-        connection: to the process.
+        connection: to the process that watches the run.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -54,5 +54,5 @@ class Supervised(Callback):
         try:
             self._connection.send(message)
             return bool(self._connection.recv())
-        except (EOFError, OSError):  # that process ends this one, too
+        except (EOFError, OSError):  # the watching process has ended, and this one will end with it
             return True
