@@ -58,7 +58,7 @@ CALLBACKS: dict[str, tuple[Callable[[], Any], str]] = {
     "BaseFinetuning": (Finetuning, "acts before the first update"),
     "BasePredictionWriter": (lambda: Writer("batch"), "of `trainer.predict`"),
     "BatchSizeFinder": (lambda: callbacks.BatchSizeFinder(max_trials=2), "changes `data.batch_size` before training"),
-    "Callback": (callbacks.Callback, "one of your own: see above"),
+    "Callback": (callbacks.Callback, "`--trainer.callbacks+=my_package.Norms`"),
     "Checkpoint": (callbacks.Checkpoint, "the base of callbacks that save"),
     "DeviceStatsMonitor": (callbacks.DeviceStatsMonitor, "called around every logged update"),
     "EarlyStopping": (lambda: callbacks.EarlyStopping("val/loss"), "called after every validation"),
