@@ -1,11 +1,11 @@
-"""Trains any LightningModule at the speed of a compiled loop, by one callback.
+"""Trains any LightningModule several updates at a time, in compiled code where possible, through one callback.
 
     from multistep import MultiStep
 
     trainer = Trainer(max_epochs=20, callbacks=[MultiStep()])
     trainer.fit(module, loader)
 
-docs/multistep.md says what is compiled, and what trains as Python.
+docs/multistep.md describes what is compiled and what trains as Python.
 """
 
 from multistep._callback import EngineName, MultiStep

@@ -1,4 +1,4 @@
-"""What Lightning counts, schedules and logs at each minibatch, done for those that it does not perform itself."""
+"""Counts, schedules and logs as Lightning does, for the minibatches that Lightning does not perform itself."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -11,11 +11,11 @@ from multistep._schedules import schedulers_in
 
 
 class Accounts:
-    """Keeps a trainer's accounts as `_TrainingEpochLoop.advance` and the loop within it keep them.
+    """Keeps a trainer's counters as `_TrainingEpochLoop.advance` and the loop within it do.
 
     Args:
-        trainer: whose they are.
-        optimizer: its account of the optimizer.
+        trainer: the trainer whose counters are kept.
+        optimizer: Lightning's progress record of the optimizer.
     """
 
     def __init__(self, trainer: Any, optimizer: Any) -> None:
@@ -27,7 +27,7 @@ class Accounts:
         return self._trainer.fit_loop.epoch_loop
 
     def begin(self, batch: Any) -> "OrderedDict[str, Any]":
-        """Begins a minibatch that is performed as Python; returns the arguments of its step."""
+        """Begins a minibatch that runs as Python, and returns the arguments of its step."""
         progress = self._loop.batch_progress
         progress.is_last_batch = False
         progress.increment_ready()
@@ -37,7 +37,7 @@ class Accounts:
         return kwargs
 
     def skip(self) -> None:
-        """Begins and ends a minibatch that is None, which performs nothing."""
+        """Begins and ends a minibatch that is None, without performing anything."""
         progress = self._loop.batch_progress
         progress.is_last_batch = False
         progress.increment_ready()
@@ -46,7 +46,7 @@ class Accounts:
         self.end(None, None)
 
     def end(self, batch: Any, outputs: Any) -> None:
-        """Ends it: steps schedules, moves averages, and logs."""
+        """Ends a minibatch: steps schedules, moves averages, and logs."""
         trainer, loop = self._trainer, self._loop
         loop.batch_progress.increment_processed()
         loop.update_lr_schedulers("step", update_plateau_schedulers=False)
@@ -60,20 +60,20 @@ class Accounts:
             loop._batches_that_stepped += 1
 
     def leave_end(self) -> None:
-        """Leaves the end of the last minibatch to Lightning, as the training stops after it."""
+        """Leaves the end of the last minibatch to Lightning, because training stops after it."""
         if not self._loop._should_accumulate():
             self._loop._batches_that_stepped -= 1
 
     def note_chunk(
         self, ends: Sequence[bool], logs: bool, replay: Callable[[int, int], None], batch_at: Callable[[int], Any]
     ) -> None:
-        """Notes minibatches that compiled code has performed, and logs where Lightning would.
+        """Counts minibatches that compiled code has performed, and logs where Lightning would.
 
         Args:
-            ends: whether each ends an update.
-            logs: whether their step logs anything.
-            replay: hands what the minibatches from one number to before another have logged to Lightning.
-            batch_at: the minibatch of a number.
+            ends: for each minibatch, whether it ends an update.
+            logs: whether the step logs anything.
+            replay: passes the logs of the minibatches `begin` to `end - 1` to Lightning.
+            batch_at: returns the minibatch of a given number.
         """
         trainer, loop, every = self._trainer, self._loop, self._trainer.log_every_n_steps
         logs = logs and bool(trainer.loggers) and every > 0
@@ -97,7 +97,7 @@ class Accounts:
                     trainer._logger_connector.update_train_step_metrics()
                 finally:
                     loop._batches_that_stepped += ends[bound - 1]
-        finally:  # a logger may have raised: the weights are those after all of them
+        finally:  # even if a logger raised: the weights are those after all minibatches
             self._advance(ends[begin:])
 
     def _advance(self, ends: Sequence[bool]) -> None:
@@ -112,7 +112,7 @@ class Accounts:
         loop._batches_that_stepped += sum(ends)
 
     def note_updates(self, ends: Sequence[bool], first: int) -> None:
-        """Notes what the optimizer has done in minibatches, of which `first` is the first one's number in its epoch."""
+        """Counts the optimizer's steps in these minibatches; `first` is the number of the first one in its epoch."""
         updates, each = sum(ends), self._trainer.accumulate_grad_batches
         begun = sum((first + n) % each == 0 for n in range(len(ends)))
         for steps in (self._optimizer.step.total, self._optimizer.step.current):
@@ -124,7 +124,7 @@ class Accounts:
             zeroed.completed += begun
 
     def undoing(self) -> Callable[[], None]:
-        """Returns what puts the accounts of schedules and averages back to what they are now."""
+        """Returns a function that restores the present state of schedules, averages and parameter groups."""
         trainer, progress = self._trainer, self._loop.scheduler_progress
         objects = [each for config in trainer.lr_scheduler_configs for each in schedulers_in(config.scheduler)]
         objects += [callback for callback in trainer.callbacks if isinstance(callback, WeightAveraging)]

@@ -1,4 +1,4 @@
-"""Averages of the weights, kept by Lightning's `WeightAveraging` callbacks and moved by an engine at its updates."""
+"""Moves the weight averages of Lightning's `WeightAveraging` callbacks in an engine's updates."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from multistep._describe import describe
 
 
 class Average:
-    """The average that a callback keeps; validation, checkpoints and the end of training stay the callback's affair."""
+    """The average that a callback keeps; the callback still handles validation, checkpoints and the end of training."""
 
     def __init__(self, callback: WeightAveraging) -> None:
         model = callback._average_model
@@ -25,7 +25,7 @@ class Average:
         return [describe(self._model.avg_fn), self._model.use_buffers]
 
     def state(self) -> dict[str, list[Tensor]]:
-        """Returns the tensors of the average, in the order of the module's own, and how many it is made of."""
+        """Returns the tensors of the average, in the order of the module's own, and the number of averaged models."""
         module = self._model.module
         return {
             "parameters": [parameter.detach() for parameter in module.parameters()],
@@ -36,7 +36,7 @@ class Average:
     def move(
         self, state: dict[str, list[Tensor]], parameters: Sequence[Tensor], buffers: Sequence[Tensor], due: Tensor
     ) -> None:
-        """Does in place, where `due`, what torch's `AveragedModel.update_parameters` does."""
+        """Performs torch's `AveragedModel.update_parameters` in place, if `due`."""
         (averaged,) = state["averaged"]
         pairs = list(zip(state["parameters"], parameters, strict=True))
         others = list(zip(state["buffers"], buffers, strict=True))
@@ -54,12 +54,12 @@ class Average:
         return [bool(self._callback.should_update(step_idx=update)) for update in range(first, first + updates)]
 
     def moved(self, update: int) -> None:
-        """Notes that the average was moved after an update, so that the callback does not move it once more."""
+        """Records that the average was moved after an update, so that the callback does not move it again."""
         self._callback._latest_update_step = update + 1
 
 
 def own_formula(trainer: Any) -> str | None:
-    """Returns which average is moved by a formula, or at times, of somebody's own, which may read anything; or None."""
+    """Returns the name of a callback with its own averaging formula or timing, which may read anything, or None."""
     for callback in trainer.callbacks:
         if isinstance(callback, WeightAveraging) and callback._average_model is not None:
             functions = (callback._average_model.avg_fn, type(callback).should_update)

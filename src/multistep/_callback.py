@@ -1,4 +1,4 @@
-"""The callback that trains a module several updates at a time."""
+"""Trains a module several updates at a time, as a Lightning callback."""
 
 from contextlib import suppress
 from typing import Any, Literal, get_args
@@ -23,26 +23,26 @@ EngineName = Literal["auto", "fused", "eager", "lightning"]
 
 
 class MultiStep(Callback):
-    """Trains any LightningModule several updates at a time, with the outcome of ordinary training.
+    """Trains any LightningModule several updates at a time, with the results of ordinary training.
 
-    What is performed is the module's own `training_step` and its optimizer's own `step`. Between the updates at which
-    another callback, validation or a logger needs to be called, the engine performs them:
+    It performs the module's own `training_step` and its optimizer's own `step`. An engine performs the updates between
+    those at which another callback, validation or a logger must be called:
 
-    - `fused` compiles an update to native code, for a CPU. It is compared with the module's own step before it is
-      trusted and again while it trains, and agrees with it to float32 rounding.
-    - `eager` performs the updates as Python, with the bits of ordinary training.
-    - `lightning` is ordinary training, where somebody has to be called at every update.
-    - `auto` takes the first of these that works and pays.
+    - `fused` compiles an update to native code for the CPU. The code is compared with the module's own step before it
+      trains and again while it trains, and agrees with it to float32 rounding.
+    - `eager` performs the updates as Python, bit for bit as in ordinary training.
+    - `lightning` is ordinary training, for whatever the other two cannot train.
+    - `auto` takes the first of these that works and saves time.
 
     Args:
         engine: one of these names.
 
     Attributes:
-        engine_used: the engine that trains or trained: `fused`, `eager` or `lightning`; None before.
-        reason: why it is not a faster one; None where it is `fused`.
+        engine_used: the engine that trains or trained: `fused`, `eager` or `lightning`; None before training.
+        reason: why no faster engine is used; None for `fused`.
 
     Raises:
-        EngineUnavailableError: `fused` or `eager` was asked for and cannot train this.
+        EngineUnavailableError: `fused` or `eager` was requested and cannot train this module.
 
     >>> from pytorch_lightning import Trainer
     >>> trainer = Trainer(max_epochs=20, callbacks=[MultiStep()], logger=False, enable_checkpointing=False)
@@ -67,19 +67,19 @@ class MultiStep(Callback):
 
     @property
     def resumes(self) -> bool:
-        """Whether a run goes on that this callback trained before an interruption."""
+        """True if this training resumes a run that this callback trained before an interruption."""
         return bool(self._resumed)
 
     @property
     def wanted(self) -> str:
-        """The engine that is asked for, or that an interrupted run had."""
+        """The engine that was requested or, for `auto`, the one that the interrupted run used."""
         resumed = self._resumed.get("engine")
         if self.engine == "auto" and resumed in ("eager", "fused"):
             return str(resumed)
         return self.engine
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._put_back()  # what a training that ended in an exception left
+        self._put_back()  # in case the last training ended in an exception
         self._threads_before, self._threads_chosen = torch.get_num_threads(), False
         self.engine_used, self.reason = None, None
         against = "as asked" if self.engine == "lightning" else None
@@ -91,7 +91,7 @@ class MultiStep(Callback):
             self.leave_to_lightning(against)
             return
         try:
-            from multistep._loop import StepLoop  # here, as it may be impossible with a release to come
+            from multistep._loop import StepLoop  # here, because a future release may break the import
         except ImportError as error:
             self.tell("lightning", f"{unknown_release() or error}")
             return
@@ -110,7 +110,7 @@ class MultiStep(Callback):
                 self.tell("eager", "the optimizer itself performs the first update, and there was no other")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._restore_threads()  # those that suit a minibatch may be too few for the batches of validation
+        self._restore_threads()  # a number that suits a minibatch may be too low for validation
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.validations += 1
@@ -128,7 +128,7 @@ class MultiStep(Callback):
         self._put_back()
 
     def _restore_threads(self) -> None:
-        if self._threads_chosen and torch.get_num_threads() == self.threads:  # not where somebody else has set them
+        if self._threads_chosen and torch.get_num_threads() == self.threads:  # unless someone else has set it
             torch.set_num_threads(self._threads_before)
 
     def _put_back(self) -> None:
@@ -143,29 +143,29 @@ class MultiStep(Callback):
         self._resumed = dict(state_dict)
 
     def tell(self, engine: str, reason: str | None) -> None:
-        """Notes which engine trains, and why it is not a faster one, and prints a line."""
+        """Records which engine trains and why no faster one does; prints a line if there is a reason."""
         self.engine_used, self.reason = engine, reason
         if reason is not None:
             self.say(f"engine {engine}: {reason}")
 
     def leave_to_lightning(self, reason: str) -> None:
-        """Has Lightning's own loop train; raises an EngineUnavailableError where another engine was asked for."""
+        """Switches to Lightning's own loop; raises an EngineUnavailableError if `eager` or `fused` was requested."""
         if self.engine in ("eager", "fused"):
             raise EngineUnavailableError(f"engine {self.engine}: {reason}; use auto or lightning")
         self.tell("lightning", reason)
 
     def fall_back(self, reason: str) -> None:
-        """Has the eager engine train from now on; raises an EngineUnavailableError where `fused` was asked for."""
+        """Switches to the eager engine; raises an EngineUnavailableError if `fused` was requested."""
         if self.engine == "fused":
             raise EngineUnavailableError(f"engine fused: {reason}; use auto or eager")
         self.tell("eager", reason)
 
     def say(self, line: str) -> None:
-        """Prints a line as Lightning prints its own."""
+        """Prints a line in the way Lightning prints its own."""
         rank_zero_info(line)
 
     def others_are_called(self, trainer: Any) -> bool:
-        """Returns whether a callback that is not Lightning's is called around a minibatch."""
+        """Returns whether a callback other than this one and Lightning's own has hooks around a minibatch."""
         if self._known_callbacks != trainer.callbacks:
             self._known_callbacks = [*trainer.callbacks]
             self._others = any(
@@ -177,19 +177,19 @@ class MultiStep(Callback):
         return self._others
 
     def candidates(self, trainer: Any, batch: Any) -> list[int]:
-        """Returns the numbers of threads among which to choose."""
+        """Returns the numbers of threads to choose from."""
         if self._threads_chosen and self.threads and self._resumed.get("threads"):
             return [self.threads]
         torch.set_num_threads(self._threads_before)
         return _threads.candidates(trainer.lightning_module, _examples_in(batch), self._resumed.get("threads"))
 
     def note_threads(self) -> None:
-        """Notes the number of threads that torch uses now."""
+        """Records torch's present number of threads."""
         self.threads = torch.get_num_threads()
 
     @deferring_signals(interrupts=False)
     def _choose_threads(self, trainer: Any, module: LightningModule, batch: Any) -> None:
-        """Has torch use the number of threads with which a minibatch's gradient takes the shortest time."""
+        """Sets the number of threads with which the gradient of a minibatch is computed fastest."""
         numbers = self.candidates(trainer, batch)
         if len(numbers) > 1:
             with suppress(Exception):
@@ -205,7 +205,7 @@ class MultiStep(Callback):
                     _threads.use_fastest(numbers, trial)
                 self.note_threads()
                 return
-            numbers = numbers[-1:]  # what cannot be tried keeps the user's number
+            numbers = numbers[-1:]  # the trial failed: keep the user's number
         torch.set_num_threads(numbers[0])
         self.note_threads()
 

@@ -1,4 +1,4 @@
-"""When callbacks have to be called, and what makes a training take one step at a time."""
+"""Determines when callbacks must be called, and what makes training go one step at a time."""
 
 import inspect
 from collections.abc import Callable, Iterable
@@ -10,16 +10,16 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 
 
 class Calls(NamedTuple):
-    """The updates at which a callback needs `on_train_batch_start` and `on_train_batch_end`, as intervals.
+    """Declares the updates at which a callback needs `on_train_batch_start` and `on_train_batch_end`, as intervals.
 
-    A callback declares them as its attribute `update_calls`; a plain tuple does as well. Between these updates others
-    are performed without calling it. Whenever both hooks are called, it is around one ordinary minibatch.
+    A callback sets it, or a plain tuple, as its attribute `update_calls`. Updates in between are performed without
+    calling the callback. When both hooks are called, they enclose one ordinary minibatch.
 
     Args:
-        after: `on_train_batch_end` is called where `trainer.global_step` has become a multiple of one of these.
+        after: `on_train_batch_end` is called when `trainer.global_step` has become a multiple of one of these.
         before: `on_train_batch_start` is called right before an update that makes it a multiple of one of these.
         around: both are called around every update whose number, counted from 0, is a multiple of one of these, and
-            around the last one; None where no update is meant, not even the last.
+            around the last one; None for no update, not even the last.
     """
 
     after: tuple[int, ...] = ()
@@ -27,11 +27,11 @@ class Calls(NamedTuple):
     around: tuple[int, ...] | None = None
 
     def next_end(self, done: int) -> int | None:
-        """Returns the first update after `done` at whose end a hook is due; None if there is none."""
+        """Returns the first update after `done` that a hook must follow, or None."""
         return min((done + every - done % every for every in self.after), default=None)
 
     def next_begin(self, done: int, last: int | None) -> int | None:
-        """Returns the first update from number `done` on that a hook has to precede; `last` is the run's last one."""
+        """Returns the first update from `done` on that a hook must precede, or None; `last` is the run's last one."""
         numbers = [done + (-1 - done) % every for every in self.before]
         if self.around is not None:
             numbers += [done + -done % every for every in self.around]
@@ -40,7 +40,7 @@ class Calls(NamedTuple):
 
 
 def together(all_calls: Iterable[Calls]) -> Calls:
-    """Returns what several callbacks need together."""
+    """Returns the combined calls that several callbacks need."""
     every = list(all_calls)
     around = [calls.around for calls in every if calls.around is not None]
     return Calls(
@@ -62,22 +62,22 @@ MODULE_HOOKS = (
     "lr_scheduler_step",
 )
 NOTHING = Calls()
-LONGEST = 2**31  # minibatches, where nobody is called
-SHOWS_EVERY = 1_000  # updates after which a progress bar is drawn anew
+LONGEST = 2**31  # minibatches, if nothing must be called
+SHOWS_EVERY = 1_000  # updates between redraws of a progress bar
 
 
 def _checkpoints(callback: Any, trainer: Any) -> Calls:
     every: int = getattr(callback, "_every_n_train_steps", 0)
-    if every <= 0:  # a time is checked at the end of a chunk
+    if every <= 0:  # a time interval is checked at the end of a chunk
         return NOTHING
-    # What is put off until a validation that does not come is saved at the next minibatch, even within an update.
+    # A save deferred to a validation that does not come happens at the next minibatch, even within an update.
     within = trainer.accumulate_grad_batches > 1 and trainer.global_step % every == 0
     return Calls(after=(every,), around=(1,) if within else None)
 
 
 def _logging(_callback: Any, trainer: Any) -> Calls | None:
     every: int = trainer.log_every_n_steps
-    if trainer.fit_loop.epoch_loop._batches_that_stepped != trainer.global_step:  # set by somebody; rows follow it
+    if trainer.fit_loop.epoch_loop._batches_that_stepped != trainer.global_step:  # someone set it; rows follow it
         return None
     return Calls(after=(every,), before=(every,)) if every else NOTHING
 
@@ -87,7 +87,7 @@ def _learning_rates(callback: Any, trainer: Any) -> Calls | None:
 
 
 def _progress(callback: Any, _trainer: Any) -> Calls:
-    # It shows multiples of its rate; to show every update would cost more than the update.
+    # It shows multiples of its rate. Showing every update would cost more than the update.
     rate: int = getattr(callback, "refresh_rate", 0)
     return Calls(after=(rate * -(-SHOWS_EVERY // rate),)) if rate else NOTHING
 
@@ -96,7 +96,7 @@ def _averages(callback: Any, trainer: Any) -> Calls | None:
     return NOTHING if averages_by_itself(callback, trainer) else None
 
 
-# What Lightning's own callbacks need that override a hook of a batch; None for every update.
+# The calls that Lightning's own callbacks with batch hooks need; None means every update.
 KNOWN_CALLBACKS: dict[type[Callback], Callable[[Any, Any], Calls | None]] = {
     callbacks.DeviceStatsMonitor: _logging,
     callbacks.LearningRateMonitor: _learning_rates,
@@ -109,7 +109,7 @@ KNOWN_CALLBACKS: dict[type[Callback], Callable[[Any, Any], Calls | None]] = {
 
 
 def averages_by_itself(callback: Any, trainer: Any) -> bool:
-    """True where an engine can average the weights itself: one formula of two tensors, on the device of training."""
+    """Returns whether an engine can average the weights itself: by a formula of two tensors, on the training device."""
     model = callback._average_model
     return (
         model is not None
@@ -120,17 +120,17 @@ def averages_by_itself(callback: Any, trainer: Any) -> bool:
 
 
 def is_lightnings(kind: type) -> bool:
-    """Returns whether a class is one of Lightning's own."""
+    """Returns whether a class belongs to Lightning."""
     return kind.__module__.startswith("pytorch_lightning.")
 
 
 def is_others(callback: Callback) -> bool:
-    """Returns whether a callback performs code of somebody else's, as one of Lightning's may be given functions."""
+    """Returns whether a callback runs code other than Lightning's, by its class or by functions that it was given."""
     return not is_lightnings(type(callback)) or any(callable(getattr(Callback, name, None)) for name in vars(callback))
 
 
 def calls_of(callback: Callback, trainer: Any) -> Calls | None:
-    """Returns when a callback has to be called; None for every update."""
+    """Returns when a callback must be called; None means at every update."""
     declared = getattr(callback, "update_calls", None)
     if declared is not None:
         if not all(each is None or isinstance(each, (tuple, list)) for each in declared):
@@ -144,7 +144,7 @@ def calls_of(callback: Callback, trainer: Any) -> Calls | None:
 
 
 def single_step_reason(trainer: Any) -> str | None:
-    """Returns the reason why training must go one step at a time, or None; called when the optimizers are there."""
+    """Returns the reason why training must go one step at a time, or None; the optimizers must exist already."""
     module = trainer.lightning_module
     if not module.automatic_optimization:
         return f"{type(module).__name__} optimizes manually"
@@ -170,7 +170,7 @@ def single_step_reason(trainer: Any) -> str | None:
 
 
 def sudden_reason(trainer: Any) -> str | None:
-    """Returns why Lightning has to train from now on, though it had not when the training began, or None."""
+    """Returns why Lightning must train from now on, although it did not when training began, or None."""
     module = trainer.lightning_module
     if not module.automatic_optimization:
         return f"{type(module).__name__} optimizes manually"
@@ -179,7 +179,7 @@ def sudden_reason(trainer: Any) -> str | None:
 
 
 def _plugin_reason(trainer: Any) -> str | None:
-    """Why the strategy or the precision has to be called at every update, or None."""
+    """Returns why the strategy or the precision must be called at every update, or None."""
     strategy, precision = trainer.strategy, trainer.precision_plugin
     for part in (strategy, precision):
         kind = type(part)
@@ -202,12 +202,12 @@ def _overridden(hooks: tuple[str, ...], instance: Any, parent: type) -> list[str
 def _is_overridden(hook: str, instance: Any, parent: type) -> bool:
     try:
         return bool(is_overridden(hook, instance, parent))
-    except AttributeError:  # a callable object stands for it
+    except AttributeError:  # a callable object replaces it
         return True
 
 
 def minibatches_until_a_call(trainer: Any) -> int:
-    """Returns how many minibatches come up to the next at which somebody has to be called, that one included."""
+    """Returns the number of minibatches up to and including the next one at which something must be called."""
     loop, each = trainer.fit_loop.epoch_loop, trainer.accumulate_grad_batches
     if trainer.should_stop or trainer.received_sigterm:
         return 1
@@ -223,7 +223,7 @@ def minibatches_until_a_call(trainer: Any) -> int:
         counts.append((trainer.max_steps - update) * each - within)
         last = trainer.max_steps - 1 if last is None else min(last, trainer.max_steps - 1)
     declared = [calls_of(callback, trainer) for callback in trainer.callbacks]
-    if None in declared:  # of a callback that came later, such as one that looks for a learning rate
+    if None in declared:  # a callback was added later, such as a learning-rate finder
         return 1
     calls = together(calls for calls in declared if calls is not None)
     if (end := calls.next_end(update)) is not None:
@@ -238,7 +238,7 @@ def minibatches_until_a_call(trainer: Any) -> int:
 
 
 def _until_validation(trainer: Any, loop: Any, ready: int) -> list[int]:
-    """As `_TrainingEpochLoop._should_check_val_fx` counts."""
+    """Returns the minibatches until validation, counted as in `_TrainingEpochLoop._should_check_val_fx`, or []."""
     every: Any = trainer.val_check_batch
     if not loop._should_check_val_epoch() or every is None:
         return []

@@ -1,4 +1,4 @@
-"""What a step hands out while it is performed on a copy: its loss, what it logs, and what metrics are given."""
+"""Captures the outputs of a step that runs on a copy: its loss, its logs, and the arguments of its metrics."""
 
 import inspect
 from collections.abc import Iterator, Sequence
@@ -19,10 +19,10 @@ SIGNATURE = inspect.signature(LightningModule.log)
 
 @dataclass(frozen=True)
 class BatchValue:
-    """The value that a metric's `forward` returns of a minibatch: it can be logged, and nothing else."""
+    """Stands for the value that a metric's `forward` returns for a minibatch; a step may only log it."""
 
     call: int
-    key: str | None = None  # in the dictionary of a collection
+    key: str | None = None  # in the dictionary that a MetricCollection returns
 
 
 def _refusing(value: BatchValue) -> Any:
@@ -31,7 +31,7 @@ def _refusing(value: BatchValue) -> Any:
 
 @dataclass(eq=False)
 class MetricCall:
-    """A metric's `update` or `forward` in a step, and the tensors among its arguments."""
+    """A call of a metric's `update` or `forward` in a step, with the tensors among its arguments."""
 
     path: str
     method: str
@@ -41,7 +41,7 @@ class MetricCall:
 
 @dataclass(eq=False)
 class Logged:
-    """A call of `self.log`: a number that stays, one that is computed at every update, or a metric."""
+    """A call of `self.log` with a constant, a value computed at every update, or a metric."""
 
     name: str
     options: dict[str, Any]
@@ -50,32 +50,32 @@ class Logged:
 
 @dataclass(eq=False)
 class Captured:
-    """All that a step hands out beside its gradients."""
+    """All outputs of a step except its gradients."""
 
     loss: Tensor
     extra: dict[str, Any] = field(default_factory=dict)
     logs: list[Logged] = field(default_factory=list)
     calls: list[MetricCall] = field(default_factory=list)
-    nodes: int = 0  # of the graph of the loss, where they were counted
-    low: bool = False  # whether any of them computes in 16 bits
-    requires: bool = False  # whether a tensor of the minibatch requires a gradient from then on
+    nodes: int = 0  # in the graph of the loss, if they were counted
+    low: bool = False  # whether any node computes in 16 bits
+    requires: bool = False  # whether the step makes a tensor of the minibatch require a gradient
 
     def tensors(self) -> list[Tensor]:
-        """Returns the loss, the logged values, the arguments of metrics, and the other tensors that are returned."""
+        """Returns the loss, the logged values, the metric arguments and the other returned tensors, all detached."""
         logged = [log.value for log in self.logs if isinstance(log.value, Tensor)]
         arguments = [tensor for call in self.calls for tensor in call.tensors]
         others = [value for value in self.extra.values() if isinstance(value, Tensor)]
         return [value.detach() for value in (self.loss, *logged, *arguments, *others)]
 
     def structure(self) -> list[Any]:
-        """Returns what has to be the same at every update, as values that can be compared."""
+        """Returns everything about the outputs that must be the same at every update, as comparable values."""
         logs = [(log.name, sorted(map(repr, log.options.items())), _kind(log.value)) for log in self.logs]
         calls = [(call.path, call.method, call.layout) for call in self.calls]
         extra = [(key, _kind(value)) for key, value in self.extra.items()]
         return [_kind(self.loss), logs, calls, extra]
 
     def named(self, outputs: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Returns what an update has handed out, as `tensors` orders it, by what it is."""
+        """Returns the outputs of an update, given in the order of `tensors`, by name, for messages."""
         names = ["the loss", *(f"{log.name} as logged" for log in self.logs if isinstance(log.value, Tensor))]
         names += [f"output {number}" for number in range(len(names), len(outputs))]
         unique = [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names)]
@@ -87,7 +87,7 @@ def _kind(value: Any) -> Any:
 
 
 class Capture:
-    """Takes the place of a module's `log` and of its metrics while its step is performed on a copy."""
+    """Replaces a module's `log` and the methods of its metrics while its step runs on a copy."""
 
     def __init__(self, module: LightningModule) -> None:
         self._module = module
@@ -97,7 +97,7 @@ class Capture:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Within, logs and metric calls are noted instead of performed."""
+        """Records logs and metric calls within the block, instead of performing them."""
         places: list[tuple[dict[str, Any], str, Any]] = [(self._module.__dict__, "log", self._log)]
         inner = {
             id(metric)
@@ -112,7 +112,7 @@ class Capture:
                     places.append((child.__dict__, method, self._noting(name, method, child)))
                 for method in ("compute", "reset"):
                     places.append((child.__dict__, method, self._refusing(method)))
-            if isinstance(child, MetricCollection):  # whose metrics share states, but are only named here
+            if isinstance(child, MetricCollection):  # its metrics share states, but only their names are needed
                 places.append((child.__dict__, "_compute_groups_create_state_ref", lambda copy=False: None))
             if isinstance(child, Metric):
                 unread: Any = RefusingValue("training_step reads the state of a metric")

@@ -1,28 +1,28 @@
-"""Whether compiled updates did what plain PyTorch does: all tensors and outputs compared, to rounding."""
+"""Compares all tensors and outputs of compiled updates with those of plain PyTorch, to rounding."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-# By how much the change of a tensor, or an output, may differ, relative to its norm: in float32, and below.
+# How much a tensor's change, or an output, may differ relative to its norm: in float32, and in lower precision.
 TOLERANCE, LOW_TOLERANCE = 1e-3, 5e-2
-# Rounding of the tensor itself, in units of its last place.
+# Allowed rounding of the tensor itself, in units in the last place.
 UNITS = 32
 LOW_UNIT = torch.finfo(torch.bfloat16).eps
-# What two runs of plain PyTorch differ by whose parameters differ by rounding: so much more is no rounding.
+# Rounding explains at most this many times the effect of rounding-sized changes of parameters in plain PyTorch.
 AMPLIFIED = 10.0
 
 
 def differences(
     found: Mapping[str, Tensor], expected: Mapping[str, Tensor], before: Mapping[str, Tensor], low: bool
 ) -> dict[str, tuple[float, float]]:
-    """Returns what differs beyond rounding, by name: the norm of the difference, and what it may be.
+    """Returns the tensors that differ beyond rounding, by name: the norm of the difference, and the allowed norm.
 
     Args:
         found: the tensors after compiled updates.
         expected: the tensors after the same updates by plain PyTorch.
-        before: the tensors before; what is not in it, is an output, which is compared as a whole.
+        before: the tensors before the updates; any other tensor is an output, which is compared as a whole.
         low: whether anything is computed in less than float32.
     """
     wrong = {}
@@ -46,12 +46,12 @@ def differences(
 def beyond_rounding(
     wrong: Mapping[str, tuple[float, float]], expected: Mapping[str, Tensor], perturbed: Mapping[str, Tensor]
 ) -> dict[str, tuple[float, float]]:
-    """Returns those of `differences` that rounding does not explain.
+    """Returns the differences that rounding does not explain.
 
     Args:
-        wrong: what differs.
+        wrong: the result of `differences`.
         expected: the tensors after updates by plain PyTorch.
-        perturbed: the same of parameters that were changed by rounding before, without that change itself.
+        perturbed: the same after parameters were perturbed by rounding, with the perturbation subtracted.
     """
     return {
         name: (error, allowed)
@@ -62,9 +62,9 @@ def beyond_rounding(
 
 
 def perturb(tensors: Mapping[str, Tensor], low: bool, seed: int) -> dict[str, Tensor]:
-    """Changes floating-point tensors in place by a few units in the last place; by one of bfloat16 where this is `low`.
+    """Changes floating-point tensors in place by about 4 units in the last place, or by one of bfloat16 if `low`.
 
-    Returns by how much, by name.
+    Returns the changes by name, in float64.
     """
     generator = torch.Generator().manual_seed(seed)
     shifts = {}
@@ -79,7 +79,7 @@ def perturb(tensors: Mapping[str, Tensor], low: bool, seed: int) -> dict[str, Te
 
 
 def are_close(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
-    """Returns whether tensors agree by name, each to a thousandth of its norm or a millionth of the greatest one's."""
+    """Returns whether tensors agree by name, each to a thousandth of its norm plus a millionth of the largest norm."""
     if found.keys() != expected.keys():
         return False
     dense = {name: (_numbers(found[name].to_dense()), _numbers(value.to_dense())) for name, value in expected.items()}
@@ -97,5 +97,5 @@ def _numbers(tensor: Tensor) -> Tensor:
 
 
 def _norm(tensor: Tensor) -> float:
-    """The norm of the finite numbers."""
+    """Returns the norm of the finite values."""
     return float(tensor.nan_to_num(0.0, 0.0, 0.0).norm())

@@ -1,4 +1,4 @@
-"""Which engine trains: chosen after the first update, watched, and chosen again where something has changed."""
+"""Chooses the engine after the first update, watches it, and chooses again when something has changed."""
 
 import copy
 from contextlib import suppress
@@ -23,28 +23,27 @@ from multistep._schedules import changes_more_than_the_learning_rate
 from multistep._signals import deferring_signals
 from multistep._step import Rule, perform_on_copies
 
-CHECKED_EVERY = 10_000  # updates after which compiled ones are compared with the module's own step again
-FEW = 50  # updates, which take less time than it takes to find out what compiling would cost
-COMPILATIONS = 3  # in a run, because something has changed
-OTHERS = 5  # minibatches of another layout in turn that Lightning hands over, until one is compiled for
+CHECKED_EVERY = 10_000  # updates between comparisons of compiled code with the module's own step
+FEW = 50  # updates; fewer take less time than estimating the cost of compiling
+COMPILATIONS = 3  # anew in a run, because something changed
+OTHERS = 5  # consecutive minibatches of another layout that Lightning passes in, until one is compiled for
 
 
 class Choice:
-    """Chooses the engine of a trainer, and keeps what belongs to the fused one.
+    """Chooses the engine of a trainer, and holds what belongs to the fused engine.
 
     Args:
-        trainer: which trains.
-        owner: the callback that is told which engine trains, and why.
+        owner: the callback, to which the engine and the reason are reported.
 
     Attributes:
         decided: whether an engine has been chosen.
-        engine: the fused one, where that was.
-        replay: hands what it computes to Lightning.
-        source: where its minibatches come from.
-        schedules: steps those of one's own.
-        longest: the most of them in a chunk.
-        last_batch: the last one that it performed.
-        reads_gradients: whether a hook does, after its updates.
+        engine: the fused engine, if it was chosen.
+        replay: passes its outputs to Lightning.
+        source: fetches its minibatches.
+        schedules: steps user-defined schedules for it.
+        longest: the maximum number of its minibatches in a chunk.
+        last_batch: the last minibatch that it performed.
+        reads_gradients: whether a hook reads gradients after its updates.
     """
 
     def __init__(self, trainer: Any, owner: Any) -> None:
@@ -57,27 +56,27 @@ class Choice:
         self.longest = 1
         self.last_batch: Any = None
         self.reads_gradients = False
-        self._first_batch: Any = None  # that was compiled for
-        self._first: int | None = None  # the updates before the first minibatch
+        self._first_batch: Any = None  # the one that was compiled for
+        self._first: int | None = None  # the number of updates before the first minibatch
         self._checked_at = 0
         self._compilations = 0
         self._others = 0
-        self._loaders: list[Any] = []  # that were looked at
-        self._has_state = False  # whether the optimizer keeps any
-        self._waits_at = -1  # updates, for state of parameters that have none yet, as they were thawed
-        self._precision: Any = None  # for which compiled code is
-        self._hooked = False  # whether somebody else's code runs between epochs and validations
-        self._moment = (0, 0)  # when that was last looked for
+        self._loaders: list[Any] = []  # the ones that `source` was made for
+        self._has_state = False  # whether the optimizer keeps state
+        self._waits_at = -1  # the update at which thawed parameters had no state yet
+        self._precision: Any = None  # the one that was compiled for
+        self._hooked = False  # whether user code runs between epochs and validations
+        self._moment = (0, 0)  # the `_now` of the last check for it
 
     @property
     def _has_begun(self) -> bool:
-        """Whether the optimizer has performed an update itself, here or, compared, before an interruption."""
+        """True if the optimizer itself has performed an update, in this run or (compared) before an interruption."""
         now = self._trainer.global_step
         return bool((self._first is not None and now > self._first) or (self._owner.resumes and now > 0))
 
     @deferring_signals(interrupts=False)
     def takes(self, tensors: list[Tensor] | None, layout: Any, batch: Any) -> list[Tensor] | None:
-        """Returns None where a minibatch is to be performed as Python; many of them in turn are compiled for anew."""
+        """Returns the tensors if compiled code takes them, else None; compiles anew after `OTHERS` such minibatches."""
         self._others += 1
         if self._others < OTHERS:
             return None
@@ -90,9 +89,9 @@ class Choice:
 
     @deferring_signals(interrupts=False)
     def expected(self, batch: Any) -> dict[str, Tensor] | None:
-        """Returns the loss and gradients of the run's first minibatch by a copy, before Lightning performs it.
+        """Returns the loss and gradients of the run's first minibatch on a copy, before Lightning performs it; or None.
 
-        A step may look itself up, by its identity say, and be another one on every copy.
+        A step may look itself up, for example by identity, and compute something else on every copy.
         """
         trainer: Any = self._trainer
         if self._first is not None:
@@ -100,26 +99,26 @@ class Choice:
         self._first = trainer.global_step
         if self._owner.wanted == "eager" or self._has_begun or trainer.world_size > 1 or self._are_few():
             return None
-        with suppress(Exception):  # each is reported when it is compiled
+        with suppress(Exception):  # the same exception is reported at compilation
             context, random_state = trainer.precision_plugin.train_step_context, torch.get_rng_state()
             module, optimizer = trainer.lightning_module, trainer.optimizers[0]
             return perform_on_copies(module, optimizer, Rule.of(trainer), batch, context, 1, random_state)[1]
         return None
 
     def compare_first(self, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-        """Has Python train where the first minibatch's loss and gradients are not those that were expected."""
+        """Switches to the eager engine if the loss and gradients of the first minibatch are not the expected ones."""
         if not are_close(found, expected):
             self.fall_back("on a copy of the module, training_step computes something else")
 
     def suspend(self, reason: str) -> None:
-        """Has Lightning's own loop train, as long as there is a reason."""
+        """Switches to Lightning's own loop, for as long as there is a reason."""
         self.engine, self.decided = None, False
         if not (self._owner.reason or "").endswith(reason):
             self._owner.leave_to_lightning(f"after {self._trainer.global_step:,} updates: {reason}")
 
     @deferring_signals(interrupts=False)
     def decide(self, batch: Any) -> None:
-        """Chooses the engine, once the optimizer has performed an update itself."""
+        """Chooses the engine, once the optimizer itself has performed an update."""
         wanted = self._owner.wanted
         if wanted == "eager":
             self.decided = True
@@ -133,7 +132,7 @@ class Choice:
             except CannotFuseError as error:
                 self.fall_back(str(error))
             else:
-                self.decided = True  # not where a signal has ended the compilation
+                self.decided = True  # skipped if a signal ended the compilation
                 if self.engine is not None:
                     self._owner.tell("fused", None)
 
@@ -169,7 +168,7 @@ class Choice:
         self._first_batch = copy.deepcopy(batch)
         swa = any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks)
         others = [callback for callback in trainer.callbacks if callback is not self._owner and is_others(callback)]
-        # Lightning's epoch of statistics after that of weights begins with the gradients that are left.
+        # After averaging weights, Lightning's epoch of batch statistics begins with the gradients that are left.
         module = trainer.lightning_module
         self.reads_gradients = swa or any(reads_gradients(each, module) for each in [*others, module])
         self._hooked = bool(others) or has_hooks(module)
@@ -177,7 +176,7 @@ class Choice:
         return engine
 
     def _read_data(self, engine: FusedEngine) -> None:
-        """Looks at what the loaders are now, and at what they can change of what an update reads."""
+        """Records the present loaders, and makes a source that watches what they share with an update."""
         assert self.schedules is not None
         self._loaders = loaders_of(self._trainer)
         read = [*engine.places(), *self.schedules.places]
@@ -196,18 +195,18 @@ class Choice:
         return float(left)
 
     def note_last(self, batch: Any) -> None:
-        """Notes the last minibatch that compiled code has performed."""
+        """Records the last minibatch that compiled code has performed."""
         self.last_batch, self._others = batch, 0
 
     @deferring_signals(interrupts=False)
     def renew(self, batch: Any) -> None:
-        """Compiles anew where something has changed that compiled code depends on, or falls back; compares at times."""
+        """Compiles anew or falls back if something that compiled code depends on has changed; compares at intervals."""
         assert self.engine is not None
         trainer = self._trainer
         batch = self.last_batch if batch is None else batch
         have_run, self._moment = self._moment != self._now(), self._now()
         try:
-            if reason := refused_data(trainer):  # a callback may have given them the module
+            if reason := refused_data(trainer):  # a callback may have given the loaders the module
                 raise CannotFuseError(reason)
             if self._is_outdated():
                 self._compile_anew(batch)
@@ -225,11 +224,11 @@ class Choice:
             self.compare(batch)
 
     def _now(self) -> tuple[int, int]:
-        """What hooks of one's own are called between: epochs and validations."""
+        """Returns the epoch and the number of validations; user hooks run when they change."""
         return self._trainer.current_epoch, self._owner.validations
 
     def _is_outdated(self) -> bool:
-        """Whether the compiled update is no longer the one to perform."""
+        """Returns whether the compiled update is no longer the one to perform."""
         assert self.engine is not None
         rule, averages = Rule.of(self._trainer), averages_of(self._trainer)
         assert self.schedules is not None
@@ -241,16 +240,16 @@ class Choice:
         self._compilations += 1
         if self._compilations > COMPILATIONS:
             raise CannotFuseError("the module, the optimizer or the minibatches change again and again")
-        self.engine, self.decided = None, False  # for where a signal ends the compilation
+        self.engine, self.decided = None, False  # in case a signal ends the compilation
         optimizer = self._trainer.optimizers[0]
         trained = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         if self._has_state and not all(map(optimizer.state.get, trained)):
-            self._waits_at = self._trainer.global_step  # until Lightning has performed an update, which makes it
+            self._waits_at = self._trainer.global_step  # until an update by Lightning has made the state
         else:
             self.engine, self.decided = self._compiled(batch, "fused"), True
 
     def compare(self, batch: Any) -> None:
-        """Compares one compiled update with the module's own step; raises an EngineMismatchError where they differ."""
+        """Compares one compiled update with the module's own step; raises an EngineMismatchError if they differ."""
         before, now = self._checked_at, self._trainer.global_step
         if difference := self._difference(batch):
             doubt = f"updates {before + 1:,} to {now:,} are in doubt"
@@ -263,30 +262,30 @@ class Choice:
         self._checked_at = self._trainer.global_step
         try:
             return self.engine.check(batch)
-        except CannotFuseError as error:  # nothing that is watched has changed, and yet it was possible before
+        except CannotFuseError as error:  # possible before, and nothing that is watched has changed
             return f"what it does: {error}"
 
     @deferring_signals(interrupts=False)
     def compare_last(self) -> None:
-        """Compares a last update, unless a hook at the end of the training has changed something."""
+        """Compares a last update, unless a hook at the end of training has changed something."""
         with suppress(CannotFuseError):
             if self.engine is not None and self.last_batch is not None and not self._is_outdated():
-                self.compare(self._first_batch)  # which state that remembers the last one is not made of
+                self.compare(self._first_batch)  # not the last one, as state may remember it
 
     def fall_back(self, reason: str) -> None:
-        """Has Python train from now on."""
+        """Switches to the eager engine."""
         self.engine, self.decided = None, True
         self._owner.fall_back(reason)
 
     def fall_back_from(self, error: Exception) -> None:
-        """Has Python train from now on, as compiled code has raised an exception, which torch tells better."""
+        """Switches to the eager engine after compiled code raised an exception, which eager PyTorch explains better."""
         line = (str(error).splitlines() or [""])[0]
         self.engine, self.decided = None, True
         self._owner.tell("eager", f"after {self._trainer.global_step:,} updates: {type(error).__name__}: {line}")
 
 
 def _refuse_what_cannot_be_fused(trainer: Any) -> None:
-    """Raises a CannotFuseError for what no update of this trainer can be compiled with."""
+    """Raises a CannotFuseError if something about the trainer rules out compiled updates."""
     if trainer.world_size > 1:
         raise CannotFuseError("several processes exchange their gradients at every update")
     if isinstance(trainer.profiler, PyTorchProfiler):

@@ -1,4 +1,4 @@
-"""The minibatches of a chunk, performed by the fused engine with Lightning's accounts of them."""
+"""Performs the minibatches of a chunk with the fused engine, and keeps Lightning's counters of them."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -17,32 +17,31 @@ from multistep._schedules import upcoming_rates
 from multistep._signals import deferring_signals
 from multistep._tree import rebuild
 
-SECONDS = 0.25  # after which a chunk ends, so that progress is seen and signals are heard
+SECONDS = 0.25  # after which a chunk ends, to show progress and handle signals
 
 
 class Chunk:
-    """Performs the minibatches of a chunk by the engine that was chosen, and keeps what they hand out.
+    """Performs the minibatches of a chunk with the chosen engine, and keeps their outputs.
 
     Args:
-        trainer: which trains.
-        accounts: Lightning's.
-        choice: of the engine.
+        accounts: keeps Lightning's counters.
+        choice: holds the chosen engine.
         perform_one: performs a minibatch as Python.
 
     Attributes:
-        losses: of the minibatches so far.
-        logged: numbers that the module has logged, by name.
+        losses: the losses of the minibatches so far.
+        logged: the numbers that the module has logged, by name.
     """
 
     def __init__(self, trainer: Any, accounts: Accounts, choice: Choice, perform_one: Callable[[Any], None]) -> None:
         self._trainer, self._accounts, self._choice, self._perform_one = trainer, accounts, choice, perform_one
         self.losses: list[Tensor] = []
         self.logged: dict[str, list[Tensor]] = {}
-        self._seconds = SECONDS / 50  # a fused minibatch takes, at most
-        self._layout: Any = None  # of the minibatches that are being performed
+        self._seconds = SECONDS / 50  # for a fused minibatch; a high guess at first
+        self._layout: Any = None  # of the minibatches being performed
 
     def clear(self) -> None:
-        """Begins the next one."""
+        """Begins the next chunk."""
         self.losses.clear()
         self.logged.clear()
 
@@ -51,12 +50,12 @@ class Chunk:
         return self._trainer.fit_loop.epoch_loop
 
     def take(self, fetcher: Any, most: int) -> int:
-        """Fetches and performs minibatches; returns how many, 0 where only the last of the epoch is left."""
+        """Fetches and performs minibatches; returns how many, 0 if only the last of the epoch is left."""
         assert self._choice.engine is not None
         assert self._choice.source is not None
         most = min(most, self._choice.longest, max(1, int(SECONDS / self._seconds)))
         done = 0
-        with deferring_signals():  # what has been fetched is performed
+        with deferring_signals():  # so that fetched minibatches are performed
             for piece in self._choice.source.take(fetcher, most, self._choice.engine.layout, self._choice.engine.draws):
                 done += piece.count if isinstance(piece, Stacked) else 1
                 if isinstance(piece, Odd):
@@ -69,7 +68,7 @@ class Chunk:
         return done
 
     def _perform(self, tensors: Sequence[Tensor], count: int) -> int:
-        """Performs stacked minibatches, and Lightning's accounts of them; returns how many."""
+        """Performs stacked minibatches, and keeps Lightning's counters of them; returns how many."""
         trainer: Any = self._trainer
         loop, engine = self._epoch_loop, self._choice.engine
         if engine is None:  # it has fallen back within this chunk
@@ -95,7 +94,7 @@ class Chunk:
             some, due = [tensor[:count] for tensor in tensors], self._due(first, ends)
             try:
                 outputs = engine.run(some, rates, torch.tensor(ends), due, ready % each != 0)
-            except Exception as error:  # of whatever minibatch: performed one by one, it is raised where it belongs
+            except Exception as error:  # from any minibatch: performed one by one, the right one raises it
                 undo()
                 self._choice.fall_back_from(error)
                 return 0
@@ -108,9 +107,9 @@ class Chunk:
         return count
 
     def perform_last(self, tensors: list[Tensor], optimizer: Optimizer, batch: Any) -> dict[str, Any] | None:
-        """Performs the minibatch that Lightning hands over, of which it keeps all accounts but the optimizer's.
+        """Performs the minibatch that Lightning passes in; Lightning keeps all its counters except the optimizer's.
 
-        Returns None where that raises, and has changed nothing.
+        Returns None, and restores everything, if the engine raises.
         """
         assert self._choice.engine is not None
         assert self._choice.replay is not None
@@ -141,7 +140,7 @@ class Chunk:
         return {"loss": loss / self._trainer.accumulate_grad_batches, **extra}
 
     def _due(self, first: int, ends: Sequence[bool]) -> Tensor:
-        """Whether each minibatch's update moves each average, (K, averages)."""
+        """Returns whether the update of each minibatch moves each average, (K, averages)."""
         averages = averages_of(self._trainer)
         due = torch.zeros(len(ends), len(averages), dtype=torch.bool)
         where = [n for n, end in enumerate(ends) if end]
@@ -164,7 +163,7 @@ class Chunk:
         )
 
     def _undoing(self) -> Callable[[], None]:
-        """Returns what puts all that a chunk changes back to what it is now."""
+        """Returns a function that restores everything that a chunk changes."""
         assert self._choice.engine is not None
         restore, undo_accounts = self._choice.engine.restoring(), self._accounts.undoing()
         random_state = torch.get_rng_state()

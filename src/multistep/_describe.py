@@ -1,4 +1,4 @@
-"""Values as plain values that can be compared, and hashed to a key for the next process.
+"""Describes values as plain values, to be compared, and hashed to a key for the next process.
 
 Contents are described, not identities, so that a change in place is seen.
 """
@@ -26,34 +26,34 @@ from multistep._guards import RefusingValue
 from multistep._origins import PLAIN, is_own, name_of, settings_of
 
 FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial, staticmethod, classmethod, property)
-# What a bare module has of its own; parameters, buffers and submodules are described by themselves.
+# The attributes of a bare module; its parameters, buffers and submodules are described separately.
 OF_EVERY_MODULE = set(nn.Module().__dict__) - {"training"}
 OF_TORCH = (torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size, np.dtype)  # constants
 OF_EVERY_MEMBER = {"_value_", "_name_", "__objclass__", "_sort_order_", "_missing_value_"}  # of an enumeration
-DEEPEST, MOST = 100, 20_000  # levels and values of a description
+DEEPEST, MOST = 100, 20_000  # maximum levels and values of a description
 
 
 class Unhashable(str):
-    """Stands for a value that is known by its identity alone: what depends on it cannot outlive the process."""
+    """Stands for a value known only by its identity; what depends on it cannot outlive the process."""
 
 
 def first_difference(one: dict[str, Any], other: dict[str, Any]) -> str | None:
-    """Returns the name of something that two descriptions have otherwise, or None where they agree."""
+    """Returns the first name whose values differ between two descriptions, or None if they agree."""
     return next((name for name in one | other if one.get(name) != other.get(name)), None)
 
 
 def is_tensor(described: Any) -> bool:
-    """Returns whether this is the description of a tensor."""
+    """Returns whether this describes a tensor."""
     return isinstance(described, list) and described[:1] == ["Tensor"]
 
 
 def describe(value: Any) -> Any:
-    """Returns a value as plain values that can be compared."""
+    """Returns a value as plain, comparable values."""
     return Describer({}, {})(value)
 
 
 def is_known(described: Any) -> bool:
-    """True where a description holds nothing that is known by its identity alone."""
+    """Returns whether a description holds nothing that is known only by its identity."""
     if isinstance(described, dict):
         return all(map(is_known, described.values()))
     if isinstance(described, (list, tuple)):
@@ -62,11 +62,11 @@ def is_known(described: Any) -> bool:
 
 
 class Describer:
-    """Describes values; what refers to itself is described once.
+    """Describes values; a value that refers to itself is described once.
 
     Args:
-        names: of the module's tensors, by identity; they are described by these.
-        modules: paths of its submodules, by identity; they are described by these.
+        names: the names that describe the module's tensors, by identity.
+        modules: the paths that describe its submodules, by identity.
     """
 
     def __init__(self, names: Mapping[int, str], modules: Mapping[int, str]) -> None:
@@ -76,7 +76,7 @@ class Describer:
 
     def __call__(self, value: Any) -> Any:
         if type(value) is RefusingValue or isinstance(value, (Dataset, DataLoader)):
-            return "data"  # which a step is refused to use
+            return "data"  # a step is refused if it uses them
         if isinstance(value, PLAIN):
             return (type(value).__name__, repr(value)) if isinstance(value, float) else value
         self._count += 1
@@ -111,7 +111,7 @@ class Describer:
             own = {key: item for key, item in vars(value).items() if key not in OF_EVERY_MEMBER}
             return [name_of(type(value)), value.name, self(value.value), *([self(own)] if own else [])]
         if contents is not None:
-            more = [self(vars(value))] if getattr(value, "__dict__", None) else []  # of a subclass
+            more = [self(vars(value))] if getattr(value, "__dict__", None) else []  # of an instance of a subclass
             return [kind, *contents, *more]
         if isinstance(value, type):
             return name_of(value)
@@ -135,7 +135,7 @@ class Describer:
         return self._state_of(value) or Unhashable(f"{kind} {id(value)}")
 
     def _callable(self, value: Any) -> Any:
-        """A function of any kind, by its code and what it holds; None for anything else."""
+        """Returns a function of any kind, described by its code and what it holds; None for anything else."""
         kind = type(value).__name__
         if isinstance(value, (types.BuiltinFunctionType, types.MethodWrapperType, np.ufunc)):
             owner = getattr(value, "__self__", None)
@@ -154,7 +154,7 @@ class Describer:
         return None
 
     def _module(self, value: nn.Module) -> Any:
-        """One of the model's own is described by itself; another one must hold nothing that a step may change."""
+        """Describes a submodule by its path, and others by their attributes; these must hold no tensors or metrics."""
         if id(value) in self._modules:
             return [type(value).__name__, "module", self._modules[id(value)]]
         tensors = [*value.parameters(), *value.buffers()]
@@ -166,10 +166,10 @@ class Describer:
         ]
 
     def _state_of(self, value: Any) -> Any:
-        """What an object would be pickled as; None where it cannot be."""
+        """Returns what an object would be pickled as, or None if it cannot be pickled."""
         try:
             made = value.__reduce_ex__(2)
-        except Exception:  # of any kind
+        except Exception:  # an object may raise anything
             return None
         if isinstance(made, str):
             return [type(value).__name__, made]
@@ -178,7 +178,7 @@ class Describer:
 
 
 def has_attributes(value: Any) -> bool:
-    """Returns whether an object's attributes are what it consists of, and may be set."""
+    """Returns whether an object consists of attributes that can be set."""
     kind = type(value)
     if _is_of_other_code(kind) or (is_by_value(kind) and not is_own(kind)):
         return False
@@ -186,17 +186,17 @@ def has_attributes(value: Any) -> bool:
 
 
 def is_by_value(kind: Any) -> bool:
-    """Returns whether objects of a class are compared by their value, as those are that cannot change."""
+    """Returns whether objects of a class are compared by value, as immutable objects are."""
     return kind.__hash__ not in (None, object.__hash__) and not _is_of_other_code(kind)
 
 
 def _is_of_other_code(kind: Any) -> bool:
-    """Whether objects of a class stand for memory that other code writes into."""
+    """Returns whether objects of a class stand for memory that other code writes to."""
     return any(each.__module__ == "_ctypes" for each in kind.__mro__)
 
 
 def slots_of(value: Any) -> dict[str, Any]:
-    """Returns the attributes of an object that are in slots."""
+    """Returns the attributes that an object keeps in slots."""
     names = [name for each in type(value).__mro__ for name in np.atleast_1d(vars(each).get("__slots__", ())).tolist()]
     return {
         name: getattr(value, name) for name in names if name not in ("__dict__", "__weakref__") and hasattr(value, name)
@@ -228,12 +228,12 @@ def _digest(value: Any) -> list[Any]:
 
 
 def cached_in(function: Any) -> list[Any]:
-    """Returns the results that a function under `functools.lru_cache` keeps; of a limited cache, arguments as well."""
+    """Returns the results that a `functools.lru_cache` function keeps; for a limited cache, the arguments as well."""
     own = vars(function), function.__wrapped__
     held = [each for each in gc.get_referents(function) if not any(each is one for one in own)]
     tables = [each for each in held if type(each) is dict]
     table = next((each for each in tables if any(map(_is_link, each.values()))), None)
-    if table is None:  # of a cache without a limit
+    if table is None:  # of an unlimited cache
         values = [value for each in tables for value in each.values()]
     else:
         values = [each for each in held if each is not table]
@@ -249,7 +249,7 @@ def _sha256(data: Any) -> str:
 
 
 def enclosed(function: types.FunctionType) -> list[Any]:
-    """Returns what a function encloses."""
+    """Returns the values in a function's closure."""
     cells = function.__closure__ or ()
     return [cell.cell_contents for cell in cells if not _is_empty(cell)]
 

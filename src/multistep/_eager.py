@@ -1,4 +1,4 @@
-"""One minibatch as plain PyTorch: what Lightning's automatic optimization does where no hook has to be called."""
+"""Performs one minibatch as plain PyTorch, as Lightning's automatic optimization does when no hook must be called."""
 
 from collections import OrderedDict
 from typing import Any
@@ -14,24 +14,24 @@ PLAIN_PRECISIONS = (Precision, MixedPrecision)
 
 
 def is_plain(trainer: Any) -> bool:
-    """Returns whether nothing of a strategy, a precision or an optimizer's own step has to be called by Lightning.
+    """Returns whether Lightning need not call the strategy, the precision or a wrapper of the optimizer's step.
 
-    What wraps a step, such as torch's hooks for it, is called before the loss is computed there.
+    Lightning calls wrappers of a step, such as torch's step hooks, before the loss is computed.
     """
     plain = type(trainer.strategy) is SingleDeviceStrategy and type(trainer.precision_plugin) in PLAIN_PRECISIONS
     return plain and is_torchs(trainer.optimizers[0]) and plain_step(trainer.optimizers[0]) is not None
 
 
 def perform_plainly(trainer: Any, kwargs: "OrderedDict[str, Any]", progress: Any) -> dict[str, Any]:
-    """Performs the step of a minibatch, and the update that ends with it, to the bits of ordinary training.
+    """Performs the step of a minibatch, and the update that it may end, bit for bit as in ordinary training.
 
     Args:
-        trainer: for which `is_plain` holds.
+        trainer: a trainer for which `is_plain` is true.
         kwargs: the arguments of `training_step`.
-        progress: Lightning's account of the optimizer.
+        progress: Lightning's progress record of the optimizer.
 
     Returns:
-        What the step returned, as hooks are given it; the loss divided by the minibatches of an update.
+        The step's output as hooks receive it, with the loss divided by the number of minibatches in an update.
     """
     module, optimizer = trainer.lightning_module, trainer.optimizers[0]
     accumulate = trainer.accumulate_grad_batches
@@ -55,7 +55,7 @@ def perform_plainly(trainer: Any, kwargs: "OrderedDict[str, Any]", progress: Any
             module.clip_gradients(optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
         step = plain_step(optimizer)  # torch's wrappers for profilers and hooks cost twice as much as a small step
         assert step is not None
-        optimizer._opt_called = True  # what a schedule checks
+        optimizer._opt_called = True  # schedules check it
         step()
         progress.step.increment_completed()
     return {} if result.loss is None else result.asdict()

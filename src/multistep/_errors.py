@@ -1,4 +1,4 @@
-"""The exceptions of this package."""
+"""Defines the exceptions of this package."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,22 +7,22 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 
 class CannotFuseError(Exception):
-    """Why the fused engine cannot train this, in words for the user."""
+    """Raised if the fused engine cannot train this; the message gives the user the reason."""
 
 
 class EngineUnavailableError(MisconfigurationException, ValueError):
-    """The engine that was asked for cannot train this; the message says why, and which engine can."""
+    """Raised if the requested engine cannot train this; the message says why, and which engine can."""
 
-    argument = "engine"  # which is at fault
+    argument = "engine"  # the one at fault
 
 
 class EngineMismatchError(RuntimeError):
-    """Compiled updates no longer agree with the module's own step; the message names the updates in doubt."""
+    """Raised if compiled updates no longer agree with the module's own step; the message says where they differ."""
 
 
 @contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Turns whatever a module raises while it is described, tried or compiled into a CannotFuseError in one line."""
+    """Turns any exception into a one-line CannotFuseError that says what the module cannot be, such as compiled."""
     try:
         yield
     except CannotFuseError:

@@ -1,4 +1,4 @@
-"""The fused engine: a module's update compiled to native code, which performs all updates of a chunk in one call."""
+"""Performs all updates of a chunk in one call of native code, compiled from a module's update: the fused engine."""
 
 import tempfile
 import time
@@ -29,28 +29,28 @@ from multistep.compiled import cache, compiler
 from multistep.compiled.program import Program
 
 TRIAL_UPDATES = 8
-# How long compiling takes, for each tensor of the state more, and what an eager minibatch costs beside its graph; in
-# the time that a node of the graph or a tensor of the state takes eagerly. Fitted to five networks on one machine.
+# The time of compiling, its increase per tensor of the state, and the time of an eager minibatch besides its graph.
+# The unit is the eager time of a graph node or a state tensor. Fitted to five networks on one machine.
 COMPILING, COMPILING_TENSOR, AROUND = 200_000, 5_500, 25
-PERTURBATIONS = 3  # by rounding, with which a difference is compared
-RAISED = 1e-3  # the learning rate of a trial where it is zero
+PERTURBATIONS = 3  # of rounding size, with which a difference is compared
+RAISED = 1e-3  # the learning rate of a trial if it is zero
 
 
 class FusedEngine:
-    """Performs the same updates as plain PyTorch, up to rounding, and many times as fast.
+    """Performs the same updates as plain PyTorch, up to rounding, in native code.
 
-    One update is compiled for one minibatch. It works in place, on parameters, buffers, optimizer state and averages
-    where they always live, and native code repeats it for each minibatch of a chunk; so a run has the same bits however
-    it is cut. What cannot be fused raises a CannotFuseError, and leaves everything as it was.
+    The update of one minibatch is compiled, and native code repeats it for each minibatch of a chunk. It works in place
+    on the module's own parameters, buffers, optimizer state and averages. A run therefore has the same bits however it
+    is cut into chunks. A CannotFuseError is raised, and nothing changed, if an update cannot be fused.
 
     Args:
-        module: whose `training_step` is performed.
-        optimizer: whose `step` is performed; it has performed at least one update, so that it has its state.
-        rule: what an update does beside it.
-        averages: those that its updates move.
+        module: the module whose `training_step` is performed.
+        optimizer: its `step` is performed; it must have performed an update before, so that it has its state.
+        rule: the trainer's options for an update.
+        averages: the averages that the updates move.
         batch: a minibatch like those to come.
-        context: returns the context in which Lightning performs a step, of its precision.
-        say: is given lines for the user.
+        context: returns the precision context in which Lightning performs a step.
+        say: prints a line for the user.
     """
 
     def __init__(
@@ -95,21 +95,21 @@ class FusedEngine:
         self._program: Program | None = None
 
     def trial_outputs(self) -> list[Tensor]:
-        """Returns what the updates of the last trial handed out, each (updates, ...)."""
+        """Returns the outputs of the last trial, each (minibatches, ...)."""
         return self._trial.outputs
 
     def pays_from(self) -> int:
         """Returns the number of updates from which compiling saves time, by the size of the update alone.
 
-        Neither the machine, whose speed is that of both, nor what was compiled before changes it, so that a run is
-        performed by the same engine wherever and whenever it is repeated.
+        It depends neither on the machine, whose speed affects both sides, nor on earlier compilations. A repeated run
+        therefore uses the same engine anywhere and at any time.
         """
         tensors = len(self._update.state())
         eager = self._rule.accumulate * (AROUND + self.captured.nodes) + tensors
         return (COMPILING + COMPILING_TENSOR * tensors) // eager
 
     def compile(self, threads: Sequence[int]) -> None:
-        """Compiles an update, or loads it, tries it on copies, and chooses among numbers of threads."""
+        """Compiles or loads an update, tries it on copies, and chooses the number of threads."""
         programs: dict[int, Program] = {}
         with explained("compiled"):
             for number in threads:
@@ -122,7 +122,7 @@ class FusedEngine:
         self._program = programs[fastest]
 
     def is_outdated(self, optimizer: Optimizer, rule: Rule, averages: Sequence[Average]) -> bool:
-        """Returns whether updates are another optimizer's, or do something else beside its step."""
+        """Returns whether the optimizer, its step, the rule or the averages are no longer those that were compiled."""
         if optimizer is not self._optimizer or plain_step(optimizer) is None:
             return True
         return rule != self._rule or [a.description() for a in averages] != [a.description() for a in self._averages]
@@ -135,21 +135,21 @@ class FusedEngine:
             return [self._update.description(), surroundings()] != [*self._description[1::2]]
 
     def places(self) -> list[Place]:
-        """Returns where an update finds what it depends on."""
+        """Returns the places of everything that an update depends on."""
         return self._watch.places(self._module)
 
     def run(self, tensors: Sequence[Tensor], rates: Tensor, ends: Tensor, due: Tensor, within: bool) -> list[Tensor]:
-        """Performs the steps of K minibatches, and the updates that end with them.
+        """Performs the steps of K minibatches, and the updates that they end.
 
         Args:
-            tensors: of the minibatches, each (K, ...).
-            rates: learning rates of the parameter groups, float64 (K, groups).
-            ends: whether a minibatch ends an update, (K,).
-            due: whether an average is moved then, (K, averages).
-            within: whether the first minibatch goes on with an update that has accumulated gradients.
+            tensors: the tensors of the minibatches, each (K, ...).
+            rates: the learning rates of the parameter groups, float64 (K, groups).
+            ends: whether each minibatch ends an update, (K,).
+            due: whether each average is moved then, (K, averages).
+            within: whether the first minibatch continues an update that has accumulated gradients.
 
         Returns:
-            All that `Captured.tensors` has, each (K, ...).
+            The outputs in the order of `Captured.tensors`, each (K, ...).
         """
         assert self._program is not None
         assert [(x.shape[1:], x.dtype) for x in tensors] == [kind[:2] for kind in self.layout.tensors]
@@ -167,7 +167,7 @@ class FusedEngine:
         return outputs
 
     def restoring(self) -> Callable[[], None]:
-        """Returns what puts all tensors that an update changes back to what they are now."""
+        """Returns a function that restores the present values of all tensors that an update changes."""
         state = [tensor.clone() for tensor in self._update.state()]
         gradients = [(parameter, parameter.grad) for parameter in self._module.parameters()]
 
@@ -190,7 +190,7 @@ class FusedEngine:
             return gradients_on_a_copy(self._module, self._optimizer, self._rule, self._watch, batch, within)
 
     def check(self, batch: Any) -> str | None:
-        """Performs one update with a minibatch on copies, compiled and by plain PyTorch; returns what differs."""
+        """Performs one update on copies, compiled and as plain PyTorch; returns what differs, or None."""
         self._batch = batch
         with explained("compared"):
             self._trial = self._reference(1)
@@ -200,9 +200,9 @@ class FusedEngine:
         return self._difference(self._program, 1)
 
     def _reference(self, updates: int, perturbed: int | None = None) -> Outcome:
-        """What updates by plain PyTorch leave.
+        """Performs updates by plain PyTorch on copies, and returns their outcome.
 
-        Where a seed is given, they are of parameters that are changed by rounding, which is taken back afterwards.
+        With a seed `perturbed`, the parameters are perturbed by rounding first; the outcome has this subtracted.
         """
         shifts: dict[str, Tensor] = {}
         with guarded(), self._context():
@@ -215,7 +215,7 @@ class FusedEngine:
         return outcome
 
     def _rates(self) -> list[float]:
-        """Learning rates at which a trial changes something."""
+        """Returns learning rates for a trial, none of them zero."""
         groups = self._optimizer.param_groups
         return [max(float(group["lr"]), float(group.get("initial_lr", 0.0))) or RAISED for group in groups]
 
@@ -233,11 +233,11 @@ class FusedEngine:
         return [torch.empty(count, *tensor.shape, dtype=tensor.dtype) for tensor in self.captured.tensors()]
 
     def _describe(self) -> list[Any]:
-        """All that the compiled code depends on in this process."""
+        """Returns everything that the compiled code depends on in this process."""
         return [self._watch.describe(self._module), self._update.description(), self._shapes, surroundings()]
 
     def _key(self, threads: int) -> str | None:
-        """The key of the compiled code; None if it depends on what cannot be told to the next process."""
+        """Returns the key of the compiled code; None if it depends on something known only in this process."""
         sources = sources_of(self._module)
         if sources is None or not is_known(self._description):
             return None
@@ -245,7 +245,7 @@ class FusedEngine:
             return cache.key_of([self._description, sources, threads])
 
     def _program_for(self, key: str | None) -> Program:
-        """A program for torch's present number of threads, kept or newly compiled."""
+        """Returns a program for torch's present number of threads, from the cache or newly compiled."""
         started = time.perf_counter()
         program = None if key is None else cache.load(key)
         if program is not None and self._difference(program, TRIAL_UPDATES) is None:
@@ -253,7 +253,7 @@ class FusedEngine:
             return program
         self._say("engine fused: compiling ...")
         compile_update = compiler()
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps a library in use
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows locks a library in use
             inputs = self._trial_inputs(1)
             tracing_update = tracing(self._update, self._module, self._optimizer, self._watch)
             with self._watch.preserved(), tracing_update as traced, self._context(), abandoned_by_signals():
@@ -272,8 +272,8 @@ class FusedEngine:
         return program
 
     def _difference(self, program: Program, updates: int) -> str | None:
-        """What is wrong where compiled updates of copies leave other tensors or outputs than the trial, else None."""
-        self._update.load_sums(within=False)  # the sums of an update that another engine has ended
+        """Returns which tensors or outputs differ between compiled updates of copies and the trial, or None."""
+        self._update.load_sums(within=False)  # drops the sums of an update that another engine has ended
         inputs, state = self._trial_inputs(updates), self._copies()
         with guarded():
             program.run([*state, *inputs], updates * self._rule.accumulate)
@@ -284,7 +284,7 @@ class FusedEngine:
         expected = {**self._trial.tensors, **self.captured.named(self._trial.outputs)}
         low = self.low or any(t.dtype.itemsize == 2 for t in expected.values())
         wrong = _check.differences(found, expected, before, low)
-        for seed in range(PERTURBATIONS):  # of which one may by chance change little
+        for seed in range(PERTURBATIONS):  # several, as one may change little by chance
             if not wrong:
                 return None
             other = self._reference(updates, seed)

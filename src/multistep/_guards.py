@@ -1,4 +1,4 @@
-"""Guards around code that is tried on copies, traced, or run ahead of time: it leaves all else as it was."""
+"""Guards code that runs on copies, is traced, or runs ahead of time, so that it changes nothing else."""
 
 import random
 import warnings
@@ -17,14 +17,14 @@ from torch.utils._pytree import tree_leaves
 from multistep._errors import CannotFuseError
 from multistep._tree import address_of
 
-SEED = 0x5EED_0F_7E575  # which no step gives
-# What does not change while a chunk is performed.
+SEED = 0x5EED_0F_7E575  # no step seeds with it
+# Attributes of the trainer that do not change during a chunk.
 CONSTANT = {"max_epochs", "max_steps", "accumulate_grad_batches", "num_training_batches", "estimated_stepping_batches"}
 CONSTANT |= {"datamodule", "world_size", "num_devices", "global_rank", "local_rank", "limit_train_batches"}
 
 
 class RefusingTrainer:
-    """Stands for the trainer of a copy, which a method of the module that is kept elsewhere would find."""
+    """Stands for a copy's trainer, and refuses access, for example by a module's method that is stored elsewhere."""
 
     def __getattr__(self, name: str) -> Any:
         raise CannotFuseError("training_step logs, or reaches the trainer, by a way of its own")
@@ -46,7 +46,7 @@ def _itself(value: Any, _: Any) -> Any:
 _OPERATIONS = {name for kind in (int, list, Tensor) for name in dir(kind) if name.startswith("__")} - set(dir(object))
 _OPERATIONS |= {"__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__", "__repr__", "__str__"}
 _OPERATIONS -= {"__dict__", "__module__", "__weakref__", "__setstate__", "__deepcopy__", "__torch_function__"}
-# Stands for a value that must not be used: whatever is done with it, be it `isinstance`, raises a CannotFuseError.
+# Stands for a value that must not be used: every operation on it, even `isinstance`, raises a CannotFuseError.
 RefusingValue: Any = type(
     "RefusingValue",
     (_Refusing,),
@@ -59,26 +59,26 @@ RefusingValue: Any = type(
 
 
 def active_modes() -> list[str]:
-    """Returns the names of the modes in which torch calls somebody at every operation."""
+    """Returns the names of the active torch modes that intercept every operation."""
     modes = [*_get_current_dispatch_mode_stack(), *_get_current_function_mode_stack()]  # type: ignore[no-untyped-call]
     return [type(mode).__name__ for mode in modes]
 
 
 def surroundings() -> list[Any]:
-    """Returns what decides about torch's operations besides their arguments."""
+    """Returns the global settings that affect torch's operations."""
     autocast = torch.is_autocast_enabled("cpu") and str(torch.get_autocast_dtype("cpu"))
     return [str(torch.get_default_dtype()), autocast, torch.get_float32_matmul_precision(), active_modes()]
 
 
 @contextmanager
 def guarded(random_state: Tensor | None = None) -> Iterator[None]:
-    """Within, a step that draws from Python's or NumPy's generators is refused, and warnings are not shown again.
+    """Silences warnings, and raises a CannotFuseError if the block draws from Python's or NumPy's generators.
 
-    Afterwards the random states are what they were before; within, torch's begins with a seed of its own, or as given.
+    Torch's generator starts from a fixed seed, or from `random_state`. All random states are restored afterwards.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")  # they were heard at the first update, which Lightning itself performs
+        warnings.simplefilter("ignore")  # Lightning's own first update has shown them
         torch.default_generator.manual_seed(SEED)
         if random_state is not None:
             torch.set_rng_state(random_state)
@@ -94,7 +94,7 @@ def guarded(random_state: Tensor | None = None) -> Iterator[None]:
 
 @contextmanager
 def reading_nothing(tensors: Iterable[Tensor]) -> Iterator[None]:
-    """Within, code that runs ahead of time is refused where it draws, or reads the trainer or one of these tensors."""
+    """Raises a CannotFuseError if the block draws random numbers, or reads the trainer or one of these tensors."""
     refusals = _Refusals()
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     storages = set(map(address_of, tensors)) - {0}
@@ -145,14 +145,14 @@ class _Watched(TorchFunctionMode):
 
 
 def _set(stack: ExitStack, owner: Any, name: str, new: Any) -> None:
-    """Sets an attribute until the stack is left, in a tenth of the time that `unittest.mock` takes."""
+    """Sets an attribute until the stack closes, in a tenth of the time of `unittest.mock`."""
     own, before = name in vars(owner), vars(owner).get(name)
     setattr(owner, name, new)
     stack.callback(*((setattr, owner, name, before) if own else (delattr, owner, name)))
 
 
 class _Refusals:
-    """Functions that raise a CannotFuseError, noted also where what calls them swallows it."""
+    """Makes functions that raise a CannotFuseError, and records it in case their caller swallows it."""
 
     def __init__(self) -> None:
         self._found: list[str] = []
@@ -175,9 +175,9 @@ def _same(one: Any, other: Any) -> bool:
 
 @contextmanager
 def unchanged(tensors: list[Tensor]) -> Iterator[None]:
-    """Within, a step on copies is performed; raises a CannotFuseError, and undoes it, where it changes these originals.
+    """Raises a CannotFuseError if a step on copies changes these original tensors, and restores them.
 
-    A step that reaches its module by another way than `self`, such as a lambda of the constructor, does.
+    A step changes them if it reaches its module other than through `self`, for example by a lambda of the constructor.
     """
     before = [tensor.detach().clone() for tensor in tensors]
     gradients = [tensor.grad for tensor in tensors]
@@ -199,7 +199,7 @@ def unchanged(tensors: list[Tensor]) -> Iterator[None]:
 
 
 def identical(one: Any, other: Any) -> bool:
-    """Returns whether two tensors have the same bits."""
+    """Returns whether two tensors have the same bits, or the same values if one of them is not contiguous."""
     return (
         torch.equal(one.detach().flatten().view(torch.uint8), other.flatten().view(torch.uint8))
         if (one.is_contiguous() and other.is_contiguous())

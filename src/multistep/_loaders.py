@@ -1,4 +1,4 @@
-"""What is known of a trainer's loaders: their next minibatch, what they can reach, and whether they draw."""
+"""Inspects a trainer's loaders: their next minibatch, what they can reach, and whether they draw random numbers."""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -23,25 +23,25 @@ from torch.utils.data import (
 from multistep._reach import reaches_the_training
 
 TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
-# They draw at an epoch's beginning from torch's default generator, and then, if at all, from one of their own.
+# They draw from torch's default generator at an epoch's beginning, and later only from their own, if at all.
 SAMPLERS = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
 
 
 def take_one(fetcher: Any) -> tuple[Any] | None:
-    """Returns a tuple of the next minibatch, or None where it is the last of the epoch, which stays for Lightning."""
+    """Returns the next minibatch in a tuple, or None if it is the epoch's last, which is left to Lightning."""
     if fetcher.length is not None:
         if fetcher.fetched + 1 >= fetcher.length:
             return None
         try:
             return (next(fetcher)[0],)
-        except StopIteration:  # the length that it gives is not true
-            fetcher.iterator = iter(())  # one that has ended may begin again where it is asked once more
+        except StopIteration:  # the loader's length is wrong
+            fetcher.iterator = iter(())  # an exhausted iterator may start again if asked once more
             return None
     return (fetcher.batches.pop(0)[0],) if fetch_ahead(fetcher) else None
 
 
 def fetch_ahead(fetcher: Any) -> bool:
-    """Fetches a minibatch in advance, which tells whether another follows; returns False where none does."""
+    """Fetches a minibatch in advance, to know whether another one follows; returns False if there is none."""
     try:
         fetcher.batches.append(_DataFetcher.__next__(fetcher))
     except StopIteration:
@@ -51,16 +51,16 @@ def fetch_ahead(fetcher: Any) -> bool:
 
 
 def as_lightning_hands_it(trainer: Any, batch: Any) -> Any:
-    """Returns a minibatch as it comes to `training_step`: converted and on the device, through all hooks."""
+    """Returns a minibatch as `training_step` receives it: converted, on the device, and after all transfer hooks."""
     batch = trainer.precision_plugin.convert_input(batch)
     batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
     return call._call_strategy_hook(trainer, "batch_to_device", batch, dataloader_idx=0)
 
 
 def refused_data(trainer: Any) -> str | None:
-    """Returns why minibatches cannot be fetched before the updates that come before them, or None.
+    """Returns why minibatches cannot be fetched before the updates that precede them, or None.
 
-    Hooks around their transfer, and data that can reach the module or the trainer, may depend on those updates.
+    Transfer hooks, and data that can reach the module or the trainer, may depend on those updates.
     """
     data = trainer._data_connector._datahook_selector
     owners: list[tuple[Any, type]] = [(data.model, LightningModule)]
@@ -81,14 +81,14 @@ def loaders_of(trainer: Any) -> list[Any]:
 
 
 def data_of(trainer: Any) -> list[Any]:
-    """Returns what fetches minibatches: of loaders that are all torch's own, their tensors alone."""
+    """Returns what fetches minibatches; for loaders that are all torch's own, only their tensors."""
     if draw_of(trainer.fit_loop._data_fetcher) is not None:
-        return []  # it says itself that minibatches can be drawn in advance
+        return []  # it promises that minibatches can be drawn in advance
     return [*chain.from_iterable(map(_parts_of, trainer.fit_loop._combined_loader.flattened))]
 
 
 def may_repeat(trainer: Any) -> bool:
-    """Returns whether a loader may hand out tensors that it has handed out before, instead of collating new ones."""
+    """Returns whether a loader may return tensors that it has returned before, instead of collating new ones."""
     loaders = trainer.fit_loop._combined_loader.flattened
     collates = all(isinstance(loader, DataLoader) and loader.batch_sampler is not None for loader in loaders)
     return draw_of(trainer.fit_loop._data_fetcher) is None and not collates
@@ -101,7 +101,7 @@ def _parts_of(loader: Any) -> Sequence[Any]:
 
 
 def may_draw(fetcher: Any) -> bool:
-    """Returns whether fetching a minibatch, but the first of an epoch, may draw from torch's default generator."""
+    """Returns whether fetching a minibatch, except an epoch's first, may draw from torch's default generator."""
     loader, _ = only_loader(fetcher)
     if isinstance(loader, (list, tuple)):
         return False
@@ -112,7 +112,7 @@ def may_draw(fetcher: Any) -> bool:
 
 
 def orders_at_once(loader: Any) -> bool:
-    """Returns whether a DataLoader draws the order of an epoch at its beginning, and nothing later."""
+    """Returns whether a DataLoader draws the whole order of an epoch at its beginning."""
     if type(loader.batch_sampler) is not BatchSampler:
         return False
     sampler: Any = loader.batch_sampler.sampler
@@ -121,7 +121,7 @@ def orders_at_once(loader: Any) -> bool:
 
 
 def only_loader(fetcher: Any) -> tuple[Any, Any]:
-    """The one loader of a fetcher and its iterator; None where there are several."""
+    """Returns the only loader of a fetcher and its iterator; (None, None) if there are several."""
     combined = fetcher.combined_loader
     iterators = getattr(combined._iterator, "iterators", [])
     if len(combined.flattened) != 1 or len(iterators) != 1 or combined.iterables is not combined.flattened[0]:
@@ -130,6 +130,6 @@ def only_loader(fetcher: Any) -> tuple[Any, Any]:
 
 
 def draw_of(fetcher: Any) -> Any:
-    """The `draw_minibatches` of a fetcher's one iterator, or of its loader; None where there is none."""
+    """Returns the `draw_minibatches` of a fetcher's only iterator, or of its loader; None if there is none."""
     loader, iterator = only_loader(fetcher)
     return getattr(iterator, "draw_minibatches", None) or getattr(loader, "draw_minibatches", None)

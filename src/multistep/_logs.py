@@ -1,4 +1,4 @@
-"""What compiled updates log, handed to the module's metrics and to Lightning's own `self.log` afterwards."""
+"""Passes what compiled updates logged to the module's metrics and to Lightning's own `self.log`."""
 
 import copy
 from collections.abc import Sequence
@@ -17,19 +17,19 @@ from multistep._optimizers import leaving_graphs
 from multistep._reach import reaches_the_training
 from multistep._tree import rebuild
 
-SUMS = (dim_zero_sum, dim_zero_cat)  # reductions under which states of many minibatches may be those of one
+SUMS = (dim_zero_sum, dim_zero_cat)  # reductions that may allow many minibatches to be given as one
 
 
 class QuickLog:
-    """Does what a module's `log` does with a number that was logged before in the same way, in a tenth of the time.
+    """Replaces a module's `log`, and repeats an earlier call with a new number in a tenth of the time.
 
-    Lightning looks through all attributes of what it keeps at every call. Whatever is not such a number is its affair.
+    Lightning searches all attributes of its results at every call. It still handles every other call.
 
     Args:
-        module: whose `log` it stands for, in its `training_step`.
+        module: the module whose `log` is replaced in its `training_step`.
 
     Attributes:
-        noted: where to keep the numbers by name, each (1,); None where nobody asks for them.
+        noted: the logged numbers by name, each (1,); None if nothing needs them.
     """
 
     def __init__(self, module: LightningModule) -> None:
@@ -78,21 +78,21 @@ class QuickLog:
 
 
 class Replay:
-    """Hands what compiled updates computed to the module's metrics and to Lightning, as if they came one by one.
+    """Passes the outputs of compiled updates to the module's metrics and to Lightning, as if they came one by one.
 
     Args:
-        module: whose `log` is called.
-        captured: what one step hands out; the tensors of many come in its order, each (K, ...).
+        module: the module whose `log` is called.
+        captured: the outputs of one step; those of K minibatches come in the same order, each (K, ...).
     """
 
     def __init__(self, module: LightningModule, captured: Captured) -> None:
         self._module = module
         self._captured = captured
         self._log_again = QuickLog(module)
-        self._at_once: dict[str, bool] = {}  # by metric, whether many minibatches can be given as one
+        self._at_once: dict[str, bool] = {}  # by metric and shapes, whether many minibatches can be given as one
 
     def update_copies(self, outputs: Sequence[Tensor]) -> None:
-        """Gives copies of the metrics one minibatch; raises a CannotFuseError where they may not come after a chunk."""
+        """Tries one minibatch on copies of the metrics; raises a CannotFuseError if one cannot run after a chunk."""
         rest = iter(outputs[1:])
         for log in self._captured.logs:
             if isinstance(log.value, Tensor):
@@ -117,8 +117,8 @@ class Replay:
                 raise CannotFuseError(f"the metric {call.path} changes what it is given")
 
     def __call__(self, outputs: Sequence[Tensor], begin: int, end: int) -> None:
-        """Replays the minibatches from `begin` to before `end`, after which Lightning may log."""
-        with self._module.trainer.precision_plugin.train_step_context():  # in which a step logs
+        """Replays the minibatches `begin` to `end - 1`; Lightning may log after them."""
+        with self._module.trainer.precision_plugin.train_step_context():  # a step logs in this context
             self._hand_over(outputs, begin, end)
 
     def _hand_over(self, outputs: Sequence[Tensor], begin: int, end: int) -> None:
@@ -128,7 +128,7 @@ class Replay:
             self._update(call, [next(rest)[begin:end] for _ in call.tensors], end - begin)
             for call in self._captured.calls
         ]
-        self._module._current_fx_name = "training_step"  # in which Lightning lets a module log
+        self._module._current_fx_name = "training_step"  # Lightning lets a module log in this hook
         try:
             for log in self._captured.logs:
                 self._log(log, values.get(id(log)), of_metrics, begin, end)
@@ -153,10 +153,10 @@ class Replay:
             self._accumulate(log.name, values[:-1].detach(), options.get("batch_size"))
 
     def _accumulate(self, name: str, values: Tensor, batch_size: int | None) -> None:
-        """Adds further values to a logged one, as Lightning's `_ResultMetric.update` adds them one by one."""
+        """Adds further values to a logged one, as Lightning's `_ResultMetric.update` would one by one."""
         results: Any = self._module.trainer._results
         metric = results.get(f"training_step.{name}")
-        if metric is None or not metric.meta.on_epoch:  # none in a trainer with `barebones`
+        if metric is None or not metric.meta.on_epoch:  # a trainer with `barebones` has none
             return
         values = values if values.dtype in (torch.float32, torch.float64) else values.to(metric.value.dtype)
         if metric.meta.is_mean_reduction:
@@ -169,7 +169,7 @@ class Replay:
             metric.value = metric.meta.reduce_fx(metric.value, metric.meta.reduce_fx(values))
 
     def _update(self, call: MetricCall, tensors: list[Tensor], count: int) -> list[Any]:
-        """Updates a metric by minibatches; returns the values of its `forward`, which the last one has in any case."""
+        """Updates a metric by minibatches; returns the values of its `forward`, at least that of the last minibatch."""
         metric: Any = self._module.get_submodule(call.path)
         logged = [
             log
@@ -182,13 +182,13 @@ class Replay:
             args, kwargs = self._arguments(call, [tensor[:-1].flatten(0, 1) for tensor in tensors])
             _update_at_once(metric, args, kwargs, count - 1)
             for part in _parts_of(metric):
-                part._update_count += count - 2  # one of count - 1 is counted
+                part._update_count += count - 2  # it has counted one of count - 1
             return [method(*last[0], **last[1])]
         values, versions = [], [tensor._version for tensor in tensors]
         for i in range(count):
             args, kwargs = self._arguments(call, [tensor[i] for tensor in tensors])
             values.append(method(*args, **kwargs))
-        if [tensor._version for tensor in tensors] != versions:  # what the step went on with
+        if [tensor._version for tensor in tensors] != versions:  # the step would have used the new values
             raise EngineMismatchError(f"the metric {call.path} changes what it is given; use engine eager")
         return values
 
@@ -197,9 +197,9 @@ class Replay:
         return rebuild(call.layout, tensors)
 
     def _takes_all(self, metric: Any, call: MetricCall, tensors: list[Tensor]) -> bool:
-        """Whether a metric has the same state after one update with all minibatches as after one with each.
+        """Returns whether one update with all minibatches leaves a metric in the same state as one update with each.
 
-        Tried once: its states have to be sums or lists, and those of a copy have to agree.
+        Tried once for each metric and shapes: its states must be sums or lists, and must agree on copies.
         """
         key = f"{call.path} {[tuple(tensor.shape[1:]) for tensor in tensors]}"
         if key not in self._at_once:
@@ -210,7 +210,7 @@ class Replay:
         if any(tensor.dim() < 2 for tensor in tensors):
             return False
         parts = _parts_of(metric)
-        # Of another's metric a chunk does not tell whether the next one will be additive as well.
+        # For a metric that is not torchmetrics' own, one chunk does not show that the next will be additive, too.
         if not all(type(part).__module__.startswith("torchmetrics.") and part._defaults for part in parts):
             return False
         if any(part._reductions[name] not in SUMS for part in parts for name in part._defaults):
@@ -235,7 +235,7 @@ class Replay:
 
 
 def _are_alike(tensors: Sequence[Tensor]) -> bool:
-    """Whether all minibatches hold probabilities, or none: by that, metrics decide whether they are given logits."""
+    """Returns whether all minibatches hold probabilities, or none does: metrics recognize logits by their range."""
     for tensor in tensors:
         if tensor.is_floating_point():
             outside = ((tensor < 0) | (tensor > 1)).reshape(len(tensor), -1).any(1)
@@ -249,7 +249,7 @@ def _parts_of(metric: Any) -> list[Any]:
 
 
 def _update_at_once(metric: Any, args: Any, kwargs: Any, minibatches: int) -> None:
-    """Updates a metric by several minibatches that are one; each of its lists gets as many entries."""
+    """Updates a metric by several minibatches joined to one; each of its lists still gets an entry per minibatch."""
     lists = [(p, name) for p in _parts_of(metric) for name in p._defaults if isinstance(getattr(p, name), list)]
     lengths = [len(getattr(part, name)) for part, name in lists]
     metric.update(*args, **kwargs)

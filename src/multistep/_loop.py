@@ -1,7 +1,7 @@
-"""The loop in the place of Lightning's around one minibatch: it performs others before, and keeps the same accounts.
+"""Replaces Lightning's loop around one minibatch with one that performs several, and keeps the same counters.
 
 Lightning's epoch loop fetches a minibatch, calls the hooks around it, and performs it. `StepLoop` performs the
-minibatches up to the next one at which somebody has to be called; that one it leaves to Lightning, with all hooks.
+minibatches before the next one at which something must be called, and leaves that one to Lightning, with all hooks.
 """
 
 import time
@@ -27,23 +27,22 @@ from multistep._tree import flatten, is_simple
 
 
 class StepLoop(_AutomaticOptimization):
-    """Performs minibatches by an engine, and Lightning's accounts of them.
+    """Performs minibatches with an engine, and keeps Lightning's counters of them.
 
     Args:
-        trainer: which trains.
-        owner: the callback that chose this loop; it is told which engine trains, and why.
+        owner: the callback that installs this loop; the engine and the reason are reported to it.
     """
 
     def __init__(self, trainer: Any, owner: Any) -> None:
         super().__init__(trainer)
         self._owner = owner
         self._log: QuickLog | None = None
-        self._is_renewed = False  # whether changes have been looked for since hooks of a minibatch were called
+        self._is_renewed = False  # whether changes were checked since the hooks of a minibatch ran
 
     def install(self) -> None:
-        """Takes the place of Lightning's loop."""
+        """Replaces Lightning's loop."""
         epoch_loop = self._epoch_loop
-        self.optim_progress = epoch_loop.automatic_optimization.optim_progress  # has `global_step`
+        self.optim_progress = epoch_loop.automatic_optimization.optim_progress  # `global_step` reads it
         self._accounts = Accounts(self.trainer, self.optim_progress.optimizer)
         self._choice = Choice(self.trainer, self._owner)
         self._chunk = Chunk(self.trainer, self._accounts, self._choice, self._perform_one)
@@ -51,7 +50,7 @@ class StepLoop(_AutomaticOptimization):
         epoch_loop.advance = self.advance
 
     def remove(self) -> None:
-        """Gives Lightning's loop its place back."""
+        """Restores Lightning's loop."""
         epoch_loop = self._epoch_loop
         loop = _AutomaticOptimization(self.trainer)
         loop.optim_progress = self.optim_progress
@@ -59,7 +58,7 @@ class StepLoop(_AutomaticOptimization):
         epoch_loop.__dict__.pop("advance", None)
 
     def advance(self, fetcher: Any) -> None:
-        """Performs a chunk of minibatches, and has Lightning perform the last of them."""
+        """Performs a chunk of minibatches, the last of them by Lightning."""
         epoch_loop = self._epoch_loop
         self._chunk.clear()
         if (reason := sudden_reason(self.trainer)) is not None:
@@ -67,7 +66,7 @@ class StepLoop(_AutomaticOptimization):
         elif not epoch_loop.restarting and self._choice.decided and not self._skip_backward:
             stops = self.trainer.should_stop
             performed = self._perform_ahead(fetcher)
-            if performed and self.trainer.should_stop and not stops and epoch_loop.done:  # as the step itself wanted
+            if performed and self.trainer.should_stop and not stops and epoch_loop.done:  # the step stopped it
                 self._accounts.leave_end()
                 return
         type(epoch_loop).advance(epoch_loop, fetcher)
@@ -81,7 +80,7 @@ class StepLoop(_AutomaticOptimization):
             expected = self._choice.expected(batch)
             self._choice.decide(batch)
         elif self._choice.engine and (not self._is_renewed or self._owner.others_are_called(self.trainer)):
-            self._choice.renew(batch)  # in a chunk of one minibatch, or after somebody has begun it
+            self._choice.renew(batch)  # for a chunk of one minibatch, or after other callbacks ran
         self._is_renewed = False
         tensors = None
         if self._choice.engine is not None and not (self._choice.source and self._choice.source.has_changed()):
@@ -103,7 +102,7 @@ class StepLoop(_AutomaticOptimization):
         return outputs
 
     def finish(self) -> None:
-        """Compares once more, at the end of the training."""
+        """Compares once more, at the end of training."""
         self._choice.compare_last()
 
     @property
@@ -133,10 +132,10 @@ class StepLoop(_AutomaticOptimization):
                     done = 0
                 left -= done
                 if not done or (trainer.world_size == 1 and time.monotonic() - started > SECONDS):
-                    break  # several processes have to end it together
+                    break  # several processes must end it together
             if self._choice.source is not None:
-                self._choice.source.raise_error()  # what Lightning fetches next would come after it
-        finally:  # there may be no other end of a minibatch, after an error or where a loader's length is not true
+                self._choice.source.raise_error()  # before Lightning fetches the next minibatch
+        finally:  # no minibatch by Lightning may follow, after an error or if a loader's length is wrong
             if total.completed > before:
                 trainer._logger_connector.on_batch_end()
         return bool(total.completed > before)
@@ -144,9 +143,9 @@ class StepLoop(_AutomaticOptimization):
     # Eager minibatches
 
     def _perform_one(self, batch: Any) -> None:
-        """Performs one minibatch as Python, and does what `_TrainingEpochLoop.advance` does around it."""
+        """Performs one minibatch as Python, including what `_TrainingEpochLoop.advance` does around it."""
         trainer: Any = self.trainer
-        if batch is None:  # such as a collation that has dropped all examples
+        if batch is None:  # from a collation that dropped all examples, for example
             self._accounts.skip()
             return
         kwargs = self._accounts.begin(batch)
@@ -164,12 +163,12 @@ class StepLoop(_AutomaticOptimization):
 
     @contextmanager
     def _capturing(self) -> Iterator[None]:
-        """Within, the module logs quickly; its numbers are noted where a hook may ask for them."""
+        """Makes the module log quickly within the block; keeps its numbers if a hook may ask for them."""
         module: Any = self.trainer.lightning_module
         if self._log is None:
             self._log = QuickLog(module)
         self._log.noted = self._chunk.logged if self._owner.others_are_called(self.trainer) else None
-        if "log" in module.__dict__:  # somebody's own
+        if "log" in module.__dict__:  # set by the user
             yield
             return
         module.__dict__["log"] = self._log

@@ -1,4 +1,4 @@
-"""Where the minibatches of a chunk come from: one by one as Lightning fetches them, or many at once, stacked."""
+"""Fetches the minibatches of a chunk: one by one as Lightning fetches them, or many at once, stacked."""
 
 import copy
 import time
@@ -29,16 +29,16 @@ from multistep._loaders import (
 from multistep._tree import Layout, flatten, is_simple, rebuild
 from multistep._undo import Place
 
-# Precisions that leave minibatches as they are.
+# The `convert_input` of precisions that leave minibatches unchanged.
 IDENTITIES = (Precision.convert_input, MixedPrecision.convert_input)
 MOST = 1_000  # minibatches in a chunk
 MOST_BYTES = 2**26
-LONGEST = 0.25  # seconds in which minibatches are fetched before those are performed
+LONGEST = 0.25  # seconds of fetching, after which the minibatches so far are performed
 
 
 @dataclass(eq=False)
 class Stacked:
-    """Minibatches of one layout: their tensors, each (K, ...)."""
+    """Minibatches of one layout, as stacked tensors, each (K, ...)."""
 
     tensors: list[Tensor]
     count: int
@@ -46,7 +46,7 @@ class Stacked:
 
 @dataclass(eq=False)
 class Odd:
-    """A minibatch of another layout."""
+    """A minibatch that is performed alone: of another layout, or fetched after data changed what an update reads."""
 
     batch: Any
 
@@ -57,15 +57,14 @@ Pieces = list[Stacked | Odd]
 class Source:
     """Fetches stacked minibatches for a trainer on the CPU.
 
-    A loader, or its iterator, that has `draw_minibatches(n)` is asked for them: it returns a minibatch whose tensors
-    have another first dimension of n, or less where it ends. A DataLoader over a TensorDataset, without workers and
-    with the default collation, is read with one indexing, in the order of its own sampler; over a dataset with
-    `__getitems__` likewise, a minibatch at a time. Any other is asked for minibatches one by one.
+    If a loader or its iterator has `draw_minibatches(n)`, that is called: it returns a minibatch whose tensors have an
+    additional first dimension of n, or less if it ends. A DataLoader over a TensorDataset, without workers and with the
+    default collation, is read with one indexing operation, in the order of its own sampler. A DataLoader over a dataset
+    with `__getitems__` is read in that order, too, one minibatch at a time. Any other loader is iterated.
 
     Args:
-        trainer: whose minibatches they are.
-        shared: what an update reads and the data can change. A minibatch at which that happens is an odd one, and so
-            are those that follow.
+        trainer: the trainer that the minibatches are for.
+        shared: the places that an update reads and the data can change. Once they change, minibatches are `Odd`.
     """
 
     def __init__(self, trainer: Any, shared: Sequence[Place] = ()) -> None:
@@ -74,16 +73,17 @@ class Source:
         self._described = [place.described() for place in shared]
         self._as_they_are = type(trainer.precision_plugin).convert_input in IDENTITIES
         self._error: BaseException | None = None
-        self._apart: Any = None  # the loader whose first minibatch left torch's default generator alone
+        self._apart: Any = None  # the loader whose first minibatch drew nothing from torch's default generator
 
     def take(self, fetcher: Any, most: int, layout: Layout, step_draws: bool) -> Pieces:
-        """Returns up to `most` minibatches in their order, without the last of the epoch, which stays for Lightning.
+        """Returns up to `most` minibatches in order, and leaves the last one of the epoch to Lightning.
 
         Args:
-            fetcher: Lightning's.
-            most: the greatest number.
-            layout: of those that are stacked.
-            step_draws: whether the step draws from torch's generator; where the data may, too, one minibatch is taken.
+            fetcher: Lightning's fetcher.
+            most: the maximum number.
+            layout: the layout of the stacked minibatches.
+            step_draws: whether the step draws from torch's generator; if the data may, too, one minibatch is taken,
+                unless `draw_minibatches` has left the generator alone before.
         """
         self.raise_error()
         if not (step_draws and may_draw(fetcher)):
@@ -111,7 +111,7 @@ class Source:
         return [place.described() for place in self._shared] != self._described
 
     def raise_error(self) -> None:
-        """Raises what the loader has raised at the next minibatch; nothing where it has not."""
+        """Raises the exception that the loader raised at the next minibatch, if any."""
         if self._error is not None:
             error, self._error = self._error, None
             raise error
@@ -120,17 +120,17 @@ class Source:
         return _pieces(self._batches(fetcher, most, layout), layout, most)
 
     def _batches(self, fetcher: Any, most: int, layout: Layout) -> Iterator[Any]:
-        """Minibatches up to one of another layout, which is performed before the next is fetched."""
+        """Yields minibatches up to the first `Odd` one, which is performed before the next is fetched."""
         until = time.monotonic() + LONGEST
         for number in range(most):
             try:
                 if (found := take_one(fetcher)) is None:
                     return
                 batch = as_lightning_hands_it(self._trainer, found[0])
-            except BaseException as error:  # of the loader
+            except BaseException as error:  # from the loader
                 if number == 0:
                     raise
-                self._error = error  # raised when what came before it has been performed
+                self._error = error  # raised when the minibatches before it have been performed
                 return
             odd = self.has_changed() or _tensors_of(batch, layout) is None
             yield Odd(batch) if odd else batch
@@ -158,7 +158,7 @@ class Source:
         if drawn.structure != layout.structure or each != list(layout.tensors):
             raise TypeError("draw_minibatches(n) returns minibatches of another layout than the loader's iterator")
         fetcher.fetched += count
-        if fetcher.length is None:  # one stays in advance
+        if fetcher.length is None:  # one minibatch stays fetched in advance
             fetcher.batches.clear()
             if not fetch_ahead(fetcher):
                 last = [tensor[-1] for tensor in tensors]
@@ -189,7 +189,7 @@ class Source:
         even = taken if not taken or len(taken[-1]) == size else taken[:-1]
         stacked: Pieces = []
         if even and is_tensors and _tensors_of([tensor[:size] for tensor in dataset.tensors], layout) is not None:
-            with suppress(Exception):  # of one of them, which is found one by one
+            with suppress(Exception):  # a minibatch that fails is found below, one by one
                 flat = torch.tensor(even).flatten()
                 tensors = [tensor[flat].view(len(even), size, *tensor.shape[1:]) for tensor in dataset.tensors]
                 stacked = [Stacked(tensors, len(even))]
@@ -197,17 +197,17 @@ class Source:
         return stacked + _pieces(self._fetched(iterator._dataset_fetcher.fetch, rest), layout, max(1, len(rest)))
 
     def _next_indices(self, fetcher: Any, iterator: Any, most: int, size: int) -> list[list[int]]:
-        """The indices of up to `most` minibatches, without the epoch's last; only the last may be of another size."""
+        """Returns the indices of up to `most` minibatches, not the epoch's last; only the last may differ in size."""
         taken: list[list[int]] = []
         most = min(most, fetcher.length - fetcher.fetched - 1)
         try:
             while len(taken) < most and (not taken or len(taken[-1]) == size):
-                taken.append(copy.deepcopy(iterator._next_index()))  # a sampler may fill it again
+                taken.append(copy.deepcopy(iterator._next_index()))  # a sampler may refill the list
                 iterator._num_yielded += 1
                 fetcher.fetched += 1
-        except StopIteration:  # the length that it gives is not true
+        except StopIteration:  # the loader's length is wrong
             pass
-        except Exception as error:  # raised when what came before it has been performed
+        except Exception as error:  # raised when the minibatches before it have been performed
             self._error = error
         return taken
 
@@ -221,9 +221,9 @@ class Source:
 
 
 def _pieces(batches: Iterable[Any], layout: Layout, most: int) -> Pieces:
-    """Minibatches in their order, those of one layout that follow each other stacked.
+    """Returns minibatches in order, with consecutive ones of this layout stacked.
 
-    Each is copied as it comes, since a loader may fill the same memory again.
+    Each is copied as it arrives, because a loader may reuse its memory.
     """
     pieces: Pieces = []
     for batch in batches:
@@ -245,7 +245,7 @@ def _pieces(batches: Iterable[Any], layout: Layout, most: int) -> Pieces:
 
 
 def longest_chunk(layout: Layout, outputs: Sequence[Tensor]) -> int:
-    """Returns the most minibatches in a chunk, so that they fit memory."""
+    """Returns the maximum number of minibatches in a chunk, limited so that they fit in memory."""
     size = sum(shape.numel() * dtype.itemsize for shape, dtype, _ in layout.tensors)
     size += sum(tensor.numel() * tensor.itemsize for tensor in outputs)
     return max(1, min(MOST, MOST_BYTES // max(size, 1)))

@@ -1,4 +1,4 @@
-"""A torch optimizer's own `step`, performed on copies and traced."""
+"""Performs a torch optimizer's own `step` on copies, and makes it traceable."""
 
 import copy
 import types
@@ -23,16 +23,16 @@ from multistep._guards import RefusingTrainer, RefusingValue
 from multistep._origins import is_own_object
 from multistep._reach import held_in
 
-NAMES = {"alpha", "value"}  # of factors
-BOUND = (types.BuiltinMethodType, types.MethodWrapperType)  # of an object in C
+NAMES = {"alpha", "value"}  # keyword arguments that are factors
+BOUND = (types.BuiltinMethodType, types.MethodWrapperType)  # bound methods of C objects
 TENSORS_BY_OTHER_MEANS = {"foreach": False, "fused": False, "capturable": True}
 
 
 class TensorScalars(TorchFunctionMode):
-    """Writes out products with `alpha=` and `value=` that are tensors, where torch takes numbers alone.
+    """Computes products with tensors as `alpha=` and `value=`, where torch accepts only numbers.
 
-    It also multiplies by the inverse where a tensor is divided by a scalar or by one that others are divided by, too:
-    a vector of divisions takes a processor as long as a dozen products.
+    It also replaces division by a scalar tensor, and in `addcdiv`, by multiplication with the reciprocal: a division of
+    vectors takes a processor as long as a dozen products.
     """
 
     TERMS: ClassVar[dict[str, Callable[..., Tensor]]] = {
@@ -67,7 +67,7 @@ def _is_scalar_of(divisor: Any, x: Any) -> bool:
 
 
 def has_step_hooks(optimizer: Optimizer) -> bool:
-    """True where a hook is registered on the steps of this optimizer, or of all optimizers."""
+    """Returns whether a step hook is registered on this optimizer, or on all optimizers."""
     from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
     own = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
@@ -75,14 +75,14 @@ def has_step_hooks(optimizer: Optimizer) -> bool:
 
 
 def is_torchs(optimizer: Optimizer) -> bool:
-    """True where the step is one of torch's, which, but for LBFGS, calls its closure once, before all else."""
+    """Returns whether the step is one of torch's. All but LBFGS call their closure once, before anything else."""
     return str(cast(Any, type(optimizer).step).__module__).startswith("torch.optim.")
 
 
 class Closure:
-    """Stands for the closure with which Lightning calls a step: the loss, whose gradients are there.
+    """Stands for the closure that Lightning passes to a step: returns the loss, whose gradients are already computed.
 
-    Raises a CannotFuseError where a step of one's own evaluates the loss again, or after it has changed a parameter.
+    Raises a CannotFuseError if a user-defined step evaluates the loss again, or after it has changed a parameter.
     """
 
     def __init__(self, loss: Tensor, parameters: Sequence[Tensor]) -> None:
@@ -97,7 +97,7 @@ class Closure:
 
 
 def _mark(tensor: Tensor) -> Any:
-    """What a tensor holds; while it is traced, how often it was written into."""
+    """Returns a copy of a tensor or, while it is traced, its version counter."""
     return tensor._version if isinstance(tensor, FakeTensor) else tensor.detach().clone()
 
 
@@ -106,7 +106,7 @@ def _has_mark(tensor: Tensor, mark: Any) -> bool:
 
 
 def plain_step(optimizer: Optimizer) -> Callable[..., Any] | None:
-    """Returns the optimizer's step without torch's wrappers for profilers and schedules; None if others wrap it."""
+    """Returns the optimizer's step without torch's profiler and schedule wrappers; None if anything else wraps it."""
     own, step = vars(optimizer).get("step"), cast(Any, type(optimizer).step)
     of_a_schedule = hasattr(own, "_wrapped_by_lr_sched") and getattr(own, "__wrapped__", None) is step
     if has_step_hooks(optimizer) or (own is not None and not of_a_schedule):
@@ -116,7 +116,7 @@ def plain_step(optimizer: Optimizer) -> Callable[..., Any] | None:
 
 
 def leaving_graphs(module: nn.Module) -> dict[int, Any]:
-    """Returns what `copy.deepcopy` needs for tensors with a graph, such as the last value of a metric."""
+    """Returns the memo with which `copy.deepcopy` detaches tensors that have a graph, such as a metric's last value."""
     memo: dict[int, Any] = {}
     for child in module.modules():
         for value in child.__dict__.values():
@@ -127,36 +127,36 @@ def leaving_graphs(module: nn.Module) -> dict[int, Any]:
 
 
 def copied(module: nn.Module, optimizer: Optimizer) -> tuple[Any, Any, set[int]]:
-    """Returns copies of a module and its optimizer, which share nothing with them but datasets, and have no trainer.
+    """Returns copies of a module and its optimizer, and the identities of all copied objects.
 
-    The identities of all that was copied come with them.
+    In the copies, objects that refuse any use replace datasets and the trainer.
 
-    Raises a CannotFuseError where something else is shared.
+    Raises a CannotFuseError if a copied attribute is still shared with the module.
     """
     memo = leaving_graphs(module)
     if (trainer := getattr(module, "_trainer", None)) is not None:
         memo[id(trainer)] = trainer
     for child in module.modules():
         for value in child.__dict__.values():
-            if isinstance(value, (Dataset, DataLoader)):  # large, and not a step's
+            if isinstance(value, (Dataset, DataLoader)):  # large, and a step must not use it
                 memo[id(value)] = RefusingValue("training_step uses a dataset that is kept in the module")
     other = copy.deepcopy(module, memo)
     for child, twin in zip(module.modules(), other.modules(), strict=True):
         for key, value in child.__dict__.items():
             owner = getattr(value, "__self__", None) if isinstance(value, BOUND) else None
-            bound = owner is not None and not isinstance(owner, (types.ModuleType, type))  # copied as it is
+            bound = owner is not None and not isinstance(owner, (types.ModuleType, type))  # deepcopy does not rebind it
             if bound or isinstance(value, weakref.ref) or (is_own_object(value) and twin.__dict__.get(key) is value):
                 raise CannotFuseError(f"a copy of the module shares self.{key} with it")
         if isinstance(twin, LightningModule):
             twin.__dict__["_trainer"] = RefusingTrainer()
     attributes = {key: value for key, value in vars(optimizer).items() if key != "step"}
     stepper = object.__new__(type(optimizer))
-    stepper.__dict__.update(copy.deepcopy(attributes, memo))  # torch's own copies leave attributes of subclasses out
+    stepper.__dict__.update(copy.deepcopy(attributes, memo))  # torch's own copy drops the attributes of subclasses
     return other, stepper, {id(stepper), *map(id, memo.values())}
 
 
 def state_of(optimizer: Optimizer, names: Mapping[nn.Parameter, str]) -> dict[str, dict[str, Tensor]]:
-    """Returns the tensors in the optimizer's state, by parameter and key."""
+    """Returns the tensors in the optimizer's state, by parameter name and key."""
     state: dict[str, dict[str, Tensor]] = {}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -166,7 +166,7 @@ def state_of(optimizer: Optimizer, names: Mapping[nn.Parameter, str]) -> dict[st
 
 
 def options_of(optimizer: Optimizer, names: Mapping[nn.Parameter, str]) -> list[Any]:
-    """Returns what the compiled code of a step depends on beside tensors: class, groups, options, plain state."""
+    """Returns what a compiled step depends on besides tensors: class, groups, options and plain state."""
     groups = [
         [[names[p] for p in group["params"]], describe({k: v for k, v in group.items() if k not in NOT_OPTIONS})]
         for group in optimizer.param_groups
@@ -201,16 +201,16 @@ def traced_step(
     """Performs the optimizer's own step on other tensors, in place, as operations that can be traced.
 
     Args:
-        optimizer: whose class, options and plain state are used; it stays as it is.
-        names: of its parameters.
-        tensors: stand for the parameters, by name.
-        gradients: by name; a parameter without one is left out, as the optimizer itself does it.
-        state: stands for the optimizer's state.
-        rates: of the parameter groups, float64 scalars.
-        loss: what a step that calls its closure is given.
+        optimizer: its class, options and plain state are used; it is not changed.
+        names: the names of its parameters.
+        tensors: the stand-ins for the parameters, by name.
+        gradients: the gradients, by name; a parameter without one is skipped, as by the optimizer itself.
+        state: the stand-in for the optimizer's state.
+        rates: the learning rates of the parameter groups, float64 scalars.
+        loss: returned to a step that calls its closure.
 
     Raises:
-        CannotFuseError: the step changes something that is no tensor, or may change one that is not in its state.
+        CannotFuseError: the step changes a value that is not a tensor, or may change a tensor outside its state.
     """
     _refuse_tensors_outside_of_the_state(optimizer)
     twin = _twin(optimizer, names, tensors, state, rates)
@@ -248,7 +248,7 @@ def _twin(
     state: Mapping[str, Mapping[str, Tensor]],
     rates: Sequence[Tensor],
 ) -> Any:
-    """An optimizer of the same class, options and plain state, of other parameters and with another state."""
+    """Returns an optimizer of the same class, options and plain state, with other parameters and state tensors."""
     twin: Any = object.__new__(type(optimizer))
     twin.__dict__.update({key: value for key, value in vars(optimizer).items() if key != "step"})
     twin.param_groups, twin.state = [], defaultdict(dict)
@@ -259,7 +259,7 @@ def _twin(
             name = names[parameter]
             kept = dict(optimizer.state.get(parameter, {}))
             for key, value in state[name].items():
-                # Torch counts steps exactly, in Python's floats.
+                # Torch computes with step counts as Python floats, which are float64.
                 kept[key] = value.double() if key == "step" and value.dim() == 0 else value
             if kept:
                 twin.state[tensors[name]] = kept
@@ -270,7 +270,7 @@ def _step(twin: Any, loss: Tensor, parameters: Sequence[Tensor]) -> None:
     step: Any = type(twin).step
     step = step.__wrapped__ if hasattr(step, "hooked") else step
     flag = torch.compiler._is_compiling_flag
-    torch.compiler._is_compiling_flag = True  # under which torch's optimizers leave their counters tensors
+    torch.compiler._is_compiling_flag = True  # makes torch's optimizers keep their counters as tensors
     try:
         with torch.no_grad(), TensorScalars():
             step(twin) if is_torchs(twin) else step(twin, Closure(loss, parameters))
@@ -279,12 +279,12 @@ def _step(twin: Any, loss: Tensor, parameters: Sequence[Tensor]) -> None:
 
 
 def _plain_values(optimizer: Any) -> list[Any]:
-    """All in an optimizer that is no tensor of its state, and the names of those."""
+    """Returns a description of an optimizer with only the names of its state tensors."""
     state = [
         [(key, "tensor" if isinstance(value, Tensor) else describe(value)) for key, value in kept.items()]
         for kept in optimizer.state.values()
     ]
-    with _disable_current_modes(), torch._C.DisableTorchFunction():  # options may be tensors, which are not traced
+    with _disable_current_modes(), torch._C.DisableTorchFunction():  # options may be tensors, which must not be traced
         groups = [
             describe({k: v for k, v in group.items() if k not in ("params", "lr")}) for group in optimizer.param_groups
         ]

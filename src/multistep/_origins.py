@@ -1,4 +1,4 @@
-"""Whose code a function, class or module is, and which files it is written in."""
+"""Determines whose code a function, class or module is, and which files it comes from."""
 
 import collections
 import enum
@@ -18,14 +18,14 @@ from multistep._guards import RefusingValue
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 KNOWN_PACKAGES = {"torch", "pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics", "numpy", "multistep"}
-FEW = 1_000  # values in a container that are looked at
+FEW = 1_000  # a container of at least this many values is not searched
 
 
 def sources_of(module: nn.Module) -> str | None:
-    """Returns a digest of the files that the classes of a module are written in, and of those that these import.
+    """Returns a digest of the files of a module's classes and of the files that these import.
 
-    Torch's and the standard library's are left out, and of other installed packages those that they import. None where
-    there is no file, as in a notebook.
+    It leaves out torch and the standard library, and what other installed packages import. Returns None if there is no
+    file, as in a notebook.
     """
     modules = {cls.__module__ for child in module.modules() for cls in type(child).__mro__}
     waiting, seen = {name for name in modules if is_foreign(name)}, set()
@@ -47,7 +47,7 @@ def sources_of(module: nn.Module) -> str | None:
 
 
 def settings_of(module: types.ModuleType) -> dict[str, Any]:
-    """Returns the numbers and words in a module that is no installed package's, and containers of them, by name."""
+    """Returns a module's numbers and strings, and containers of them, by name; nothing for an installed package."""
     if not is_own_module(module.__name__):
         return {}
     return {key: value for key, value in vars(module).items() if not is_dunder(key) and _is_plain(value)}
@@ -60,12 +60,12 @@ def _is_plain(value: Any, depth: int = 4) -> bool:
 
 
 def is_dunder(key: str) -> bool:
-    """Returns whether a name is one of Python's own."""
+    """Returns whether a name begins and ends with two underscores."""
     return key.startswith("__") and key.endswith("__")
 
 
 def names_in(code: types.CodeType) -> Iterator[str]:
-    """Yields the names in a function's code, and its strings, as they may be given to `getattr`."""
+    """Yields the names in a function's code, and its strings, which may be passed to `getattr`."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, str):
@@ -75,7 +75,7 @@ def names_in(code: types.CodeType) -> Iterator[str]:
 
 
 def _imported(module: types.ModuleType) -> Iterator[str]:
-    """The modules of which another one has something among its names."""
+    """Yields the names of the modules that a module imports or imports something from."""
     for value in list(vars(module).values()):
         name = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None)
         if isinstance(name, str) and name in sys.modules and is_foreign(name):
@@ -84,25 +84,25 @@ def _imported(module: types.ModuleType) -> Iterator[str]:
 
 @functools.cache
 def is_foreign(name: str) -> bool:
-    """Returns whether a module of this name is neither torch's, Lightning's nor Python's."""
+    """Returns whether a module of this name is neither in `KNOWN_PACKAGES` nor in the standard library."""
     top = name.partition(".")[0]
     known = top in KNOWN_PACKAGES or top in sys.stdlib_module_names or top.startswith("namedtuple_")
     return not known or name == "__main__"
 
 
 def is_own_module(name: str) -> bool:
-    """Returns whether a module of this name is no installed package's."""
+    """Returns whether a module of this name is the user's, not an installed package's."""
     file = getattr(sys.modules.get(name), "__file__", None)
     return is_foreign(name) and (file is None or "site-packages" not in Path(file).parts)
 
 
 def is_own(value: Any) -> bool:
-    """Returns whether a class or function is no installed package's."""
+    """Returns whether a class or function is the user's, not an installed package's."""
     return is_own_module(str(getattr(value, "__module__", "")))
 
 
 def is_own_object(value: Any) -> bool:
-    """Returns whether a value is an instance of a class that is no installed package's, and can change."""
+    """Returns whether a value is a mutable instance of a user's class, not a class, enum, module or tensor."""
     return is_own(type(value)) and not isinstance(value, (type, enum.Enum, nn.Module, Tensor))
 
 
@@ -112,7 +112,7 @@ def name_of(value: Any) -> str:
 
 
 def can_change(value: Any) -> bool:
-    """Returns whether a value is one whose content a function may change: a container, or an object of one's own."""
+    """Returns whether a function may change a value's contents: a container, an array, or a user's object."""
     if type(value) is RefusingValue:
         return False
     return isinstance(value, (list, dict, set, collections.deque, np.ndarray)) or is_own_object(value)

@@ -1,4 +1,4 @@
-"""Schedules of one's own, which are stepped before the updates that they follow: they must need nothing else."""
+"""Steps user-defined schedules before the updates that they follow, if they depend on nothing else."""
 
 import copy
 import operator
@@ -17,18 +17,18 @@ from multistep._record import Recorder
 from multistep._schedules import all_in, functions_of, is_of_ones_own, schedulers_in
 from multistep._undo import Place
 
-TRIED = 2  # steps of a copy
+TRIED = 2  # steps of a copy, as a trial
 
 
 class OwnSchedules:
-    """Steps a trainer's schedules ahead of time; raises a CannotFuseError where one changes more than its own counters.
+    """Steps a trainer's schedules ahead of time; raises a CannotFuseError if one changes more than its own counters.
 
     Args:
-        trainer: whose schedules they are.
-        engine: whose updates they go before.
+        trainer: the trainer that has the schedules.
+        engine: the engine whose updates they precede.
 
     Attributes:
-        places: where the functions of these schedules find values.
+        places: the places where the functions of these schedules find values.
     """
 
     def __init__(self, trainer: Any, engine: FusedEngine) -> None:
@@ -42,13 +42,13 @@ class OwnSchedules:
             self.places += self._tried(scheduler, trainer)
 
     def are_those_of(self, trainer: Any) -> bool:
-        """Returns whether the trainer still has these schedules, which call these functions."""
+        """Returns whether the trainer still has the same schedules, with the same functions."""
         parts = _parts_of(trainer)
         return len(parts) == len(self._parts) and all(map(operator.is_, parts, self._parts))
 
     @contextmanager
     def stepped_ahead(self) -> Iterator[None]:
-        """Within, schedules are stepped; what they change beside themselves is put back, and refused."""
+        """Restores what stepping schedules changes besides themselves, and raises a CannotFuseError for it."""
         if not self._own:
             yield
             return
@@ -59,7 +59,7 @@ class OwnSchedules:
             yield
 
     def _tried(self, scheduler: Any, trainer: Any) -> list[Place]:
-        """Where a schedule finds values, by stepping a copy."""
+        """Steps a copy of a schedule, and returns the places where it finds values."""
         optimizer = scheduler.optimizer
         twin = object.__new__(type(optimizer))
         vars(twin).update({**vars(optimizer), "param_groups": [dict(group) for group in optimizer.param_groups]})
@@ -69,10 +69,10 @@ class OwnSchedules:
         memo = {id(value): value for value in kept} | {id(optimizer): twin}
         try:
             other = copy.deepcopy(scheduler, memo)
-        except Exception as error:  # of any kind, by what it holds
+        except Exception as error:  # its attributes may raise anything
             raise CannotFuseError(f"the schedule {type(scheduler).__name__} cannot be copied") from error
         who = f"the schedule {type(scheduler).__name__}"
-        watched = {id(trainer), *map(id, self._module.modules())}  # put back by other means, or refused when read
+        watched = {id(trainer), *map(id, self._module.modules())}  # restored by other means, or refused when read
         recorder = Recorder(nn.Module(), {id(other), id(twin)}, who, self._module, changeable_in(functions, watched))
 
         def step() -> None:
@@ -85,14 +85,14 @@ class OwnSchedules:
 
 
 def _parts_of(trainer: Any) -> list[Any]:
-    """A trainer's schedules, and the functions that they call."""
+    """Returns a trainer's schedules, and the functions that they call."""
     schedulers = all_in(trainer.lr_scheduler_configs)
     return [*schedulers, *functions_of(schedulers)]
 
 
 @contextmanager
 def _unchanged(places: list[Place]) -> Iterator[None]:
-    """Puts places back to what they were; raises a CannotFuseError where one has been changed within."""
+    """Raises a CannotFuseError if the block changes one of these places, and restores them."""
     try:
         back = [place.keeping() for place in places]
     except TypeError as error:

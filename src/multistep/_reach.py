@@ -1,4 +1,4 @@
-"""What code and objects can reach that is not performed under watch: hooks, data, and metrics."""
+"""Finds what hooks, data and metrics can reach, because they do not run under watch."""
 
 import dis
 import functools
@@ -25,21 +25,21 @@ from multistep._origins import FEW, PLAIN, can_change, is_foreign, is_own, is_ow
 from multistep._tree import address_of
 from multistep._undo import Place
 
-DEPTH = 9  # how far what values hold is followed
-OWNERS = (type, ModuleType)  # of names
+DEPTH = 9  # levels to which values are followed
+OWNERS = (type, ModuleType)  # objects that own names
 UNCHANGING = (*OF_TORCH, MethodType, BuiltinFunctionType, partial, tuple, frozenset, weakref.ref, Trainer)
-MAKING = ("__init__", "__new__", "__init_subclass__", "setup", "prepare_data")  # before anything is trained
-# What reads gradients: the attribute, and functions of torch and Lightning.
+MAKING = ("__init__", "__new__", "__init_subclass__", "setup", "prepare_data")  # run before training
+# The attribute, and the functions of torch and Lightning, that read gradients.
 GRADIENTS = {"grad", "grad_norm", "clip_grad_norm_", "clip_grad_value_", "get_total_norm"}
 BEFORE_TRAINING = {"on_fit_start", "on_train_start", "on_sanity_check_start", "on_sanity_check_end"}
 
 
 def reaches_the_training(values: Iterable[Any], kept: Iterable[Any], state: Iterable[Tensor]) -> bool:
-    """Returns whether any value holds what a training changes, in its attributes, in its code, or in what those hold.
+    """Returns whether any value leads to something that training changes, through attributes, code or contents.
 
     Args:
         values: such as loaders.
-        kept: what a training changes, such as the module and all within.
+        kept: the objects that training changes, such as the module and its submodules.
         state: the module's parameters and buffers.
     """
     memory, own = _memory_of(state), {*map(id, kept)}
@@ -47,11 +47,11 @@ def reaches_the_training(values: Iterable[Any], kept: Iterable[Any], state: Iter
 
 
 def shared_places(values: Iterable[Any], places: Iterable[Place]) -> list[Place]:
-    """Returns the places whose content values can change, as far as their attributes and the names in their code tell.
+    """Returns the places whose contents values can change, judged by their attributes and the names in their code.
 
     Args:
         values: such as loaders.
-        places: that an update reads.
+        places: the places that an update reads.
     """
     seen = [*_within(values)]
     held = {id(value) for value in seen if isinstance(value, Tensor) or can_change(value)}
@@ -68,13 +68,13 @@ def shared_places(values: Iterable[Any], places: Iterable[Place]) -> list[Place]
 
 
 def sharing(places: Iterable[Place], module: nn.Module, state: Iterable[Tensor]) -> str | None:
-    """Returns the label of a place that holds memory of a module's state, as an array or tensor of its own would.
+    """Returns the label of a place with an array or tensor in the memory of a module's state, or None.
 
-    Compiled code takes what it finds there as it is when it is compiled.
+    Compiled code uses the values that it finds there when it is compiled.
 
     Args:
-        places: that an update reads.
-        module: whose submodules have their tensors where they belong.
+        places: the places that an update reads.
+        module: its submodules are skipped, because their tensors belong there.
         state: the tensors that an update changes.
     """
     memory, own = _memory_of(state), {*map(id, module.modules())}
@@ -82,19 +82,19 @@ def sharing(places: Iterable[Place], module: nn.Module, state: Iterable[Tensor])
 
 
 def in_common(copies: Iterable[Any], originals: Iterable[Any]) -> list[Any]:
-    """Returns what copies and originals both hold, and what may change: what functions enclose, say."""
+    """Returns the objects that copies and originals share and that may change, such as the contents of closures."""
     held = {id(value) for value in held_in(originals)}
     return [value for value in changeable_in(copies) if id(value) in held]
 
 
 def changeable_in(values: Iterable[Any], skipped: Container[int] = ()) -> list[Any]:
-    """Returns what is held in values, but for what has these identities, and may change."""
+    """Returns the objects held in values that may change, except those with the skipped identities."""
     found = (value for value in held_in(values, skipped) if not isinstance(value, UNCHANGING))
     return [v for v in found if not isinstance(v, FunctionType) or is_own_module(str(v.__globals__.get("__name__")))]
 
 
 def held_in(values: Iterable[Any], skipped: Container[int] = ()) -> Iterator[Any]:
-    """Yields values and all that is held in them, but for what has these identities; code is not followed."""
+    """Yields values and everything held in them, except the skipped identities; code is not followed."""
     seen: set[int] = set()
     waiting = deque(values)
     while waiting:
@@ -129,7 +129,7 @@ def _memory_of(state: Iterable[Tensor]) -> list[range]:
 
 
 def _is_in(memory: Sequence[range], value: Any) -> bool:
-    """Whether a tensor or an array begins in one of these parts of the memory."""
+    """Returns whether a tensor or an array begins in one of these memory ranges."""
     address = 0
     if isinstance(value, Tensor):
         address = address_of(value)
@@ -149,7 +149,7 @@ def _is_trained(value: Any, memory: Sequence[range]) -> bool:
 
 
 def _within(values: Iterable[Any]) -> Iterator[Any]:
-    """Yields values, and what they hold in their attributes, in their code, and within those."""
+    """Yields values and what they hold in attributes and in code, down to `DEPTH` levels."""
     seen: set[int] = set()
     level = list(values)
     for _ in range(DEPTH):
@@ -177,20 +177,20 @@ def _held_by(value: Any) -> Iterable[Any]:
         return (value.values() if isinstance(value, dict) else value) if len(value) < FEW else []
     if isinstance(value, OWNERS):
         return []
-    # A data module has a trainer; whether it reads it is seen in its code.
+    # A data module has a trainer; its code shows whether it reads it.
     attributes = {} if isinstance(value, LightningDataModule) else getattr(value, "__dict__", {})
     slots = {} if isinstance(value, LightningDataModule) else slots_of(value)
     return [*attributes.values(), *slots.values(), *_of_class(type(value))]
 
 
 def _named_in(owner: Any, names: Iterable[str]) -> list[Any]:
-    """What one's own class or module has under these names, as `Settings.network`."""
+    """Returns what a user's class or module has under these names, such as `Settings.network`."""
     own = is_own(owner) if isinstance(owner, type) else isinstance(owner, ModuleType) and is_own_module(owner.__name__)
     return [vars(owner)[name] for name in names if name in vars(owner)] if own else []
 
 
 def _of_class(kind: type) -> Iterator[Any]:
-    """The methods, properties and values that a class has of its own."""
+    """Yields the methods, properties and values of a class, except those from torch, Lightning and Python."""
     left = {*MAKING, *(vars(LightningDataModule) if issubclass(kind, LightningDataModule) else ())}
     for cls in kind.__mro__:
         if is_foreign(cls.__module__):
@@ -199,7 +199,7 @@ def _of_class(kind: type) -> Iterator[Any]:
 
 
 def has_hooks(module: LightningModule) -> bool:
-    """Returns whether a module has hooks of its own that are called while it is trained."""
+    """Returns whether a module overrides an `on_` hook of LightningModule."""
     hooks = [
         name for name in dir(LightningModule) if name.startswith("on_") and callable(getattr(LightningModule, name))
     ]
@@ -207,11 +207,11 @@ def has_hooks(module: LightningModule) -> bool:
 
 
 def reads_gradients(instance: Any, module: LightningModule) -> bool:
-    """Returns whether the hooks of a callback or module, or what they call, name the gradients of parameters.
+    """Returns whether the hooks of a callback or module, or the code that they call, name the gradients of parameters.
 
     Args:
         instance: the callback or module.
-        module: which is trained, and whose methods a callback may call.
+        module: the module that is trained, whose methods a callback may call.
     """
     hooks = {name for name in dir(instance) if name.startswith("on_")} - BEFORE_TRAINING
     waiting: list[Any] = [value for name in sorted(hooks) for value in _of_name(name, instance)]
@@ -241,17 +241,17 @@ def reads_gradients(instance: Any, module: LightningModule) -> bool:
 
 
 def _of_name(name: str, instance: Any) -> Iterator[Any]:
-    """What an instance may find under a name, without asking it: in its class, its attributes, or its modules."""
+    """Yields what a name may refer to in an instance's class, attributes and submodules, without evaluating it."""
     yield getattr(type(instance), name, None)
     yield vars(instance).get(name)
     yield vars(instance).get("_modules", {}).get(name)
 
 
 def _names_gradients(code: types.CodeType) -> bool:
-    """Whether a function's code has the name `grad`, but for `torch.autograd.grad`, or of what reads it."""
+    """Returns whether a function's code contains a name in `GRADIENTS`, except as `autograd.grad`."""
     inner = any(_names_gradients(constant) for constant in code.co_consts if isinstance(constant, types.CodeType))
     if inner or GRADIENTS.isdisjoint([*names_in(code), *code.co_varnames, *code.co_cellvars, *code.co_freevars]):
-        return inner  # without the instructions, which take long to list
+        return inner  # before listing the instructions, which takes long
     names = [instruction.argval for instruction in dis.get_instructions(code)]
     return any(name in GRADIENTS and before != "autograd" for before, name in pairwise([None, *names]))
 

@@ -1,7 +1,7 @@
-"""Performs an update under watch: every function of one's own that it runs is noted before it begins.
+"""Performs an update under watch: records every user function that it runs before the function begins.
 
-What it names, what it is given, and what it encloses may be changed by others, or by itself. What it calls beside, such
-as the clock, a file or the trainer, is refused: compiled code would do it once, or never.
+Other code, or the function itself, may change what it names, receives or encloses. Other calls, such as those of the
+clock, a file or the trainer, are refused: compiled code would make them once or never.
 """
 
 import dis
@@ -37,33 +37,33 @@ from multistep._origins import (
 from multistep._refusals import ENVIRONMENT, OF_THE_TRAINER, REFUSED, SET_STATE, is_of_ones_own, refused_in_c
 from multistep._undo import Place
 
-# Code with one of these may read an attribute whose name it does not have.
+# Code with one of these may read an attribute that it does not name.
 BY_ANY_NAME = {"getattr", "setattr", "vars", "__dict__", "locals", "globals", "eval", "exec", "attrgetter"}
-NOBODY = 2  # references to what a place alone holds, while they are counted
-MAKING = ("__init__", "__new__", "__init_subclass__", "__class_getitem__")  # no step makes its modules
+NOBODY = 2  # references to an object that only a place holds, while they are counted
+MAKING = ("__init__", "__new__", "__init_subclass__", "__class_getitem__")  # a step does not make its modules
 
 
 _Key = tuple[int, str | None]
 
 
 class _Refused(BaseException):
-    """Raised where a step does what is refused; no `except Exception` of its own catches it."""
+    """Raised when a step makes a refused call; an `except Exception` in the step does not catch it."""
 
 
 class Recorder:
-    """Performs an update on copies, and takes up the names in the code that runs, and the places that it can reach.
+    """Performs an update on copies, and records the names in the code that runs and the places that it can reach.
 
     Args:
         module: the copy of the module.
-        copies: identities of all that was copied, of which no change matters.
-        who: performs it, for messages.
-        watched: where it does not work on copies, a module that is watched by itself; what else it may change and
-            cannot be put back is refused before it runs.
-        shared: what the copies have in common with what they are copies of.
+        copies: the identities of all copied objects, whose changes do not matter.
+        who: what performs the update, for messages.
+        watched: a module that is watched separately, if the update does not run on copies. Anything else that it may
+            change is then refused before it runs, if it cannot be restored.
+        shared: the objects that the copies share with the originals.
 
     Attributes:
-        keys: the names, of which each may be an attribute's.
-        by_any_name: whether the code may read an attribute of another name as well.
+        keys: the names, each possibly of an attribute.
+        by_any_name: whether the code may also read attributes of other names.
     """
 
     def __init__(
@@ -82,11 +82,11 @@ class Recorder:
         self._classes: set[type] = set()
         self._places: dict[_Key, Place] = {}
         self._back: dict[_Key, Callable[[], None]] = {}
-        self._held: dict[_Key, int] = {}  # references to an object that undoing holds
+        self._held: dict[_Key, int] = {}  # references to an object held for restoring it
         self._problems: set[_Key] = set()
         self._enclosed: dict[types.CodeType, set[tuple[int, ...]]] = {}
         self._refusal: str | None = None
-        self._looked: dict[int, Any] = {}  # into what for classes; held, so that nothing else has the same identity
+        self._looked: dict[int, Any] = {}  # values searched for classes; held, so that no other has the same identity
         with suppress(_Refused):
             whose = "copies of the module share with it" if watched is None else f"{who} holds"
             for value in shared:
@@ -101,18 +101,18 @@ class Recorder:
 
     @property
     def places(self) -> list[Place]:
-        """Where the code finds values outside of the copies."""
+        """The places where the code finds values outside the copies."""
         return [place for key, place in self._places.items() if key not in self._shared]
 
     @property
     def shared(self) -> list[Place]:
-        """What the copies have in common with what they are copies of, which its attributes lead to as well."""
+        """The places that the copies share with the originals; attributes of the module lead to them, too."""
         return [place for key, place in self._places.items() if key in self._shared]
 
     def run(self, perform: Callable[[], None]) -> None:
-        """Performs an update, and undoes what it changes outside of the copies.
+        """Performs an update, and undoes its changes outside the copies.
 
-        Raises a CannotFuseError where it does so, or calls what is refused.
+        Raises a CannotFuseError if there were any, or if the update made a refused call.
         """
         if self._refusal is not None:
             raise CannotFuseError(self._refusal)
@@ -122,7 +122,7 @@ class Recorder:
             raise CannotFuseError("a profiler watches the training")
         changed: str | None = None
         collects = gc.isenabled()
-        gc.disable()  # others may have asked to be called by it
+        gc.disable()  # other code may have registered callbacks with it
         try:
             sys.setprofile(self._event)
             try:
@@ -150,7 +150,7 @@ class Recorder:
         return self.by_any_name or key in self.keys
 
     def _drop_what_is_gone(self) -> None:
-        """Leaves out objects that the update has made itself, which nobody else holds, and then what those held."""
+        """Drops objects that the update created and that nothing else holds, and then the objects that those held."""
         count = 0
         self._looked.clear()
         while count != (count := len(self._places)):
@@ -177,14 +177,14 @@ class Recorder:
             if is_foreign(name) and frame.f_code.co_name != "<module>":
                 self._enter(frame, name)
             elif name.startswith("torch.nn.modules.") and name != nn.Module.__module__:
-                self.keys.update(names_in(frame.f_code))  # of a class that a module of one's own may be derived from
+                self.keys.update(names_in(frame.f_code))  # a user's module may derive from its class
 
     def _refuse(self, what: str) -> None:
         self._refusal = self._refusal or what
         raise _Refused(what)
 
     def _enter(self, frame: types.FrameType, module: str) -> None:
-        """Notes a function that is about to run, and all that it can read or change."""
+        """Records a function that is about to run, and everything that it can read or change."""
         code, own = frame.f_code, is_own_module(module)
         if code not in self._codes:
             self._codes.add(code)
@@ -210,7 +210,7 @@ class Recorder:
                     self._meet_classes_in([value])
 
     def _meet_names(self, names: set[str], space: dict[str, Any], module: str, within: tuple[str, ...] = ()) -> None:
-        """Takes up what names stand for in a module, and in the modules that stand there."""
+        """Records what names refer to in a module, and in the modules that they refer to."""
         for name in sorted(names & space.keys()):
             value = space[name]
             if not isinstance(value, types.ModuleType):
@@ -264,14 +264,14 @@ class Recorder:
         references = sys.getrefcount(place.space)
         try:
             self._back[key] = place.keeping()
-        except Exception:  # of any kind, while it is described or copied
+        except Exception:  # describing or copying may raise anything
             if needed or isinstance(place.space, dict) or not self._on_copies:
                 self._refuse(f"{place.label} cannot be put back after a trial")
-            self._problems.add(key)  # told if it was there before, and can be reached
+            self._problems.add(key)  # raised if it existed before and can be reached
         self._held[key] = sys.getrefcount(place.space) - references
 
     def _settle(self) -> None:
-        """Leaves out what no code that ran can reach, and takes up what it encloses."""
+        """Drops what no code that ran can reach, and adds what that code encloses."""
         self._back.clear()
         for key, place in list(self._places.items()):
             if isinstance(place.space, type) and not (self._is_named(str(place.key)) or is_dunder(str(place.key))):

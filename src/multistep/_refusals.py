@@ -1,4 +1,4 @@
-"""What a step must not call, as compiled code would do it once, or never: what reads or changes more than tensors."""
+"""Refuses calls that read or change more than tensors, because compiled code would make them once or never."""
 
 import inspect
 import logging
@@ -11,21 +11,21 @@ from pytorch_lightning import LightningModule
 
 from multistep._origins import KNOWN_PACKAGES, is_foreign
 
-# Members of a LightningModule whose values change from update to update, or that act beside it.
+# Members of LightningModule whose values change from update to update, or that have side effects.
 OF_THE_MODULE = {"trainer", "fabric", "global_step", "current_epoch", "global_rank", "local_rank", "logger", "loggers"}
 OF_THE_MODULE |= {"optimizers", "lr_schedulers", "manual_backward", "print"}
 OF_THE_TRAINER = ("pytorch_lightning.trainer", "pytorch_lightning.loops", "pytorch_lightning.loggers")
-# Modules of Python in C whose functions read, or change, something outside of the process's own memory.
+# Python's C modules whose functions read or change something outside the process's own memory.
 OUTSIDE = {"time", "posix", "nt", "_io", "_socket", "socket", "_ssl", "_sqlite3", "sqlite3", "select", "mmap"}
 OUTSIDE |= {"_posixsubprocess", "_winapi", "_contextvars", "_signal"}
 NOT_OUTSIDE = {"fspath", "_path_normpath", "_path_splitroot", "_path_splitroot_ex"}
-WRAPPERS = ("torch._compile", "torch._dynamo")  # in which torch has some of its functions called
+WRAPPERS = ("torch._compile", "torch._dynamo")  # torch calls some of its own functions through these
 CLOCK = {"now", "today", "utcnow"}
 PRINTING = {"print", "input", "open", "breakpoint"}
 
 
 def refused_in_c(function: Any) -> str | None:
-    """What a function in C reads or changes outside of the process's own memory, in words; else None."""
+    """Returns the reason why a step must not call this C function, or None."""
     name, owner = function.__name__, getattr(function, "__self__", None)
     module = function.__module__ or type(owner).__module__
     if name in PRINTING and module == "builtins":
@@ -42,7 +42,7 @@ def refused_in_c(function: Any) -> str | None:
 
 
 def _refused() -> dict[types.CodeType, str]:
-    """Functions in Python that a step must not call."""
+    """Returns the Python functions that a step must not call, as code objects, each with the reason."""
     refused = {}
     for name in OF_THE_MODULE:
         member: Any = vars(LightningModule)[name]
@@ -62,7 +62,7 @@ ENVIRONMENT = type(os.environ).__getitem__.__code__
 
 
 def is_of_ones_own(frame: types.FrameType | None) -> bool:
-    """Whether code of one's own, or of a package beside torch, does this, perhaps by Python's or Lightning's."""
+    """Returns whether user or third-party code makes this call, perhaps through the standard library or Lightning."""
     while frame is not None:
         name = str(frame.f_globals.get("__name__"))
         top = name.partition(".")[0]

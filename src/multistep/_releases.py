@@ -1,7 +1,7 @@
-"""Which releases of torch and Lightning are known from within.
+"""Checks that the installed torch and Lightning are releases whose internals this package knows.
 
-Chunks advance Lightning's own counters, and the fused engine calls the inner parts of torch's compiler. Both may
-change in any release. With a release that is not known here, ordinary Lightning trains.
+Chunks advance Lightning's own counters, and the fused engine calls internals of torch's compiler. Both may change in
+any release. With an unknown release, ordinary Lightning trains.
 """
 
 from functools import cache
@@ -12,7 +12,7 @@ KNOWN = {"torch": ("2.13", "2.14", "2.15"), "pytorch-lightning": ("2.6",)}
 
 @cache
 def unknown_release() -> str | None:
-    """Returns which of the two is not known here, in words; None if both are known."""
+    """Returns a message that names the package whose release is unknown, or None if both are known."""
     for name, known in KNOWN.items():
         try:
             installed = version(name)

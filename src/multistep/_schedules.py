@@ -1,4 +1,4 @@
-"""The learning rates of updates to come."""
+"""Computes the learning rates of upcoming updates."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,22 +14,22 @@ from multistep._describe import describe
 def upcoming_rates(
     optimizer: Optimizer, configs: Sequence[Any], first_batch: int, ends: Sequence[bool], progress: Any
 ) -> Tensor:
-    """Returns the learning rates of minibatches to come, and steps the schedules past them, as Lightning would.
+    """Returns the learning rates of upcoming minibatches, and steps the schedules past them, as Lightning would.
 
     Args:
-        optimizer: whose rates they are.
+        optimizer: the optimizer whose rates are returned.
         configs: Lightning's configurations of the schedules.
         first_batch: the number of the first minibatch in its epoch.
-        ends: whether a minibatch ends an update.
-        progress: Lightning's account of the steps of schedules.
+        ends: for each minibatch, whether it ends an update.
+        progress: Lightning's progress record of schedule steps.
 
     Returns:
-        float64, (minibatches, parameter groups). Fewer minibatches come back where a schedule changed more than the
-        learning rate: the rest has to be performed with other options.
+        float64, (minibatches, parameter groups). There are fewer minibatches if a schedule changed more than the
+        learning rate: the rest must be performed with other options.
     """
     stepped = [config for config in configs if config.interval == "step" and not config.reduce_on_plateau]
     rates = torch.empty(len(ends), len(optimizer.param_groups), dtype=torch.float64)
-    optimizer._opt_called = True  # type: ignore[attr-defined]  # what a schedule checks before its first step
+    optimizer._opt_called = True  # type: ignore[attr-defined]  # schedules check it before their first step
     skips = len(stepped) == 1 and stepped[0].frequency == 1 and all(ends)
     options = None if all(map(_is_of_torch, all_in(stepped))) else _options(optimizer)
     minibatch = 0
@@ -39,7 +39,7 @@ def upcoming_rates(
             constant = min(steps_without_effect(stepped[0].scheduler), constant) if skips else 0
         present = [float(group["lr"]) for group in optimizer.param_groups]
         rates[minibatch : minibatch + constant + 1] = torch.tensor(present, dtype=torch.float64)
-        if constant and stepped:  # setting the schedule saves stepping it, which costs 5 % of a fused update
+        if constant and stepped:  # stepping the schedule instead would cost 5 % of a fused update
             _set_ahead(stepped[0].scheduler, progress, constant)
         minibatch += constant + 1
         if ends[minibatch - 1]:
@@ -54,7 +54,7 @@ def upcoming_rates(
 
 
 def _set_ahead(scheduler: Any, progress: Any, steps: int) -> None:
-    """Sets a schedule, and Lightning's account of it, to where it is after steps that change no rate."""
+    """Advances a schedule, and Lightning's progress record of it, by steps that change no rate."""
     scheduler.last_epoch += steps
     scheduler._step_count += steps
     for account in (progress.total, progress.current):
@@ -63,15 +63,15 @@ def _set_ahead(scheduler: Any, progress: Any, steps: int) -> None:
 
 
 def changes_more_than_the_learning_rate(scheduler: Any) -> bool:
-    """True where a schedule, or one that it is composed of, cycles the momentum as well."""
+    """Returns whether a schedule, or one nested in it, also cycles the momentum."""
     inner = getattr(scheduler, "_schedulers", [])
     return bool(getattr(scheduler, "cycle_momentum", False)) or any(map(changes_more_than_the_learning_rate, inner))
 
 
 def steps_without_effect(scheduler: LRScheduler) -> int:
-    """Returns how many of the schedule's next steps are known not to change the learning rate."""
+    """Returns how many of the schedule's next steps are known to leave the learning rate unchanged."""
     if {"step", "get_lr"} & {name for name, own in vars(scheduler).items() if not hasattr(own, "__wrapped__")}:
-        return 0  # somebody's own
+        return 0  # set by the user
     if type(scheduler) is StepLR and not isinstance(scheduler.step_size, int):
         return 0
     if type(scheduler) is MultiStepLR:
@@ -88,7 +88,7 @@ def steps_without_effect(scheduler: LRScheduler) -> int:
 
 
 def is_of_ones_own(scheduler: Any) -> bool:
-    """True where a schedule, or one that it is composed of, is not torch's, or calls a function that is not."""
+    """Returns whether a schedule, or one nested in it, is not torch's or calls a function that is not torch's."""
     if any(map(is_of_ones_own, getattr(scheduler, "_schedulers", []))) or not _is_of_torch(scheduler):
         return True
     held = [item for value in vars(scheduler).values() for item in (value if isinstance(value, list) else [value])]
@@ -96,17 +96,17 @@ def is_of_ones_own(scheduler: Any) -> bool:
 
 
 def all_in(configs: Sequence[Any]) -> list[Any]:
-    """Returns all schedules of these configurations, also those that others are composed of."""
+    """Returns all schedules of these configurations, including nested ones."""
     return [each for config in configs for each in schedulers_in(config.scheduler)]
 
 
 def functions_of(schedulers: Sequence[Any]) -> list[Any]:
-    """Returns the functions that schedules call."""
+    """Returns the `lr_lambda` functions of schedules."""
     return [function for each in schedulers for function in getattr(each, "lr_lambdas", ())]
 
 
 def schedulers_in(scheduler: Any) -> list[Any]:
-    """Returns a schedule and all that it is composed of."""
+    """Returns a schedule and all schedules nested in it."""
     return [scheduler, *(each for inner in getattr(scheduler, "_schedulers", ()) for each in schedulers_in(inner))]
 
 

@@ -1,4 +1,4 @@
-"""Signals while native code runs."""
+"""Defers signals while native code runs."""
 
 import signal
 import threading
@@ -6,24 +6,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# What programs handle; to ask for all sixty would cost more than an update.
+# The signals that programs handle. Querying all sixty would cost more than an update.
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGCHLD", "SIGBREAK")
 HANDLED = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class Abandoned(BaseException):
-    """A signal asks the process to end, and what takes seconds is given up for that."""
+    """Raised to abandon work that takes seconds when a signal asks the process to end."""
 
 
 @contextmanager
 def deferring_signals(interrupts: bool = True) -> Iterator[None]:
-    """Within, handlers of signals wait, as weights and accounts do not agree, or what they do would be traced.
+    """Defers signal handlers within the block, where weights and counters disagree or a handler would be traced.
 
-    What is abandoned within ends without an exception, and then the handlers are called.
+    An `Abandoned` raised in the block ends it without an exception. The deferred handlers run after the block.
 
     Args:
-        interrupts: whether a first Ctrl-C waits as well; a second one does not.
+        interrupts: whether a first Ctrl-C is deferred too; a second one raises a KeyboardInterrupt at once.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -39,7 +39,7 @@ def deferring_signals(interrupts: bool = True) -> Iterator[None]:
         heard.append(number)
 
     heard: list[int] = []
-    wait.heard = heard  # type: ignore[attr-defined]  # for `abandoned_by_signals`
+    wait.heard = heard  # type: ignore[attr-defined]  # read by `abandoned_by_signals`
     for number in handlers:
         signal.signal(number, wait)
     try:
@@ -55,7 +55,7 @@ def deferring_signals(interrupts: bool = True) -> Iterator[None]:
 
 @contextmanager
 def abandoned_by_signals() -> Iterator[None]:
-    """Within `deferring_signals`: a signal that asks the process to end, now or before, raises an Abandoned."""
+    """Raises an Abandoned within `deferring_signals` when SIGTERM or SIGHUP arrives, or if one has arrived before."""
     handlers: dict[int, Any] = {number: signal.getsignal(number) for number in ENDING}
     waiting = {number: handler for number, handler in handlers.items() if hasattr(handler, "heard")}
 

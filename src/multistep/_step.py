@@ -1,6 +1,6 @@
-"""One update of a module: its own `training_step`, clipping, and its optimizer's own `step`.
+"""Performs updates on copies as plain PyTorch, the reference for compiled updates.
 
-Performed on copies, as plain PyTorch: what compiled updates are compared with.
+An update is the module's own `training_step`, clipping, and the optimizer's own `step`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,10 +27,10 @@ from multistep._watch import Watch
 
 @dataclass(frozen=True)
 class Rule:
-    """What an update does beside the optimizer's step, as the trainer's options ask for it."""
+    """The trainer's options for an update besides the optimizer's step: accumulation and clipping."""
 
-    accumulate: int = 1  # minibatches whose gradients an update adds up
-    clip: float = 0.0  # the greatest norm of all gradients together, or absolute value of each; 0: not clipped
+    accumulate: int = 1  # minibatches in an update, whose gradients are summed
+    clip: float = 0.0  # maximum norm of all gradients together, or absolute value of each; 0: no clipping
     clip_by: str = "norm"  # or `value`
 
     @classmethod
@@ -42,14 +42,14 @@ class Rule:
         )
 
     def clip_in_place(self, parameters: Sequence[Tensor]) -> None:
-        """Clips gradients by the functions that Lightning calls."""
+        """Clips gradients with the functions that Lightning calls."""
         if self.clip > 0:
             clip = clip_grad_norm_ if self.clip_by == "norm" else clip_grad_value_
             clip(parameters, self.clip)
 
 
 def perform_step(module: LightningModule, batch: Any) -> Captured:
-    """Performs a module's `training_step`, and returns all that it hands out; nothing is logged."""
+    """Performs a module's `training_step` without logging, and returns all its outputs."""
     capture = Capture(module)
     arguments: list[Any] = [batch]
     if is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2):
@@ -66,19 +66,19 @@ def perform_step(module: LightningModule, batch: Any) -> Captured:
 
 @dataclass(eq=False)
 class Outcome:
-    """What updates left behind: the tensors of the module and its optimizer by name, and outputs (updates, ...)."""
+    """The results of updates: tensors of the module and its optimizer by name, and outputs, each (minibatches, ...)."""
 
     tensors: dict[str, Tensor]
     outputs: list[Tensor]
     captured: Captured
-    renewed: set[str] = field(default_factory=set)  # buffers and state that were assigned, not changed in place
+    renewed: set[str] = field(default_factory=set)  # buffers and state that were replaced, not changed in place
 
 
 def _perform(module: LightningModule, optimizer: Optimizer, rule: Rule, batch: Any, number: int) -> Captured:
-    """Performs the minibatch of a number, from 1, and the update that may end with it, by plain PyTorch on copies."""
+    """Performs minibatch `number`, counted from 1, and the update that it may end, as plain PyTorch on copies."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     tensors, layout = flatten(batch)
-    copies = [tensor.detach().clone() for tensor in tensors]  # as a step may change its minibatch
+    copies = [tensor.detach().clone() for tensor in tensors]  # because a step may change its minibatch
     captured = perform_step(module, rebuild(layout, copies))
     if not all(map(identical, tensors, copies)) or any(map(vars, copies)):
         raise CannotFuseError("training_step changes its minibatch in place")
@@ -103,7 +103,7 @@ def _perform(module: LightningModule, optimizer: Optimizer, rule: Rule, batch: A
 
 
 def _nodes_of(loss: Tensor) -> set[Any]:
-    """The operations in the graph of a loss through which gradients go."""
+    """Returns the operations in the autograd graph of a loss."""
     seen: set[Any] = set()
     left = [loss.grad_fn]
     while left:
@@ -122,18 +122,18 @@ def perform_on_copies(
     minibatches: int,
     random_state: Tensor | None = None,
 ) -> tuple[Watch, dict[str, Tensor]]:
-    """Performs minibatches on copies under watch; returns what they depend on, and the first loss and all gradients.
+    """Performs minibatches on copies under watch; returns the watch, and the first loss and all gradients by name.
 
     Args:
-        module: of which a copy performs its step.
-        optimizer: of which a copy performs its step.
-        rule: what an update does beside that.
-        batch: every minibatch.
-        context: returns the context in which Lightning performs a step, of its precision.
-        minibatches: how many.
-        random_state: of torch's generator, where the outcome of the module itself is wanted.
+        module: the module to copy.
+        optimizer: the optimizer to copy.
+        rule: the trainer's options for an update.
+        batch: used as every minibatch.
+        context: returns the precision context in which Lightning performs a step.
+        minibatches: the number of minibatches.
+        random_state: the state of torch's generator, if the results must be those of the module itself.
 
-    Raises a CannotFuseError where they do more than tensor operations.
+    Raises a CannotFuseError if they do more than tensor operations.
     """
     twin, other, copies = copied(module, optimizer)
     losses: list[Tensor] = []
@@ -150,18 +150,18 @@ def perform_on_copies(
 
 
 def gradients_of(module: nn.Module) -> dict[str, Tensor]:
-    """Returns the gradients that are left in a module's parameters, by name."""
+    """Returns the gradients in a module's parameters, by name."""
     return {name: p.grad.detach() for name, p in module.named_parameters() if p.grad is not None}
 
 
 def _originals(module: nn.Module, optimizer: Optimizer) -> list[Tensor]:
-    """All tensors that an update of copies must leave alone."""
+    """Returns all tensors that an update of copies must not change."""
     kept = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
     return [*module.parameters(), *module.buffers(), *kept]
 
 
 class Reference:
-    """Updates of copies of a module and its optimizer by plain PyTorch, at raised learning rates if these are zero."""
+    """Performs updates on copies of a module and its optimizer, as plain PyTorch."""
 
     def __init__(self, module: LightningModule, optimizer: Optimizer, rule: Rule, watch: Watch) -> None:
         self.module, self.optimizer, _ = copied(module, optimizer)
@@ -172,19 +172,19 @@ class Reference:
         self.draws = False  # whether a step draws random numbers
 
     def parameters(self) -> dict[str, Tensor]:
-        """Returns the parameters, named as among the tensors of an outcome."""
+        """Returns the parameters, named as in `Outcome.tensors`."""
         return {f"parameter {name}": parameter.detach() for name, parameter in self.module.named_parameters()}
 
     def run(self, minibatches: Sequence[Any], rates: Sequence[float]) -> Outcome:
-        """Performs the updates of these minibatches.
+        """Performs the updates of these minibatches, at one learning rate for each parameter group.
 
-        Raises a CannotFuseError where the step does more than a compiled one could repeat.
+        Raises a CannotFuseError if the step does something that compiled code could not repeat.
         """
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         before, random_state = self._watch.describe(self.module), torch.get_rng_state()
         plain = [{k: v for k, v in d.items() if not is_tensor(v)} for d in (self._described, before)]
-        if other := first_difference(*plain):  # tensors are copied as they are, but for a graph
+        if other := first_difference(*plain):  # tensors are copied exactly, except for their graphs
             raise CannotFuseError(f"a copy of the module has another {other}")
         outputs: list[list[Tensor]] = []
         captured: Captured | None = None
@@ -208,15 +208,14 @@ class Reference:
 def gradients_on_a_copy(
     module: LightningModule, optimizer: Optimizer, rule: Rule, watch: Watch, batch: Any, within: bool
 ) -> list[Tensor | None]:
-    """Returns the gradients of all parameters, clipped, as an update with a minibatch would leave them.
+    """Returns the clipped gradients of all parameters, as an update with a minibatch would leave them.
 
     Args:
-        module: of which a copy performs its step, with the random numbers that the module itself would draw.
-        optimizer: whose parameters are clipped together.
-        rule: what an update does beside the optimizer's step.
-        watch: the module's.
-        batch: the minibatch.
-        within: whether gradients that earlier minibatches left are added.
+        module: its copy performs the step, with the random numbers that the module itself would draw.
+        optimizer: its parameters are clipped together.
+        rule: the trainer's options for an update.
+        watch: the watch of the module.
+        within: whether to add the gradients that earlier minibatches left.
     """
     with guarded(torch.get_rng_state()), watch.preserved(), unchanged(_originals(module, optimizer)):
         twin, other, _ = copied(module, optimizer)
@@ -236,7 +235,7 @@ def names_of(module: nn.Module) -> dict[nn.Parameter, str]:
 
 
 def named_tensors(module: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """Returns parameters, buffers and optimizer state by name, as they are."""
+    """Returns parameters, buffers and optimizer state by name, without copying them."""
     tensors = {f"parameter {name}": p.detach() for name, p in module.named_parameters()}
     tensors |= {f"buffer {name}": buffer for name, buffer in trained_buffers(module).items()}
     for name, kept in state_of(optimizer, names_of(module)).items():

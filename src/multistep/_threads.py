@@ -1,4 +1,4 @@
-"""How many threads an update is computed with: measured where several might pay, and kept by a resumed run."""
+"""Chooses the number of threads for an update: measured if several might pay, and kept when a run is resumed."""
 
 import logging
 import os
@@ -11,40 +11,39 @@ from torch import nn
 
 log = logging.getLogger(__name__)
 
-# The multiplications in a forward pass below which several threads were slower than one wherever this was measured.
+# Below this many multiplications in a forward pass, several threads were slower than one in every measurement.
 MIGHT_PAY_FROM = 1_000_000
-# Those from which to try it would take seconds; at ten times as many two threads took 0.6 of the time of one.
+# From this many on, a trial would take seconds; at ten times as many, two threads took 0.6 of the time of one.
 PAYS_FROM = 1_000_000_000
-# How much faster several threads have to be. They wait for each other at every kernel, so that whatever else runs on
-# one of their cores holds all of them up, at times for many times as long as they save.
+# How much faster several threads must be. They wait for each other at every kernel, so another process on one of their
+# cores delays all of them, sometimes by many times the time that they save.
 GAIN = 1.3
-# How much longer than its processor time one thread may take, until the machine counts as busy.
+# The ratio of one thread's elapsed time to its processor time above which the machine counts as busy.
 BUSY = 1.2
-# Seconds for which each number of threads is tried at a time, and how often. A scheduler's turns last some
-# milliseconds: what is tried for less may be lucky on a busy machine.
+# Seconds per turn for each number of threads, and the number of turns. A scheduler's time slice lasts some
+# milliseconds, so a shorter trial may be lucky on a busy machine.
 TURN = 0.02
 TURNS = 3
 
 
 def multiplications_in(network: nn.Module, batch_size: int) -> int:
-    """About how many multiplications a forward pass on a minibatch takes."""
+    """Returns an estimate of the multiplications in a forward pass on a minibatch."""
     return batch_size * sum(parameter.numel() for parameter in network.parameters())
 
 
 def candidates(network: nn.Module, batch_size: int, before: int | None) -> list[int]:
-    """The numbers of threads that may be fastest; one alone where nothing is to be measured.
+    """Returns the numbers of threads that may be fastest; only one if there is nothing to measure.
 
     Args:
-        network: which is to be trained.
-        batch_size: the examples in a minibatch.
-        before: the number of a run that goes on, which would have other bits with another one.
+        batch_size: the number of examples in a minibatch.
+        before: the number in the run that is resumed, or None; another number would change the bits of its results.
     """
     present = torch.get_num_threads()
-    if os.environ.keys() & {"OMP_NUM_THREADS", "MKL_NUM_THREADS"}:  # the user's own
+    if os.environ.keys() & {"OMP_NUM_THREADS", "MKL_NUM_THREADS"}:  # set by the user
         return [present]
     if before is not None:
         return [before]
-    if any(parameter.device.type != "cpu" for parameter in network.parameters()):  # threads do not matter then
+    if any(parameter.device.type != "cpu" for parameter in network.parameters()):  # threads do not matter there
         return [present]
     work = multiplications_in(network, batch_size)
     if work >= PAYS_FROM:
@@ -53,11 +52,11 @@ def candidates(network: nn.Module, batch_size: int, before: int | None) -> list[
 
 
 def use_fastest(numbers: Sequence[int], trial: Callable[[int], Any]) -> int:
-    """Lets torch use one of these numbers of threads, the first unless another is clearly faster, and returns it.
+    """Sets torch's number of threads to the first of these, unless another is clearly faster, and returns it.
 
     Args:
-        numbers: the candidates; the first is one thread.
-        trial: does a little of the work with a number of threads.
+        numbers: the candidates; the first of several is one thread.
+        trial: performs a small part of the work; called with the number of threads.
     """
     best = numbers[0]
     if len(numbers) > 1:
@@ -73,8 +72,7 @@ def use_fastest(numbers: Sequence[int], trial: Callable[[int], Any]) -> int:
 
 
 def _measured(numbers: Sequence[int], trial: Callable[[int], Any]) -> tuple[dict[int, float], float]:
-    """Seconds of a trial with each number of threads, from interleaved turns, and how many times its processor time
-    the first one took."""
+    """Returns seconds per trial by number of threads, from interleaved turns, and the first's wall over CPU time."""
     seconds, trials, processor = dict.fromkeys(numbers, 0.0), dict.fromkeys(numbers, 0), 0.0
     for turn in range(TURNS + 1):
         for number in numbers:
@@ -83,7 +81,7 @@ def _measured(numbers: Sequence[int], trial: Callable[[int], Any]) -> tuple[dict
             while time.perf_counter() - started < TURN:
                 trial(number)
                 done += 1
-            if turn > 0:  # the first is for warming up
+            if turn > 0:  # the first turn warms up
                 seconds[number] += time.perf_counter() - started
                 trials[number] += done
                 processor += (time.process_time() - used) if number == numbers[0] else 0.0

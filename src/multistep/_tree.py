@@ -1,6 +1,6 @@
-"""Batches as flat lists of tensors, and back: any nesting of lists, tuples, dictionaries and dataclasses.
+"""Flattens batches to lists of tensors, and back: any nesting of lists, tuples, dictionaries and dataclasses.
 
-Torch's own pytrees would want dataclasses registered for the whole process.
+Torch's own pytrees require dataclasses to be registered for the whole process.
 """
 
 import copy
@@ -19,16 +19,16 @@ CONSTANTS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, tor
 
 @dataclass(frozen=True)
 class Layout:
-    """What minibatches have in common that one compiled update serves: structure, shapes, dtypes, order, constants."""
+    """The common form of one compiled update's minibatches: structure, shapes, dtypes, memory order, constants."""
 
     structure: tuple[Any, ...]
     tensors: tuple[tuple[torch.Size, torch.dtype, torch.device], ...]
-    strides: tuple[tuple[int, ...] | None, ...]  # of tensors that are not contiguous, in whose order numbers are drawn
-    example: Any = field(compare=False)  # a minibatch, of which `rebuild` makes others
+    strides: tuple[tuple[int, ...] | None, ...]  # of non-contiguous tensors, as random numbers are drawn in this order
+    example: Any = field(compare=False)  # the minibatch from which `rebuild` makes others
 
 
 def flatten(batch: Any) -> tuple[list[Tensor], Layout]:
-    """Returns the tensors of a minibatch and its layout. Raises a TypeError where it holds anything but plain values.
+    """Returns the tensors of a minibatch and its layout. Raises a TypeError if it holds anything but plain values.
 
     >>> tensors, layout = flatten({"x": torch.ones(2), "scale": 3})
     >>> rebuild(layout, [torch.zeros(2)])
@@ -56,45 +56,42 @@ def flatten(batch: Any) -> tuple[list[Tensor], Layout]:
 
 
 def is_simple(tensor: Tensor) -> bool:
-    """Returns whether the memory of a tensor holds its numbers, and nothing else depends on them."""
+    """Returns whether a tensor is strided, requires no gradient, and is not lazily conjugated or negated."""
     return tensor.layout == torch.strided and not (tensor.requires_grad or tensor.is_conj() or tensor.is_neg())
 
 
 def is_contiguous(tensor: Tensor) -> bool:
-    """Returns whether a tensor's numbers are in memory in the order of their indices."""
+    """Returns whether a tensor is contiguous; True if it is not strided."""
     return tensor.layout != torch.strided or tensor.is_contiguous()
 
 
 def address_of(tensor: Tensor) -> int:
-    """Returns where the memory of a tensor begins, 0 where it has none."""
+    """Returns the address of a tensor's storage, or 0 if it has none."""
     return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else 0
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Returns whether a tensor fills its memory without gaps or overlaps, as a new one like it does."""
+    """Returns whether a tensor fills its memory without gaps or overlaps, with the strides of `empty_like`."""
     strides = zip(tensor.shape, tensor.stride(), torch.empty_like(tensor).stride(), strict=True)
     return tensor.numel() == 0 or all(size == 1 or one == other for size, one, other in strides)
 
 
 def overlapping(tensors: Mapping[K, Tensor]) -> tuple[K, K] | None:
-    """Returns the names of two tensors of which a number of one is in the memory of the other; None where none are.
-
-    Each of them fills its memory without gaps.
-    """
+    """Returns the names of two tensors that overlap in memory, or None. Each tensor must be dense."""
     sized = [(tensor.data_ptr(), tensor.numel() * tensor.element_size(), name) for name, tensor in tensors.items()]
     places = sorted(((begin, begin + size, name) for begin, size, name in sized if size), key=lambda place: place[:2])
     return next(((a, b) for (_, end, a), (begin, _, b) in pairwise(places) if begin < end), None)
 
 
 def rebuild(layout: Layout, tensors: Sequence[Tensor]) -> Any:
-    """Returns a minibatch of this layout with these tensors in the place of its own."""
+    """Returns a minibatch of this layout that holds these tensors."""
     rest = iter(tensors)
     return _replaced(layout.example, lambda _: next(rest))
 
 
 def _children(value: Any) -> list[tuple[Any, Any]] | None:
     attributes = getattr(value, "__dict__", None)
-    if is_dataclass(value) and not isinstance(value, type):  # all of it, as it may have derived some from its fields
+    if is_dataclass(value) and not isinstance(value, type):  # all attributes, as some may be derived from its fields
         slots = {one.name: getattr(value, one.name) for one in fields(value) if hasattr(value, one.name)}
         return list({**slots, **(attributes or {})}.items())
     if attributes:

@@ -1,4 +1,4 @@
-"""Putting back what a trial may change outside of the copies that it is performed on."""
+"""Restores what a trial may change outside the copies that it runs on."""
 
 import collections
 import copy
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from multistep._describe import OF_TORCH, Describer, cached_in, enclosed, has_attributes, is_by_value, slots_of
 from multistep._origins import PLAIN, settings_of
 
-# How the content of an object that is no container is read and set.
+# How to read and set the contents of objects that are not containers.
 CONTENTS: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {
     np.ndarray: (np.copy, np.copyto),
     Tensor: (lambda value: value.detach().clone(), lambda value, content: value.detach().copy_(content)),
@@ -36,36 +36,36 @@ CONTENTS: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """Where a value is found again: a global name, an attribute of a class, what a function encloses, or an object."""
+    """Locates a value: a global name, a class attribute, the closure of a function, or an object."""
 
     label: str
-    space: Any  # a dictionary, a class, a function, or with no key the object itself
+    space: Any  # a dictionary or a class or, without a key, a function or the object itself
     key: str | None = None
-    modules: Mapping[int, str] = field(default_factory=dict)  # paths of those that are watched by themselves
+    modules: Mapping[int, str] = field(default_factory=dict)  # paths of modules that are watched separately
 
     @property
     def encloses(self) -> bool:
-        """Whether it is what a function encloses."""
+        """True if this is the closure of a function."""
         return self.key is None and isinstance(self.space, types.FunctionType)
 
     def get(self) -> Any:
-        """Returns what is found there now; a list of what a function encloses."""
+        """Returns the present value; for a closure, the list of its values."""
         if self.key is None:
             return enclosed(self.space) if self.encloses else self.space
         return (self.space if isinstance(self.space, dict) else vars(self.space)).get(self.key)
 
     def described(self) -> Any:
-        """Returns what is found there as plain values; None where that is impossible."""
+        """Returns the present value as plain values, or None if that is impossible."""
         try:
             return self._describe(self.get())
-        except Exception:  # of any kind, by somebody's own class
+        except Exception:  # a user's class may raise anything
             return None
 
     def _describe(self, value: Any) -> Any:
         return Describer({}, self.modules)(value)
 
     def keeping(self) -> Callable[[], None]:
-        """Returns what puts the name, and what its value holds, back to what they are now."""
+        """Returns a function that restores the present value under this name, and its contents."""
         value = self.get()
         inner = value if self.encloses else [value]
         before, back = self._describe(value), [_keeping(each) for each in inner]
@@ -83,9 +83,9 @@ class Place:
 
 
 def _keeping(value: Any, seen: set[int] | None = None) -> Callable[[], None] | None:
-    """Returns what puts the contents of a value back, in place; None if it has none that can change.
+    """Returns a function that restores a value's contents in place, or None if they cannot change.
 
-    Raises a TypeError where that is impossible.
+    Raises a TypeError if they cannot be restored.
     """
     seen = set() if seen is None else seen
     if isinstance(value, types.ModuleType):
@@ -94,7 +94,7 @@ def _keeping(value: Any, seen: set[int] | None = None) -> Callable[[], None] | N
         return partial(_call_all, [partial(vars(value).update, settings), *inner]) if settings else None
     if isinstance(value, (*PLAIN, *OF_TORCH, type, logging.Logger, np.ufunc)) or id(value) in seen:
         return None
-    if inspect.isdatadescriptor(value) and not has_attributes(value):  # of a slot, or of a named tuple
+    if inspect.isdatadescriptor(value) and not has_attributes(value):  # descriptors of slots and named tuples
         return None
     seen.add(id(value))
     for kind, (get, set_) in CONTENTS.items():
@@ -113,9 +113,9 @@ def _keeping(value: Any, seen: set[int] | None = None) -> Callable[[], None] | N
 
 
 def _held(value: Any) -> tuple[list[Callable[[], None]], list[Any]]:
-    """What puts a container or function back to what it holds now, and what that is, but for attributes.
+    """Returns functions that restore a container or function, and the values that it holds except attributes.
 
-    Raises a TypeError where a value cannot be put back.
+    Raises a TypeError if a value cannot be restored.
     """
     back: list[Callable[[], None]] = []
     inside: list[Any] = []

@@ -1,4 +1,4 @@
-"""One update as a function of tensors alone, which the compiler can trace: step, clipping, optimizer, and averages."""
+"""Expresses one update as a function of tensors, which the compiler can trace: step, clipping, optimizer, averages."""
 
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,33 +23,33 @@ from multistep._watch import Watch
 
 
 def places_of(module: nn.Module, names: Iterable[str], kind: str) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yields the dictionaries in which a module's parameters or buffers stand, with their names there."""
+    """Yields the dictionaries that hold a module's parameters or buffers, with their keys there."""
     for name in names:
         path, _, key = name.rpartition(".")
         yield getattr(module.get_submodule(path), kind), key
 
 
 def _parts_of(module: nn.Module) -> list[tuple[str, Any]]:
-    """A module's submodules and parameters by path; those that stand in several places, in each."""
+    """Returns a module's submodules and parameters by path; one in several places is listed at each."""
     children = module.named_modules(remove_duplicate=False)
     return [*children, *module.named_parameters(remove_duplicate=False)]
 
 
 def _buffers_of(module: nn.Module) -> list[tuple[str, int]]:
-    """A module's buffers by path, each with the number of the first that is the same tensor; steps may renew them."""
+    """Returns a module's buffers by path, each with the index of its first occurrence; steps may replace tensors."""
     found = [*module.named_buffers(remove_duplicate=False)]
     first = {id(buffer): number for number, (_, buffer) in reversed([*enumerate(found)])}
     return [(name, first[id(buffer)]) for name, buffer in found]
 
 
 class TracedUpdate:
-    """An update as a function of tensors, which it changes in place.
+    """Performs an update as a function of tensors, which it changes in place.
 
-    They are the state, in the order of `state()`, and of a minibatch: its own tensors, the learning rates of the
-    parameter groups in float64, whether it ends an update, which averages its update moves, and tensors for all that
-    `Captured.tensors` has.
+    Its arguments are the state, in the order of `state()`, and the tensors of a minibatch: its own tensors, the
+    learning rates of the parameter groups in float64, whether it ends an update, which averages the update moves, and
+    output tensors in the order of `Captured.tensors`.
 
-    Raises a CannotFuseError where it cannot be written so.
+    Raises a CannotFuseError if the update cannot be expressed in this way.
     """
 
     def __init__(
@@ -66,16 +66,16 @@ class TracedUpdate:
                 raise CannotFuseError("the optimizer holds a parameter that is not one of the module")
         if type(optimizer).zero_grad is not Optimizer.zero_grad or "zero_grad" in vars(optimizer):
             raise CannotFuseError("the optimizer has a zero_grad of its own")
-        if plain_step(optimizer) is None:  # asked of the original, as copies leave it out
+        if plain_step(optimizer) is None:  # asked of the original, as copies drop it
             raise CannotFuseError("something is registered on the optimizer's steps, or stands for them")
         self._trained = [self._names[p] for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-        self._differentiable = {name for name, p in module.named_parameters() if p.requires_grad}  # or in no optimizer
+        self._differentiable = {name for name, p in module.named_parameters() if p.requires_grad}  # optimized or not
         if not self._trained:
             raise CannotFuseError("the optimizer holds no parameter that is trained")
         for name, tensor in named_tensors(module, optimizer).items():
             if not (is_simple(tensor.detach()) and is_dense(tensor)):
                 raise CannotFuseError(f"the memory of the {name} does not hold its numbers one after another")
-            # Compiled code rounds only the last of several results.
+            # Compiled code rounds only the last of several results in a row.
             if tensor.is_floating_point() and tensor.dtype.itemsize < 4:
                 raise CannotFuseError(f"the {name} is in 16 bits, to which plain PyTorch rounds every result")
         if overlap := overlapping(named_tensors(module, optimizer)):
@@ -90,17 +90,17 @@ class TracedUpdate:
         self.captured: Captured | None = None  # of the last trace
 
     def state(self) -> list[Tensor]:
-        """Returns the tensors that stay: parameters, buffers, optimizer state, sums of gradients, averages."""
+        """Returns the lasting tensors: parameters, buffers, optimizer state, sums of gradients, averages."""
         held = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
         kept = [value for p in held for value in self._optimizer.state.get(p, {}).values() if isinstance(value, Tensor)]
         averages = [tensor for average in self._averages for tensors in average.state().values() for tensor in tensors]
-        own = [space[name].detach() for space, name in self._places]  # as `_state` has them, and ten times as fast
+        own = [space[name].detach() for space, name in self._places]  # in the order of `_state`, and ten times as fast
         return [*own, *kept, *self._sums.values(), *averages]
 
     def renew(self, names: set[str]) -> None:
-        """Puts copies in the place of buffers and optimizer state of these names, as a step of one's own does.
+        """Replaces the buffers and optimizer state of these names by copies, as the step itself replaces them.
 
-        Who has kept the tensors that were there keeps their values.
+        Code that has kept the old tensors keeps their values.
         """
         if not names:
             return
@@ -117,18 +117,18 @@ class TracedUpdate:
                 space[key] = space[key].clone()
 
     def named_state(self) -> dict[str, Tensor]:
-        """Returns those of the module and the optimizer by name."""
+        """Returns the tensors of the module and the optimizer by name."""
         return named_tensors(self._module, self._optimizer)
 
     def description(self) -> list[Any]:
-        """Returns what the compiled code depends on beside the module's attributes, as values that can be compared."""
+        """Returns what the compiled code depends on besides the module's attributes, as comparable values."""
         tensors = [(t.dtype, t.shape, t.stride()) for t in self.state()]
         rule = [self._rule.accumulate, self._rule.clip, self._rule.clip_by]
         averages = [average.description() for average in self._averages]
         return [self._structured, tensors, rule, averages, options_of(self._optimizer, self._names)]
 
     def has_other_parts(self) -> bool:
-        """Returns whether the module or the optimizer holds another submodule or parameter than when this was made."""
+        """Returns whether the module or optimizer has other parts than at construction, or tensors that overlap."""
         held = {id(parameter) for group in self._optimizer.param_groups for parameter in group["params"]}
         parts = _parts_of(self._module)
         same = len(parts) == len(self._parts) and all(
@@ -140,13 +140,13 @@ class TracedUpdate:
         )
 
     def load_sums(self, within: bool) -> None:
-        """Takes up the gradients that an update has accumulated so far, or begins with none."""
+        """Loads the gradients accumulated so far if the minibatch is `within` an update, else zeros."""
         for name, total in self._sums.items():
             gradient = self._module.get_parameter(name).grad if within else None
             total.zero_() if gradient is None else total.copy_(gradient)
 
     def leave_sums(self, names: Container[str]) -> None:
-        """Leaves the sums of an update that is not complete in `.grad` of these parameters; all others have none."""
+        """Stores the sums of an incomplete update in `.grad` of these parameters, and clears `.grad` of all others."""
         for parameter, name in self._names.items():
             total = self._sums.get(name) if name in names else None
             parameter.grad = total.clone() if total is not None else None
@@ -161,7 +161,7 @@ class TracedUpdate:
         if [tensor._version for tensor in tensors] != versions:
             raise CannotFuseError("training_step changes its minibatch in place")
         with torch.no_grad():
-            for name, value in buffers.items():  # what a step assigns to a buffer, instead of changing it in place
+            for name, value in buffers.items():  # values that the step assigned to buffers, not in place
                 if value is not now["buffers"][name]:
                     now["buffers"][name].copy_(value)
             for name, total in now["sums"].items():
@@ -179,7 +179,7 @@ class TracedUpdate:
     def _step(
         self, now: dict[str, Any], gradients: dict[str, Tensor], rates: Tensor, ends: Tensor, loss: Tensor
     ) -> None:
-        """The clipping and the optimizer's step; of several minibatches only the last changes anything by it."""
+        """Clips gradients and performs the optimizer's step; only the last minibatch of an update changes anything."""
         old = {**now["parameters"], **{(n, k): v for n, kept in now["optimizer"].items() for k, v in kept.items()}}
         new = old
         if self._sums:
@@ -221,7 +221,7 @@ class TracedUpdate:
 
 
 class _Differentiated(nn.Module):
-    """A module's step and its gradients: differentiated here, so that what is computed again finds the same tensors."""
+    """Performs a module's step and differentiates it inside `forward`, so that recomputation finds the same tensors."""
 
     def __init__(self, module: LightningModule, trained: Sequence[str], accumulate: int) -> None:
         super().__init__()
@@ -233,7 +233,7 @@ class _Differentiated(nn.Module):
         parameters = dict(self.module.named_parameters())
         recurrent = [child for child in self.module.modules() if isinstance(child, nn.RNNBase)]
         weights = [child._flat_weights for child in recurrent]
-        for child in recurrent:  # they keep their weights in a list as well
+        for child in recurrent:  # recurrent layers also keep their weights in a list
             child._flat_weights = [getattr(child, name, None) for name in child._flat_weights_names]
         try:
             captured = perform_step(self.module, batch)
@@ -255,7 +255,7 @@ class _Differentiated(nn.Module):
 def tracing(
     update: TracedUpdate, module: LightningModule, optimizer: Optimizer, watch: Watch
 ) -> Iterator[TracedUpdate]:
-    """Within, a traced update of copies may be traced; raises a CannotFuseError where tracing changed the copies."""
+    """Yields a traced update of copies for tracing; raises a CannotFuseError if tracing changes the copies."""
     twin, other, _ = copied(module, optimizer)
     before = watch.describe(twin)
     with guarded():

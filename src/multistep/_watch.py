@@ -1,7 +1,7 @@
-"""What an update depends on beside the tensors it is given, as values that are described again and again.
+"""Watches what an update depends on besides its input tensors, and describes it as comparable values.
 
-A module's `training_step` reads attributes of its modules and their classes, global names, and what functions enclose.
-A callback may change any of them, and another process may have others.
+A module's `training_step` reads attributes of its modules and their classes, global names, and closures. A callback may
+change any of these, and they may differ in another process.
 """
 
 import operator
@@ -23,34 +23,34 @@ from multistep._undo import Place
 
 OF_LIGHTNING = set(LightningModule().__dict__) - {"training", "_example_input_array"}
 OF_LIGHTNING |= {"_hparams_initial", "_hparams_name"}
-# Hooks that torch itself registers compute weights; any other is called at every update.
+# Hooks that torch itself registers compute weights. Any other hook must be called at every update.
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-DERIVED = {"_flat_weights", "_flat_weight_refs"}  # of recurrent layers, which make them of their parameters
-FROZEN = (*PLAIN, type, types.CodeType, torch.dtype, torch.device)  # do not change in place
+DERIVED = {"_flat_weights", "_flat_weight_refs"}  # recurrent layers derive these from their parameters
+FROZEN = (*PLAIN, type, types.CodeType, torch.dtype, torch.device)  # values of these types do not change in place
 
 
 class _AnyMetric(Metric):
     def update(self) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def compute(self) -> None:
-        """Nothing."""
+        """Does nothing."""
 
 
 OF_EVERY_METRIC = set(vars(_AnyMetric())) | set(vars(MetricCollection([])))
 
 
 class Watch:
-    """Watches what one update reads and does, and describes that again and again.
+    """Records what one update reads and does, and describes its present state on request.
 
     Args:
-        perform: performs the update, on copies.
+        perform: performs the update on copies.
         module: the copy of the module.
-        copies: identities of all that was copied, of which no change matters.
-        shared: what the copies have in common with what they are copies of.
+        copies: the identities of all copied objects, whose changes do not matter.
+        shared: the objects that the copies share with the originals.
 
     Raises:
-        CannotFuseError: it does more than tensor operations.
+        CannotFuseError: the update does more than tensor operations.
     """
 
     def __init__(self, perform: Callable[[], None], module: nn.Module, copies: set[int], shared: Iterable[Any]) -> None:
@@ -60,18 +60,18 @@ class Watch:
         recorder.run(perform)
         self._shared = recorder.shared
         self._keys, self._by_any_name, self._places = recorder.keys, recorder.by_any_name, recorder.places
-        self._seen: list[Any] = []  # at the last glance
+        self._seen: list[Any] = []  # by the last `_glance`
         self._changeable: list[Any] = []
         self._described: list[Any] = []
         self._names: tuple[dict[int, str], dict[int, str]] = {}, {}
 
     def has(self, key: str) -> bool:
-        """Returns whether code that ran may read an attribute of this name."""
+        """Returns whether the code that ran may read an attribute of this name."""
         return key in self._keys or self._by_any_name or key.removeprefix("_") in self._keys
 
     @contextmanager
     def preserved(self) -> Iterator[None]:
-        """Puts what the code refers to outside of the module back to what it was, where it is changed within."""
+        """Restores what the code refers to outside the module, if the block changes it."""
         back = [place.keeping() for place in (*self._places, *self._shared)]
         try:
             yield
@@ -80,7 +80,7 @@ class Watch:
                 put_back()
 
     def places(self, module: nn.Module) -> list[Place]:
-        """Returns where an update finds what it depends on, the attributes of submodules included."""
+        """Returns the places of everything that an update depends on, including attributes of submodules."""
         own = [
             Place(label, vars(child), key)
             for path, child in module.named_modules()
@@ -89,9 +89,9 @@ class Watch:
         return [*own, *self._places]
 
     def describe(self, module: nn.Module) -> dict[str, Any]:
-        """Returns all that the compiled code of a module depends on beside tensors that it is given, by name.
+        """Returns everything that a module's compiled code depends on besides its input tensors, by name.
 
-        Raises a CannotFuseError where a hook is registered, or where there is too much to describe.
+        Raises a CannotFuseError if a hook is registered, or if something cannot be watched.
         """
         describer = Describer(*_names_of(module))
         described: dict[str, Any] = {}
@@ -116,17 +116,17 @@ class Watch:
         return described
 
     def _attributes(self, path: str, child: nn.Module) -> Iterator[tuple[str, str]]:
-        """The names of the attributes of a submodule that code in reach may read: from the module, and its own."""
+        """Yields the attributes of a submodule that the code may read: the path from the module, and the name."""
         skipped = OF_LIGHTNING if isinstance(child, LightningModule) else OF_EVERY_MODULE
         known = not is_foreign(type(child).__module__)
-        if isinstance(child, (Metric, MetricCollection)):  # whose states are changed beside the compiled code
+        if isinstance(child, (Metric, MetricCollection)):  # its states change outside the compiled code
             skipped, known = OF_EVERY_METRIC | {*getattr(child, "_defaults", ())}, False
         for key in vars(child):
             if key not in skipped | DERIVED and (known or key == "training" or self.has(key)):
                 yield f"self.{path}.{key}" if path else f"self.{key}", key
 
     def has_changed(self, module: nn.Module, described: dict[str, Any]) -> bool:
-        """Returns whether a module would be described in another way: in a tenth of the time, as long as it is not."""
+        """Returns whether a module's description has changed, in a tenth of the time of `describe` if it has not."""
         seen = self._glance(module)
         same = len(seen) == len(self._seen) and all(map(operator.is_, seen, self._seen))
         if same and self._contents() == self._described:
@@ -144,7 +144,7 @@ class Watch:
         return [describer(value) for value in self._changeable]
 
     def _glance(self, module: nn.Module) -> list[Any]:
-        """All values that a description looks at, themselves."""
+        """Returns all objects that a description reads, for comparison by identity."""
         seen: list[Any] = []
         for place in self._places:
             seen += place.get() if place.encloses else [place.get()]
@@ -165,7 +165,7 @@ class Watch:
 
 
 def _names_of(module: nn.Module) -> tuple[dict[int, str], dict[int, str]]:
-    """The names of a module's tensors, and the paths of its submodules, by identity."""
+    """Returns the names of a module's tensors, and the paths of its submodules, by identity."""
     tensors = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
     return {id(tensor): name for name, tensor in tensors}, {id(child): path for path, child in module.named_modules()}
 

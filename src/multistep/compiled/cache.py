@@ -1,4 +1,4 @@
-"""Compiled updates on disk, so that the next run with the same update starts at once."""
+"""Keeps compiled updates on disk, so that the next run with the same update starts at once."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ SOURCES = Path(__file__).resolve().parents[1]
 
 
 def folder() -> Path:
-    """Where compiled updates are kept: `MULTISTEP_CACHE_DIR`, or a folder among the user's caches; no link."""
+    """Returns the cache directory: `MULTISTEP_CACHE_DIR`, or one in the user's cache, with symbolic links resolved."""
     if own := os.environ.get("MULTISTEP_CACHE_DIR"):
         return Path(own).resolve()
     try:
@@ -31,10 +31,9 @@ def folder() -> Path:
 
 
 def key_of(described: Any) -> str:
-    """The name under which the code of an update is kept.
+    """Returns the key under which the code of an update is kept.
 
-    It depends on the description, on this package's sources, and on what else decides about compiled code: torch's
-    build, the processor and the precision.
+    It depends on the description, on this package's sources, on torch's build, on the processor and on the precision.
     """
     surroundings = {
         "torch": (torch.__version__, torch.version.git_version),
@@ -51,7 +50,7 @@ def key_of(described: Any) -> str:
 
 
 def load(key: str) -> Program | None:
-    """The program kept under a key, or None where there is none that can be trusted."""
+    """Returns the program kept under a key, or None if there is none that can be trusted."""
     place = folder() / key
     if not (is_private(place.parent) and is_private(place)):
         return None
@@ -60,12 +59,12 @@ def load(key: str) -> Program | None:
             content = torch.load(place / PLAN, weights_only=True)
         code = place / _name_of(content["sha256"])
         return Program(code, content["plan"]) if content["sha256"] == _digest(code) else None
-    except Exception:  # cut short, or written by another version: as good as none
+    except Exception:  # truncated, or written by another version
         return None
 
 
 def save(key: str, code: Path, plan: Plan) -> Exception | None:
-    """Keeps a library and its plan; returns why it could not, or None."""
+    """Keeps a library and its plan; returns the exception that prevented it, or None."""
     try:
         folder().mkdir(mode=0o700, parents=True, exist_ok=True)
         if not is_private(folder()):
@@ -78,24 +77,24 @@ def save(key: str, code: Path, plan: Plan) -> Exception | None:
             torch.save({"plan": plan, "sha256": digest}, new / PLAN)
             shutil.rmtree(folder() / key, ignore_errors=True)
             new.rename(folder() / key)
-    except Exception as error:  # of the file system, or of an argument that torch.save does not know
+    except Exception as error:  # from the file system, or an argument that torch.save cannot handle
         return error
     return None
 
 
 def is_private(path: Path) -> bool:
-    """Whether a path is a folder of the user's own, which nobody else can read or write: a library is a program."""
+    """True if only this user can access the directory. Cached libraries are executable code."""
     try:
         found = path.lstat()
     except OSError:
         return False
-    if not hasattr(os, "getuid"):  # no owners and modes of this kind
+    if not hasattr(os, "getuid"):  # Windows has no such owners and modes
         return stat.S_ISDIR(found.st_mode)
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
 
 
 def _name_of(digest: str) -> str:
-    """A library's name: one of its own, as a process that has loaded another one of that name would be given that."""
+    """Returns a library's name, which is unique: a process would reuse a library it loaded under the same name."""
     return f"{digest[:16]}.so"
 
 
@@ -104,7 +103,7 @@ def _digest(path: Path) -> str:
 
 
 def _instructions() -> str:
-    """The instruction sets of the processor, as the operating system lists them."""
+    """Returns the instruction sets of the processor, as the operating system lists them."""
     with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
         return next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
     return platform.processor()

@@ -1,4 +1,4 @@
-"""The C++ of a recorded update: its kernels, the loop that calls them, and matrix products; built by g++."""
+"""Writes the C++ of a recorded update (kernels, the loop that calls them, matrix products), and builds it with g++."""
 
 import re
 from collections.abc import Callable
@@ -12,9 +12,9 @@ from multistep.compiled.header import INCLUDES, precompiled
 from multistep.compiled.program import ARENA, BufferView, Plan
 from multistep.compiled.recorder import Kernel, MatMul, Recording, Step
 
-# The multiplications in a product from which sharing it pays.
+# The number of multiplications in a product from which several threads pay.
 PARALLEL_FROM = 2**19
-# Those from which BLAS is quicker, which copies parts of its operands to where the caches keep them.
+# The number from which BLAS is faster, because it copies parts of its operands to fit the caches.
 BLAS_FROM = 2**22
 
 PRODUCTS = """
@@ -115,7 +115,7 @@ extern "C" const char* run_updates(char* const* inputs, char* arena, int64_t cou
 
 
 def source_of(recording: Recording, plan: Plan) -> str:
-    """A function `run_updates` that goes through the steps of a recording, for one minibatch after the other."""
+    """Returns C++ with a function `run_updates` that runs the steps of a recording, minibatch by minibatch."""
     kernels: dict[str, int] = {}
     calls = 0
     lines = []
@@ -142,7 +142,7 @@ def source_of(recording: Recording, plan: Plan) -> str:
 
 
 def scratch_for(step: Step) -> int:
-    """The bytes of scratch memory that a step needs."""
+    """Returns the bytes of scratch memory that a step needs."""
     if not isinstance(step, MatMul) or step.left.dtype != torch.float32:
         return 0
     rows, inner = step.left.size[-2:]
@@ -150,7 +150,7 @@ def scratch_for(step: Step) -> int:
 
 
 def build(source: str, folder: Path, say: Callable[[str], None]) -> Path:
-    """Compiles C++ into a library in a folder, and returns it; `say` is given lines for the user."""
+    """Compiles C++ to a library in a folder, and returns its path; `say` prints a line for the user."""
     path = folder / "update.cpp"
     path.write_text(source, encoding="utf-8")
     isa = pick_vec_isa()
@@ -162,7 +162,7 @@ def build(source: str, folder: Path, say: Callable[[str], None]) -> Path:
 
 
 def _multiplications(step: MatMul, plan: Plan, scratch: int) -> list[str]:
-    """C++ for a product, of each matrix of a batch."""
+    """Returns the C++ of a product, one call for each matrix of a batch."""
     rows, inner = step.left.size[-2:]
     columns = step.right.size[-1]
     type_ = "float" if step.out.dtype == torch.float32 else "double"

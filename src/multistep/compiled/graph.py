@@ -1,4 +1,4 @@
-"""Changes of a traced graph, for what the compiler takes for granted or gets wrong."""
+"""Changes a traced graph where the compiler takes something for granted or makes a mistake."""
 
 from collections.abc import Iterator
 
@@ -7,16 +7,16 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 aten = torch.ops.aten
-# Operators whose index inductor does not check, or takes from the end where it is negative.
+# Operators whose index inductor does not check, or counts from the end if it is negative.
 UNCHECKED = {aten.scatter, aten.index_add, aten.index_copy}
 UNCHECKED |= {getattr(aten, f"{packet.__name__}_") for packet in UNCHECKED}
-# What the compiler may leave out, so that its result is the memory of its argument; views are told by their schema.
+# Operators that the compiler may drop, so that their result is in their argument's memory; schemas identify views.
 COPYING = {aten.clone, aten.alias, aten.lift_fresh_copy, aten.detach, aten._to_copy, aten.cat, aten.constant_pad_nd}
 COPYING |= {aten.slice_scatter, aten.select_scatter, torch.ops.prims.convert_element_type, aten.expand}
 
 
 def check_indices(graph: GraphModule) -> None:
-    """Has the indices of operators that do not look checked before."""
+    """Inserts checks of indices before operators that do not check them."""
     for node in list(graph.graph.nodes):
         if getattr(node.target, "overloadpacket", None) in UNCHECKED:
             x, dim, index, *rest = node.args
@@ -30,7 +30,7 @@ def check_indices(graph: GraphModule) -> None:
 
 
 def lifted_constants(graph: GraphModule) -> list[Tensor]:
-    """Turns the tensors that a graph holds, which are neither parameters nor buffers, into its last inputs."""
+    """Turns the tensors that a graph holds, besides parameters and buffers, into its last inputs, and returns them."""
     last = [node for node in graph.graph.nodes if node.op == "placeholder"][-1]
     lifted: dict[str, Node] = {}
     for node in [node for node in graph.graph.nodes if node.op == "get_attr"]:
@@ -47,10 +47,10 @@ def lifted_constants(graph: GraphModule) -> list[Tensor]:
 
 
 def read_before_written(graph: GraphModule) -> None:
-    """Has inputs that are copied to others, as they are, read before anything is written.
+    """Makes a graph read the inputs that it copies to other inputs before it writes anything.
 
-    The graph ends with copies to its inputs. Torch 2.13 leaves a clone out where it seems to have no effect; a copy
-    from an input that an earlier one has written then takes the new value.
+    The graph ends with copies to its inputs. Torch 2.13 drops a clone that seems to have no effect; a copy from an
+    input that an earlier copy has written then takes the new value.
     """
     copies = [node for node in graph.graph.nodes if node.target is aten.copy_.default]
     written = {target for node in copies for target in _inputs_of(node.args[0])}
@@ -58,14 +58,14 @@ def read_before_written(graph: GraphModule) -> None:
         target, source = node.args[:2]
         if isinstance(source, Node) and source is not target and written & {*_inputs_of(source)}:
             with graph.graph.inserting_before(copies[0]):
-                value = graph.graph.call_function(aten.maximum.default, (source, source))  # itself, also of nan
+                value = graph.graph.call_function(aten.maximum.default, (source, source))  # equal to it, even for nan
             value.meta["val"] = source.meta["val"]
             node.args = (target, value, *node.args[2:])
     graph.recompile()
 
 
 def _inputs_of(node: Node) -> Iterator[Node]:
-    """The inputs of the graph whose memory a node's value may be."""
+    """Yields the inputs of the graph whose memory a node's value may share."""
     if node.op == "placeholder":
         yield node
     elif getattr(node.target, "overloadpacket", None) in COPYING or getattr(node.target, "is_view", False):

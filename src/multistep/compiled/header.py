@@ -1,4 +1,4 @@
-"""The headers that every compiled update includes, precompiled once on a machine instead of parsed for each."""
+"""Precompiles the headers that every compiled update includes, once per machine."""
 
 import hashlib
 import json
@@ -19,21 +19,21 @@ NAME = "prefix.h"
 
 
 def precompiled(isa: VecISA, say: Callable[[str], None]) -> str | None:
-    """Returns the path of a header with `INCLUDES`, beside which the compiler finds it precompiled.
+    """Returns the path of a header with `INCLUDES`, next to which the compiler finds it precompiled, or None.
 
-    The first update that is compiled on a machine only leaves a mark: one alone does not make up for the seconds that
-    precompiling takes. None then, and where the folder of the cache is not private or cannot be written.
+    The first update compiled on a machine only leaves a mark, because one alone does not make up for the seconds of
+    precompiling. The result is None then, and if the cache directory is not private or not writable.
 
     Args:
-        isa: the instruction set that is compiled for.
-        say: is given a line for the user.
+        isa: the instruction set to compile for.
+        say: prints a line for the user.
     """
     options = CppTorchDeviceOptions(vec_isa=isa, device_type="cpu", precompiling=True)
     command = CppBuilder(name=NAME, sources=NAME, BuildOption=options).get_command_line()
     surroundings = [command, torch.version.git_version, get_compiler_version_info(options.get_compiler()), INCLUDES]
     place = cache.folder() / f"header-{hashlib.sha256(json.dumps(surroundings).encode()).hexdigest()[:32]}"
     found = None
-    with suppress(Exception):  # of the file system, or of the compiler, which will say so when it compiles the update
+    with suppress(Exception):  # from the file system, or from the compiler, which will raise it again for the update
         cache.folder().mkdir(mode=0o700, parents=True, exist_ok=True)
         if not place.exists():
             place.mkdir(mode=0o700)
@@ -53,4 +53,4 @@ def _precompile(place: Path, options: CppTorchDeviceOptions) -> None:
         builder.build()
         result = Path(builder.get_target_file_path())
         os.replace(result, place / result.name)
-        os.replace(header, place / NAME)  # last, as it says that the other one is there
+        os.replace(header, place / NAME)  # last, because it marks the other one as complete

@@ -1,4 +1,4 @@
-"""Compiling an update: traced to a graph, its kernels written by inductor, its loop written here, all built by g++."""
+"""Compiles an update: traces it to a graph, has inductor write its kernels and `codegen` its loop, and builds both."""
 
 import warnings
 from collections import defaultdict
@@ -26,24 +26,24 @@ from multistep.compiled.program import Call, Plan
 from multistep.compiled.recorder import Recording, record, recorded_kernels
 
 OPTIONS: dict[str, Any] = {
-    # Multiplies and adds in one instruction, which rounds once and so more accurately.
+    # Multiplies and adds in one instruction, which is more accurate because it rounds once.
     "cpp.enable_floating_point_contract_flag": "fast",
-    "realize_opcount_threshold": 4,  # a unit's values (batch norm's divisions and roots) once, not for each example
+    "realize_opcount_threshold": 4,  # computes a unit's values (batch norm's divisions and roots) once, not per example
     "fallback_random": True,  # see `_record`
-    "fx_graph_cache": False,  # it would keep code that records nothing
+    "fx_graph_cache": False,  # it would cache code that records nothing
     "graph_partition": False,
 }
-# The compiler tests each instruction set that the processor reports by building a program, which takes 6 s.
+# Skips a test in which torch's compiler builds a program for each of the processor's instruction sets, in 6 s.
 TRUSTING: dict[str, Any] = {"cpp.vec_isa_ok": True}
 
-# What torch raises where a number is read off a tensor while tracing.
+# What torch raises if a number is read from a tensor while tracing.
 DEPENDS_ON_VALUES = {"GuardOnDataDependentSymNode", "DataDependentOutputException", "DynamicOutputShapeException"}
-# Their formulas, which are as quick, leave out that values have to be between 0 and 1.
+# Their decompositions, no faster, do not check that values are between 0 and 1.
 CHECKED_BY_TORCH = (torch.ops.aten.binary_cross_entropy.default, torch.ops.aten.binary_cross_entropy_backward.default)
-MOST_OPERATIONS = 3_000  # in an update; to compile so many takes about a minute
+MOST_OPERATIONS = 3_000  # in an update; compiling so many takes about a minute
 
-# Rational approximation of tanh (Eigen's and XLA's coefficients), of odd and even powers, highest first, which does not
-# reach 1; tanh is 1 in float32 from about 9 on, and to 2 units in the last place from `TANH_IS_ONE` on.
+# Rational approximation of tanh (Eigen's and XLA's coefficients): odd powers over even ones, highest first. It does not
+# reach 1. In float32, tanh is 1 from about 9 on, and within 2 units in the last place from `TANH_IS_ONE` on.
 TANH_LIMIT, TANH_IS_ONE = 7.90531110763549805, 8.6
 TANH_NUMERATOR = (
     -2.76076847742355e-16,
@@ -58,9 +58,9 @@ TANH_DENOMINATOR = (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900
 
 
 def fast_tanh(x: Tensor) -> Tensor:
-    """tanh(x) in float32 to 3 units in the last place; torch's, accurate to 1, makes an update a seventh slower."""
+    """Returns tanh(x) to 3 units in the last place of float32; torch's, accurate to 1, slows an update by a seventh."""
     if x.dtype != torch.float32:
-        return NotImplemented  # type: ignore[no-any-return]  # the compiler then takes torch's own
+        return NotImplemented  # type: ignore[no-any-return]  # the compiler then uses torch's own
     inner = x.clamp(-TANH_LIMIT, TANH_LIMIT)
     square = inner * inner
     value = inner * _polynomial(TANH_NUMERATOR, square) / _polynomial(TANH_DENOMINATOR, square)
@@ -68,7 +68,7 @@ def fast_tanh(x: Tensor) -> Tensor:
 
 
 def remainder(x: Any, y: Any) -> Any:
-    """The remainder of a division, of the sign of y; inductor's, x - floor(x / y) * y, may reach y where x is large."""
+    """Returns the remainder with the sign of y; inductor's x - floor(x / y) * y may reach y if x is large."""
     if not any(isinstance(each, Tensor) and each.is_floating_point() for each in (x, y)):
         return NotImplemented
     x, y = (
@@ -79,12 +79,12 @@ def remainder(x: Any, y: Any) -> Any:
 
 
 def add_product(x: Tensor, y: Any, *, alpha: Any = 1) -> Tensor:
-    """x + alpha * y; inductor drops `alpha` where it makes one matrix product of a product and a sum."""
+    """Returns x + alpha * y; inductor drops `alpha` when it fuses a product and a sum to one matrix product."""
     return NotImplemented if alpha == 1 else x + y * alpha
 
 
 def subtract_product(x: Tensor, y: Any, *, alpha: Any = 1) -> Tensor:
-    """x - alpha * y, for the same reason."""
+    """Returns x - alpha * y, for the same reason."""
     return NotImplemented if alpha == 1 else x - y * alpha
 
 
@@ -106,22 +106,21 @@ def compile_update(
     """Compiles an update for tensors of these shapes.
 
     Args:
-        update: called with lists of tensors, `state` and one minibatch of each of `minibatches`; it writes into them.
-        state: what stays from one minibatch to the next: parameters, buffers, optimizer state.
+        update: called with two lists of tensors, `state` and one minibatch; writes to them in place.
+        state: the tensors kept from one minibatch to the next: parameters, buffers, optimizer state.
         minibatches: tensors whose first dimension counts minibatches.
-        folder: where the library goes.
-        say: is given lines for the user.
+        say: prints a line for the user.
 
     Returns:
-        The library and its plan, from which a `Program` is made.
+        The library and its plan, which make a `Program`.
 
     Raises:
         CannotFuseError: the update cannot be compiled here.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what is compiled, or of the compiler
-            with suppress(CppCompileError):  # an old compiler, perhaps, for a new processor
+            warnings.simplefilter("ignore")  # from the compiled code, or from the compiler
+            with suppress(CppCompileError):  # the compiler may be too old for the processor
                 return _compile(update, state, minibatches, folder, say, OPTIONS | TRUSTING)
             return _compile(update, state, minibatches, folder, say, OPTIONS)
     except CannotFuseError:
@@ -142,7 +141,7 @@ def _compile(
     say: Callable[[str], None],
     options: dict[str, Any],
 ) -> tuple[Path, Plan]:
-    # Storages of their own, so that an address tells which tensor it belongs to.
+    # Each has its own storage, so that an address identifies its tensor.
     inputs = [torch.empty_like(tensor) for tensor in (*state, *(tensor[0] for tensor in minibatches))]
     with torch.random.fork_rng(devices=[]), torch._inductor.config.patch(options):  # the compiler draws, too
         recording = _record(lambda *all: update(list(all[: len(state)]), list(all[len(state) :])), inputs)
@@ -155,7 +154,7 @@ def _compile(
 
 
 def _record(update: Callable[..., None], inputs: list[Tensor]) -> Recording:
-    """What the compiled code of a function of tensors does; its inputs are followed by the constants that it holds."""
+    """Compiles a function of tensors, and records what the code does; its constants become its last inputs."""
     compiled: Any = None
     count = len(inputs)
 
@@ -169,7 +168,7 @@ def _record(update: Callable[..., None], inputs: list[Tensor]) -> Recording:
         update(*tensors)
         return ()
 
-    # What draws random numbers is called as it is, so that it draws those that it draws without compiling.
+    # Operators that draw random numbers are called unchanged, so that they draw the same as without compiling.
     random = torch.Tag.nondeterministic_seeded
     table = {op: formula for op, formula in select_decomp_table().items() if random not in getattr(op, "tags", ())}
     for op in CHECKED_BY_TORCH:
@@ -182,7 +181,7 @@ def _record(update: Callable[..., None], inputs: list[Tensor]) -> Recording:
     table[torch.ops.aten.sub.Tensor] = subtract_product
     with torch.no_grad(), recorded_kernels(), _mended():
         enabled = torch._C._get_mkldnn_enabled()
-        torch._C._set_mkldnn_enabled(False)  # as its recurrent layers keep memory of unknown size
+        torch._C._set_mkldnn_enabled(False)  # its recurrent layers keep memory of unknown size
         try:
             with _CheckedClasses():
                 graph = make_fx(returning_nothing, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
@@ -198,11 +197,11 @@ def _record(update: Callable[..., None], inputs: list[Tensor]) -> Recording:
 
 @contextmanager
 def _mended() -> Iterator[None]:
-    """Mends two things of torch 2.13's compiler.
+    """Works around two problems of torch 2.13's compiler.
 
-    A node whose loops the scheduler changes waits for what writes into a buffer, as it did before: it forgets that the
-    buffer has been renamed by then, and may read it too early, of a scattered one zeros. And no patterns of attention
-    are looked for, which no update has, since that takes 0.3 s, and one that reads `x[torch.randperm(n)]` would fail.
+    A scheduler that changes a node's loops forgets that a buffer read by the node has been renamed. The node may then
+    read the buffer too early, for example zeros instead of scattered values. The search for attention patterns, which
+    no update has, takes 0.3 s and fails for an update that reads `x[torch.randperm(n)]`; it is skipped.
     """
     original = SchedulerNode.recompute_size_and_body, joint_graph.lazy_init
     known = [(each, each.patterns) for each in joint_graph.pass_patterns]
@@ -213,7 +212,7 @@ def _mended() -> Iterator[None]:
 
     SchedulerNode.recompute_size_and_body = recompute  # type: ignore[method-assign]
     joint_graph.lazy_init = lambda *_: None
-    for each, patterns in known:  # which another compilation may have looked for before
+    for each, patterns in known:  # an earlier compilation may have added some
         others = {k: [e for e in v if not isinstance(e, ReplacementPatternEntry)] for k, v in patterns.items()}
         each.patterns = defaultdict(list, others)
     try:
@@ -225,7 +224,7 @@ def _mended() -> Iterator[None]:
 
 
 class _CheckedClasses(TorchFunctionMode):
-    """Has the classes that become one-hot vectors checked, which torch leaves out while it is traced."""
+    """Checks the classes that become one-hot vectors, which torch does not do while tracing."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

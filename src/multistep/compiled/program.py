@@ -1,4 +1,4 @@
-"""A compiled update, ready to run: native code, and the plan of the memory that it works on."""
+"""Runs a compiled update: native code, with a plan of the memory that it works on."""
 
 import ctypes
 import functools
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Inductor draws into memory in place, and has been seen to read it before: what draws is an operator of its own here.
+# Inductor has been seen to read memory before it draws into it in place, so drawing is an operator of ours here.
 _LIBRARY: Any = torch.library.Library("multistep", "DEF")  # type: ignore[no-untyped-call]
 _LIBRARY.define("bernoulli(Tensor like, float p) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,))
 _LIBRARY.impl("bernoulli", lambda like, p: torch.empty_like(like).bernoulli_(p), "CPU")
@@ -25,30 +25,30 @@ def _within(index: Tensor, size: int) -> Tensor:
     return index.clone()
 
 
-# An index as it is, once it is known to be within 0 and a size: inductor has operators that do not look.
+# Returns an index unchanged if all its values are in [0, size); some operators of inductor do not check.
 _LIBRARY.define("within(Tensor index, int size) -> Tensor")
 _LIBRARY.impl("within", _within, "CPU")
 _LIBRARY.impl("within", lambda index, size: torch.empty_like(index), "Meta")
 
-ARENA = -1  # the memory of everything that an update computes on the way
+ARENA = -1  # the memory of all intermediate values of an update
 
 
 @dataclass(frozen=True)
 class BufferView:
-    """Where a tensor lies: in the arena or in an input, from a byte on."""
+    """Locates a tensor in the arena or in an input, from a byte on."""
 
     memory: int  # the number of the input, or ARENA
     offset: int
     dtype: torch.dtype
     size: tuple[int, ...]
     stride: tuple[int, ...]
-    conjugated: bool = False  # whether the numbers there are to be conjugated when they are read, as torch does late
+    conjugated: bool = False  # whether reading must conjugate the values, which torch defers
     negated: bool = False
 
 
 @dataclass(frozen=True)
 class Call:
-    """An operator of torch that native code has torch call: its name, its arguments, and where its results go."""
+    """A call of a torch operator by native code: its name, its arguments, and where its results go."""
 
     operator: str
     args: tuple[Any, ...]
@@ -58,13 +58,13 @@ class Call:
 
 @dataclass(frozen=True)
 class Plan:
-    """What native code needs beside itself.
+    """The sizes, constants and operators that native code needs to run.
 
     Args:
-        arena: bytes.
-        advance: bytes by which each input moves from one minibatch to the next, 0 for what stays.
+        arena: the size of the arena in bytes.
+        advance: the bytes by which each input moves from one minibatch to the next, 0 if it stays.
         constants: the last inputs, which come with the code.
-        calls: the operators that the code has torch call.
+        calls: the torch operators that the code calls.
     """
 
     arena: int
@@ -74,7 +74,7 @@ class Plan:
 
 
 class Program:
-    """Performs updates: reads and writes the tensors that it is given, in place, for one minibatch after the other."""
+    """Performs updates on tensors in place, one minibatch after the other."""
 
     def __init__(self, library: Path, plan: Plan) -> None:
         self._plan = plan
@@ -86,7 +86,7 @@ class Program:
         self._error: BaseException | None = None
 
     def run(self, inputs: Sequence[Tensor], count: int) -> None:
-        """Performs `count` updates on inputs of the shapes and dtypes for which the code was compiled."""
+        """Performs `count` minibatches on inputs of the shapes and dtypes for which the code was compiled."""
         self._inputs = [*inputs, *self._plan.constants]
         if len(self._inputs) != len(self._plan.advance):
             raise ValueError(f"the code takes {len(self._plan.advance)} tensors, not {len(self._inputs)}")
@@ -99,7 +99,7 @@ class Program:
             raise RuntimeError(message.decode())
 
     def _call(self, number: int, minibatch: int) -> int:
-        """Called by native code: an operator of torch, on the present minibatch; 0 if that went well."""
+        """Calls a torch operator for native code, on the present minibatch; returns 0 if it raised no exception."""
         try:
             call, at = self._plan.calls[number], functools.partial(self._tensor_at, minibatch)
             with torch.no_grad():

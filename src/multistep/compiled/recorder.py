@@ -1,9 +1,9 @@
-"""Recording what compiled code does: the kernels and operators that it calls, and the memory that it gives them.
+"""Records what compiled code does: the kernels and operators that it calls, and the memory that it passes to them.
 
-Inductor compiles a function to kernels in C++, and to a Python function that allocates memory and calls them one after
-the other. Shapes are fixed, so that every call of that function does the same: it is called once here, with kernels
-that only note their arguments. The notes are a list of steps over memory whose layout is planned once, which C++ can
-go through without Python, allocations or tensors.
+Inductor compiles a function to C++ kernels and to a Python function that allocates memory and calls them in turn.
+Shapes are fixed, so every call of that function does the same. It is called once here, with kernels that only record
+their arguments. The result is a list of steps over memory with a fixed layout. C++ can run these steps without Python,
+allocations or tensors.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +27,7 @@ ALIGNMENT = 64  # bytes, a cache line
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel's call: its source, the C++ types of its arguments, and the arguments."""
+    """A call of a kernel: its source, the C++ types of its arguments, and the arguments."""
 
     source: str
     types: tuple[str, ...]
@@ -36,7 +36,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class MatMul:
-    """out = left @ right, or out = beta * bias + left @ right, with a bias for each column or for each number."""
+    """out = left @ right, or out = beta * bias + left @ right, with a bias for each column or each element."""
 
     left: BufferView
     right: BufferView
@@ -50,7 +50,7 @@ Step = Kernel | MatMul | Call
 
 @dataclass(frozen=True)
 class Recording:
-    """The steps of a function, the bytes of the arena that they work in, and the constants that they read."""
+    """The steps of a function, the size of their arena in bytes, and the constants that they read."""
 
     steps: list[Step]
     arena: int
@@ -59,7 +59,7 @@ class Recording:
 
 @contextmanager
 def recorded_kernels() -> Iterator[None]:
-    """What inductor compiles here calls kernels that note their arguments, instead of kernels."""
+    """Makes inductor compile to kernels that only record their arguments, within the block."""
 
     def kernel(_: AsyncCompile, types: Sequence[str], source: str) -> Callable[..., None]:
         return lambda *args: _Recorder.active.append_kernel(source, tuple(types), args)
@@ -78,10 +78,10 @@ def record(
     """Calls a function that inductor compiled, and records what it does.
 
     Args:
-        function: compiled within `recorded_kernels()`; called once, with a list.
-        inputs: tensors, each in a storage of its own.
-        constants: the tensors that the compiled code reads beside them.
-        varying: how many of the inputs are not constant.
+        function: compiled within `recorded_kernels()`; called once, with the list of inputs.
+        inputs: tensors, each with its own storage.
+        constants: the other tensors that the compiled code reads.
+        varying: how many of the inputs, the first ones, are not constant.
     """
     recorder = _Recorder([*inputs, *constants])
     with torch.no_grad(), recorder:
@@ -97,7 +97,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         type(self).active = self
         self._steps: list[Step] = []
         self._known = {tensor.untyped_storage().data_ptr(): i for i, tensor in enumerate(inputs)}
-        self._kept: list[Tensor] = []  # so that no two allocations have the same address
+        self._kept: list[Tensor] = []  # held, so that no two allocations have the same address
         self._bytes: list[int] = []  # of each allocation
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
 
@@ -129,7 +129,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return results
 
     def _product(self, function: Any, args: Any, kwargs: Any) -> MatMul | None:
-        """The product that an operator computes, if native code can compute it."""
+        """Returns the matrix product that an operator computes, if native code can compute it, else None."""
         bias = None
         if function is aten.addmm.out:
             bias, *args = args
@@ -147,7 +147,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return MatMul(left, right, out, bias, float(kwargs.get("beta", 1)))
 
     def _place(self, tensor: Tensor) -> BufferView:
-        """Where a tensor lies; until all steps are known, allocations count from ARENA downwards."""
+        """Returns the place of a tensor; until all steps are known, allocations are numbered downwards from ARENA."""
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self._known:
             self._known[storage.data_ptr()] = ARENA - len(self._kept)
@@ -162,7 +162,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return tree_map(lambda v: self._place(v) if isinstance(v, Tensor) else v, value)
 
     def planned(self) -> tuple[list[Step], int]:
-        """The steps with every allocation at its place in the arena, and the arena's size in bytes."""
+        """Returns the steps with every allocation placed in the arena, and the arena's size in bytes."""
         uses: dict[int, list[int]] = {}
         for number, step in enumerate(self._steps):
             for place in _places_in(step):
@@ -210,14 +210,14 @@ def _with_places(step: Step, change: Callable[[BufferView], BufferView]) -> Step
 
 
 def _is_matrix(tensor: Tensor) -> bool:
-    """Whether rows or columns, of a matrix or of each of several, lie one after the other as BLAS wants them."""
+    """Returns whether the rows or columns of each matrix are contiguous, as BLAS requires."""
     rows, columns = tensor.shape[-2:]
     across, along = tensor.stride()[-2:]
     return (along == 1 and across >= columns) or (across == 1 and along >= rows)
 
 
 def _written(function: Any, args: Any, kwargs: Any) -> Any:
-    """What an operator returns that writes into its arguments: those."""
+    """Returns the result of an operator that writes to its arguments: the arguments that it writes to."""
     names = [argument.name for argument in function._schema.arguments]
     values = {**dict(zip(names, args, strict=False)), **kwargs}
     mutable = [a.name for a in function._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
