@@ -1,10 +1,10 @@
 """N-gram MLPs as a PyTorch Lightning research template.
 
-`data`, `models`, `diagnostics` and `callbacks` are for research: change them. Two libraries stand beside this package:
-`multistep` trains, and `runlab` keeps, compares and searches runs. docs/architecture.md has the map, and the promises
-that the code refers to by number.
+`data`, `models`, `diagnostics` and `callbacks` are research code: change them. Two libraries stand beside this package:
+`multistep` trains; `runlab` keeps, compares and searches runs. docs/architecture.md has the map, and the promises that
+the code cites by number.
 
-Every name is imported when it is first asked for, so that a command that needs no torch starts without it.
+Each name is imported on first access, so that a command that does not need torch starts without it.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""The installed command `ngram-mlp`, whose first word says which of the commands it is."""
+"""Runs the installed command `ngram-mlp`; its first argument names the subcommand."""
 
 import sys
 from importlib import import_module
@@ -17,12 +17,12 @@ COMMANDS = {
     "search": "find the best recipe of a space",
 }
 WITHOUT_TORCH = ("compare", "runs", "search")
-# What the commands take before their arguments.
+# Arguments that these commands take before those of the command line.
 TAKES = {"train": (DEFAULT_CONFIG,), "check": (DEFAULT_CONFIG,)}
 
 
 def main() -> None:
-    """Calls the command that the first argument names with the others."""
+    """Calls the command that the first argument names, with the remaining arguments."""
     name, *args = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         about = "\n".join(f"  {command:10}{does}" for command, does in COMMANDS.items())

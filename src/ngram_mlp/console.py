@@ -1,4 +1,4 @@
-"""The console of the commands: which words of Lightning, of torch and of the libraries it shows."""
+"""Decides which messages of Lightning, torch and the libraries the console shows."""
 
 import logging
 import threading
@@ -14,27 +14,27 @@ from runlab import ConsoleHandler, full_disk
 
 
 def open_console() -> Console:
-    """Returns a console for the first process alone, which shows this package's own words and Lightning's warnings.
+    """Returns a console that shows this package's messages and Lightning's warnings, in the first process only.
 
-    Lightning's information is no longer shown, nor are warnings that are about its own affairs.
+    Also hides Lightning's information messages, and warnings about its own internals.
     """
     console = runlab.open_console(("ngram_mlp", "multistep", "runlab"), quiet=rank() > 0)
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # its table is what was asked for
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # that there is no CUDA runtime
+    logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # the user asked for its table
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no warning about a missing CUDA runtime
     _show_engines(console)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own affair
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # internal to Lightning
     warnings.filterwarnings("ignore", message=".*sync_dist=True")  # every process evaluates the whole split
-    warnings.filterwarnings("ignore", message="The number of training batches")  # logs are counted over all epochs
+    warnings.filterwarnings("ignore", message="The number of training batches")  # logging counts updates across epochs
     warnings.filterwarnings(
         "ignore", message="Be aware that when using `ckpt_path`"
-    )  # as without callbacks that observe
+    )  # e.g. when resuming without the observing callbacks
     return console
 
 
 def _show_engines(console: Console) -> None:
-    """Has the console show which engine trains, of all that is printed in Lightning's name."""
+    """Limits Lightning's rank-zero logger to warnings and the lines that name the engine."""
     told = logging.getLogger("pytorch_lightning.utilities.rank_zero")
     handler = ConsoleHandler(console)
     handler.addFilter(lambda record: record.levelno > logging.INFO or record.getMessage().startswith("engine "))
@@ -44,7 +44,7 @@ def _show_engines(console: Console) -> None:
 
 @contextmanager
 def quiet_threads() -> Iterator[None]:
-    """Silences threads about a full disk: TensorBoard's writer prints a traceback before it raises in this one."""
+    """Suppresses tracebacks of threads on a full disk: TensorBoard's writer prints one, then raises in this thread."""
     before = threading.excepthook
 
     def hook(args: threading.ExceptHookArgs) -> None:

@@ -1,4 +1,4 @@
-"""Several processes that train one model, each on its part of every minibatch (torch.distributed)."""
+"""Exchanges tensors among the processes that train one model, each on its shard of every minibatch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,17 +14,17 @@ ANOTHER_HAS_ENDED = "another process of this run has ended, so this one ends, to
 
 
 def processes() -> int:
-    """How many processes train together."""
+    """Returns the number of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of several processes this is, also before they have connected; only 0 speaks and writes."""
+    """Returns the rank of this process, even before the processes connect; only rank 0 prints and writes."""
     return getattr(rank_zero_only, "rank", None) or 0
 
 
 def total(x: Tensor) -> Tensor:
-    """The sum of x over the processes, the same for all; gradients flow back to every process's x."""
+    """Returns the sum of x over the processes, the same on each; gradients flow back to every process's x."""
     return _Total.apply(x)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -38,17 +38,17 @@ def average(tensors: Sequence[Tensor]) -> None:
 
 
 def _exchange(x: Tensor) -> Tensor:
-    """Sums x over the processes, in place; raises a UserError where another process has ended."""
+    """Sums x over the processes, in place; raises a UserError if another process has ended."""
     try:
         dist.all_reduce(x)
-    except RuntimeError as error:  # torch's backends have no error of their own for that
+    except RuntimeError as error:  # torch's backends have no specific error for this
         raise UserError(ANOTHER_HAS_ENDED) from error
     return x
 
 
 def raise_if_another_has_ended(error: BaseException) -> None:
-    """Raises a UserError where an error came from an exchange of Lightning's or of torch's DistributedDataParallel."""
-    # Gloo, which connects CPUs, raises a plain RuntimeError that begins with the place in its sources.
+    """Raises a UserError if the error came from an exchange in Lightning or in torch's DistributedDataParallel."""
+    # Gloo, the backend for CPUs, raises a plain RuntimeError whose message begins with a path in its sources.
     if not isinstance(error, RuntimeError) or not dist.is_available():
         return
     if isinstance(error, dist.DistError) or "/gloo/" in str(error):
@@ -56,7 +56,7 @@ def raise_if_another_has_ended(error: BaseException) -> None:
 
 
 class _Total(torch.autograd.Function):
-    """A sum over processes is its own transpose: its gradient is the sum of the processes' gradients."""
+    """Sums over processes. A sum is its own transpose, so its gradient is the sum of the processes' gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

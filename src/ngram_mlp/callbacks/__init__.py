@@ -1,6 +1,6 @@
-"""What happens beside training: each callback decides when something is computed, and where it goes.
+"""Callbacks: each decides when to compute something during training, and where the result goes.
 
-For research: `Inspect` measures a list of quantities, and one of your own is one class, as CONTRIBUTING.md shows.
+For research: `Inspect` measures a list of quantities; to add one, write one class, as CONTRIBUTING.md shows.
 """
 
 from ngram_mlp.callbacks.batch_norm_statistics import BatchNormStatistics, EvaluationStatistics

@@ -1,4 +1,4 @@
-"""Batch norm's statistics: recorded beside the minibatch's, and chosen for validation."""
+"""Records batch norm's running statistics beside the minibatch's, and chooses the statistics for validation."""
 
 from contextlib import ExitStack
 from typing import Any
@@ -15,11 +15,11 @@ from ngram_mlp.models.layers import batch_norms, examples_of
 
 
 class BatchNormStatistics(Quantity):
-    """For each batch-norm layer: minibatch and running mean and std, gain and bias, as means over the units.
+    """Records minibatch and running mean and std, gain and bias of each batch-norm layer, as means over its units.
 
-    `drift_mean` is abs(running mean - minibatch mean) in standard deviations of the minibatch, `drift_std` is
-    abs(running std / minibatch std - 1). For a minibatch of 32 the whole corpus' statistics give 0.14 and 0.10.
-    What a layer lacks, running estimates or gain and bias, is left out.
+    `drift_mean` is abs(running mean - minibatch mean) / minibatch std; `drift_std` is
+    abs(running std / minibatch std - 1). The statistics of the whole corpus give 0.14 and 0.10 for a minibatch of 32.
+    Running estimates, gain or bias are omitted if the layer has none.
     """
 
     def observe(self, snapshot: Snapshot, model: LanguageModel, recorder: Recorder) -> None:
@@ -48,12 +48,12 @@ class BatchNormStatistics(Quantity):
 
 
 class EvaluationStatistics(Callback):
-    """Validates with the statistics of the validation split itself (`batch`) or of the training split (`calibrated`).
+    """Validates with statistics measured over the validation split (`batch`) or the training split (`calibrated`).
 
-    The running estimates are restored before anything is saved or trained.
+    Restores the running estimates before anything is saved or trained.
 
     Args:
-        statistics: `batch` as in cell 9 of notebook 002, or `calibrated`, precise batch norm.
+        statistics: `batch`, as in cell 9 of notebook 002, or `calibrated`, precise batch norm.
     """
 
     def __init__(self, statistics: measuring.StatisticsName) -> None:
@@ -63,7 +63,7 @@ class EvaluationStatistics(Callback):
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        # Not at the start and the end of validation, where averaged weights may be put in place and taken away.
+        # Not in the start and end hooks of validation, where averaged weights may be swapped in and out.
         if batch_idx == 0:
             assert isinstance(pl_module, LanguageModel)
             data: NGramDataModule = trainer.datamodule  # type: ignore[attr-defined]

@@ -1,12 +1,11 @@
-"""What TensorBoard's page of custom scalars shows together."""
+"""Groups scalars into charts on TensorBoard's page of custom scalars."""
 
 from ngram_mlp.callbacks.quantity import Quantity
 from ngram_mlp.callbacks.recorder import EVERYTHING, NOTHING, Due, Recorder
 from ngram_mlp.diagnostics.snapshot import Snapshot
 from ngram_mlp.models import LanguageModel
 
-# Patterns for tags, the same for every network, since TensorBoard shows the layouts of all runs one after another and
-# only equal ones once.
+# The tag patterns are the same for every network: TensorBoard lists the layouts of all runs, and equal ones only once.
 LAYOUT = {
     "losses": {"train and validation": ["Multiline", ["^train/loss$", "^val/loss$"]]},
     "layers": {
@@ -20,7 +19,7 @@ LAYOUT = {
 
 
 class CustomScalars(Quantity):
-    """Shows the losses in one chart, and each statistic of all layers in another."""
+    """Charts the losses together, and each statistic over all layers."""
 
     def __init__(self) -> None:
         super().__init__("off")

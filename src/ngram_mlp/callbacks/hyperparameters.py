@@ -1,4 +1,4 @@
-"""A run's hyperparameters, in every logger, and on TensorBoard's page that compares runs by them."""
+"""Logs a run's hyperparameters to every logger, and to TensorBoard's page that compares runs by them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,19 +12,19 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from ngram_mlp.callbacks.inspection import harmless
 from ngram_mlp.callbacks.recorder import Recorder
 
-# On TensorBoard's page: what is the same for all runs on a corpus, or is there already, as `data/block_size` is.
+# Omitted from TensorBoard's page: the same for all runs on a corpus, or a duplicate, such as of `data/block_size`.
 OMITTED = {"model/vocabulary", "model/block_size", "data/corpus", "data/data_dir", "data/sha256", "data/words"}
 
 
 class Hyperparameters(Callback):
-    """Logs the run's hyperparameters to every logger when training starts, in place of Lightning's own logging of them.
+    """Logs the run's hyperparameters to every logger when training starts, instead of Lightning's own logging.
 
-    TensorBoard gets them all as `hparams.yaml`, and on its HParams page those that can differ between runs. A text
-    tells which recipe the run has.
+    TensorBoard gets all of them as `hparams.yaml`, and those that can differ between runs on its HParams page. A text
+    describes the recipe.
 
     Args:
-        values: what the run was started with, nested as in its configuration.
-        name: of the recipe.
+        values: the options that the run was started with, nested as in its configuration.
+        name: the name of the recipe.
     """
 
     def __init__(self, values: dict[str, Any], name: str) -> None:
@@ -42,7 +42,7 @@ class Hyperparameters(Callback):
                 self._show(logger, trainer)
             else:
                 logger.log_hyperparams(self._values)
-            logger.log_graph(pl_module)  # Lightning does so on the same occasion
+            logger.log_graph(pl_module)  # as Lightning does here
             logger.save()
 
     def _recipe(self, model: LightningModule) -> str:
@@ -51,22 +51,22 @@ class Hyperparameters(Callback):
         return f"{about}\n\n```\n{yaml.safe_dump(self._values, sort_keys=False, allow_unicode=True)}```"
 
     def _show(self, logger: TensorBoardLogger, trainer: Trainer) -> None:
-        logger.log_hyperparams(self._values, metrics={})  # without metrics it might log an `hp_metric` of -1
+        logger.log_hyperparams(self._values, metrics={})  # without metrics it could log an `hp_metric` of -1
         if not trainer.is_global_zero:
             return
         folder, resumed = Path(logger.log_dir), trainer.ckpt_path
         writer = logger.experiment._get_file_writer()
-        if resumed is None or folder.resolve() not in Path(resumed).resolve().parents:  # else they are there
+        if resumed is None or folder.resolve() not in Path(resumed).resolve().parents:  # else already written
             for summary in _page(self._values):
                 writer.add_summary(summary, trainer.global_step)
-        # The logger itself would leave a file alone that is there.
+        # The logger itself does not overwrite an existing file.
         save_hparams_to_yaml(folder / logger.NAME_HPARAMS_FILE, logger.hparams)
 
 
 def _page(values: dict[str, Any]) -> Any:
-    """The summaries of a run's values and of its end, from which TensorBoard's HParams page is made.
+    """Returns the summaries of a run's values and of its end, from which TensorBoard builds its HParams page.
 
-    Without one of all runs, which each would write anew: the page then begins with the columns in which runs differ.
+    Omits the summary of all runs, which every run would write again: the page then begins with the columns that differ.
     """
     from torch.utils.tensorboard.summary import hparams
 
@@ -76,7 +76,7 @@ def _page(values: dict[str, Any]) -> Any:
 
 
 def _flattened(nested: dict[str, Any], parents: str = "") -> Iterator[tuple[str, Any]]:
-    """The values with the names under which Lightning logs them: `model/class`."""
+    """Yields the values with the names under which Lightning logs them, such as `model/class`."""
     for key, value in nested.items():
         if isinstance(value, dict):
             yield from _flattened(value, f"{parents}{key}/")

@@ -1,4 +1,4 @@
-"""The callback that inspects the network while it trains, without ever costing the run."""
+"""Inspects the network during training; a failing diagnosis never costs the run."""
 
 import logging
 import textwrap
@@ -16,11 +16,11 @@ from ngram_mlp.models import LanguageModel
 from runlab import Diverged, UserError, full_disk, printable, updates_of
 
 log = logging.getLogger(__name__)
-strict = False  # whether failures raise: tests set it, so that a diagnosis cannot fail in one unnoticed
+strict = False  # if True, failures raise; tests set it, so that no diagnosis fails unnoticed
 
 
 def is_an_end(exception: BaseException) -> bool:
-    """Whether a run was cut short by a signal or by its own loss, not by a mistake or a bug: it has figures then."""
+    """Returns whether a signal or divergence ended a run, rather than a mistake or bug; it then has figures."""
     return isinstance(exception, (KeyboardInterrupt, SystemExit, Diverged))
 
 
@@ -28,8 +28,8 @@ def is_an_end(exception: BaseException) -> bool:
 def harmless(who: str, trainer: Any, update: int | None = None) -> Iterator[None]:
     """Turns an exception into one line, so that a diagnosis never costs a run (promise 9).
 
-    Three kinds end the run nevertheless: a `UserError`, as an option is to be changed; a full disk, which concerns more
-    than the diagnosis; and, for who wants a traceback, all of them with the trainer's `detect_anomaly`.
+    Three kinds still end the run: a `UserError`, because an option must change; a full disk, which affects more than
+    the diagnosis; and, with the trainer's `detect_anomaly`, every exception, so that its traceback is printed.
     """
     try:
         yield
@@ -42,24 +42,24 @@ def harmless(who: str, trainer: Any, update: int | None = None) -> Iterator[None
 
 
 class Inspect(Callback):
-    """Takes snapshots of the network and hands them to quantities; one that fails is switched off, and the run goes on.
+    """Takes snapshots of the network for quantities; one that fails is switched off, and the run continues.
 
     Args:
-        quantities: what is measured, in this order.
+        quantities: what to measure, in this order.
     """
 
     def __init__(self, quantities: Sequence[Quantity]) -> None:
         self._quantities = list(quantities)
         self._is_off = False
-        self._off: set[Quantity] = set()  # those that have failed
+        self._off: set[Quantity] = set()  # the ones that failed
         self._due: dict[Quantity, Due] = {}
         self._snapshot: Snapshot | None = None
-        self._undrawn: dict[Quantity, Snapshot] = {}  # the last that each quantity was handed since it drew
+        self._undrawn: dict[Quantity, Snapshot] = {}  # each quantity's last snapshot since it drew
         self._trainer: Any = None
 
     @property
     def update_calls(self) -> Calls:
-        """The updates around which the trainer has to call."""
+        """The updates around which the trainer must call the hooks."""
         around = [calls.around for quantity in self._quantities if (calls := quantity.calls).around is not None]
         return Calls(around=tuple({number for numbers in around for number in numbers}) if around else None)
 
@@ -74,7 +74,7 @@ class Inspect(Callback):
         if not begins_update(trainer, batch_idx):
             return
         update, last = trainer.global_step, updates_of(trainer) - 1
-        # Of those that are switched off, too: several processes have to take a snapshot together.
+        # Includes quantities that are switched off: all processes must take a snapshot together.
         due = {one: self._call(one, update, "due", update, last) for one in self._quantities}
         self._due = {one: kinds for one, kinds in due.items() if kinds not in (NOTHING, None)}
         if not self._due or self._is_off:
@@ -113,7 +113,7 @@ class Inspect(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, LanguageModel)
-        for quantity, snapshot in self._undrawn.items():  # the run ends before its last update
+        for quantity, snapshot in self._undrawn.items():  # the run ended before its last update
             self._call(quantity, None, "draw", pl_module, Recorder(trainer, snapshot.update))
         self._undrawn.clear()
 
@@ -137,7 +137,7 @@ class Inspect(Callback):
 
     @property
     def _by_name(self) -> dict[str, Quantity]:
-        """The quantities by the names of their classes; of several of a class, all but the first with a number."""
+        """The quantities by class name; a number is appended to repeated names."""
         found: dict[str, Quantity] = {}
         for quantity in self._quantities:
             name = type(quantity).__name__
@@ -145,7 +145,7 @@ class Inspect(Callback):
         return found
 
     def _call(self, quantity: Quantity, update: int | None, hook: str, *args: Any) -> Any:
-        """Calls a hook of a quantity; returns None if it fails, or has failed before, but for `due`."""
+        """Calls a quantity's hook; returns None if it fails or is switched off, except that `due` is still answered."""
         if quantity in self._off:
             return quantity.intervals.due(*args) if hook == "due" else None
         with harmless(type(quantity).__name__, self._trainer, update):

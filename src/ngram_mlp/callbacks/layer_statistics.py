@@ -1,4 +1,4 @@
-"""Activations and gradients of each layer, and how far its weights move."""
+"""Records each layer's activations and gradients, and how far its weights move."""
 
 import math
 from typing import Any
@@ -10,19 +10,19 @@ from ngram_mlp.diagnostics.snapshot import Snapshot, update_ratios
 from ngram_mlp.diagnostics.statistics import SATURATION, cells, dead, density, log10_ratio, mean_and_std, saturated
 from ngram_mlp.models import LanguageModel
 
-FEW_BINS = 25  # for the activations of a minibatch, of which more would show noise
+FEW_BINS = 25  # for a minibatch's activations; more would show noise
 
 
 class ActivationStatistics(Quantity):
-    """Mean, std and histogram of each hidden layer before and after its non-linearity; saturated and dead fractions.
+    """Records mean, std and histogram before and after each non-linearity, and saturated and dead fractions.
 
-    Figures of the distributions and, as in notebook 004, of the saturated cells, of the first snapshot, one from the
-    middle of the run, and the last.
+    Draws the distributions in the first, a middle and the last snapshot, and the saturated cells in the first and the
+    last, as in notebook 004.
 
     Args:
         every_n_updates: as `Intervals.parse` reads it.
         layers: a pattern for the names of the hidden layers.
-        saturation: the abs(tanh) above which a unit is saturated; for other non-linearities the same slope counts.
+        saturation: the abs(tanh) above which a unit is saturated; other non-linearities use the same slope.
     """
 
     def __init__(self, every_n_updates: str = "default", layers: str = "*", saturation: float = SATURATION) -> None:
@@ -72,11 +72,11 @@ class ActivationStatistics(Quantity):
 
 
 class GradientStatistics(Quantity):
-    """For each layer, mean and std of the gradient at its output; for each weight, std and norm of its gradient.
+    """Records mean and std of the gradient at each layer's output, and std and norm of each weight's gradient.
 
-    Also log10 of std(gradient) / std(weight) and of std(update) / std(weight), where the update is what the optimizer
-    really did to the weight. Figures of the gradients of the first snapshot, one from the middle of the run, and
-    the last.
+    Also records log10 of std(gradient) / std(weight) and of std(update) / std(weight), where the update is the
+    optimizer's actual change to the weight. Draws the latter ratio, and the gradients in the first, a middle and the
+    last snapshot.
 
     Args:
         every_n_updates: as `Intervals.parse` reads it.

@@ -1,4 +1,4 @@
-"""The losses of a run as a curve."""
+"""Draws the losses of a run as a curve."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from ngram_mlp.callbacks.inspection import harmless, is_an_end
 from ngram_mlp.callbacks.losses import Losses
 from ngram_mlp.callbacks.recorder import Recorder, among
 
-DROP = 0.7  # a learning rate below this fraction of the last one is marked
+DROP = 0.7  # a learning rate below this fraction of the previous one is marked
 
 
 class LossHistory(Callback):
-    """Draws the loss of every update, the validation loss, and drops of the learning rate; needs `Losses`."""
+    """Draws the loss of every update, the validation loss, and drops in the learning rate; needs `Losses`."""
 
-    update_calls = Calls()  # it notes what there is, as often as it is called
+    update_calls = Calls()  # requests no calls; records at the updates where it is called
 
     def __init__(self) -> None:
         self._validation: list[tuple[int, float]] = []
@@ -41,7 +41,7 @@ class LossHistory(Callback):
         if len(self._losses):
             from ngram_mlp.diagnostics.figures import loss_figure
 
-            # A gradual schedule drops at every call: that is no event.
+            # A gradual schedule drops at every call; that is not worth marking.
             drops = self._drops if len(self._drops) <= 5 else []
             with harmless("LossHistory", trainer):
                 figure = loss_figure(self._losses.all.numpy(), self._validation, drops)

@@ -1,4 +1,4 @@
-"""The loss of every update: collected, saved, and the end of a run that has diverged."""
+"""Collects and saves the loss of every update, and ends a run that has diverged."""
 
 import io
 from contextlib import suppress
@@ -16,36 +16,36 @@ from runlab import Diverged, UserError, write_atomically
 
 
 class Losses(Callback):
-    """Collects the loss of every update, float32 on the CPU: the mean over the minibatches that it accumulates.
+    """Collects the loss of every update, the mean over its accumulated minibatches, as float32 on the CPU.
 
-    Updates before it was there, in a run that resumes from a checkpoint without it, have the loss nan.
+    When a run resumes from a checkpoint without this callback, the earlier updates have the loss nan.
 
     Args:
-        file: where they are saved, as by `numpy.save`, when the training ends or is cut short.
+        file: where the losses are saved, by `numpy.save`, when training ends or is cut short.
 
     Raises:
-        Diverged: while training, a loss is not finite.
-        UserError: the module's step returns none.
+        Diverged: a training loss is not finite.
+        UserError: `training_step` returns no loss.
     """
 
-    update_calls = Calls()  # it is told of all minibatches, as often as it is called
+    update_calls = Calls()  # each call brings the losses of all minibatches since the last one
 
     def __init__(self, file: Path | None = None) -> None:
         self._file = file
         self._room = torch.empty(0)
         self._count = 0
-        self._accumulated: Tensor | None = None  # of the minibatches of an update that is not complete
+        self._accumulated: Tensor | None = None  # losses of an incomplete update
 
     def __len__(self) -> int:
         return self._count
 
     @property
     def all(self) -> Tensor:
-        """A copy of all so far, (updates,)."""
+        """A copy of all losses so far, (updates,)."""
         return self._room[: self._count].clone()
 
     def between(self, first: int, end: int) -> Tensor:
-        """Returns those of the updates from `first` to before `end`, as far as there are."""
+        """Returns the losses of the updates from `first` to before `end`, as far as they exist."""
         return self._room[first : min(end, self._count)]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -67,7 +67,7 @@ class Losses(Callback):
             losses = torch.cat([self._accumulated, losses])
         whole = len(losses) // each * each
         updates, rest = losses[:whole].view(-1, each).mean(1), losses[whole:]
-        if len(rest) and trainer.is_last_batch:  # the last minibatches of an epoch are an update, however few
+        if len(rest) and trainer.is_last_batch:  # an epoch's last minibatches form an update, however few
             updates, rest = torch.cat([updates, rest.mean(0, keepdim=True)]), rest[:0]
         self._accumulated = rest if len(rest) else None
         if len(updates):
@@ -80,7 +80,7 @@ class Losses(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self._count:
-            with suppress(OSError):  # of a full disk, perhaps; what ended the run is reported
+            with suppress(OSError):  # perhaps a full disk; the error that ended the run is reported
                 self._save(trainer)
 
     def state_dict(self) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class Losses(Callback):
             raise Diverged(f"{what}; lower the optimizer's lr, or scale the initial weights down")
         count = self._count + len(losses)
         if count > len(self._room):
-            self._room = torch.cat([self._room, self._room.new_empty(count)])  # at least twice the room
+            self._room = torch.cat([self._room, self._room.new_empty(count)])  # at least twice the capacity
         self._room[self._count : count] = losses
         self._count = count
 
@@ -109,6 +109,6 @@ class Losses(Callback):
 
 
 def _of_minibatches(outputs: Any, accumulated: int) -> Tensor:
-    """The losses (K,) of the minibatches since the last call, which Lightning divides by those of an update."""
+    """Returns the losses (K,) of the minibatches since the last call; undoes Lightning's division when accumulating."""
     losses: Tensor = outputs["losses"] if "losses" in outputs else outputs["loss"].detach()[None] * accumulated
     return losses.float()

@@ -1,6 +1,6 @@
-"""The loggers that show more than numbers, each with what it has for figures, histograms and texts.
+"""Shows figures, histograms and texts in the loggers that can show more than numbers.
 
-wandb and mlflow are no dependencies of this package: only a run that logs to them imports them.
+wandb and mlflow are not dependencies of this package: only a run that logs to them imports them.
 """
 
 import html
@@ -17,22 +17,18 @@ Array = np.ndarray[Any, Any]
 
 
 class MediaLogger(ABC):
-    """A logger that shows more than numbers.
-
-    Args:
-        logger: Lightning's.
-    """
+    """Shows more than numbers in a Lightning logger."""
 
     def __init__(self, logger: Any) -> None:
         self.logger = logger
 
     @abstractmethod
     def figure(self, name: str, png: bytes, size: tuple[int, int], update: int) -> None:
-        """Shows a figure of this size, height and width."""
+        """Shows a figure of this size (height, width)."""
 
     @abstractmethod
     def histogram(self, tag: str, x: Array, update: int) -> None:
-        """Shows the distribution of finite numbers, at least one."""
+        """Shows the distribution of one or more finite numbers."""
 
     @abstractmethod
     def text(self, tag: str, markdown: str, update: int) -> None:
@@ -40,12 +36,12 @@ class MediaLogger(ABC):
 
 
 class TensorBoard(MediaLogger):
-    """Images, histograms and texts, each with a page of its own."""
+    """Shows images, histograms and texts, each on a page of its own."""
 
     def figure(self, name: str, png: bytes, size: tuple[int, int], update: int) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        # `add_image` takes pixels, and would compress them once more.
+        # `add_image` takes pixels, and would compress them again.
         image = Summary.Image(height=size[0], width=size[1], colorspace=3, encoded_image_string=png)
         summary = Summary(value=[Summary.Value(tag=f"views/{name}", image=image)])
         self.logger.experiment._get_file_writer().add_summary(summary, update)
@@ -60,10 +56,7 @@ class TensorBoard(MediaLogger):
 
 
 class WeightsAndBiases(MediaLogger):
-    """Images, histograms and texts over `trainer/global_step`, the axis on which Lightning's logger puts numbers.
-
-    W&B's own step counts calls.
-    """
+    """Shows images, histograms and texts over Lightning's axis, `trainer/global_step`; W&B's own step counts calls."""
 
     def figure(self, name: str, png: bytes, size: tuple[int, int], update: int) -> None:
         import wandb
@@ -82,13 +75,13 @@ class WeightsAndBiases(MediaLogger):
 
 
 class MLflow(MediaLogger):
-    """Images over steps, and texts as files among the run's artifacts; MLflow has no histograms."""
+    """Shows images over steps, and texts as files among the run's artifacts; MLflow has no histograms."""
 
     def figure(self, name: str, png: bytes, size: tuple[int, int], update: int) -> None:
         self.logger.experiment.log_image(self.logger.run_id, _pixels(png), key=f"views/{name}", step=update)
 
     def histogram(self, tag: str, x: Array, update: int) -> None:
-        """Leaves them out."""
+        """Does nothing."""
 
     def text(self, tag: str, markdown: str, update: int) -> None:
         self.logger.experiment.log_text(self.logger.run_id, markdown, f"texts/{tag}/{update}.md")
@@ -102,12 +95,12 @@ KINDS: dict[type[Logger], type[MediaLogger]] = {
 
 
 def media_loggers(loggers: Iterable[Logger]) -> list[MediaLogger]:
-    """Returns those of the loggers that show more than numbers; a user's subclass of one counts."""
+    """Returns a MediaLogger for each logger that shows more than numbers, including users' subclasses."""
     return [shown(logger) for logger in loggers for kind, shown in KINDS.items() if isinstance(logger, kind)]
 
 
 def _pixels(png: bytes) -> Any:
-    """The image as wandb and mlflow take it."""
+    """Returns the image in the form that wandb and mlflow take."""
     from PIL import Image
 
     return Image.open(io.BytesIO(png))

@@ -1,4 +1,4 @@
-"""What came of a run: the time it took, and how well the trained network predicts each split."""
+"""Measures the outcome of a run: its time, and how well the trained network predicts each split."""
 
 import time
 from typing import Any
@@ -10,14 +10,14 @@ from ngram_mlp.data import NGramDataModule
 from ngram_mlp.diagnostics.batch_norm_statistics import StatisticsName, evaluate_splits
 from ngram_mlp.models import LanguageModel
 
-# Of parameters and examples; a split with more, which takes more than some 10 s, is not evaluated whole.
+# Of parameters and examples; a split with more would take over some 10 s, and is not evaluated whole.
 MOST_PRODUCTS = 2 * 10**11
 
 
 class Outcome(Callback):
-    """Evaluates the splits when the training has ended, with the weights that it leaves, and logs the losses.
+    """Evaluates the splits with the final weights when training has ended, and logs the losses.
 
-    Of a split that would take long, as with a vocabulary of thousands of words, examples at equal distances are taken.
+    A split that would take long, as with a vocabulary of thousands of words, is evaluated on evenly spaced examples.
 
     Args:
         statistics: what batch norm evaluates with.
@@ -27,9 +27,9 @@ class Outcome(Callback):
         self._statistics = statistics
         self._started = 0.0
         self._first = 0
-        self.seconds = 0.0  # from the start of the fit to the end of the training
+        self.seconds = 0.0  # from the start of the fit to the end of training
         self.updates = 0  # in that time
-        self.metrics: dict[str, dict[str, float]] = {}  # loss, perplexity and accuracy, by split; in the first process
+        self.metrics: dict[str, dict[str, float]] = {}  # loss, perplexity, accuracy by split; first process only
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = time.perf_counter()
@@ -42,8 +42,8 @@ class Outcome(Callback):
         self.updates = trainer.global_step - self._first
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.seconds = self.seconds or time.perf_counter() - self._started  # where there was nothing to train
-        # Not before: averaged weights take the place of the last ones at the end of the training.
+        self.seconds = self.seconds or time.perf_counter() - self._started  # if there was nothing to train
+        # Not earlier: averaged weights replace the last ones at the end of training.
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if trainer.is_global_zero and isinstance(data, NGramDataModule):
             assert isinstance(pl_module, LanguageModel)

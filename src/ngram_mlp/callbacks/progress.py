@@ -1,4 +1,4 @@
-"""The progress of a run on the console."""
+"""Shows the progress of a run on the console."""
 
 import datetime
 import sys
@@ -26,20 +26,18 @@ class _UpdatesPerSecond(ProgressColumn):
 
 
 class UpdateProgress(ProgressBar):
-    """A bar with updates done, updates per second, time left, the training loss and the last validation loss.
+    """Shows a bar with updates done, updates per second, time left, and the training and last validation loss.
 
-    It needs the callback `Losses`.
-
-    Every `print_every` updates it prints a line that stays: the mean training loss since the line before, the last
-    validation loss, the speed, and the time left. Where the output is no terminal, there is no bar, and a line comes at
-    least every half minute.
+    Every `print_every` updates it prints a permanent line: the mean training loss since the previous line, the last
+    validation loss, the speed, and the time left. If the output is not a terminal, there is no bar, and a line appears
+    at least every half minute. Needs the callback `Losses`.
 
     Args:
-        console: where it is shown; by default standard output.
+        console: where to print; by default standard output.
         print_every: the updates between two lines.
     """
 
-    update_calls = Calls()  # it shows what there is, as often as it is called
+    update_calls = Calls()  # requests no calls; shows progress at the updates where it is called
 
     def __init__(self, console: Console | None = None, print_every: int = 10_000) -> None:
         super().__init__()
@@ -48,11 +46,11 @@ class UpdateProgress(ProgressBar):
         self._progress: Progress | None = None
 
     def disable(self) -> None:
-        """Lightning calls this on every rank but the first."""
+        """Silences the console; Lightning calls this on every rank but the first."""
         self._console.quiet = True
 
     def enable(self) -> None:
-        """Lightning calls this when a callback that trained before the first update has had the bar disabled."""
+        """Unsilences the console; Lightning calls this after a callback that trained before the first update."""
         self._console.quiet = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -79,7 +77,7 @@ class UpdateProgress(ProgressBar):
         progress.start()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._print_if_due(trainer)  # now the validation after the last update is done, if there was one
+        self._print_if_due(trainer)  # any validation after the last update is done by now
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -90,9 +88,9 @@ class UpdateProgress(ProgressBar):
         if len(losses) and not self._progress.disable:
             self._progress.update(self._task, completed=end, train=f"{losses.mean().item():.4f}")
         self._shown, self._shown_at = end, time.monotonic()
-        if self._early:  # the first two calls are of one update, and of what follows on compiling
+        if self._early:  # the first two calls cover one update, then compilation
             self._early -= 1
-            if end // self._print_every == self._printed // self._print_every:  # else a line is due, with a speed
+            if end // self._print_every == self._printed // self._print_every:  # else a line with a speed is due
                 self._timed, self._timed_at = self._shown, self._shown_at
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -109,9 +107,9 @@ class UpdateProgress(ProgressBar):
             self._progress.stop()
 
     def _print_if_due(self, trainer: Trainer) -> None:
-        """Prints the line if an interval is over."""
+        """Prints the line if its interval is over."""
         done, every = self._shown, self._print_every
-        seconds = self._shown_at - self._timed_at  # without what other callbacks do at the end
+        seconds = self._shown_at - self._timed_at  # excludes other callbacks' work at the end
         late = seconds > LONGEST_SILENCE and not self._console.is_terminal
         if done == self._printed or not (done // every > self._printed // every or late):
             return

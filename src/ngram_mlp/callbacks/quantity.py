@@ -1,4 +1,4 @@
-"""What is measured of the network while it trains, and at which updates."""
+"""Defines what is measured of the network during training, and at which updates."""
 
 import re
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ T = TypeVar("T")
 class Intervals:
     """The updates between two recordings of numbers, of histograms (and sampled names), and of figures.
 
-    Whatever the interval, all are recorded at the last update; 0 means only there, `never` not even there.
+    All are recorded at the last update, whatever the interval; 0 means only there, `never` not even there.
     """
 
     numbers: int
@@ -30,7 +30,7 @@ class Intervals:
 
     @classmethod
     def parse(cls, text: str) -> "Intervals":
-        """`off`, `default` (5000/50000/0), `often` (100/1000/10000), `each` (1/10/100), or three such numbers."""
+        """Parses `off`, `default` (5000/50000/0), `often` (100/1000/10000), `each` (1/10/100), or three numbers."""
         if text == "off":
             return cls(0, 0, 0, never=True)
         match = re.fullmatch(r"(\d+)/(\d+)/(\d+)", PRESETS.get(text, text))
@@ -41,12 +41,12 @@ class Intervals:
 
     @property
     def calls(self) -> Calls:
-        """The updates around which the trainer has to call."""
+        """The updates around which the trainer must call the hooks."""
         each = tuple(interval for interval in (self.numbers, self.histograms, self.figures) if interval)
         return Calls(around=None if self.never else each)
 
     def due(self, update: int, last: int) -> Due:
-        """What is due at an update of a run with this last one."""
+        """Returns what is due at an update of a run with this last update."""
         each = (self.numbers, self.histograms, self.figures)
         if self.never:
             return NOTHING
@@ -54,7 +54,7 @@ class Intervals:
 
 
 def tag(name: str, quantity: str) -> str:
-    """Where the loggers show a quantity of a layer, or of a parameter: under the heading of the outermost layer.
+    """Returns the tag of a quantity of a layer or parameter, under the heading of the outermost layer.
 
     >>> tag("hidden1", "saturated"), tag("hidden1.linear.weight", "update_to_data")
     ('within_hidden1/saturated', 'within_hidden1/update_to_data/linear.weight')
@@ -64,10 +64,10 @@ def tag(name: str, quantity: str) -> str:
 
 
 class Quantity:
-    """Something that `Inspect` measures at some updates; a subclass says what it finds in `observe`.
+    """Something that `Inspect` measures at some updates; a subclass implements `observe`.
 
-    It is handed a snapshot of update n: the forward and backward pass of minibatch n with the parameters before that
-    update. The snapshot is taken once for all quantities and has no side effects (promise 4).
+    It gets a snapshot of update n: the forward and backward pass of minibatch n with the parameters before that update.
+    The snapshot is taken once for all quantities and has no side effects (promise 4).
 
     Args:
         every_n_updates: as `Intervals.parse` reads it.
@@ -80,24 +80,24 @@ class Quantity:
 
     @property
     def calls(self) -> Calls:
-        """The updates around which the trainer has to call."""
+        """The updates around which the trainer must call the hooks."""
         return self.intervals.calls
 
     def due(self, update: int, last: int) -> Due:
-        """Returns what is to be recorded at an update of a run with this last one."""
+        """Returns what to record at an update of a run with this last update."""
         return self.intervals.due(update, last)
 
     def before_update(self, snapshot: Snapshot, model: LanguageModel, recorder: Recorder) -> None:
-        """Called right before an update at which something is due."""
+        """Runs right before an update at which something is due."""
 
     def observe(self, snapshot: Snapshot, model: LanguageModel, recorder: Recorder) -> None:
-        """Examines the snapshot, and the model as it is right after the update, and records what is due."""
+        """Examines the snapshot, and the model right after the update, and records what is due."""
 
     def draw(self, model: LanguageModel, recorder: Recorder) -> None:
-        """Draws what has been observed: where figures are due, and where the run ends, also if it is cut short."""
+        """Draws what was observed, when figures are due and when the run ends, even if it is cut short."""
 
     def conclude(self, model: LanguageModel, recorder: Recorder) -> None:
-        """Called when the run has ended as it should, with the weights that it leaves."""
+        """Runs after a run that was not cut short, with the weights that it leaves."""
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what a checkpoint keeps, so that a resumed run draws the same figures."""
@@ -107,6 +107,6 @@ class Quantity:
         """Restores what a checkpoint kept."""
 
     def selected(self, items: Mapping[str, T]) -> dict[str, T]:
-        """The items whose names, or whose layers' names, match the pattern."""
+        """Returns the items whose name, or whose layer's name, matches the pattern."""
         patterns = (self.layers, f"{self.layers}.*")
         return {name: item for name, item in items.items() if any(fnmatch(name, pattern) for pattern in patterns)}

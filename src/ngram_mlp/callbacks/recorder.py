@@ -1,4 +1,4 @@
-"""Where things go: the trainer's loggers and the run's folder."""
+"""Records results in the trainer's loggers and the run's folder."""
 
 import math
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # both are slow to import, and a run without figures needs ne
 
 @dataclass(frozen=True)
 class Due:
-    """Which kinds of recordings are due."""
+    """The kinds of recordings that are due."""
 
     numbers: bool = True
     histograms: bool = True
@@ -41,14 +41,14 @@ def among(trainer: Any, kind: type[C]) -> C:
 
 
 def begins_update(trainer: Trainer, batch_idx: int) -> bool:
-    """Returns whether a minibatch is the first that an update accumulates."""
+    """Returns whether a minibatch is the first of its update."""
     return batch_idx % trainer.accumulate_grad_batches == 0
 
 
 class Recorder:
-    """Records at one update into the trainer's loggers and the run's folder what a quantity finds due.
+    """Records what is due at one update, in the trainer's loggers and the run's folder.
 
-    Every logger gets the numbers; TensorBoard, Weights & Biases and MLflow get all the rest, too.
+    Every logger gets the numbers; TensorBoard, Weights & Biases and (except histograms) MLflow also get the rest.
     """
 
     def __init__(self, trainer: Any, update: int, due: Due = EVERYTHING) -> None:
@@ -60,22 +60,22 @@ class Recorder:
 
     @property
     def writers(self) -> "list[SummaryWriter]":
-        """TensorBoard's writers, for what no other logger has; none on any process but the first."""
+        """TensorBoard's writers, for features that no other logger has; empty except in the first process."""
         return [logger.logger.experiment for logger in self._media if isinstance(logger, TensorBoard)]
 
     @property
     def updates(self) -> int:
-        """How many updates the run has, as `updates_of` counts them."""
+        """The number of updates of the run, as `updates_of` counts them."""
         return updates_of(self.trainer)
 
     @property
     def _folder(self) -> Path:
-        # Not `trainer.log_dir`, which all processes have to ask for at the same time.
+        # Not `trainer.log_dir`, which all processes must read at the same time.
         folders = [logger.logger.log_dir for logger in self._media if isinstance(logger, TensorBoard)]
         return Path(*folders[:1] or [self.trainer.default_root_dir])
 
     def numbers(self, values: Mapping[str, float]) -> None:
-        """Logs the finite numbers, by tag."""
+        """Logs the finite numbers by tag."""
         finite = {tag: value for tag, value in values.items() if math.isfinite(value)}
         for logger in self.trainer.loggers if finite else ():
             logger.log_metrics(finite, step=self.update)
@@ -88,7 +88,7 @@ class Recorder:
             logger.histogram(tag, x, self.update)
 
     def figure(self, name: str, figure: "Figure") -> None:
-        """Shows a figure, and draws it as NAME.png into the folder `figures` of the run."""
+        """Shows a figure, and saves it as `figures/NAME.png` in the run's folder."""
         if self.is_first_process:
             from runlab import draw
 
@@ -101,7 +101,7 @@ class Recorder:
                 logger.figure(name, png, (height, width), self.update)
 
     def file(self, name: str, content: str | bytes) -> None:
-        """Writes a file into the run's folder."""
+        """Writes a file in the run's folder."""
         if self.is_first_process:
             path = self._folder / name
             path.parent.mkdir(parents=True, exist_ok=True)

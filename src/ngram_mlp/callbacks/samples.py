@@ -1,4 +1,4 @@
-"""What the network has learned of the language: names or a text sampled from it, and its embedding."""
+"""Shows what the network has learned: names or a text sampled from it, and its embedding."""
 
 from collections.abc import Sequence
 
@@ -15,20 +15,20 @@ from ngram_mlp.models.metrics import evaluation_mode
 from ngram_mlp.models.sampling import learns_text, sample_batched
 from runlab import printable
 
-NAME, TEXT = 50, 500  # tokens at which a sample is cut
-MOST_POINTS = 10_000  # of an embedding, which TensorBoard's projector shows
+NAME, TEXT = 50, 500  # tokens after which a sample is cut
+MOST_POINTS = 10_000  # of an embedding, in TensorBoard's projector
 
 
 class SampledNames(Quantity):
-    """Samples names, or a text from a network that learns one, as text in the loggers, when histograms are due.
+    """Logs sampled names, or a text from a network that learns one, when histograms are due.
 
-    At the end it logs `words/novel`, the fraction of many names that is not among the training words.
+    At the end it logs `words/novel`, the fraction of many sampled names that are not among the training words.
 
     Args:
         every_n_updates: as `Intervals.parse` reads it.
-        num: how many names each time.
-        num_at_end: how many names decide the fraction.
-        seed: of the callback's own generator, the same each time, so that names differ by the network alone.
+        num: the number of names each time.
+        num_at_end: the number of names for the fraction.
+        seed: seeds the callback's generator each time, so that only the network changes the names.
     """
 
     def __init__(self, every_n_updates: str = "default", num: int = 20, num_at_end: int = 1_000, seed: int = 0) -> None:
@@ -58,22 +58,22 @@ class SampledNames(Quantity):
 
 
 class EmbeddingView(Quantity):
-    """The network's first `torch.nn.Embedding` after the update: labelled points, and TensorBoard's projector."""
+    """Shows the network's first `torch.nn.Embedding` after the update: as labelled points and in the projector."""
 
     def draw(self, model: LanguageModel, recorder: Recorder) -> None:
         table = next((module for module in model.network.modules() if isinstance(module, nn.Embedding)), None)
         if table is not None and table.weight.isfinite().all():
             from ngram_mlp.diagnostics.figures import embedding_figure
 
-            rows = table.weight[:MOST_POINTS].detach().cpu()  # the most frequent words, where tokens are words
+            rows = table.weight[:MOST_POINTS].detach().cpu()  # the most frequent words, if tokens are words
             labels = [printable(token) or "(start)" for token in model.vocabulary[:MOST_POINTS]]
             recorder.figure("embedding", embedding_figure(rows, labels))
             if recorder.writers:
                 self._project(rows, labels, recorder)
 
     def _project(self, rows: Tensor, labels: Sequence[str], recorder: Recorder) -> None:
-        """Writes what TensorBoard's projector reads."""
-        rows = nn.functional.pad(rows, (0, max(0, 3 - rows.shape[1])))  # of two dimensions it shows nothing
+        """Writes the files that TensorBoard's projector reads."""
+        rows = nn.functional.pad(rows, (0, max(0, 3 - rows.shape[1])))  # it shows nothing below three dimensions
         table = "\n".join("\t".join(f"{value:.6g}" for value in row) for row in rows.tolist())
         recorder.file("projector/vectors.tsv", table)
         recorder.file("projector/labels.tsv", "\n".join(labels))

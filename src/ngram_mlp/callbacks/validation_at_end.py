@@ -1,4 +1,4 @@
-"""A run's last validation, where no interval ends with the run."""
+"""Validates after the last update of a run."""
 
 from typing import Any
 
@@ -9,12 +9,9 @@ from runlab import updates_of
 
 
 class ValidationAtEnd(Callback):
-    """Has the trainer validate after the last update of the run, whatever `val_check_interval` is.
+    """Stops the trainer after the run's last update, which makes it validate, whatever `val_check_interval` is."""
 
-    A trainer that is told to stop validates before it does.
-    """
-
-    update_calls = Calls()  # it is called after the last update in any case
+    update_calls = Calls()  # called after the last update in any case
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -1,4 +1,4 @@
-"""The network judged before its first update, and what came of it judged at the end."""
+"""Judges the network before its first update, and the training at its end."""
 
 import json
 import math
@@ -32,28 +32,27 @@ from ngram_mlp.diagnostics.verdicts import Verdict, as_json, as_markdown, as_tab
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.metrics import evaluation_mode
 
-# The share of its highest below which a learning rate is one that a schedule lets end: that little moves then is no
-# fault of the network.
+# A learning rate below this fraction of its maximum is near the end of its schedule: small updates are then expected.
 LOWERED = 0.099
 
 
 class InitializationCheck(Callback):
     """Judges the initial network, its learning rate and its data: on the console, in the loggers, in `preflight.json`.
 
-    Where the data come from no `NGramDataModule`, it judges by the minibatch of update 0 alone.
+    If the data do not come from an `NGramDataModule`, it judges from the minibatch of update 0 alone.
 
     Args:
-        console: where the table is printed; by default standard output.
+        console: where to print the table; by default standard output.
         saturation: the abs(tanh) above which a unit is saturated.
     """
 
-    update_calls = Calls(around=(sys.maxsize,))  # of which 0 is a multiple
+    update_calls = Calls(around=(sys.maxsize,))  # 0 is a multiple of it
 
     def __init__(self, console: Console | None = None, saturation: float = SATURATION) -> None:
         self._console = console or Console()
         self._saturation = saturation
 
-    # Not while training, since a callback whose trial of some updates reads gradients then has all engines keep them.
+    # Not in a training hook: the trial reads gradients, and engines keep gradients for training hooks that read them.
     def on_train_start(self, trainer: Any, pl_module: LightningModule) -> None:
         if trainer.global_step or not isinstance(trainer.datamodule, NGramDataModule):
             return
@@ -81,14 +80,14 @@ class InitializationCheck(Callback):
 
 
 class TrainingVerdicts(Quantity):
-    """Judges what came of the training: on the console, in the loggers, in `verdicts.json`.
+    """Judges the training at its end: on the console, in the loggers, in `verdicts.json`.
 
-    It needs the callbacks `Losses` and `Outcome`, which come before `Inspect` in the trainer's list.
+    Needs the callbacks `Losses` and `Outcome`, which must come before `Inspect` in the trainer's list.
 
     Args:
         every_n_updates: as `Intervals.parse` reads it.
         saturation: the abs(tanh) above which a unit is saturated.
-        console: where the table is printed; by default standard output.
+        console: where to print the table; by default standard output.
     """
 
     def __init__(

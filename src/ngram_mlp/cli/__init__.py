@@ -1,8 +1,8 @@
-"""The commands behind `scripts/`, one file each, and what they share; only here is known how an option is typed.
+"""The commands behind `scripts/`, one file each, and their shared code; only this package knows option syntax.
 
-Machinery: a new model, callback or corpus needs no change here, since its arguments become options by themselves.
+Internals: a new model, callback or corpus needs no change here, because its arguments become options automatically.
 """
 
 import logging
 
-logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of a missing home as it is imported
+logging.getLogger("matplotlib").setLevel(logging.ERROR)  # hides a warning about a missing home directory

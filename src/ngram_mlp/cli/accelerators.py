@@ -1,4 +1,4 @@
-"""Which accelerator trains where the choice is left to this package."""
+"""Chooses the accelerator if the user leaves the choice to this package."""
 
 import logging
 
@@ -7,19 +7,15 @@ from torch import nn
 
 log = logging.getLogger(__name__)
 
-# The multiplications in a forward pass from which a GPU pays, measured by benchmarks/accelerators.py. Eager updates of
-# a smaller network are bound by launching a hundred kernels, and the fused engine takes as long or less on a CPU.
+# A GPU pays from this many multiplications per forward pass (benchmarks/accelerators.py). In smaller networks,
+# launching a hundred kernels dominates an eager update, and the fused engine is at least as fast on a CPU.
 GPU_PAYS_FROM = 50_000_000
 
 
 def resolve_accelerator(accelerator: str, devices: int | str | list[int], network: nn.Module, batch_size: int) -> str:
-    """The accelerator for `auto`: the CPU for networks that are too small to pay on a GPU, else Lightning's choice.
+    """Returns the accelerator for `auto`: the CPU for networks too small to pay on a GPU, else Lightning's choice.
 
-    Args:
-        accelerator: as Lightning's trainer takes it; whatever else it names, is taken.
-        devices: as Lightning's trainer takes them; where several are asked for, Lightning chooses.
-        network: which is to be trained.
-        batch_size: the examples in a minibatch.
+    Any other accelerator is returned unchanged. If several devices are requested, Lightning chooses.
     """
     if (
         accelerator != "auto"

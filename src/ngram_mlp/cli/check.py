@@ -17,7 +17,7 @@ from runlab import UserError, command
 
 
 class CheckCLI(TrainCLI):
-    """The same options as for training, and a file for the verdicts."""
+    """Parses the options of training, and a file for the verdicts."""
 
     description = "Judges the network of a run before its first update; exit status 1 if something is bad."
 
@@ -28,7 +28,7 @@ class CheckCLI(TrainCLI):
 
 @command
 def main(default_config: Path, args: Sequence[str] | None = None) -> None:
-    """Prints the verdicts on the network of a run; takes the arguments of `scripts/train.py`."""
+    """Prints the verdicts on a run's network; takes the arguments of `scripts/train.py`."""
     console = open_console()
     cli = CheckCLI(args, default_config)
     if cli.resume_point is not None:
@@ -54,7 +54,7 @@ def main(default_config: Path, args: Sequence[str] | None = None) -> None:
 
 
 def _updates(trainer: Any, minibatches: int) -> int:
-    """The updates of a run with these options of a trainer and so many minibatches in an epoch."""
+    """Returns the updates of a run with these trainer options and this many minibatches per epoch."""
     limit = trainer.limit_train_batches
     minibatches = int(minibatches * limit) if isinstance(limit, float) else min(minibatches, limit or minibatches)
     each = -(-minibatches // trainer.accumulate_grad_batches)

@@ -1,11 +1,11 @@
-"""`ngram-mlp compare`: trains recipes with several seeds, side by side, and compares them with error bars."""
+"""`ngram-mlp compare`: trains recipes with several seeds side by side, and compares them with error bars."""
 
 from collections.abc import Sequence
 
 from ngram_mlp.places import PACKAGE
 from runlab import Script, compare
 
-# Snapshots are for looking at one run, so they are off unless an option asks for them.
+# Snapshots serve to inspect a single run, so they are off unless an option asks for them.
 TRAINING = Script(PACKAGE / "cli" / "train.py", ("--observe.every_n_updates", "off"), "ngram_mlp.cli.server")
 
 

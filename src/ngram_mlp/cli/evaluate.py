@@ -1,4 +1,4 @@
-"""`scripts/evaluate.py`: the table of a checkpoint's losses."""
+"""`scripts/evaluate.py`: prints a table of a checkpoint's losses."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -64,7 +64,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _print_evaluated(console: Console, model: LanguageModel, data: NGramDataModule, statistics: str) -> None:
-    """Prints the metrics by split; with all statistics, also how far the running estimates have drifted."""
+    """Prints the metrics by split; with all statistics, also the drift of the running estimates."""
     wanted = [name for name in STATISTICS if statistics in ("all", name)]
     print_metrics(console, {name: evaluate_splits(model.network, data.splits, name) for name in wanted})
     if statistics != "all":
@@ -78,11 +78,11 @@ def _print_evaluated(console: Console, model: LanguageModel, data: NGramDataModu
 
 
 def _data(model: LanguageModel, corpus: str, data_dir: str | None) -> NGramDataModule:
-    """A corpus in the tokens of a model; raises a UserError where it has other characters."""
+    """Returns a corpus in a model's tokens; raises a UserError if its characters differ from the model's."""
     tokenizer = Tokenizer(model.vocabulary)
     unit: Unit = "text" if tokenizer.is_text else "line"
     data = NGramDataModule(corpus, model.block_size, data_dir=data_dir, unit=unit, tokens=tokenizer.tokens)
-    if tokenizer.tokens == "words":  # of which those that the model does not know are one token
+    if tokenizer.tokens == "words":  # unknown words share one token
         data.tokenizer = tokenizer
     elif data.vocabulary != model.vocabulary:
         found, own = shortened("".join(data.vocabulary)), shortened("".join(model.vocabulary))
@@ -91,9 +91,9 @@ def _data(model: LanguageModel, corpus: str, data_dir: str | None) -> NGramDataM
 
 
 def _print_mixed(console: Console, model: LanguageModel, data: NGramDataModule, share: float) -> None:
-    """Prints the losses of a network, of the best counted model, and of both mixed, by split.
+    """Prints the losses of the network, of the best counted model, and of their mixture, by split.
 
-    The counted models are those of Kneser and Ney; the best is chosen by its loss on `val`. Mixed are probabilities.
+    The counted models are Kneser-Ney models; the best is chosen by its loss on `val`. The mixture is of probabilities.
     """
     splits = data.splits
     counted = CountedNGrams(splits["train"], len(data.tokenizer))
@@ -101,7 +101,7 @@ def _print_mixed(console: Console, model: LanguageModel, data: NGramDataModule, 
     columns = (Column(name, justify="right") for name in ("network", f"{order + 1}-grams", "mixed"))
     title = f"loss (perplexity): the network, counted by Kneser-Ney, and {share:g} of that mixed in"
     table = Table("split", *columns, title=title, title_justify="left")
-    for name in ("val", "test"):  # of the split in which n-grams are counted, that model knows too much
+    for name in ("val", "test"):  # not `train`, where the n-grams are counted
         own = target_probabilities(model, SplitBatches(splits[name]))
         other = counted.kneser_ney(splits[name])[order]
         losses = (float(-np.log(p).mean()) for p in (own, other, (1 - share) * own + share * other))
@@ -110,7 +110,7 @@ def _print_mixed(console: Console, model: LanguageModel, data: NGramDataModule, 
 
 
 def print_metrics(console: Console, rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
-    """Prints the metrics by statistics and split, a line each; the statistics have a column if there are several."""
+    """Prints the metrics by statistics and split, one line each; several statistics get a column."""
     several = len(rows) > 1
     known = {name for metrics in rows.values() for values in metrics.values() for name in values}
     train = next(iter(next(iter(rows.values())).values()))

@@ -1,4 +1,4 @@
-"""What a resumed run may change, and whether a checkpoint belongs to it at all."""
+"""Checks whether a checkpoint belongs to a run, and what the resumed run may change."""
 
 import json
 import logging
@@ -18,23 +18,22 @@ from runlab import Checkpoint, UserError, cannot_resume, changed_options
 log = logging.getLogger(__name__)
 
 MOST_THREADS = 1024
-OF_A_SHAPE = ("momentum_buffer", "exp_avg", "exp_avg_sq")  # what an optimizer keeps in the shape of a parameter
+OF_A_SHAPE = ("momentum_buffer", "exp_avg", "exp_avg_sq")  # optimizer state in the shape of a parameter
 RATES = ("model.optimizer.lr", "model.lr_scheduler")
-# What may change: how long and how a run is watched, the learning rates to come, and where its files are: the corpus is
-# known by its hash.
+# Options that a resumed run may change; files may have moved, as the corpus is known by its hash.
 CHANGEABLE = ("trainer", "checkpoint_every", *RATES, "engine", "observe", "statistics")
 PLACES = ("name", "runs_dir", "data.corpus", "data.data_dir", "ckpt_path", "resume")
 
 
 def engine_renamed(words: Sequence[str]) -> list[str]:
-    """The arguments with `--engine` in the place of the `--model.engine` of version 0.2."""
+    """Returns the arguments with the `--model.engine` of version 0.2 renamed to `--engine`."""
     if any(word.split("=")[0] == "--model.engine" for word in words):
         log.info("--model.engine is --engine now; taken as that")
     return [re.sub(r"^--model\.engine(?==|$)", "--engine", word) for word in words]
 
 
 def with_engine(file: str, given: dict[str, Any]) -> str:
-    """A configuration file, or its content as JSON with `engine` where 0.2 had it among the model's arguments."""
+    """Returns a configuration file, or its content as JSON after moving 0.2's `model.engine` to `engine`."""
     model = given.get("model")
     for group in (model, model.get("init_args") if isinstance(model, dict) else None):
         if isinstance(group, dict) and "engine" in group:
@@ -47,11 +46,11 @@ def with_engine(file: str, given: dict[str, Any]) -> str:
 def check_checkpoint(checkpoint: Checkpoint, configuration: str, model: LanguageModel, data: NGramDataModule) -> None:
     """Checks that a run with this configuration, model and data can resume from a checkpoint.
 
-    Everything in it is loaded once, so that what does not fit is found before the run's folder is touched. Learning
-    rates that are given anew are written into it, as they are at its update.
+    Loads everything in it once, so that a mismatch is found before the run's folder is touched. If learning rates were
+    changed, writes their values at the checkpoint's update into it.
 
     Raises:
-        UserError: it does not belong to them, or something is asked for that can no longer be changed.
+        UserError: the checkpoint does not belong to the run, or the run changes an option that cannot be changed.
     """
     changed = changed_options(checkpoint, json.loads(configuration), CHANGEABLE, PLACES)
     data.refuse_another_corpus(stream_of(checkpoint)["corpus"])
@@ -66,7 +65,7 @@ def check_checkpoint(checkpoint: Checkpoint, configuration: str, model: Language
 
 
 def _load_once(checkpoint: Checkpoint, model: LanguageModel) -> None:
-    """Raises one of several errors where parts of a checkpoint are absent, do not fit the model or each other."""
+    """Raises one of several errors if parts of a checkpoint are absent, or do not fit the model or each other."""
     if checkpoint.model != type(model).__name__ or checkpoint.hyperparameters != model.hparams:
         raise ValueError("its model is not that of its configuration")
     load_weights(model, checkpoint.weights)
@@ -91,7 +90,7 @@ def _load_once(checkpoint: Checkpoint, model: LanguageModel) -> None:
 
 
 def _check_state(optimizer: Optimizer) -> None:
-    """Raises a ValueError where the state loaded into an optimizer does not fit its parameters."""
+    """Raises a ValueError if the state loaded into an optimizer does not fit its parameters."""
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
             expected = parameter.shape if key in OF_A_SHAPE else ()
@@ -104,7 +103,7 @@ def _renew_rates(checkpoint: Checkpoint, model: LanguageModel) -> None:
     optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]
     scheduler = schedule["scheduler"]
     if schedule["interval"] == "step":
-        optimizer._opt_called = True  # what a schedule checks before its first step
+        optimizer._opt_called = True  # a schedule checks this before its first step
         for _ in range(checkpoint.update):
             scheduler.step()
     saved_groups = checkpoint.content["optimizer_states"][0]["param_groups"]

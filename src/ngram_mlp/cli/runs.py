@@ -1,4 +1,4 @@
-"""`ngram-mlp runs`: lists runs, what differs between them, and what came of each."""
+"""`ngram-mlp runs`: lists runs, how they differ, and their results."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""`scripts/sample.py`: words, or a text, from a checkpoint alone."""
+"""`scripts/sample.py`: samples words or a text from a checkpoint alone."""
 
 import sys
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from runlab import Parser, command, printable, read_checkpoint, require_at_least
 
 @command
 def main(args: Sequence[str] | None = None) -> None:
-    """Prints sampled words, one a line, or a text of a network that has learned one, which knows line breaks."""
+    """Prints sampled words, one per line, or a text with its line breaks from a network that has learned one."""
     parser = Parser(description="Samples words from a checkpoint, one a line, or a text from one that has learned it.")
     add = parser.add_argument
     add("--ckpt_path", type=str, required=True, help="The checkpoint file, or the folder of its run.")

@@ -1,4 +1,4 @@
-"""`ngram-mlp search`: looks for the best recipe in a space, and tests whether it beats the recipe it started from."""
+"""`ngram-mlp search`: searches a space for the best recipe, and tests whether it beats the recipe it started from."""
 
 from collections.abc import Sequence
 
@@ -7,5 +7,5 @@ from runlab import search_command
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Searches, or resumes a search."""
+    """Starts or resumes a search."""
     search_command(TRAINING, args)

@@ -1,4 +1,4 @@
-"""From a parsed command line to a run that is ready to train: its checkpoint, folder, callbacks and trainer."""
+"""Turns a parsed command line into a run ready to train: its checkpoint, folder, callbacks and trainer."""
 
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -46,28 +46,28 @@ class Run:
     """A run that is ready to train."""
 
     trainer: Any  # with all callbacks
-    outcome: callbacks.Outcome  # three of them
+    outcome: callbacks.Outcome  # outcome, losses and engine are three of the callbacks
     losses: callbacks.Losses
     engine: MultiStep
-    engine_before: str | None  # that trained it before an interruption
-    folder: Path  # its own, locked
-    checkpoint: Path | None  # which it resumes from
-    is_new: bool  # whether the folder was made for it
-    undo: Callable[[], None] | None  # gives a resumed one its configuration back
+    engine_before: str | None  # the engine before an interruption
+    folder: Path  # locked by this run
+    checkpoint: Path | None  # the one it resumes from
+    is_new: bool  # whether the folder was created for it
+    undo: Callable[[], None] | None  # restores a resumed run's configuration
 
 
 def start_run(cli: TrainCLI, console: Console, resources: ExitStack) -> Run:
-    """Checks all that can be checked, then makes the folder and the trainer; `resources` is to be closed after the run.
+    """Checks all it can, then creates the folder and the trainer; the caller closes `resources` after the run.
 
     Raises:
-        UserError: something does not fit; a new folder is gone again then, and an old one is as it was.
+        UserError: something does not fit; a new folder is then removed again, and an old one is unchanged.
     """
     config, data, point = cli.config, cli.datamodule, cli.resume_point
-    data.begin_stream()  # where the model's constructor left the generator
+    data.begin_stream()  # from the state in which the model's constructor left the generator
     _refuse_model(cli.model, data.batch_size, config.statistics)
-    _ = data.splits  # a corpus that cannot be split is refused before the run has a folder
+    _ = data.splits  # rejects a corpus that cannot be split before the run has a folder
     config.data.corpus = data.corpus.name  # config.yaml names the corpus that `auto` found
-    config.ckpt_path = config.resume = None  # and describes the whole run, wherever it was interrupted
+    config.ckpt_path = config.resume = None  # and describes the whole run, interrupted or not
     saved, configuration = cli.configuration("json"), cli.configuration()
     checkpoint = point.checkpoint if point else None
     if checkpoint:
@@ -75,7 +75,7 @@ def start_run(cli: TrainCLI, console: Console, resources: ExitStack) -> Run:
         refuse_finished(point.folder if point else None, checkpoint, config.trainer)
         _refuse_no_training(config.trainer)
     old = point.folder if point and not rank() else None
-    if rank():  # only the first process writes what is to stay
+    if rank():  # only the first process writes permanent files
         folder = Path(resources.enter_context(TemporaryDirectory(ignore_cleanup_errors=True)))
     else:
         folder = old or claim_run_folder(config.runs_dir, config.name)
@@ -101,7 +101,7 @@ def start_run(cli: TrainCLI, console: Console, resources: ExitStack) -> Run:
 def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, chosen: list[Callback]) -> Any:
     if cli.config.trainer.barebones:
         raise UserError("a run is logged, shown and saved; leave it out, or train in Python", barebones=True)
-    given: dict[str, Any] = {"enable_autolog_hparams": False}  # `Hyperparameters` logs more, and once
+    given: dict[str, Any] = {"enable_autolog_hparams": False}  # `Hyperparameters` logs more, and only once
     if cli.config.trainer.logger in (None, True):
         given["logger"] = TensorBoardLogger(folder.parent, "", folder.name, default_hp_metric=False)
     if cli.config.trainer.default_root_dir is None:
@@ -115,13 +115,13 @@ def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, c
         trainer: Any = cli.build_trainer(**given)
     except UserError:
         raise
-    except (ValueError, TypeError, ImportError, OverflowError) as error:  # about its options, in Lightning's words
+    except (ValueError, TypeError, ImportError, OverflowError) as error:  # Lightning's messages about options
         raise UserError(f"--trainer: {' '.join(str(error).split())}; choose another value") from error
     for callback in trainer.callbacks:
         if isinstance(callback, RunCheckpoints):
             trainer.callbacks = callback.in_order(trainer.callbacks)
     _refuse_other_starts(trainer)
-    if trainer.strategy.root_device.type == "cpu":  # a GPU says itself what it lacks
+    if trainer.strategy.root_device.type == "cpu":  # a GPU reports missing memory itself
         _refuse_what_does_not_fit(cli.model, cli.datamodule.batch_size)
     _refuse_callbacks(trainer, cli.model)
     cli.datamodule.refuse_unequal_parts(trainer.world_size)
@@ -134,7 +134,7 @@ def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, c
 
 
 def _refuse_no_training(options: Any) -> None:
-    """Raises a UserError where a resumed run would not be trained, and its results be written anew."""
+    """Raises a UserError for options with which a resumed run would not train, but would rewrite its results."""
     reason = "the resumed run would not be trained; leave it out"
     if options.fast_dev_run:
         raise UserError(reason, **{"trainer.fast_dev_run": options.fast_dev_run})
@@ -143,7 +143,7 @@ def _refuse_no_training(options: Any) -> None:
 
 
 def _refuse_other_starts(trainer: Any) -> None:
-    """Raises a UserError where a strategy starts processes that do not begin with this command."""
+    """Raises a UserError if the strategy starts processes other than by running this command again."""
     strategy = trainer.strategy
     starts = getattr(strategy, "_start_method", "popen")
     if starts != "popen" or not (isinstance(strategy, DDPStrategy) or trainer.world_size == 1):
@@ -152,8 +152,8 @@ def _refuse_other_starts(trainer: Any) -> None:
 
 
 def _refuse_model(model: LanguageModel, batch_size: int, statistics: StatisticsName) -> None:
-    """Raises a UserError for a model that cannot be trained or evaluated so, or not by `train.py`."""
-    if not model.automatic_optimization:  # its updates could not be counted, and a run not resumed
+    """Raises a UserError for a model that cannot be trained or evaluated with these options, or not by `train.py`."""
+    if not model.automatic_optimization:  # its updates cannot be counted, nor its run resumed
         name = type(model).__name__
         raise UserError(f"{name} optimizes manually; leave that to Lightning, or train with a Trainer", model=None)
     require_batch_norm(model.network, statistics)
@@ -162,20 +162,20 @@ def _refuse_model(model: LanguageModel, batch_size: int, statistics: StatisticsN
 
 
 def _refuse_what_does_not_fit(model: LanguageModel, batch_size: int) -> None:
-    """Raises a UserError for minibatches that take more memory than there is, before they take it."""
+    """Raises a UserError for minibatches that need more memory than there is, before they take it."""
     there, parameters = bytes_of_memory(), sum(parameter.nbytes for parameter in model.network.parameters())
-    if 10 * batch_size * model.block_size * parameters < there:  # more than any network takes; to know takes 0.3 s
+    if 10 * batch_size * model.block_size * parameters < there:  # more than any network takes; the estimate takes 0.3 s
         return
-    with suppress(NotImplementedError, RuntimeError):  # a network of one's own that needs numbers
+    with suppress(NotImplementedError, RuntimeError):  # a user's network that needs real data
         needed = bytes_of_an_update(model, batch_size)
         if needed > there:
             size = f"an update takes about {needed / 1e9:,.0f} GB, and there are {there / 1e9:,.0f} GB"
-            remedy = f"give {batch_size * there / needed / 2:.0e}"  # which is taken for a whole number
+            remedy = f"give {batch_size * there / needed / 2:.0e}"  # the parser accepts 1e+03 as an integer
             raise UserError(f"{size}; {remedy}", batch_size=batch_size)
 
 
 def _refuse_callbacks(trainer: Any, model: LanguageModel) -> None:
-    """Raises a UserError for a callback of Lightning's that would end a run with a traceback."""
+    """Raises a UserError for a Lightning callback that would end the run with a traceback."""
     for callback in trainer.callbacks:
         if isinstance(callback, LearningRateFinder) and not (hasattr(model, "lr") or hasattr(model, "learning_rate")):
             reason = "needs a model with an attribute lr or learning_rate; compare several rates"
@@ -183,7 +183,7 @@ def _refuse_callbacks(trainer: Any, model: LanguageModel) -> None:
 
 
 def _callbacks(cli: TrainCLI, folder: Path, saved: str, console: Console) -> list[Callback]:
-    """What is present in every run, unless it was asked not to be."""
+    """Returns the callbacks of every run, except those that options turn off."""
     config, observe = cli.config, cli.config.observe
     every, layers, saturation = observe.every_n_updates, observe.layers, observe.saturation
     autolog = config.trainer.enable_autolog_hparams
@@ -223,9 +223,9 @@ def _callbacks(cli: TrainCLI, folder: Path, saved: str, console: Console) -> lis
 
 
 def _hyperparameters(cli: TrainCLI) -> dict[str, Any]:
-    """What the loggers get: everything about model and data, nothing about the trainer."""
+    """Returns the hyperparameters for the loggers: all of model and data, none of the trainer."""
     init_args, own = cli.config.model.init_args.as_dict(), dict(cli.model.hparams)
-    if isinstance(own["vocabulary"], list):  # of words there may be thousands
+    if isinstance(own["vocabulary"], list):  # there may be thousands of words
         own["vocabulary"] = len(own["vocabulary"])
     return {
         "model": {"class": type(cli.model).__name__, **own},

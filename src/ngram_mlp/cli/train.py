@@ -1,4 +1,4 @@
-"""`scripts/train.py`: trains a model, and reports what came out."""
+"""`scripts/train.py`: trains a model, and reports the results."""
 
 import json
 from collections.abc import Sequence
@@ -37,12 +37,12 @@ from runlab import (
 )
 
 FIT_LOOP = "pytorch_lightning.loops.fit_loop"
-Logger.register(LitLogger)  # it derives from Fabric's Logger alone, so that the parser would refuse it
+Logger.register(LitLogger)  # it derives from Fabric's Logger only, so the parser would reject it
 
 
 @command
 def main(default_config: Path, args: Sequence[str] | None = None) -> None:
-    """Trains as `default_config` says, changed by the arguments, by default those of the process."""
+    """Trains with `default_config`, overridden by the arguments, by default those of the process."""
     console = open_console()
     cli = TrainCLI(args, default_config)
     with ExitStack() as resources, quiet_threads():
@@ -60,10 +60,7 @@ def main(default_config: Path, args: Sequence[str] | None = None) -> None:
 
 
 def _refuse_mistakes(run: Run, error: BaseException) -> None:
-    """Raises a UserError for an option that Lightning refuses where training begins or has begun.
-
-    As an EarlyStopping whose metric nothing logs, or an interval of validation that is longer than an epoch.
-    """
+    """Raises a UserError for what Lightning rejects late, e.g. an unlogged metric or too long a validation interval."""
     *_, (frame, _) = walk_tb(error.__traceback__)
     origin = str(frame.f_globals.get("__name__"))
     if origin == FIT_LOOP and isinstance(error, ValueError):
@@ -78,7 +75,7 @@ def _refuse_mistakes(run: Run, error: BaseException) -> None:
 
 
 def _introduce(cli: TrainCLI, run: Run, console: Console) -> None:
-    """Prints what is about to be trained, on what, where."""
+    """Prints the model, the corpus, the run's folder and the device."""
     data, corpus = cli.datamodule, cli.datamodule.corpus
     if data.requested_corpus == "auto" and corpus.name == "sample":
         warning = (
@@ -96,7 +93,7 @@ def _introduce(cli: TrainCLI, run: Run, console: Console) -> None:
 
 
 def _report(cli: TrainCLI, run: Run, console: Console) -> None:
-    """Writes metrics.json and samples.txt, and prints the table, ten sampled names or a text, and what to do next."""
+    """Writes metrics.json and samples.txt; prints the table, ten sampled names or a text, and where to view the run."""
     updates, outcome, metrics = run.trainer.global_step, run.outcome, run.outcome.metrics
     speed = outcome.updates / outcome.seconds
     record: dict[str, Any] = metrics | {
@@ -112,7 +109,7 @@ def _report(cli: TrainCLI, run: Run, console: Console) -> None:
     num = 10 if cli.datamodule.unit == "line" else 1
     samples = [sample for sample, _ in sample_one_by_one(cli.model.eval(), num, generator)]
     write_atomically(run.folder / "samples.txt", ("\n".join(samples) + "\n").encode())
-    # Last, as it says that the run is finished.
+    # Last, because it marks the run as finished.
     write_atomically(run.folder / "metrics.json", (json.dumps(record, indent=2) + "\n").encode())
 
     print_metrics(console, {cli.config.statistics: metrics | _best(run)})
@@ -124,7 +121,7 @@ def _report(cli: TrainCLI, run: Run, console: Console) -> None:
 
 
 def _best(run: Run) -> dict[str, dict[str, float]]:
-    """The validation of the best checkpoint, unless that is the last one: a row of the table."""
+    """Returns the best checkpoint's validation as a row of the table, unless it is the last checkpoint."""
     for callback in run.trainer.callbacks:
         if isinstance(callback, RunCheckpoints) and callback.best and callback.best[0] != run.trainer.global_step:
             update, metrics = callback.best
@@ -135,7 +132,7 @@ def _best(run: Run) -> dict[str, dict[str, float]]:
 
 
 def _where_to_look(logger: Any) -> str:
-    """What shows the curves of a run that logged to this logger: a command, an address, a file, or what it tells."""
+    """Returns where to view the curves of a run that logged to this logger: a command, an address, a file or a name."""
     if isinstance(logger, TensorBoardLogger):
         return as_typed([str(program("tensorboard")), "--logdir", logger.log_dir])
     if isinstance(logger, CSVLogger):
@@ -152,28 +149,28 @@ def _where_to_look(logger: Any) -> str:
 
 
 def _report_interruption(run: Run, console: Console, error: BaseException) -> None:
-    """Says how an interrupted run is resumed, and turns what ended it into one line where it was no bug."""
+    """Prints how to resume an interrupted run, and turns its cause into one line, unless it was a bug."""
     last = run.folder / LAST
     if run.is_new and not last.exists() and not len(run.losses):
         remove_folder(run.folder)  # a run that never began leaves nothing behind
     if run.undo and not any(isinstance(one, RunCheckpoints) and one.saved_update for one in run.trainer.callbacks):
-        run.undo()  # it has not resumed
-    if isinstance(error, SystemExit):  # a signal's
+        run.undo()  # it never resumed
+    if isinstance(error, SystemExit):  # from a signal
         by = f" by {error.name}" if isinstance(error, Interrupted) else ""
         where = f"the run is in {run.folder}" if run.folder.exists() else "nothing was saved yet"
         console.print(f"interrupted{by} at update {run.trainer.global_step}; {where}")
-    if isinstance(error, Diverged):  # its weights are of no use, but its curve shows how it came to that
+    if isinstance(error, Diverged):  # its weights are useless, but its curve shows how it diverged
         if (curve := run.folder / "figures" / "loss.png").exists():
             console.print(f"curve   {curve}")
     elif last.exists():
         console.print(f"resume with: {as_typed([*called(), '--resume', str(run.folder)])}")
     if isinstance(error, SystemExit):
-        # Lightning's own exceptions have status 1 for Ctrl-C and none for SIGTERM.
+        # Lightning's own exceptions exit with 1 on Ctrl-C and with no status on SIGTERM.
         raise SystemExit(130 if error.code == 1 else error.code or 143) from None
     restored = run.trainer.train_dataloader is not None
     if run.checkpoint and not restored and not isinstance(error, (UserError, OSError)):
         raise cannot_resume(run.checkpoint, error) from error
 
 
-if __name__ == "__main__":  # as a study calls it where there is no scripts/train.py
+if __name__ == "__main__":  # a study runs this file if there is no scripts/train.py
     main(DEFAULT_CONFIG)

@@ -1,4 +1,4 @@
-"""The LightningCLI of this package: from arguments to a model and its data. A trainer is built when a run starts."""
+"""Builds a model and its data from arguments, with LightningCLI; the trainer is built when a run starts."""
 
 import os
 import re
@@ -25,7 +25,7 @@ from ngram_mlp.diagnostics.batch_norm_statistics import StatisticsName
 from ngram_mlp.diagnostics.statistics import SATURATION
 from ngram_mlp.models import (
     LanguageModel,
-    schedules,  # noqa: F401  # so that the parser knows WarmupCosine by its name
+    schedules,  # noqa: F401  # so that the parser finds WarmupCosine by name
 )
 from runlab import (
     Parser,
@@ -40,7 +40,7 @@ from runlab import (
 )
 
 GROUPS = ("model", "data", "trainer", "observe")
-RECIPE = ("model", "data", "seed_everything")  # options by which a run is named
+RECIPE = ("model", "data", "seed_everything")  # options whose changes name a run
 USAGE = "%(prog)s [--config FILE] [--OPTION VALUE ...]"
 ABOUT_OPTIONS = (
     "An example: --model.n_hidden 300 --trainer.max_steps 50000. --model.help lists the options of the model, "
@@ -50,7 +50,7 @@ ABOUT_OPTIONS = (
 
 
 class TrainCLI(LightningCLI):
-    """A single command without subcommands, whose model and data are as the arguments say."""
+    """Parses a single command without subcommands, and builds its model and data."""
 
     description = "Trains a character-level n-gram MLP."
     model: LanguageModel
@@ -58,7 +58,7 @@ class TrainCLI(LightningCLI):
 
     def __init__(self, args: Sequence[str] | None, default_config: Path) -> None:
         args = [*from_environment(GROUPS), *(sys.argv[1:] if args is None else args)]
-        if args and args[-1] == "--model.help":  # of the model that is trained by default, not of the shared class
+        if args and args[-1] == "--model.help":  # of the default model, not of the shared class
             args = [*args[:-1], "--model.help=BatchNormMLP"]
         args, self.resume_point = split_arguments(engine_renamed(args), with_engine)
         self._typed = args
@@ -68,7 +68,7 @@ class TrainCLI(LightningCLI):
             raise UserError(f"{default_config} cannot be read; change its rights")
         about = f"{self.description} {ABOUT_OPTIONS}"
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SampleCorpusWarning)  # `train.py` shows a panel
+            warnings.simplefilter("ignore", SampleCorpusWarning)  # `train.py` shows a panel instead
             super().__init__(
                 LanguageModel,
                 NGramDataModule,
@@ -79,7 +79,7 @@ class TrainCLI(LightningCLI):
                 args=args,
                 run=False,
                 auto_configure_optimizers=False,
-                # Hyperparameters are what the constructors receive, no configuration that names classes (promise 6).
+                # Hyperparameters are constructor arguments, not a configuration that names classes (promise 6).
                 load_from_checkpoint_support=False,
             )
 
@@ -133,7 +133,7 @@ class TrainCLI(LightningCLI):
             self.config.name = f"{self.config.name}/{words}"
 
     def _set_seed(self) -> None:
-        if self.config.seed_everything is True:  # a random one, which config.yaml names
+        if self.config.seed_everything is True:  # a random one, which config.yaml records
             self.config.seed_everything = secrets.randbelow(2**32)
         try:
             super()._set_seed()
@@ -141,7 +141,7 @@ class TrainCLI(LightningCLI):
             raise UserError(str(error), seed_everything=None) from error
 
     def _refuse_what_is_no_value(self) -> None:
-        """Refuses `null` for what has to be there, and values for groups, which a file can hold."""
+        """Raises a UserError if a required option is null, or if a group has a value, which a file can give it."""
         for group in GROUPS:
             if not isinstance(self.config.get(group), Namespace):
                 raise UserError(f"--{group}: is a group of options; set them one by one")
@@ -150,7 +150,7 @@ class TrainCLI(LightningCLI):
                 raise UserError(f"--{option}: give a name")
 
     def before_instantiate_classes(self) -> None:
-        """Refuses what would be overwritten without a word, and what would raise twice."""
+        """Raises a UserError for options that would be silently overwritten, or whose errors would raise twice."""
         for key in ("block_size", "vocabulary"):
             if (value := self.config.model.init_args.get(key)) is not None:
                 raise UserError(f"--model.{key} {value}: comes from the data; set --data.block_size or --data.corpus")
@@ -174,7 +174,7 @@ class TrainCLI(LightningCLI):
             super().instantiate_classes()
         except ValueError as error:
             cause: BaseException = error
-            while cause.__cause__ and not isinstance(cause, UserError):  # the parser wraps what a class has raised
+            while cause.__cause__ and not isinstance(cause, UserError):  # the parser wraps the error of a class
                 cause = cause.__cause__
             if isinstance(cause, UserError):
                 raise self._with_group(cause) from error
@@ -183,28 +183,28 @@ class TrainCLI(LightningCLI):
             raise UserError(about_memory(cause) or " ".join(str(cause).split())) from error
 
     def _with_group(self, error: UserError) -> UserError:
-        """The error with the group of its option, which may stand in a file, if only one has it."""
+        """Returns the error with the group of its option, if only one group has it; a file may set the option."""
         options = (name for name, _ in flattened(self.config.as_dict()))
         groups = [option.rpartition(".")[0] for option in options if option.endswith(f".{error.argument}")]
         return error.of_group(groups[0]) if len(groups) == 1 else error
 
     def instantiate_trainer(self, **_: Any) -> None:  # type: ignore[override]
-        """None yet: `build_trainer` makes it, when a run starts."""
+        """Does nothing: `build_trainer` builds the trainer when a run starts."""
 
     def build_trainer(self, **kwargs: Any) -> Trainer:
-        """The trainer that the arguments ask for; keyword arguments win over them."""
+        """Returns the trainer that the arguments ask for; keyword arguments take precedence."""
         trainer: Trainer = super().instantiate_trainer(**kwargs)
         _refuse_what_finds_nothing(trainer, self.model)
         return trainer
 
     def configuration(self, form: str = "yaml") -> str:
-        """All options with their values, which alone repeat the run."""
+        """Returns all options with their values, which suffice to repeat the run."""
         text = str(self.parser.dump(self.config, skip_unset=False, format=form))
         return re.sub(r"(?:\\u[dD][cC][89a-fA-F][0-9a-fA-F])+", _in_utf_8, text)
 
 
 def _refuse_what_finds_nothing(trainer: Any, model: Any) -> None:
-    """Raises a UserError for a callback that looks for something in a model that is not there."""
+    """Raises a UserError for a callback that is abstract, or that needs something the model does not have."""
     for callback in trainer.callbacks:
         name = type(callback).__name__
         if isinstance(callback, BackboneFinetuning) and not hasattr(model, "backbone"):
@@ -215,12 +215,12 @@ def _refuse_what_finds_nothing(trainer: Any, model: Any) -> None:
 
 
 def _in_utf_8(found: re.Match[str]) -> str:
-    """Bytes of a path that the locale could not decode, as UTF-8, which a file can hold."""
+    """Returns bytes of a path that the locale could not decode, decoded as UTF-8 so that a file can hold them."""
     return bytes(int(code[-2:], 16) for code in found[0].split("\\u")[1:]).decode("utf-8", "replace")
 
 
 def _plain(value: Any) -> Any:
-    """The values of a configuration, with Lightning's enumerations of words as the words that a dump can hold."""
+    """Returns the values of a configuration, with Lightning's string enumerations as strings that a dump can hold."""
     if isinstance(value, Namespace):
         for key, inner in vars(value).items():
             vars(value)[key] = _plain(inner)

@@ -1,4 +1,4 @@
-"""From a file to minibatches. For research: change the corpus, the contexts or how minibatches are drawn."""
+"""Turns a file into minibatches. For research: change the corpus, the contexts or how minibatches are drawn."""
 
 from ngram_mlp.data.corpus import Corpus, load_corpus
 from ngram_mlp.data.datamodule import NGramDataModule

@@ -1,4 +1,4 @@
-"""Where words or a text come from: a file, the notebooks' names (downloaded once), or the sample that is shipped."""
+"""Loads words or a text: from a file, the notebooks' names (downloaded once), or the shipped sample."""
 
 import hashlib
 import re
@@ -21,11 +21,11 @@ NAMES_SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d
 DOWNLOAD_SECONDS = 10.0
 DOWNLOAD_BYTES = 10_000_000
 LARGEST_FILE = 2**30
-LINE_END = re.compile("\r\n|[\n\r\x0b\x0c\x85\u2028\u2029]")  # as Unicode has them
+LINE_END = re.compile("\r\n|[\n\r\x0b\x0c\x85\u2028\u2029]")  # as Unicode defines them
 
 
 class SampleCorpusWarning(UserWarning):
-    """The run uses the shipped sample, because names.txt is absent and could not be downloaded."""
+    """Warns that the run uses the shipped sample, because names.txt is absent and could not be downloaded."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Corpus:
     Attributes:
         name: `names`, `sample` or the file's path.
         sha256: the hash of the file's bytes.
-        words: a line each; of a text the whole of it.
+        words: one per line; for a text, one item with all of it.
         unit: what is learned: each line by itself, or the text across its lines.
     """
 
@@ -45,13 +45,13 @@ class Corpus:
     unit: Unit = "line"
 
     def summary(self) -> dict[str, str | int]:
-        """What a run records about its corpus: name, hash and word count, or the unit."""
+        """Returns what a run records about its corpus: name, hash and word count, or the unit."""
         held: dict[str, str | int] = {"words": len(self.words)} if self.unit == "line" else {"unit": self.unit}
         return {"name": self.name, "sha256": self.sha256, **held}
 
 
 def load_corpus(corpus: str = "auto", data_dir: Path = DATA_DIR, unit: Unit = "line") -> Corpus:
-    """The corpus that `NGramDataModule` describes by this name or path; raises a UserError where there is none."""
+    """Returns the corpus of a name or path, as `NGramDataModule` describes; raises a UserError if there is none."""
     if not isinstance(corpus, (str, Path)):
         raise UserError("give auto, names, sample, or the path of a file with one word a line", corpus=None)
     if corpus == "auto":
@@ -70,7 +70,7 @@ def _read(name: str, path: Path, unit: Unit) -> Corpus:
     try:
         status = path.stat()
         readable = stat.S_ISREG(status.st_mode) and status.st_size <= LARGEST_FILE
-        # A file without a size, such as the kernel's, is not read: some never end.
+        # Files of size 0, such as the kernel's, are not read: some never end.
         content = path.read_bytes() if readable and status.st_size else b""
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
@@ -84,10 +84,10 @@ def _read(name: str, path: Path, unit: Unit) -> Corpus:
 
 
 def _parse(name: str, content: bytes, unit: Unit) -> list[str]:
-    """The lines without surrounding white space, or the one text as it is, in Unicode's composed form (NFC).
+    """Returns the stripped lines, or the text with line feeds as line ends, in Unicode's composed form (NFC).
 
-    Blank lines do not count as words, repeated words do. Without the form, an accent that is a character of its own in
-    some words and not in others would make two characters of one. All line ends of a text are line feeds.
+    Blank lines do not count as words; repeated words do. Without NFC, an accent that is a character of its own in only
+    some words would split one character into two.
     """
     try:
         text = content.decode("utf-8").removeprefix("\ufeff")
@@ -108,13 +108,13 @@ def _download_names(path: Path) -> None:
     except OSError as error:
         reason = getattr(error, "reason", None) or error
         if isinstance(error, urllib.error.HTTPError):
-            error.close()  # it holds the connection
+            error.close()  # it keeps the connection open
         message = f"{path} cannot be downloaded from {NAMES_URL} ({reason}); put it there, or use the corpus sample"
         raise UserError(message, corpus="names") from error
 
 
 def _download(url: str) -> bytes:
-    """The bytes at `url`, which must have the hash of names.txt; time and size are limited."""
+    """Returns the bytes at `url`, which must have the hash of names.txt; limits time and size."""
     deadline = time.monotonic() + DOWNLOAD_SECONDS
     content = b""
     with urllib.request.urlopen(url, timeout=DOWNLOAD_SECONDS) as response:

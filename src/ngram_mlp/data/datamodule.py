@@ -1,4 +1,4 @@
-"""The LightningDataModule: corpus, vocabulary, splits, and the stream of minibatches that a run trains on."""
+"""Defines the LightningDataModule: corpus, vocabulary, splits, and the stream of training minibatches."""
 
 from functools import cached_property
 from pathlib import Path
@@ -18,18 +18,18 @@ from runlab import Checkpoint, UserError, require_at_least, shortened
 
 
 class StreamState(TypedDict):
-    """What a checkpoint holds of the data: where the minibatches stand, and in which corpus."""
+    """The state of the data in a checkpoint: the position in the stream of minibatches, and the corpus."""
 
     minibatches: dict[str, Any]  # as `Minibatches.state_dict` returns it
-    default_generator: Tensor  # the state of torch's, which dropout and users' callbacks draw from
+    default_generator: Tensor  # torch's state, which dropout and users' callbacks draw from
     corpus: dict[str, str | int]  # its summary
 
 
 def stream_of(checkpoint: Checkpoint) -> StreamState:
-    """Returns the state of the data in a checkpoint; raises a UserError if it was data of another kind."""
+    """Returns the state of the data in a checkpoint; raises a UserError if it has none of this kind."""
     for value in checkpoint.content.values():
         if isinstance(value, dict) and StreamState.__required_keys__ <= value.keys():
-            return cast(StreamState, value)  # under the name of the datamodule's class
+            return cast(StreamState, value)  # stored under the name of the datamodule's class
     raise checkpoint.error("does not tell which corpus it was trained on; it was not saved by train.py")
 
 
@@ -40,19 +40,19 @@ class NGramDataModule(LightningDataModule):
     model's constructor left it (promise 2).
 
     Args:
-        corpus: where the words come from: `names` (the notebooks', downloaded once), `sample` (shipped), `auto` (names
-            where they can be had, else sample), or the path of a UTF-8 text file.
-        block_size: how many tokens the network sees to predict the next.
+        corpus: the source of words: `names` (the notebooks', downloaded once), `sample` (shipped), `auto` (names if
+            available, else sample), or the path of a UTF-8 text file.
+        block_size: the number of tokens the network sees to predict the next.
         batch_size: the examples in a minibatch.
         sampling: how examples are drawn: with `replacement`, as in the notebooks, or in `epochs`.
-        data_dir: the folder of names.txt; by default `data` in the project, else here.
+        data_dir: the folder of names.txt; by default `data` in the project or ./data.
         unit: what is learned: each line by itself, or the whole text.
-        tokens: what is predicted: the next of the characters, or of the words and punctuation marks.
-        min_count: rarer words are one token, `<unk>`.
-        vocab_size: the most tokens; the rarest words beyond are `<unk>`.
+        tokens: what is predicted: the next character, or the next word or punctuation mark.
+        min_count: rarer words become one token, `<unk>`.
+        vocab_size: the maximum number of tokens; the rarest words beyond it become `<unk>`.
     """
 
-    trainer: Any  # Lightning sets it
+    trainer: Any  # set by Lightning
 
     def __init__(
         self,
@@ -90,12 +90,12 @@ class NGramDataModule(LightningDataModule):
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """Of the whole corpus, as in the notebooks."""
+        """The tokenizer of the whole corpus, as in the notebooks."""
         return Tokenizer.of_lines(self.corpus.words, self.unit, self.tokens, **self._limits)  # type: ignore[arg-type]
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The tokens by their ids, which models take."""
+        """The tokens in the order of their ids, as models take them."""
         return self.tokenizer.vocabulary
 
     @cached_property
@@ -112,7 +112,7 @@ class NGramDataModule(LightningDataModule):
         }
 
     def about(self) -> str:
-        """How much the corpus is, and how many distinct tokens it has."""
+        """Returns a description of the corpus: its size and its number of distinct tokens."""
         lines, size = self.corpus.words, len(self.tokenizer)
         if self.unit == "text":
             kinds = "tokens" if self.tokens == "words" else "distinct ones"
@@ -121,7 +121,7 @@ class NGramDataModule(LightningDataModule):
         return f"{len(lines):,} {line}, {size:,} {kinds}"
 
     def begin_stream(self) -> None:
-        """Starts the stream from torch's default generator, before Lightning seeds that again in several processes."""
+        """Starts the stream from torch's default generator, before Lightning reseeds it in several processes."""
         self._generator.set_state(torch.get_rng_state())
         self._stream_begun = True
 
@@ -131,11 +131,11 @@ class NGramDataModule(LightningDataModule):
             if not self._stream_begun:
                 self.begin_stream()
             self._stream_begun = False
-            # Whatever else draws during training (dropout, a user's callback) gets its own numbers.
+            # All else that draws during training (dropout, a user's callback) gets numbers of its own.
             torch.manual_seed(int(torch.randint(2**62, ())) + self._part[0])
 
     def _refuse_another_models_vocabulary(self) -> None:
-        """Raises a UserError where the model was made for other tokens or contexts than these data have."""
+        """Raises a UserError if the model was made for other tokens or contexts than the data have."""
         model = self.trainer.lightning_module if self.trainer else None
         own: Any = getattr(model, "vocabulary", self.vocabulary)
         if own != self.vocabulary:
@@ -146,7 +146,7 @@ class NGramDataModule(LightningDataModule):
 
     @property
     def _part(self) -> tuple[int, int]:
-        """(rank, processes): which part of every minibatch is this process'."""
+        """The (rank, processes) that give this process's shard of every minibatch."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def train_dataloader(self) -> Minibatches | DataLoader[tuple[Tensor, ...]]:
@@ -159,7 +159,7 @@ class NGramDataModule(LightningDataModule):
         return self._loader()
 
     def _loader(self) -> Minibatches:
-        """The one loader of random minibatches, made anew when BatchSizeFinder or a trainer has another size for it."""
+        """Returns the loader of random minibatches, rebuilt if BatchSizeFinder or a trainer changed its size."""
         loader = self._minibatches
         if loader is None or (loader.batch_size, loader.part) != (self.batch_size, self._part):
             train, state = self.splits["train"], self._generator
@@ -168,14 +168,14 @@ class NGramDataModule(LightningDataModule):
         return loader
 
     def _is_waiting(self) -> bool:
-        """Returns whether the trainer has fetched a minibatch on which it has not trained yet."""
+        """Returns whether the trainer has fetched a minibatch that it has not trained on yet."""
         if self.trainer is None:
             return False
         minibatches = self.trainer.fit_loop.epoch_loop.batch_progress.total
         return bool(minibatches.ready > minibatches.processed)
 
     def refuse_unequal_parts(self, processes: int) -> None:
-        """Raises a UserError where the processes cannot share a minibatch equally."""
+        """Raises a UserError if the processes cannot share a minibatch equally."""
         if self.batch_size % processes:
             raise UserError(f"is shared by {processes} processes; give a multiple", batch_size=self.batch_size)
 
@@ -186,11 +186,11 @@ class NGramDataModule(LightningDataModule):
         return SplitBatches(self.splits["test"])
 
     def predict_dataloader(self) -> SplitBatches:
-        """The batches of the test split; `predict_step` leaves their targets alone."""
+        """Returns the batches of the test split; `predict_step` ignores their targets."""
         return SplitBatches(self.splits["test"])
 
     def stream_generator(self) -> torch.Generator:
-        """Returns a generator in the state after the last minibatch that was trained on."""
+        """Returns a generator in the state after the last minibatch trained on."""
         return torch.Generator().set_state(self._loader().state_dict()["generator"])
 
     def state_dict(self) -> dict[str, Any]:
@@ -209,7 +209,7 @@ class NGramDataModule(LightningDataModule):
             torch.manual_seed(int(torch.randint(2**62, ())) + self.trainer.global_rank)
 
     def refuse_another_corpus(self, saved: dict[str, str | int]) -> None:
-        """Raises a UserError where the summary that a checkpoint holds is that of another corpus than this."""
+        """Raises a UserError if the corpus in a checkpoint's summary has another hash than this one."""
         own = self.corpus.summary()
         if saved["sha256"] != own["sha256"]:
             reason = f"is {shortened(own, 200)}, but the checkpoint's is {shortened(saved, 200)}; resume with that one"

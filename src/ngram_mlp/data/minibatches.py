@@ -1,4 +1,4 @@
-"""How examples are drawn: random minibatches for training, whole splits for evaluation."""
+"""Draws examples: random minibatches for training, whole splits for evaluation."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeAlias
@@ -15,23 +15,23 @@ LARGEST_LOGITS = 2**24
 
 
 class Minibatches:
-    """A loader of random minibatches, contexts (B, T) and targets (B,), both int64; its length is that of an epoch.
+    """Loads random minibatches of contexts (B, T) and targets (B,), both int64; its length is that of an epoch.
 
     - `replacement`: minibatch n holds the examples `torch.randint(0, N, (B,), generator=generator)` of the n-th call,
       as in the notebooks (promise 2). An epoch is max(1, N // B) minibatches, and the next one continues the stream.
-    - `epochs`: an epoch goes through `torch.randperm(N, generator=generator)`, B examples at a time, as a DataLoader
-      over a TensorDataset with `shuffle=True` does. The last minibatch may have fewer; several processes leave it out.
+    - `epochs`: an epoch goes through `torch.randperm(N, generator=generator)`, B examples at a time, like a DataLoader
+      over a TensorDataset with `shuffle=True`. The last minibatch may be smaller; several processes leave it out.
 
-    `state_dict` returns what a resumed run needs to continue with the minibatch that would have come.
+    `state_dict` returns what a resumed run needs to continue with the next minibatch.
 
     Args:
         ngrams: the N examples.
         batch_size: B.
-        generator: of the CPU; nothing else may draw from it.
+        generator: a CPU generator; nothing else may draw from it.
         sampling: one of the two above.
-        part: (rank, processes); each process gets its part of every minibatch.
-        is_waiting: returns True while the minibatch that was fetched last has not been trained on. A state that is
-            saved meanwhile is the one before that minibatch.
+        part: (rank, processes); each process gets its shard of every minibatch.
+        is_waiting: returns True while the last fetched minibatch has not been trained on. A state saved meanwhile is
+            the one before that minibatch.
     """
 
     def __init__(
@@ -50,8 +50,8 @@ class Minibatches:
         self.part = part
         self._is_waiting = is_waiting
         self._resumed: State | None = None
-        self.before: State | None = None  # the state before the minibatch that was fetched last
-        self.now: State | None = None  # before the next one
+        self.before: State | None = None  # the state before the last fetched minibatch
+        self.now: State | None = None  # the state before the next one
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.ngrams), self.batch_size)
@@ -61,10 +61,7 @@ class Minibatches:
         return Epoch(self)
 
     def state_dict(self) -> State:
-        """Returns the generator's state, uint8, and how many minibatches of the permutation drawn from it are done.
-
-        With `replacement` there is no permutation, and their number is 0.
-        """
+        """Returns the generator's state, uint8, and the minibatches done of its permutation (0 with `replacement`)."""
         state = self.before if self._is_waiting() else self.now
         return dict(state or {"generator": self.generator.get_state(), "position": 0})
 
@@ -73,13 +70,13 @@ class Minibatches:
         self._resumed = self.now = self.before = dict(state)
 
     def begin(self) -> int:
-        """Returns the number of the first minibatch of an epoch that begins now: 0, or where a saved state stands."""
+        """Begins an epoch, and returns the number of its first minibatch: 0, or the position of a loaded state."""
         resumed, self._resumed = self._resumed, None
         self.now = resumed or {"generator": self.generator.get_state(), "position": 0}
         return int(self.now["position"])
 
     def examples(self, drawn: Tensor) -> Minibatch:
-        """Returns this process's part of minibatches of examples (n, B): contexts (n, B, T) and targets (n, B)."""
+        """Returns this process's shard, of size b, of minibatches (n, B): contexts (n, b, T) and targets (n, b)."""
         (rank, processes), size = self.part, drawn.shape[1]
         drawn = drawn[:, rank * size // processes : (rank + 1) * size // processes]
         flat = drawn.flatten()
@@ -88,11 +85,11 @@ class Minibatches:
 
 
 class Epoch(Iterator[Minibatch]):
-    """The minibatches of an epoch, one by one or several at once."""
+    """Iterates over the minibatches of an epoch, one or several at a time."""
 
     def __init__(self, loader: Minibatches) -> None:
         self._loader = loader
-        self._position: int | None = None  # of the next minibatch; None before the first is asked for
+        self._position: int | None = None  # of the next minibatch; None before the first is drawn
         self._order: Tensor | None = None  # a permutation of the examples
         self._length = len(loader)
 
@@ -103,7 +100,7 @@ class Epoch(Iterator[Minibatch]):
         return contexts[0], targets[0]
 
     def draw_minibatches(self, n: int) -> Minibatch:
-        """Returns the next n minibatches, of the same size, or as many as there are: (n, B, T) and (n, B)."""
+        """Returns the next n minibatches of equal size, or as many as are left: (n, B, T) and (n, B)."""
         loader = self._loader
         if self._position is None:
             self._position = loader.begin()
@@ -136,10 +133,10 @@ class Epoch(Iterator[Minibatch]):
 
 
 class SplitBatches:
-    """The examples of a split in order, as (contexts (n, T), targets (n,)) in int64, n at most `size`.
+    """Iterates over a split in order, as (contexts (n, T), targets (n,)) in int64, n at most `size`.
 
-    By default so many that the activations of the notebooks' network fit into a core's cache, and fewer where the
-    vocabulary is so large that their logits would take more than 64 MiB.
+    The default size is 1,024, so that the activations of the notebooks' network fit into a core's cache, or smaller if
+    a vocabulary is so large that the logits would take more than 64 MiB.
     """
 
     def __init__(self, ngrams: NGrams, size: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Words or a text to contexts and targets, and the split of either into three."""
+"""Turns words or a text into contexts and targets, and splits either into three."""
 
 import math
 import random
@@ -14,23 +14,23 @@ from ngram_mlp.data.tokenizer import Tokenizer, Tokens, words_of
 from runlab import UserError
 
 LARGEST_CONTEXTS = 8 * 2**30
-MOST = 700.0  # whose exponential is a number
+MOST = 700.0  # its exponential is still finite
 
 
 @dataclass(frozen=True)
 class NGrams:
-    """The contexts of lines or a text and the tokens that follow them; cast ids to int64 to index with them."""
+    """Contexts of lines or a text, and the tokens that follow them; cast ids to int64 to index with them."""
 
     contexts: Tensor  # (N, block_size)
     targets: Tensor  # (N,)
-    characters: float = 0  # of what they encode, with the ends of lines; 0 where the tokens do not tell them
-    words: float = 0  # by the rule of `Tokenizer`, with the ends of lines; 0 where each line is one
+    characters: float = 0  # encoded, including line ends; 0 if the tokens do not determine them
+    words: float = 0  # by the rule of `Tokenizer`, including line ends; 0 if each line is one word
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def some(self, most: int) -> "NGrams":
-        """So many examples at equal distances from each other; all where there are no more."""
+        """Returns `most` evenly spaced examples, or all if there are no more."""
         if len(self) <= most:
             return self
         places = torch.linspace(0, len(self) - 1, most, dtype=torch.float64).long()
@@ -38,7 +38,7 @@ class NGrams:
         return NGrams(self.contexts[places], self.targets[places], self.characters * share, self.words * share)
 
     def rates(self, loss: float) -> dict[str, float]:
-        """A mean loss in nats per token as `bits_per_character` and `perplexity_per_word`, where these are known."""
+        """Returns a mean loss in nats per token as `bits_per_character` and `perplexity_per_word`, where known."""
         total, found = loss * len(self), {}
         if self.characters:
             found["bits_per_character"] = total / math.log(2) / self.characters
@@ -47,21 +47,21 @@ class NGrams:
         return found
 
     def distinct(self) -> tuple[Tensor, Tensor] | None:
-        """The distinct contexts (M, T), and which of them each example has (N,), int64.
+        """Returns the distinct contexts (M, T), and the index of each example's context among them, (N,), int64.
 
-        None where a context is too long to be one number of 64 bits: such contexts hardly occur twice.
+        Returns None if a context does not fit into one number of 64 bits: such contexts hardly ever repeat.
         """
         tokens, length = int(self.contexts.max()) + 1, self.contexts.shape[1]
         if tokens**length > 2**63:
             return None
         numbers = (self.contexts.long() * tokens ** torch.arange(length)).sum(1).numpy()
-        small = numbers.astype(np.min_scalar_type(tokens**length - 1))  # numbers of 16 bits are sorted at once
+        small = numbers.astype(np.min_scalar_type(tokens**length - 1))  # 16-bit numbers are radix-sorted
         _, first, which = np.unique(small, return_index=True, return_inverse=True)
         return self.contexts[torch.from_numpy(first)], torch.from_numpy(which)
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
-    """The notebooks' split: shuffled by `random.Random(42)`, then 80 % training, 10 % validation, 10 % test."""
+    """Returns the notebooks' split: shuffled by `random.Random(42)`, then 80 % training, 10 % validation, 10 % test."""
     shuffled = list(words)
     random.Random(42).shuffle(shuffled)
     n1, n2 = int(0.8 * len(shuffled)), int(0.9 * len(shuffled))
@@ -73,9 +73,9 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
 
 
 def split_text(text: str, tokens: Tokens = "characters") -> tuple[list[str], list[str], list[str]]:
-    """Three contiguous parts of a text, each a list of one: 80 % training, 10 % validation, 10 % test.
+    """Returns three contiguous parts of a text, each a list of one: 80 % training, 10 % validation, 10 % test.
 
-    No word is cut where tokens are words. Raises a UserError for a text that is too short.
+    If tokens are words, no word is cut. Raises a UserError if the text is too short.
     """
     places = [int(0.8 * len(text)), int(0.9 * len(text))]
     if tokens == "words":
@@ -88,12 +88,12 @@ def split_text(text: str, tokens: Tokens = "characters") -> tuple[list[str], lis
 
 
 def build_ngrams(lines: Sequence[str], tokenizer: Tokenizer, block_size: int) -> NGrams:
-    """The contexts and targets of lines, in order: what the notebooks' `build_dataset` computes word by word.
+    """Returns the contexts and targets of lines, in order, as the notebooks' `build_dataset` does word by word.
 
-    The tokens of all lines are one array; the context column at distance d is that array moved by d places. Where
+    The tokens of all lines are one array; the context column at distance d is that array shifted by d places. Where
     distance d - 1 holds the boundary (id 0, which occurs in no line), everything farther back belongs to another line
     and becomes the boundary too. The contexts of a text begin with the boundary, and nothing ends it. Raises a
-    UserError where the contexts would take too much memory.
+    UserError if the contexts would take too much memory.
     """
     ids = tokenizer.encode_lines(lines)
     if len(ids) * block_size * ids.itemsize > LARGEST_CONTEXTS:

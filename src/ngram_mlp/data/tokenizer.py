@@ -1,4 +1,4 @@
-"""Tokens and their ids: the characters of words or of a text, or words and punctuation marks."""
+"""Maps tokens to ids: the characters of words or of a text, or words and punctuation marks."""
 
 import itertools
 import re
@@ -17,25 +17,25 @@ from runlab import UserError, require_at_least, shortened
 Unit = Literal["line", "text"]
 Tokens = Literal["characters", "words"]
 Vocabulary: TypeAlias = str | list[str]
-# The characters that may stand for the boundary of words, the first that no word holds.
+# Candidates for the boundary of words; the first that no word contains is used.
 BOUNDARIES = (".", "\n", "\x03")
 UNKNOWN = "<unk>"
-# Where a blank between two tokens is left out: before what closes, after what opens.
+# Spaces left out between tokens: before closing and after opening punctuation.
 TIGHT = re.compile(r" (?=[.,;:!?)\]}’”])|(?<=[(\[{‘“]) ")
 
 
 class Tokenizer:
-    """Turns text into ids and back: a token's id is its place in the vocabulary; the boundary has id 0.
+    """Turns text into ids and back. A token's id is its index in the vocabulary; the boundary has id 0.
 
     The vocabulary is one of three:
 
-    - of words by characters, a string. The boundary ends every word; it is shown as `.`, or as a line break or another
-      character if words hold that.
-    - of a text by characters, a list. The boundary, an empty string, only stands before the text.
-    - by words, a list whose second token is `<unk>`, for all words that are not in it. A token is letters, digits and
-      their marks, perhaps with apostrophes and hyphens inside, or one other character that is not white space; white
-      space separates them, and is not kept. The boundary is a line break after every line, or an empty string before a
-      text.
+    - Characters of words: a string. The boundary ends every word; it is `.`, or a line break or another character if
+      words contain `.`.
+    - Characters of a text: a list. The boundary, an empty string, occurs only before the text.
+    - Words: a list whose second token, `<unk>`, stands for all words that are not in it. A token is letters, digits and
+      their marks, perhaps with apostrophes and hyphens inside, or one other character that is not white space. White
+      space separates tokens, and is not kept. The boundary is a line break after every line, or an empty string before
+      a text.
 
     >>> Tokenizer.of_lines(["emma", "ava"]).vocabulary
     '.aemv'
@@ -57,14 +57,14 @@ class Tokenizer:
         min_count: int = 1,
         vocab_size: int | None = None,
     ) -> "Tokenizer":
-        """The boundary, then the sorted distinct characters of the lines (cell 2 of notebook 002), or their words.
+        """Returns a tokenizer: the boundary, then the sorted characters (cell 2 of notebook 002) or words of lines.
 
         Args:
-            lines: of a corpus, or its whole text.
+            lines: the lines of a corpus, or its whole text.
             unit: what is learned, each line by itself or the text.
-            tokens: what has an id.
-            min_count: how often a word has to occur to get one of its own.
-            vocab_size: how many tokens there are at most; None: no limit. The most frequent words come first.
+            tokens: what gets an id.
+            min_count: how often a word must occur to get an id of its own.
+            vocab_size: the maximum number of tokens; None: no limit. The most frequent words come first.
         """
         if tokens == "words":
             require_at_least(1, min_count=min_count)
@@ -88,14 +88,11 @@ class Tokenizer:
         return len(self.vocabulary)
 
     def encode(self, text: str) -> NDArray[np.integer]:
-        """The ids of the tokens of a text, (n,), in the narrowest type of torch's that holds every id.
-
-        Raises a UserError for a character that has none.
-        """
+        """Returns a text's ids, (n,), in the narrowest torch type; raises a UserError for unknown characters."""
         return self._narrow(self._word_ids([text]) if self.tokens == "words" else self._character_ids(text))
 
     def encode_lines(self, lines: Sequence[str]) -> NDArray[np.integer]:
-        """The ids of lines, each with the boundary at its end; of a text, a list of one line, as `encode` has them."""
+        """Returns the ids of lines, each followed by the boundary; for a text, a list of one line, as `encode` does."""
         if self.is_text:
             return self.encode("".join(lines))
         if self.tokens == "words":
@@ -103,7 +100,7 @@ class Tokenizer:
         return self.encode(self.vocabulary[0].join([*lines, ""]))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of tokens; of words, with blanks between them, but not before what closes and after what opens."""
+        """Returns the text of ids; words with spaces between, but not before closing or after opening punctuation."""
         tokens = [self.vocabulary[i] for i in ids]
         return TIGHT.sub("", " ".join(tokens)) if self.tokens == "words" else "".join(tokens)
 
@@ -121,7 +118,7 @@ class Tokenizer:
 
     def _character_ids(self, text: str) -> NDArray[np.int32]:
         table = self._id_of_codepoint
-        # Codepoints beyond the table share its last entry, which is -1: unknown.
+        # Codepoints beyond the table share its last entry, -1: unknown.
         ids = table[np.minimum(_codepoints(text), len(table) - 1)]
         if len(ids) and ids.min() < 0:
             unknown, known = text[int(ids.argmin())], shortened("".join(self.vocabulary))
@@ -141,23 +138,23 @@ class Tokenizer:
 
 
 class _Ids(dict[str, int]):
-    """The ids of words."""
+    """Maps words to their ids, and all other words to 1."""
 
     def __missing__(self, word: str) -> int:
         return 1  # UNKNOWN
 
 
 def words_of(text: str) -> Iterator[str]:
-    """The words and the other characters of a text, as `Tokenizer` tells them apart."""
-    # Line by line: all of them at once would take much memory.
+    """Returns the words and other characters of a text, separated as in `Tokenizer`."""
+    # Line by line: all at once would take much memory.
     return itertools.chain.from_iterable(map(_pattern().findall, text.split("\n")))
 
 
 @cache
 def _pattern() -> re.Pattern[str]:
-    # Marks are vowels in many scripts, and no letters for `re`.
+    # Marks are vowels in many scripts, but not letters for `re`.
     marks = "".join(chr(code) for code in range(0x300, 0x1E950) if unicodedata.category(chr(code))[0] == "M")
-    # What mostly follows a word is looked for first, as it takes long to see that it is no mark.
+    # The usual characters after a word are tested first, because ruling out a mark is slow.
     return re.compile(rf"\w+(?:(?![\s.,;:!?])(?:['’-](?=\w)|[{marks}])\w*)*|\S")
 
 

@@ -1,4 +1,4 @@
-"""What is seen inside a network: snapshots of an update, statistics, batch norm's statistics, verdicts, figures.
+"""Inspects networks: snapshots of an update, statistics, batch norm's statistics, verdicts, figures.
 
 For research: a new statistic is a function of tensors in `statistics.py`, a new figure a function in `figures.py`.
 """

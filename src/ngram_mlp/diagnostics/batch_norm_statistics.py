@@ -1,6 +1,6 @@
-"""The statistics that batch norm evaluates with: its running estimates, or those measured over a whole split.
+"""Provides the statistics that batch norm evaluates with: running estimates, or those measured over a split.
 
-Measuring them over the training split after training is the literature's precise batch norm (arXiv:2105.07576).
+Measuring them over the training split after training is precise batch norm (arXiv:2105.07576).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,10 +23,10 @@ Measured = dict[str, tuple[Tensor, Tensor]]
 
 
 def measure(network: nn.Module, batches: Batches, device: torch.device) -> Measured:
-    """The mean and the unbiased standard deviation (n,) of each batch-norm layer's input over all examples, by layer.
+    """Returns the mean and unbiased std (n,) of each batch-norm layer's input over all examples, by layer.
 
-    One pass over the examples a layer, since the input of each depends on the statistics of those before it. A layer
-    that keeps no running estimates is left out: it always takes the statistics of the batch.
+    Each layer takes one pass over the examples, because its input depends on the statistics of the layers before it.
+    Layers without running estimates are omitted: they always use the statistics of the batch.
     """
     measured: Measured = {}
     for name, layer in _with_estimates(network).items():
@@ -37,7 +37,7 @@ def measure(network: nn.Module, batches: Batches, device: torch.device) -> Measu
 
 @contextmanager
 def evaluating_with(network: nn.Module, measured: Measured) -> Iterator[None]:
-    """Inside the block, the named layers evaluate with these statistics instead of their running estimates."""
+    """Makes the named layers evaluate with these statistics, not their running estimates, inside the block."""
     running = {name: _running(layer) for name, layer in _with_estimates(network).items() if name in measured}
     saved = [(buffer, buffer.clone()) for mean, spread, _ in running.values() for buffer in (mean, spread)]
     try:
@@ -54,7 +54,7 @@ def evaluating_with(network: nn.Module, measured: Measured) -> Iterator[None]:
 def evaluate_splits(
     network: nn.Module, splits: Mapping[str, NGrams], statistics: StatisticsName = "running"
 ) -> dict[str, dict[str, float]]:
-    """Loss, perplexity and accuracy by split (`train` first), computed where the network is.
+    """Returns loss, perplexity and accuracy by split (`train` comes first), computed on the network's device.
 
     Batch norm evaluates with its `running` estimates, or with the statistics over the evaluated split itself (`batch`)
     or over the training split (`calibrated`, precise batch norm).
@@ -72,14 +72,14 @@ def evaluate_splits(
 
 @dataclass(frozen=True)
 class Drift:
-    """How far a layer's running estimates have drifted from measured statistics, as means over its units."""
+    """The distance of a layer's running estimates from measured statistics, as means over its units."""
 
     mean: float  # abs(running mean - measured mean), in measured standard deviations
     std: float  # abs(running std / measured std - 1)
 
 
 def drifts(network: nn.Module, measured: Measured) -> dict[str, Drift]:
-    """The drift of each measured layer that keeps running estimates, by name."""
+    """Returns the drift of each measured layer that keeps running estimates, by name."""
     found = {}
     for name, layer in _with_estimates(network).items():
         if name not in measured:
@@ -92,24 +92,24 @@ def drifts(network: nn.Module, measured: Measured) -> dict[str, Drift]:
 
 
 def running_mean_and_std(layer: BatchNorm | nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
-    """The running estimates (n,) of a layer, whether it keeps the standard deviation or the variance."""
+    """Returns the running mean and std (n,) of a layer, whether it keeps the std or the variance."""
     mean, spread, is_variance = _running(layer)
     return mean, spread.sqrt() if is_variance else spread
 
 
 def require_batch_norm(network: nn.Module, statistics: str) -> None:
-    """Raises a UserError where a network has no statistics to choose."""
+    """Raises a UserError for statistics other than `running` if the network has no running estimates to replace."""
     if statistics != "running" and not _with_estimates(network):
         raise UserError("the network has no batch norm; leave it out", statistics=statistics)
 
 
 def _with_estimates(network: nn.Module) -> dict[str, BatchNorm | nn.BatchNorm1d]:
-    """The batch-norm layers that keep running estimates: torch's own need not."""
+    """Returns the batch-norm layers that keep running estimates; torch's own may keep none."""
     return {name: layer for name, layer in batch_norms(network).items() if layer.running_mean is not None}
 
 
 def _running(layer: BatchNorm | nn.BatchNorm1d) -> tuple[Tensor, Tensor, bool]:
-    """The buffers of a layer's running mean and spread, and whether the spread is a variance."""
+    """Returns the buffers of a layer's running mean and spread, and whether the spread is a variance."""
     spread = "running_std" if hasattr(layer, "running_std") else "running_var"
     return layer.get_buffer("running_mean"), layer.get_buffer(spread), spread == "running_var"
 
@@ -118,7 +118,7 @@ def _running(layer: BatchNorm | nn.BatchNorm1d) -> tuple[Tensor, Tensor, bool]:
 def _moments_of_input(
     network: nn.Module, layer: nn.Module, batches: Batches, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased standard deviation of a layer's input, batches merged after Chan, Golub and LeVeque 1983."""
+    """Returns mean and unbiased std of a layer's input, merging batches as Chan, Golub and LeVeque 1983 do."""
     inputs: list[Tensor] = []
     handle = layer.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     count, mean, squares = 0, torch.zeros((), device=device), torch.zeros((), device=device)

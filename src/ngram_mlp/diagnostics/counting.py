@@ -1,4 +1,4 @@
-"""What counting achieves: the n-gram models of a corpus, against which a network is judged."""
+"""Counts n-grams: models of a corpus against which a network is judged."""
 
 from typing import NamedTuple, TypeAlias
 
@@ -7,17 +7,17 @@ from numpy.typing import NDArray
 
 from ngram_mlp.data import NGrams
 
-LONGEST = 5  # n-grams that are counted
+LONGEST = 5  # the longest n-grams counted
 DISCOUNT = 0.75
 Numbers: TypeAlias = NDArray[np.int64]
 Probabilities: TypeAlias = NDArray[np.float64]
 
 
 def counted_losses(train: NGrams, split: NGrams, vocab_size: int) -> dict[str, float]:
-    """The mean cross-entropy in nats on a split of the models that count in the training split, by name.
+    """Returns the mean cross-entropy in nats on a split, by name, of models that count in the training split.
 
-    They are those of single tokens, pairs and triples with add-one smoothing, and those of Kneser and Ney for up to
-    five tokens, as far as the contexts allow.
+    These are unigrams, bigrams and trigrams with add-one smoothing, and Kneser-Ney models of up to five tokens, as far
+    as the contexts allow.
     """
     counted = CountedNGrams(train, vocab_size)
     names = ("unigrams", "bigrams", "trigrams")
@@ -31,23 +31,23 @@ def _loss(probabilities: Probabilities) -> float:
 
 
 class _Table(NamedTuple):
-    """How often each pair of a context and a token after it occurs; a pair is context * vocab_size + token."""
+    """The counts of pairs of a context and the token after it; a pair is context * vocab_size + token."""
 
-    pairs: Numbers  # sorted, each once
+    pairs: Numbers  # sorted, distinct
     times: Numbers
-    contexts: Numbers  # sorted, each once
-    totals: Numbers  # of the times after a context
-    kinds: Numbers  # the distinct tokens after it
+    contexts: Numbers  # sorted, distinct
+    totals: Numbers  # of a context: the sum of its times
+    kinds: Numbers  # of a context: the number of distinct tokens after it
 
     @classmethod
     def of(cls, pairs: Numbers, times: Numbers, vocab_size: int) -> "_Table":
-        """The table of sorted pairs, each once, and of their times."""
+        """Returns the table of sorted distinct pairs and their counts."""
         contexts, first = np.unique(pairs // vocab_size, return_index=True)
         kinds = np.diff(np.append(first, len(pairs)))
         return cls(pairs, times, contexts, np.add.reduceat(times, first), kinds)
 
     def look_up(self, contexts: Numbers, pairs: Numbers) -> tuple[Numbers, Numbers, Numbers]:
-        """The times of pairs, and the totals and kinds of their contexts; 0 where there are none."""
+        """Returns the times of pairs, and the totals and kinds of their contexts; 0 for unseen ones."""
         place, at = _place(self.contexts, contexts), _place(self.pairs, pairs)
         seen = self.contexts[place] == contexts
         times = np.where(seen & (self.pairs[at] == pairs), self.times[at], 0)
@@ -55,19 +55,14 @@ class _Table(NamedTuple):
 
 
 class CountedNGrams:
-    """The counts of n-grams of up to five tokens, in memory that grows with the examples and not with the vocabulary.
-
-    Args:
-        train: the n-grams to be counted.
-        vocab_size: how many tokens there are.
-    """
+    """Counts n-grams of up to five tokens, in memory that grows with the examples and not with the vocabulary."""
 
     def __init__(self, train: NGrams, vocab_size: int) -> None:
         self._vocab_size = vocab_size
         self.order = min(train.contexts.shape[1] + 1, LONGEST)
-        self._longer: list[Numbers] = []  # by length - 1: a context's number is its place here
+        self._longer: list[Numbers] = []  # by length - 1; a context's number is its index here
         self._counts: list[_Table] = []  # by the length of the context
-        self._distinct: list[_Table] = []  # the same of distinct n-grams that are one token longer on the left
+        self._distinct: list[_Table] = []  # the same for distinct n-grams one token longer on the left
         contexts, targets = np.zeros(len(train), np.int64), _column(train.targets.numpy())
         shorter = contexts
         for length in range(self.order):
@@ -83,20 +78,20 @@ class CountedNGrams:
             shorter = pairs
 
     def add_one(self, split: NGrams, order: int) -> list[Probabilities]:
-        """The probabilities of the targets (N,) by orders: (times + 1) / (times of the context + vocab_size)."""
+        """Returns the targets' probabilities (N,) by order: (times + 1) / (times of the context + vocab_size)."""
         looked_up = (self._counts[length].look_up(*pairs) for length, pairs in enumerate(self._pairs(split)[:order]))
         return [(times + 1) / (total + self._vocab_size) for times, total, _ in looked_up]
 
     def kneser_ney(self, split: NGrams, discount: float = DISCOUNT) -> list[Probabilities]:
-        """The probabilities of the targets (N,) by orders 1, 2, ...: Kneser and Ney 1995, interpolated.
+        """Returns the targets' probabilities (N,) by order 1, 2, ...: Kneser and Ney 1995, interpolated.
 
-        As Chen and Goodman 1998, section 2.7, have it: the highest order goes by the counts of n-grams, every lower one
-        by how many distinct tokens stand before them. Each count is lowered by the discount d; what that leaves goes to
-        the order below, and at last to all tokens alike:
+        As in Chen and Goodman 1998, section 2.7, the highest order uses the counts of n-grams, and every lower one the
+        number of distinct tokens before them. Each count is lowered by the discount d; the freed probability goes to
+        the order below, and finally to all tokens equally:
 
             P(w | h) = max(c(h w) - d, 0) / c(h) + d * N(h) / c(h) * P(w | h without its first token)
 
-        with N(h) the number of distinct tokens after h. A context that was never seen leaves all to the order below.
+        with N(h) the number of distinct tokens after h. An unseen context leaves everything to the order below.
         """
         found, below = [], np.full(len(split), 1 / self._vocab_size)
         for length, (contexts, pairs) in enumerate(self._pairs(split)):
@@ -110,7 +105,7 @@ class CountedNGrams:
         return found
 
     def _pairs(self, split: NGrams) -> list[tuple[Numbers, Numbers]]:
-        """By length, the contexts of a split and their pairs with the targets; -1 for a context without a number."""
+        """Returns, by length, a split's contexts and their pairs with the targets; -1 for an unseen context."""
         contexts, targets, found = np.zeros(len(split), np.int64), _column(split.targets.numpy()), []
         for length in range(self.order):
             if length:
@@ -123,7 +118,7 @@ class CountedNGrams:
 
 
 def _place(known: Numbers, wanted: Numbers) -> Numbers:
-    """Where each wanted number is among the sorted known ones, or would be."""
+    """Returns the index of each wanted number in the sorted known ones, or where it would be."""
     return np.minimum(np.searchsorted(known, wanted), len(known) - 1)
 
 

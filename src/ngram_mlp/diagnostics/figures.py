@@ -1,4 +1,4 @@
-"""The notebooks' plots."""
+"""Draws the notebooks' plots."""
 
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,19 +13,19 @@ from torch import Tensor
 from ngram_mlp.diagnostics.statistics import Cells, Density
 from runlab import CLOSE, PARTS, STYLE, Losses, figure_with_panels, legend_below, plain_ticks, smoothed
 
-FREQUENT = 8  # times the median density, beyond which a scale is logarithmic
-FEW, FEW_WORDS = 150, 80  # labels that a figure of the embedding has room for
-LONGEST = 8  # of a label that may be a character, which may be escaped
+FREQUENT = 8  # the scale is logarithmic if a density exceeds the median this many times
+FEW, FEW_WORDS = 150, 80  # labels that fit into a figure of the embedding
+LONGEST = 8  # the longest label of a single character, which may be escaped
 
 
 @matplotlib.rc_context(STYLE)
 def loss_figure(losses: Losses, validation: Sequence[tuple[int, float]] = (), drops: Sequence[int] = ()) -> Figure:
-    """The training loss, smoothed, with the band of the middle 80 % of the minibatches, and the validation loss.
+    """Draws the smoothed training loss, a band of the middle 80 % of the minibatches, and the validation loss.
 
-    Above the whole run on logarithmic axes, below all but its first tenth.
+    The upper panel shows the whole run on logarithmic axes, the lower one all but its first tenth.
 
     Args:
-        losses: of every update.
+        losses: the loss of every update.
         validation: (updates done, loss).
         drops: the updates from which on the learning rate was lower.
     """
@@ -54,11 +54,10 @@ def loss_figure(losses: Losses, validation: Sequence[tuple[int, float]] = (), dr
 
 @matplotlib.rc_context(STYLE)
 def distributions_figure(title: str, unit: str, panels: Mapping[str, Mapping[str, Density]]) -> Figure:
-    """By heading and name the density of a tensor, on the same scale for all; `unit` is its quantity.
+    """Draws the densities of tensors by heading and name, on the same scale; `unit` labels the x-axis.
 
-    The scale is logarithmic where some values are much more frequent than most.
-
-    The legend tells the standard deviations under the first and the last heading.
+    The scale is logarithmic if some values are much more frequent than most. The legend shows the standard deviations
+    under the first and the last heading.
     """
     names = list(dict.fromkeys(name for tensors in panels.values() for name in tensors))
     every = np.concatenate([tensor["values"].numpy() for tensors in panels.values() for tensor in tensors.values()])
@@ -92,9 +91,9 @@ def distributions_figure(title: str, unit: str, panels: Mapping[str, Mapping[str
 
 @matplotlib.rc_context(STYLE)
 def saturation_figure(panels: Mapping[str, Mapping[str, Cells]]) -> Figure:
-    """Which cells are saturated (white): a column of panels for each heading, a row for each layer.
+    """Draws the saturated cells in white: a column of panels for each heading, a row for each layer.
 
-    In a panel each row is an example and each column a unit: a white column is a dead unit.
+    In a panel, each row is an example and each column a unit: a white column is a dead unit.
     """
     names = list(dict.fromkeys(name for layers in panels.values() for name in layers))
     height = 0.75 if len(names) > 3 else 1.2
@@ -121,10 +120,10 @@ def saturation_figure(panels: Mapping[str, Mapping[str, Cells]]) -> Figure:
 
 @matplotlib.rc_context(STYLE)
 def update_ratio_figure(histories: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
-    """By weight, a curve of (update, log10 of std(update) / std(weight)), with the line of 1e-3."""
+    """Draws for each weight a curve of (update, log10 of std(update) / std(weight)), and the line of 1e-3."""
     figure, (axis,) = figure_with_panels(1, "update to data ratio", height=3.2, legend=len(histories))
     for color, (name, points) in zip(_colors(len(histories)), histories.items(), strict=True):
-        line = ".-" if len(points) > 2 else "."  # between two points nothing is known
+        line = ".-" if len(points) > 2 else "."  # two points make no curve
         axis.plot([u for u, _ in points], [r for _, r in points], line, color=color, linewidth=1, label=name)
     axis.axhline(-3, color="black", linewidth=1, linestyle="--", label="1e-3")
     axis.set(xlabel="update", ylabel="log10(std of update / of weight)")
@@ -134,10 +133,10 @@ def update_ratio_figure(histories: Mapping[str, Sequence[tuple[int, float]]]) ->
 
 @matplotlib.rc_context(STYLE)
 def embedding_figure(embedding: Tensor, labels: Sequence[str]) -> Figure:
-    """The rows (n, n_embd) of an embedding as labelled points: their two dimensions, or two principal axes.
+    """Draws an embedding's rows (n, n_embd) as labelled points: their two dimensions, or two principal axes.
 
-    Labels are moved apart where they would hide each other, and of many only some are there. The colors tell vowels,
-    other tokens and the boundary, the first row.
+    Labels are moved apart if they would overlap; of many, only some are shown. The colors distinguish vowels, other
+    tokens and the boundary, which is the first row.
     """
     rows = embedding.detach().float().cpu().numpy()
     names, explained = ("dimension 1", "dimension 2"), ""
@@ -152,7 +151,7 @@ def embedding_figure(embedding: Tensor, labels: Sequence[str]) -> Figure:
     words = any(len(label) > LONGEST for label in labels[1:])
     kinds = [_kind(n, "" if words else label) for n, label in enumerate(labels)]
     most = FEW_WORDS if words else FEW
-    # More labels hide each other wherever they are.
+    # More labels overlap wherever they are.
     places = apart(rows[:most], 0.055) if words or len(labels) <= FEW else rows
     for kind, color in dict.fromkeys(kinds):
         chosen = [n for n, own in enumerate(kinds) if own[0] == kind]
@@ -168,7 +167,7 @@ def embedding_figure(embedding: Tensor, labels: Sequence[str]) -> Figure:
 
 
 def _kind(n: int, label: str) -> tuple[str, str]:
-    """What kind of token has the id n, and its color; an accented vowel is one."""
+    """Returns the kind of the token with id n, and its color; an accented vowel is a vowel."""
     if n == 0:
         return "boundary", "C3"
     is_vowel = len(label) == 1 and unicodedata.normalize("NFD", label)[0].lower() in "aeiou"
@@ -176,7 +175,7 @@ def _kind(n: int, label: str) -> tuple[str, str]:
 
 
 def apart(points: npt.NDArray[np.float32], distance: float) -> npt.NDArray[np.float64]:
-    """Points (n, 2) moved until no two are nearer than a fraction of the picture's width, or a hundred times."""
+    """Returns points (n, 2) moved, at most 100 times, until none are closer than a fraction of the picture's width."""
     size = np.maximum(np.ptp(points, axis=0), 1e-12)
     moved = points / size + 1e-6 * np.arange(len(points))[:, None]  # so that equal points have a direction
     for _ in range(100):
@@ -190,5 +189,5 @@ def apart(points: npt.NDArray[np.float32], distance: float) -> npt.NDArray[np.fl
 
 
 def _colors(count: int) -> Iterable[Any]:
-    """So many colors, from dark to light with the depth."""
+    """Returns this many colors, from dark to light with depth."""
     return [matplotlib.colormaps["viridis"](0.85 * i / max(1, count - 1)) for i in range(count)]

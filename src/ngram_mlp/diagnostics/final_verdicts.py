@@ -1,6 +1,6 @@
-"""What came of a training, and what would have helped.
+"""Judges a training at its end, and names what would have helped.
 
-The limits are chosen, and what the verdicts are worth is measured, in docs/verdicts.md.
+docs/verdicts.md shows how the limits were chosen, and how often the verdicts are right.
 """
 
 import math
@@ -21,10 +21,10 @@ GAP = Rule(
     "the network overfits",
     [Remedy("stop earlier, make it smaller, or give it more words")],
 )
-SATURATED_AT_THE_END = SATURATED._replace(limits=(0.5, 0.5))  # less is found in good networks, too
+SATURATED_AT_THE_END = SATURATED._replace(limits=(0.5, 0.5))  # lower fractions occur in good networks too
 LARGE_GAP = 0.2
-BEHIND = 0.15  # nats by which the best of the counted models may be better
-DIVERGED = 2  # times the loss before training, from which nothing else is worth to be judged
+BEHIND = 0.15  # nats by which the best counted model may be better
+DIVERGED = 2  # times the loss before training; above it, nothing else is worth judging
 FALLING = Rule("end of the loss curve", (0.01, 0.1), "it is not done yet", [Remedy("train longer")])
 SLOW = Rule("update:data ratio", (4.5, 5.5), "the weights hardly moved", [Remedy("raise the learning rate")])
 FAST = Rule("update:data ratio", (-1.5, -1), "the weights jumped at every update", [Remedy("lower the learning rate")])
@@ -39,15 +39,15 @@ def judge_training(
     arguments: Mapping[str, Any] | None = None,
     saturation: float = SATURATION,
 ) -> list[Verdict]:
-    """Verdicts on a training that has ended.
+    """Returns verdicts on a training that has ended.
 
     Args:
-        losses: of every update, (updates,).
+        losses: the loss of every update, (updates,).
         metrics: the loss of the trained network on `train`, and on `val` unless nothing was validated.
-        counted: the losses of n-gram models on that split, and that of `guessing`.
-        ratios: (update, log10 of norm(update) / norm(weights)); what is in the second half counts.
-        snapshot: of the trained network, of many training examples.
-        arguments: of the model's constructor, as for `judge_initialization`.
+        counted: the losses of n-gram models and of `guessing` on `val`, or on `train` if nothing was validated.
+        ratios: (update, log10 of norm(update) / norm(weights)); only the second half counts.
+        snapshot: the trained network's, from many training examples.
+        arguments: the model's constructor arguments, as for `judge_initialization`.
         saturation: the abs(tanh) above which a unit is saturated.
     """
     gap = metrics.get("val", metrics["train"]) - metrics["train"]
@@ -69,7 +69,7 @@ def judge_training(
 
 
 def _outcome(metrics: Mapping[str, float], counted: Mapping[str, float], gap: float) -> Verdict:
-    """Judges the loss against guessing and the best of the counted models: of what use is a network that they beat?"""
+    """Judges the loss against guessing and the best counted model: a network that they beat is of little use."""
     split = "val" if "val" in metrics else "train"
     loss = metrics[split]
     known, beaten = f"{split} {loss:.3f}", {name for name, other in counted.items() if loss < other}
@@ -90,9 +90,9 @@ def _outcome(metrics: Mapping[str, float], counted: Mapping[str, float], gap: fl
 
 
 def _end_of_curve(losses: Tensor, gap: float) -> Verdict:
-    """Judges by how much the loss would fall in another fifth of the run at the slope of the last fifth.
+    """Judges how much the loss would fall in another fifth of the run at the slope of the last fifth.
 
-    The training loss of a network that overfits continues to fall, and that is no reason to train longer.
+    The training loss of a network that overfits keeps falling; that is no reason to train longer.
     """
     last = losses[-(len(losses) // 5) :].double()
     time = torch.linspace(-0.5, 0.5, len(last), dtype=torch.float64)

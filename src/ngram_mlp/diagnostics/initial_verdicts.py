@@ -1,6 +1,6 @@
-"""What is wrong with a network before its first update, why, and what would help.
+"""Judges a network before its first update: what is wrong, why, and what would help.
 
-The limits are chosen, and what the verdicts are worth is measured, in docs/verdicts.md.
+docs/verdicts.md shows how the limits were chosen, and how often the verdicts are right.
 """
 
 import math
@@ -19,9 +19,9 @@ from ngram_mlp.diagnostics.trial import UPDATES, Trial, try_updates
 from ngram_mlp.diagnostics.verdicts import Remedy, Rule, Verdict
 from ngram_mlp.models import LanguageModel
 
-EXAMPLES = 4096  # of the training split, from which a network is judged
+EXAMPLES = 4096  # of the training split, to judge a network from
 LARGEST_LOGITS = 2**25
-RATIO = -2.4  # the log10 of update:data that a remedy aims at, the median of those that trained well
+RATIO = -2.4  # log10 of update:data that a remedy aims at: the median of networks that trained well
 
 SMALL_OUTPUT = Remedy(
     "start the output layer small",
@@ -58,18 +58,18 @@ SLOW = Rule("learning rate", (3.2, 3.5), "the weights hardly move", [])
 SEEN = Rule("examples seen", (0, math.inf), "the run ends before it has seen them all", [])
 REPEATED = Rule("examples seen", (1, 2), "the network will overfit", [])
 ZERO = Rule("weights", (-1, -0.5), "all units of a layer stay alike", [SCALED, Remedy("draw the weights at random")])
-LARGEST_BATCH = 1024  # that a remedy names
+LARGEST_BATCH = 1024  # that a remedy suggests
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a run is going to train on."""
+    """The amount of training in a run."""
 
     updates: int
-    batch_size: int  # of a minibatch
+    batch_size: int  # examples in a minibatch
     examples: int  # in the training split
     parameters: int
-    validates: bool = True  # or overfitting is no concern
+    validates: bool = True  # if False, overfitting is no concern
     accumulated: int = 1  # the minibatches of an update
 
 
@@ -83,14 +83,12 @@ def judge_model(
     clip: Callable[[list[Tensor]], Any] | None = None,
     saturation: float = SATURATION,
 ) -> list[Verdict]:
-    """The verdicts on a model before its first update on these data, from 4,096 examples and a trial of 32 updates.
-
-    The model is left as it was.
+    """Returns verdicts on a model before its first update, from 4,096 examples and a trial of 32 updates.
 
     Args:
-        model: in training mode.
-        data: whose training split it is going to see.
-        updates: of the run; sys.maxsize where that is not known.
+        model: in training mode; left unchanged.
+        data: the data whose training split the model will see.
+        updates: the updates of the run; sys.maxsize if unknown.
         accumulated: the minibatches of an update.
         validates: whether the run is validated.
         clip: clips the gradients of parameters.
@@ -116,13 +114,13 @@ def judge_initialization(
     arguments: Mapping[str, Any] | None = None,
     saturation: float = SATURATION,
 ) -> list[Verdict]:
-    """Verdicts on a network before its first update.
+    """Returns verdicts on a network before its first update.
 
     Args:
-        snapshot: of update 0, of as many examples as can be had.
-        trial: of some updates.
-        budget: of the run.
-        arguments: of the model's constructor, nested ones by `outer.inner`; remedies name what is not there yet.
+        snapshot: of update 0, from as many examples as possible.
+        trial: a trial of some updates.
+        budget: the budget of the run.
+        arguments: the model's constructor arguments, nested ones as `outer.inner`; remedies name only what it lacks.
         saturation: the abs(tanh) above which a unit is saturated.
     """
     expected = math.log(snapshot.logits.shape[1])
@@ -146,7 +144,7 @@ def judge_initialization(
 def judge_units(
     layers: Mapping[str, LayerSnapshot], rule: Rule, arguments: Mapping[str, Any] | None, saturation: float
 ) -> list[Verdict]:
-    """Verdicts on the saturated cells, by this rule, and on the dead units of the non-linearities."""
+    """Returns verdicts on the saturated cells, by this rule, and on the dead units of the non-linearities."""
     masks = {name: saturated(layer.module, layer.input, saturation) for name, layer in layers.items()}
     shares = {name: mask.float().mean().item() for name, mask in masks.items()}
     baseline = {name: baseline_saturation(layer.module, saturation) for name, layer in layers.items()}
@@ -158,36 +156,36 @@ def judge_units(
 
 
 def arguments_of(model: LanguageModel) -> dict[str, Any]:
-    """The constructor arguments of a model, nested ones by `outer.inner`."""
+    """Returns the constructor arguments of a model, nested ones as `outer.inner`."""
     return dict(_flat(model.hparams))
 
 
 def enough_of(vocab_size: int) -> int:
-    """How many examples a network is judged from: fewer where the vocabulary is large, so that logits fit memory."""
+    """Returns how many examples to judge a network from: fewer if a large vocabulary makes the logits large."""
     return min(EXAMPLES, LARGEST_LOGITS // vocab_size + 1)
 
 
 def evenly_spaced(ngrams: NGrams, count: int) -> tuple[Tensor, Tensor]:
-    """So many contexts and targets at equal distances from each other, in int64; all where there are fewer."""
+    """Returns `count` evenly spaced contexts and targets, in int64, or all if there are fewer."""
     some = ngrams.some(count)
     return some.contexts.long(), some.targets.long()
 
 
 def _largest(values: Mapping[str, float]) -> tuple[str, float]:
-    """The name with the largest value, and that."""
+    """Returns the name with the largest value, and the value."""
     return max(values.items(), key=lambda item: item[1])
 
 
 def _drawn(ngrams: NGrams, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    generator = torch.Generator().manual_seed(0)  # nothing may draw from the stream that the run trains on
-    size = min(batch_size, EXAMPLES)  # a larger minibatch has no other gradient, and would take its time 32 times
+    generator = torch.Generator().manual_seed(0)  # nothing may draw from the run's own stream
+    size = min(batch_size, EXAMPLES)  # a larger one has much the same gradient, and would take its time 32 times
     for _ in range(UPDATES):
         examples = torch.randint(len(ngrams), (size,), generator=generator)
         yield ngrams.contexts[examples].long().to(device), ngrams.targets[examples].long().to(device)
 
 
 def _over_depth(gradients: list[float], arguments: Mapping[str, Any] | None) -> Verdict:
-    """Judges the std of the gradient at the first hidden layer over that at the last."""
+    """Judges the std of the gradient at the first hidden layer relative to that at the last."""
     ratio = gradients[0] / gradients[-1] if gradients[-1] else math.inf
     excess = abs(math.log10(ratio)) if ratio > 0 else math.inf
     finding = f"at the first hidden layer {ratio:.2g} of that at the last"
@@ -202,7 +200,7 @@ def _learning_rate(trial: Trial) -> Verdict:
     else:
         rule, excess = (FAST, trial.ratio) if trial.ratio > RATIO else (SLOW, -trial.ratio)
         finding = f"update:data 1e{trial.ratio:.1f} {after}"
-    present = trial.first_ratio if rule is DIVERGES else trial.ratio  # before everything has got out of hand
+    present = trial.first_ratio if rule is DIVERGES else trial.ratio  # before the trial diverged
     better = {trial.option: f"{trial.lr * 10 ** (RATIO - present):.1g}"} if math.isfinite(present) else {}
     remedy = Remedy("raise it" if rule is SLOW else "lower it", better)
     return rule._replace(remedies=[remedy]).verdict(trial.ratio, finding, excess)
@@ -219,7 +217,7 @@ def _examples_seen(budget: Budget) -> Verdict:
         remedies = [Remedy("stop early", {"max_steps": fewer}), Remedy("give it more words")]
         return REPEATED._replace(remedies=remedies).verdict(passes, finding, repeated)
     wanted = budget.examples / (max(1, budget.updates) * budget.accumulated)
-    size = 2 ** math.ceil(math.log2(max(wanted, 32)))  # a power of two, as is usual
+    size = 2 ** math.ceil(math.log2(max(wanted, 32)))  # a power of two, as usual
     remedies = [Remedy("train longer", {"max_steps": _rounded_up(budget.examples / each)})]
     if size <= LARGEST_BATCH:
         remedies.append(Remedy("take larger minibatches", {"batch_size": size}))
@@ -229,7 +227,7 @@ def _examples_seen(budget: Budget) -> Verdict:
 
 
 def _rounded_up(number: float) -> int:
-    """A number of updates as people write it: two digits, the rest zeros."""
+    """Returns a number of updates rounded up to two digits, the rest zeros."""
     unit: int = 10 ** max(0, math.floor(math.log10(max(1.0, number))) - 1)
     return math.ceil(number / unit) * unit
 

@@ -1,4 +1,4 @@
-"""A snapshot of one update: everything that goes through the network, forward and backward, without side effects."""
+"""Takes a snapshot of one update: all that passes through the network, forward and backward, without side effects."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from ngram_mlp.models.layers import batch_norms, named_layers, named_weights
 
 @dataclass(frozen=True)
 class LayerSnapshot:
-    """What went through a layer: its input and output, (B, ..., n), and the gradient of the loss at its output."""
+    """The input and output of a layer, (B, ..., n), and the gradient of the loss at its output."""
 
     module: nn.Module
     input: Tensor
@@ -37,21 +37,18 @@ class Snapshot:
     update: int
     loss: float  # cross-entropy in nats, as in `losses.npy`
     logits: Tensor  # (B, vocabulary size)
-    # All that have parameters, are batch norms or non-linearities, and map a tensor to a tensor, in the order of calls.
+    # Layers with parameters, batch norms and non-linearities that map a tensor to a tensor, in the order of calls.
     layers: dict[str, LayerSnapshot]
-    parameters: dict[str, ParameterSnapshot]  # all that are trained
+    parameters: dict[str, ParameterSnapshot]  # all trained ones
 
     @property
     def weights(self) -> dict[str, ParameterSnapshot]:
-        """The parameters of two dimensions or more, so no biases and gains."""
+        """The parameters of two dimensions or more: no biases and gains."""
         return {name: parameter for name, parameter in self.parameters.items() if parameter.value.dim() > 1}
 
     @property
     def nonlinearities(self) -> dict[str, LayerSnapshot]:
-        """The non-linearities by the hidden layer they belong to: `hidden1` for `hidden1.activation`.
-
-        Where a module holds several, each has its own name.
-        """
+        """The non-linearities by layer (`hidden1` for `hidden1.activation`), or by full name if a layer has several."""
         layers = {name: layer for name, layer in self.layers.items() if is_nonlinearity(layer.module)}
         owners = [name.rpartition(".")[0] or name for name in layers]
         names = [owner if owners.count(owner) == 1 else name for owner, name in zip(owners, layers, strict=True)]
@@ -59,13 +56,13 @@ class Snapshot:
 
 
 def update_ratios(snapshot: Snapshot, network: nn.Module) -> dict[str, float]:
-    """By weight, log10 of std(update) / std(weight), from the snapshot before the update and the network after it."""
+    """Returns log10 of std(update) / std(weight) by weight, from a snapshot before the update and the network after."""
     after = dict(named_weights(network))
     return {name: log10_ratio(after[name].detach() - w.value, w.value) for name, w in snapshot.weights.items()}
 
 
 def update_ratio(snapshot: Snapshot, network: nn.Module) -> float:
-    """log10 of norm(update) / norm(weights) over all weights, from the same."""
+    """Returns log10 of norm(update) / norm(weights) over all weights, from the same arguments."""
     after = dict(named_weights(network))
     changes = [after[name].detach() - weight.value for name, weight in snapshot.weights.items()]
     return log10_of_norms(changes, [weight.value for weight in snapshot.weights.values()])
@@ -73,9 +70,9 @@ def update_ratio(snapshot: Snapshot, network: nn.Module) -> float:
 
 @torch.enable_grad()
 def take_snapshot(network: nn.Module, contexts: Tensor, targets: Tensor, update: int = 0) -> Snapshot:
-    """The snapshot of a network in training mode at the minibatch (B, T), (B,) that it is about to be trained on.
+    """Returns the snapshot of a network in training mode at the minibatch (B, T), (B,) of its next update.
 
-    Parameters, their `.grad`, buffers and the random state are afterwards what they were before; no hook stays.
+    Parameters, their `.grad`, buffers and the random state are unchanged afterwards; no hook stays.
     """
     norms = batch_norms(network)
     names = {module: name for name, module in named_layers(network) if name in norms or _is_layer(module)}

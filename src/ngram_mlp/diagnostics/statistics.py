@@ -1,4 +1,4 @@
-"""Statistics of activations, gradients and parameters, as pure functions of tensors."""
+"""Computes statistics of activations, gradients and parameters, as pure functions of tensors."""
 
 import math
 from collections.abc import Iterable
@@ -10,27 +10,27 @@ from torch.nn.modules import activation
 
 SATURATION = 0.97
 BINS = 60
-ROWS = 32  # as many examples of a mask are kept
+ROWS = 32  # examples of a mask that are kept
 
 
 def is_nonlinearity(module: nn.Module) -> bool:
-    """Whether a module is one of torch.nn's non-linearities that work unit by unit."""
+    """Returns whether a module is one of torch.nn's non-linearities that work unit by unit."""
     names = set(activation.__all__) - {"MultiheadAttention", "Softmax", "Softmax2d", "LogSoftmax", "Softmin", "GLU"}
     return type(module).__name__ in names and type(module).__module__ == activation.__name__
 
 
 def mean_and_std(x: Tensor) -> tuple[float, float]:
-    """Mean and unbiased standard deviation over all elements; the standard deviation of a single one is 0."""
+    """Returns mean and unbiased std over all elements; the std of a single element is 0."""
     std, mean = torch.std_mean(x.float(), correction=min(1, x.numel() - 1))
     return mean.item(), std.item()
 
 
 @torch.enable_grad()
 def saturated(nonlinearity: nn.Module, x: Tensor, threshold: float = SATURATION) -> Tensor:
-    """Where a non-linearity f is so flat at its input x that it lets hardly any gradient through: bool, shape of x.
+    """Returns where a non-linearity f is so flat at its input x that hardly any gradient passes: bool, shape of x.
 
-    That is where abs(f'(x)) < 1 - threshold^2: for tanh, whose derivative is 1 - tanh^2, where abs(tanh(x)) is above
-    the threshold, as in notebook 004.
+    That is where abs(f'(x)) < 1 - threshold^2. For tanh, whose derivative is 1 - tanh^2, that is where abs(tanh(x)) is
+    above the threshold, as in notebook 004.
     """
     x = x.detach().requires_grad_()
     (slope,) = torch.autograd.grad(nonlinearity(x.clone()).sum(), x)  # a clone, since it may work in place
@@ -38,7 +38,7 @@ def saturated(nonlinearity: nn.Module, x: Tensor, threshold: float = SATURATION)
 
 
 def baseline_saturation(nonlinearity: nn.Module, threshold: float = SATURATION) -> float:
-    """The saturated fraction for a standard normal input: 4 % of a tanh, half of a ReLU."""
+    """Returns the saturated fraction for a standard normal input: 4 % for tanh, half for ReLU."""
     z = torch.linspace(-5, 5, 4_001)
     parameter = next(nonlinearity.parameters(), z)
     density = torch.exp(-(z**2) / 2)
@@ -47,14 +47,14 @@ def baseline_saturation(nonlinearity: nn.Module, threshold: float = SATURATION) 
 
 
 def dead(flat: Tensor) -> Tensor:
-    """The units that are saturated for every example of a minibatch: (B, ..., n) -> (n,), bool."""
+    """Returns which units are saturated for every example of a minibatch: (B, ..., n) -> (n,), bool."""
     return flat.reshape(-1, flat.shape[-1]).all(dim=0)
 
 
 def log10_ratio(change: Tensor, value: Tensor) -> float:
-    """log10(std(change) / std(value)): -inf where nothing changes, inf or nan where the value is constant.
+    """Returns log10(std(change) / std(value)): -inf if nothing changes; inf or nan if the value is constant.
 
-    With the update and the parameter it is the notebooks' update:data ratio, about -3 in a healthy training.
+    For an update and its parameter, it is the notebooks' update:data ratio, about -3 in healthy training.
     """
     numerator, denominator = mean_and_std(change)[1], mean_and_std(value)[1]
     if denominator == 0:
@@ -63,7 +63,7 @@ def log10_ratio(change: Tensor, value: Tensor) -> float:
 
 
 def log10_of_norms(changes: Iterable[Tensor], values: Iterable[Tensor]) -> float:
-    """log10(norm(changes) / norm(values)), each over all tensors together: -inf where nothing changes."""
+    """Returns log10(norm(changes) / norm(values)), each over all tensors together: -inf if nothing changes."""
     change, value = (math.sqrt(sum(float(x.square().sum()) for x in xs)) for xs in (changes, values))
     if not change or not value:
         return -math.inf if value else math.inf
@@ -71,7 +71,7 @@ def log10_of_norms(changes: Iterable[Tensor], values: Iterable[Tensor]) -> float
 
 
 class Density(TypedDict):
-    """How the finite values of a tensor are distributed: densities, and the edges between them."""
+    """The distribution of a tensor's finite values: densities, and the edges between them."""
 
     edges: Tensor
     values: Tensor
@@ -79,26 +79,26 @@ class Density(TypedDict):
 
 
 class Cells(TypedDict):
-    """The first rows of a mask (examples, units), and what is true of all of it."""
+    """The first rows of a mask (examples, units), and totals over all of it."""
 
     rows: Tensor
-    share: float  # of the cells
+    share: float  # the fraction of cells that are true
     dead: int  # units whose cells are all true
 
 
 def density(x: Tensor, bins: int = BINS) -> Density:
-    """The density of a tensor's finite values in so many bins; without values where there are none."""
+    """Returns the density of a tensor's finite values in this many bins, or no values if none are finite."""
     x = x.detach().float().cpu().flatten()
     x = x[x.isfinite()]
     if not len(x):
         return {"edges": x, "values": x, "std": float("nan")}
-    margin = 1e-6 * max(1.0, float(x.abs().max()))  # where all are equal
+    margin = 1e-6 * max(1.0, float(x.abs().max()))  # in case all are equal
     values, edges = x.histogram(bins, range=(float(x.min()) - margin, float(x.max()) + margin), density=True)
     return {"edges": edges, "values": values, "std": x.std(correction=0).item()}
 
 
 def cells(mask: Tensor) -> Cells:
-    """What is shown of a mask (B, ..., n), of which each row of units counts as an example."""
+    """Returns the Cells of a mask (B, ..., n); each row of units counts as an example."""
     mask = mask.reshape(-1, mask.shape[-1]).cpu()
     share = mask.float().mean().item()
     return {"rows": mask[:ROWS].clone(), "share": share, "dead": int(mask.all(0).sum())}

@@ -1,4 +1,4 @@
-"""A trial of some updates, which are taken back: whether a learning rate suits a network."""
+"""Tries some updates and undoes them, to test whether a learning rate suits a network."""
 
 import math
 import statistics
@@ -19,17 +19,17 @@ UPDATES = 32
 
 @dataclass(frozen=True)
 class Trial:
-    """What came of a trial."""
+    """The result of a trial."""
 
-    losses: Sequence[float]  # of its updates, in nats; the last one may not be finite
+    losses: Sequence[float]  # of its updates, in nats; the last may not be finite
     first_ratio: float  # log10 of norm(update) / norm(weights) over all weights, at the first update
-    ratio: float  # the median of it over the second half
+    ratio: float  # its median over the second half
     lr: float
-    option: str = "optimizer.lr"  # of a model, that says how high the rate is
+    option: str = "optimizer.lr"  # the model's option that sets the rate
 
     @property
     def rise(self) -> float:
-        """How much larger the loss is in the last quarter than at first; inf where it is not finite."""
+        """The increase from the first loss to the mean of the last quarter; inf if it is not finite."""
         last = self.losses[-max(1, len(self.losses) // 4) :]
         rise = statistics.fmean(last) - self.losses[0]
         return rise if math.isfinite(rise) else math.inf
@@ -42,15 +42,14 @@ def try_updates(
     minibatches: Iterable[tuple[Tensor, Tensor]],
     clip: Callable[[list[Tensor]], Any] | None = None,
 ) -> Trial | None:
-    """Trains a network on minibatches (B, T), (B,), and takes that back; None where the optimizer needs a closure.
+    """Trains a network on minibatches (B, T), (B,), and undoes it; returns None if the optimizer needs a closure.
 
-    The learning rate is the highest of the optimizer's schedule, as far as the parameter groups tell it.
+    The learning rate is the highest of the optimizer's schedule, as far as the parameter groups show it.
 
     Args:
-        network: in training mode. Its parameters, gradients and buffers, and the random state, are afterwards what they
-            were before.
-        optimizer: of the network's parameters; it is used up.
-        minibatches: of the trial.
+        network: in training mode. Its parameters, gradients and buffers, and the random state, are restored afterwards.
+        optimizer: of the network's parameters; not to be used again.
+        minibatches: one per update of the trial.
         clip: clips the gradients of parameters.
     """
     if isinstance(optimizer, LBFGS):
@@ -74,13 +73,13 @@ def try_updates(
             optimizer.step()
             ratios.append(log10_of_norms([w.detach() - o for w, o in zip(weights, old, strict=True)], old))
     ratio, group = statistics.median(ratios[len(ratios) // 2 :] or [math.inf]), optimizer.param_groups[0]
-    option = "lr_scheduler.max_lr" if "max_lr" in group else "optimizer.lr"  # OneCycleLR takes no other rate
+    option = "lr_scheduler.max_lr" if "max_lr" in group else "optimizer.lr"  # OneCycleLR reads only max_lr
     return Trial(losses, (ratios or [math.inf])[0], ratio, float(group["lr"]), option)
 
 
 @contextmanager
 def _taken_back(network: nn.Module) -> Iterator[None]:
-    """Afterwards, a network's parameters, gradients and buffers, and the random state, are what they were before."""
+    """Restores a network's parameters, gradients and buffers, and the random state, after the block."""
     tensors = [*network.parameters(), *network.buffers()]
     before, gradients = [x.detach().clone() for x in tensors], [p.grad for p in network.parameters()]
     with torch.random.fork_rng([x.device for x in tensors[:1] if x.is_cuda]):
@@ -95,7 +94,7 @@ def _taken_back(network: nn.Module) -> Iterator[None]:
 
 
 def clipping(value: float | None, algorithm: str | None) -> Callable[[list[Tensor]], Any] | None:
-    """What clips gradients as the trainer's options of these names say: by `norm`, unless by `value`."""
+    """Returns a function that clips gradients as a trainer with these options does: by norm, or by `value`; or None."""
     if not value:
         return None
     if algorithm == "value":

@@ -1,6 +1,6 @@
 """The networks, each a LightningModule, and their layers.
 
-For research: a variant of your own is one class in one file, as CONTRIBUTING.md shows.
+For research: to add a variant, write one class in one file, as CONTRIBUTING.md shows.
 """
 
 from ngram_mlp.models.language_model import LanguageModel

@@ -1,4 +1,4 @@
-"""The LightningModule that all variants share."""
+"""Defines the LightningModule that all variants share."""
 
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -27,13 +27,13 @@ class LanguageModel(LightningModule):
 
     A variant is a subclass whose constructor calls this one and then assigns `network`, a module that maps contexts
     (B, block_size) in int64 to logits (B, len(vocabulary)). Its constructor arguments are its hyperparameters: plain
-    numbers, strings, lists, and dataclasses of them, which a checkpoint carries as dictionaries.
+    numbers, strings, lists, and dataclasses of them, which a checkpoint stores as dictionaries.
 
     Args:
-        vocabulary: the tokens by their ids, as `Tokenizer` has them: a string of characters, or a list.
+        vocabulary: the tokens in the order of their ids, as in `Tokenizer`: a string of characters, or a list.
         block_size: the length of a context.
-        optimizer: builds the optimizer from the parameters; by default that of the notebooks.
-        lr_scheduler: builds the learning-rate schedule from the optimizer. It is stepped after every update; a
+        optimizer: builds the optimizer from the parameters; by default the notebooks' SGD.
+        lr_scheduler: builds the learning-rate schedule from the optimizer. It steps after every update; a
             ReduceLROnPlateau after every epoch, by `val/loss` unless it names another metric. None: a constant rate.
     """
 
@@ -53,9 +53,9 @@ class LanguageModel(LightningModule):
         ):
             raise UserError("give a string or list that has every token once, as data.vocabulary", vocabulary=None)
         _require_function("lambda parameters: AdamW(parameters, lr=0.001)", optimizer=optimizer)
-        lr_scheduler = constant_rate if lr_scheduler is None else lr_scheduler  # a type with None hides the default
+        lr_scheduler = constant_rate if lr_scheduler is None else lr_scheduler  # a type `| None` would hide the default
         _require_function("lambda optimizer: StepLR(optimizer, 1_000)", lr_scheduler=lr_scheduler)
-        # Optimizer and schedule are functions here, whose classes config.yaml names.
+        # Optimizer and schedule are functions here; config.yaml names their classes.
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         # Plain dictionaries, so that a checkpoint names no class (promise 6).
         self.save_hyperparameters({k: asdict(v) if is_dataclass(type(v)) else v for k, v in self.hparams.items()})
@@ -68,11 +68,11 @@ class LanguageModel(LightningModule):
 
     def forward(self, contexts: Tensor) -> Tensor:
         """Returns the logits (B, len(vocabulary)) for contexts (B, block_size)."""
-        logits: Tensor = self.network(contexts.long())  # splits hold them in the narrowest type
+        logits: Tensor = self.network(contexts.long())  # splits store the narrowest type
         return logits
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Returns the mean cross-entropy of a minibatch in nats: contexts (B, T), targets (B,)."""
+        """Returns the mean cross-entropy in nats of a minibatch: contexts (B, T), targets (B,)."""
         contexts, targets = batch
         loss = F.cross_entropy(self(contexts), targets)
         self.log("train/loss", loss, prog_bar=True)
@@ -93,22 +93,15 @@ class LanguageModel(LightningModule):
     on_test_epoch_end = on_validation_epoch_end
 
     def predict_step(self, batch: tuple[Tensor, Tensor] | Tensor, batch_idx: int) -> Tensor:
-        """Returns the probabilities (n, len(vocabulary)) of the next token.
-
-        A batch holds contexts (n, T), with or without targets.
-        """
+        """Returns the probabilities (n, len(vocabulary)) of the token after each context (n, T); ignores targets."""
         contexts = batch if isinstance(batch, Tensor) else batch[0]
         probabilities: Tensor = self(contexts).softmax(dim=1)
         return probabilities
 
     def sample(self, num: int = 10, seed: int = 0, prompt: str = "", temperature: float = 1.0) -> list[str]:
-        """Returns samples drawn as the notebooks draw their names, with a generator of their own.
+        """Returns `num` samples that begin with `prompt`, drawn as in the notebooks from a generator with this seed.
 
-        Args:
-            num: how many.
-            seed: of the generator.
-            prompt: how each begins.
-            temperature: what the logits are divided by; below 1 the probable becomes more probable.
+        The temperature divides the logits; below 1, probable tokens become more probable.
         """
         generator = torch.Generator().manual_seed(seed)
         with evaluation_mode(self.network):
@@ -117,7 +110,7 @@ class LanguageModel(LightningModule):
     def configure_optimizers(self) -> Any:
         try:
             optimizer = self._make_optimizer(self.parameters())
-        except (ValueError, NotImplementedError) as error:  # torch's own words name the argument and the value
+        except (ValueError, NotImplementedError) as error:  # torch's message names the argument and the value
             raise UserError(str(error) or "is abstract; choose another class", optimizer=None) from error
         if isinstance(optimizer, SparseAdam):
             raise UserError("needs sparse gradients, and these are dense; use Adam", optimizer="SparseAdam")
@@ -128,20 +121,20 @@ class LanguageModel(LightningModule):
             raise UserError(f"cannot be made for an optimizer ({reason}); choose another", lr_scheduler=None) from error
         self._refuse_too_short(scheduler)
         configured: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
-        if isinstance(scheduler, ReduceLROnPlateau):  # before the first validation it has nothing to go by
+        if isinstance(scheduler, ReduceLROnPlateau):  # it has no metric before the first validation
             monitor = getattr(scheduler, "monitor", "val/loss")
             configured |= {"interval": "epoch", "monitor": monitor, "strict": False}
         return {"optimizer": optimizer, "lr_scheduler": configured}
 
     def _refuse_too_short(self, scheduler: Any) -> None:
-        """Raises a UserError for a schedule that would raise an exception before the run's last update."""
+        """Raises a UserError if the schedule would raise an exception before the run's last update."""
         steps = getattr(scheduler, "total_steps", None)
         if isinstance(steps, int) and self._trainer and steps < (updates := updates_of(self._trainer)):
             name = f"{type(scheduler).__name__} with total_steps {steps}"
             raise UserError(f"ends before the run's {updates} updates; give {updates}", lr_scheduler=name)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leaves the default optimizer and schedule out: they are lambdas, which pickle does not take."""
+        """Returns the state without the default optimizer and schedule, which are lambdas that pickle rejects."""
         state: dict[str, Any] = super().__getstate__()
         defaults = self._defaults()
         return {key: value for key, value in state.items() if value is not defaults.get(key, state)}
@@ -167,21 +160,21 @@ class LanguageModel(LightningModule):
         weights_only: bool | None = None,
         **kwargs: Any,
     ) -> "Self":
-        """Returns the model of a checkpoint, saved by `train.py` or by `trainer.save_checkpoint`; runs nothing in it.
+        """Returns the model of a checkpoint from `train.py` or `trainer.save_checkpoint`; runs no code from it.
 
-        Called on `LanguageModel`, it takes the class of this package that the checkpoint names.
+        If called on `LanguageModel`, it uses the class of this package that the checkpoint names.
 
         Args:
             checkpoint_path: the file.
-            map_location: the device that it goes to, by default the CPU.
-            hparams_file: not taken, as the checkpoint has its hyperparameters.
-            strict: whether weights must match the model exactly, as by default.
+            map_location: the device of the model, by default the CPU.
+            hparams_file: not supported, because the checkpoint has its hyperparameters.
+            strict: whether the weights must match the model exactly, as by default.
             weights_only: without effect; a checkpoint is always read as data.
-            **kwargs: constructor arguments that replace those in the checkpoint, or that it does not hold: optimizer,
+            **kwargs: constructor arguments that replace those in the checkpoint, or that it lacks: optimizer,
                 lr_scheduler.
 
         Raises:
-            UserError: the file is no checkpoint of this package, or does not fit the class.
+            UserError: the file is not a checkpoint of this package, or does not fit the class.
         """
         if hparams_file is not None:
             raise UserError("is not taken, as a checkpoint has its hyperparameters; leave it out", hparams_file=None)
@@ -191,7 +184,7 @@ class LanguageModel(LightningModule):
 
 
 def constant_rate(optimizer: Optimizer) -> LRScheduler:
-    """A schedule that leaves the learning rate as it is."""
+    """Returns a schedule that keeps the learning rate constant."""
     return ConstantLR(optimizer, factor=1.0)
 
 

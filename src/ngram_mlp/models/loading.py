@@ -1,4 +1,4 @@
-"""Models built from checkpoints, which are data: nothing that a checkpoint names is imported or run."""
+"""Builds models from checkpoints, which are data: nothing that a checkpoint names is imported or run."""
 
 from collections.abc import Iterator
 from importlib import import_module
@@ -12,10 +12,10 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def load_model(checkpoint: Checkpoint, model_class: type[M], strict: bool = True, **arguments: Any) -> M:
-    """Returns the model of a checkpoint, in evaluation mode; a UserError where its class or its weights do not fit.
+    """Returns the model of a checkpoint, in evaluation mode; raises a UserError if its class or weights do not fit.
 
-    The class may also be a base of the one that the checkpoint names, if this package has that one. Further arguments
-    of its constructor replace those in the checkpoint. Only if `strict` are all weights required.
+    `model_class` may be a base of the class that the checkpoint names, if this package has the latter. `arguments`
+    replace constructor arguments in the checkpoint. All weights are required only if `strict`.
     """
     name = checkpoint.model
     model_class = next((kind for kind in _of_this_package(model_class) if kind.__name__ == name), model_class)
@@ -31,10 +31,7 @@ def load_model(checkpoint: Checkpoint, model_class: type[M], strict: bool = True
 
 
 def variant(name: str, base: type[M]) -> type[M]:
-    """Returns the class with a name: that base, one of this package, or one's own as `package.module.Class`.
-
-    Raises a UserError where there is none.
-    """
+    """Returns a class by name: `base`, one of this package, or `package.module.Class`; raises a UserError if absent."""
     known = {kind.__name__: kind for kind in (base, *_of_this_package(base))}
     module, _, own = name.rpartition(".")
     if not module and name in known:
@@ -49,7 +46,7 @@ def variant(name: str, base: type[M]) -> type[M]:
 
 
 def _of_this_package(base: type[M]) -> Iterator[type[M]]:
-    """Yields the classes derived from one that this package defines: a checkpoint's word is enough for no other."""
+    """Yields the subclasses that this package defines; a checkpoint may name no others."""
     for kind in base.__subclasses__():
         if kind.__module__.startswith(f"{__package__.split('.')[0]}."):
             yield kind
@@ -57,7 +54,7 @@ def _of_this_package(base: type[M]) -> Iterator[type[M]]:
 
 
 def load_weights(model: nn.Module, weights: dict[str, Any], strict: bool = True) -> None:
-    """Puts the weights of a checkpoint into a model; raises a built-in error of any kind if they do not fit."""
+    """Loads the weights of a checkpoint into a model; raises one of several built-in errors if they do not fit."""
     for key, own in model.state_dict().items():
         if key in weights and weights[key].is_floating_point() != own.is_floating_point():
             raise TypeError(f"{key} is of {weights[key].dtype}, not {own.dtype}")

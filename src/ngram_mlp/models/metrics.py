@@ -1,4 +1,4 @@
-"""How well a model predicts a split."""
+"""Measures how well a model predicts a split."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,11 +14,11 @@ from torchmetrics import Metric
 
 from ngram_mlp.data import NGrams, SplitBatches
 
-LARGEST_TABLE = 2**24  # in numbers
+LARGEST_TABLE = 2**24  # elements
 
 
 class PredictionMetric(Metric):
-    """Loss, perplexity and accuracy of next-token predictions, accumulated over batches of any size.
+    """Computes loss, perplexity and accuracy of next-token predictions over batches of any size.
 
     `compute` returns `loss`, the mean cross-entropy in nats over all examples; `perplexity`, its exponential; and
     `accuracy`, the fraction of examples whose most probable token is the target.
@@ -31,13 +31,13 @@ class PredictionMetric(Metric):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        # float32, since Apple's GPUs have no float64; a batch's sum is added at once, so few rounding errors add up.
+        # float32, because Apple's GPUs lack float64. Adding one sum per batch keeps the rounding error small.
         self.add_state("loss_sum", torch.zeros(()), dist_reduce_fx="sum")
         self.add_state("correct", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("examples", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
-        """Adds a batch: logits (n, vocabulary size), targets (n,)."""
+        """Adds a batch of logits (n, vocabulary size) and targets (n,)."""
         self.loss_sum += F.cross_entropy(logits, targets, reduction="sum")
         self.correct += (logits.argmax(dim=1) == targets).sum()
         self.examples += len(targets)
@@ -49,7 +49,7 @@ class PredictionMetric(Metric):
 
 @contextmanager
 def evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """Puts the network into evaluation mode, and afterwards back into its previous mode."""
+    """Puts the network into evaluation mode, then back into its previous mode."""
     was_training = network.training
     network.eval()
     try:
@@ -60,7 +60,7 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def evaluate(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> dict[str, float]:
-    """The metrics of a network, in evaluation mode, over batches of (contexts, targets)."""
+    """Returns the metrics of a network in evaluation mode over batches of (contexts, targets)."""
     metric = PredictionMetric(sync_on_compute=False).to(device)
     with evaluation_mode(network):
         for contexts, targets in batches:
@@ -70,18 +70,18 @@ def evaluate(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], devic
 
 @torch.no_grad()
 def target_probabilities(model: LightningModule, batches: Iterable[tuple[Tensor, Tensor]]) -> NDArray[np.float64]:
-    """The probability that a model, in evaluation mode, gives to each target, (N,)."""
+    """Returns the probability of each target, (N,), under a model in evaluation mode."""
     found = [model(contexts).double().softmax(1).gather(1, targets[:, None]) for contexts, targets in batches]
     return torch.cat(found)[:, 0].numpy()
 
 
 @torch.no_grad()
 def tabulated(network: nn.Module, ngrams: NGrams, device: torch.device) -> tuple[nn.Module, SplitBatches]:
-    """A network and the batches of a split that evaluate to the same metrics, sooner where contexts occur repeatedly.
+    """Returns a network and batches that give the same metrics for a split, faster if contexts repeat.
 
-    The network is a table of the logits of the distinct contexts, and the context of an example its place there. The
-    given network comes back unchanged if a table would not pay, or if logits depend on other examples in the batch,
-    which the first batch shows.
+    The network is a table of the logits of the distinct contexts, and an example's context is its row there. The given
+    network is returned unchanged if a table would not pay, or if logits depend on other examples in the batch; the
+    first batch shows that.
     """
     batches, distinct = SplitBatches(ngrams), ngrams.distinct()
     if distinct is None or len(distinct[0]) > len(ngrams) / 2:

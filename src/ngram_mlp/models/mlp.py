@@ -1,4 +1,4 @@
-"""The n-gram MLP, with and without batch norm, and with the depth and initialization that an experiment asks for."""
+"""Defines the n-gram MLP, with and without batch norm, with configurable depth and initialization."""
 
 import warnings
 from collections import OrderedDict
@@ -24,24 +24,24 @@ from runlab import UserError, require_at_least
 
 
 class MLP(LanguageModel):
-    """An embedding, hidden layers (linear, perhaps a norm, non-linearity), and a linear output layer.
+    """An embedding, hidden layers (linear, optional norm, non-linearity), and a linear output layer.
 
-    With one hidden layer it is the network of Bengio et al. 2003 as the notebooks have it; the defaults are those of
-    cell 4 of notebook 002.
+    With one hidden layer it is the network of Bengio et al. 2003 as in the notebooks. The defaults are those of cell 4
+    of notebook 002.
 
     Args:
-        vocabulary: the tokens by their ids, as `Tokenizer` has them.
-        block_size: how many tokens the network sees.
+        vocabulary: the tokens in the order of their ids, as in `Tokenizer`.
+        block_size: the number of tokens the network sees.
         n_embd: the dimensions of a token's embedding.
         n_hidden: the units of a hidden layer.
-        n_layers: the hidden layers.
+        n_layers: the number of hidden layers.
         activation: a non-linearity of torch.nn by name: Tanh, ReLU, GELU, ...
-        residual: whether an identity shortcut leads around each hidden layer whose input is as wide as its output.
-        direct: whether the embeddings also reach the output by a linear layer of their own.
-        norm: the normalization between a linear layer and its non-linearity, or its kind alone; for batch norm take
+        residual: whether to add an identity shortcut around each hidden layer of equal input and output width.
+        direct: whether a linear layer also connects the embeddings to the output directly.
+        norm: the normalization between a linear layer and its non-linearity, or its kind; for batch norm use
             `BatchNormMLP`.
         initialization: how each parameter is drawn.
-        **training: optimizer and lr_scheduler, as `LanguageModel` has them.
+        **training: optimizer and lr_scheduler, as in `LanguageModel`.
     """
 
     def __init__(
@@ -70,17 +70,17 @@ class BatchNormMLP(LanguageModel):
     The defaults are those of cell 11 of notebook 002: batch norm written by hand, with running statistics.
 
     Args:
-        vocabulary: the tokens by their ids, as `Tokenizer` has them.
-        block_size: how many tokens the network sees.
+        vocabulary: the tokens in the order of their ids, as in `Tokenizer`.
+        block_size: the number of tokens the network sees.
         n_embd: the dimensions of a token's embedding.
         n_hidden: the units of a hidden layer.
-        n_layers: the hidden layers.
+        n_layers: the number of hidden layers.
         activation: a non-linearity of torch.nn by name: Tanh, ReLU, GELU, ...
-        residual: whether an identity shortcut leads around each hidden layer whose input is as wide as its output.
-        direct: whether the embeddings also reach the output by a linear layer of their own.
-        batch_norm: by hand or torch's own, and its options, or its kind alone.
+        residual: whether to add an identity shortcut around each hidden layer of equal input and output width.
+        direct: whether a linear layer also connects the embeddings to the output directly.
+        batch_norm: the options of batch norm, or its kind alone.
         initialization: how each parameter is drawn.
-        **training: optimizer and lr_scheduler, as `LanguageModel` has them.
+        **training: optimizer and lr_scheduler, as in `LanguageModel`.
     """
 
     def __init__(
@@ -115,11 +115,11 @@ def mlp_network(
     norm: Norm,
     init: Initialization,
 ) -> nn.Sequential:
-    """A network from contexts (B, T) to logits (B, vocab_size).
+    """Returns a network from contexts (B, T) to logits (B, vocab_size).
 
-    Its layers are `embedding`, `flatten`, `hidden1`, `hidden2`, ... (each of `linear`, `norm`, `activation`) and
-    `output` (`linear`, `norm`); their parameters are drawn in this order. With `direct`, all behind `flatten` are in
-    `sum`, whose last layer is `direct`: with one hidden layer, the network of Bengio et al. 2003, section 2,
+    Its layers are `embedding`, `flatten`, `hidden1`, `hidden2`, ... (each `linear`, `norm`, `activation`) and `output`
+    (`linear`, `norm`); their parameters are drawn in this order. With `direct`, all layers after `flatten` are in
+    `sum`, whose last layer is `direct`. With one hidden layer, that is the network of Bengio et al. 2003, section 2,
     y = b + W x + U tanh(d + H x).
     """
     require_at_least(1, n_embd=n_embd, n_hidden=n_hidden, n_layers=n_layers)
@@ -145,7 +145,7 @@ def mlp_network(
 def hidden_layers(
     fan_in: int, n_hidden: int, activation_name: str, norm: Norm, init: Initialization, gain: float
 ) -> OrderedDict[str, nn.Module]:
-    """The parts of a hidden layer from (..., fan_in) to (..., n_hidden): `linear`, perhaps `norm`, `activation`."""
+    """Returns a hidden layer's parts, (..., fan_in) to (..., n_hidden): `linear`, optional `norm`, `activation`."""
     auto_bias = NO_BIAS if norm.subtracts_bias else Initialization.output_bias
     bias = auto_bias if init.hidden_bias == "auto" else init.hidden_bias
     layers = OrderedDict[str, nn.Module](linear=linear(fan_in, n_hidden, init.hidden_weight, bias, gain))
@@ -156,7 +156,7 @@ def hidden_layers(
 
 
 def output_layer(fan_in: int, vocab_size: int, norm: Norm, init: Initialization, gain: float) -> nn.Sequential:
-    """The output layer from (B, fan_in) to logits (B, vocab_size): `linear`, perhaps `norm`."""
+    """Returns the output layer from (B, fan_in) to logits (B, vocab_size): `linear`, optional `norm`."""
     layers = OrderedDict[str, nn.Module](linear=linear(fan_in, vocab_size, init.output_weight, init.output_bias, gain))
     if (layer := norm.logits(vocab_size)) is not None:
         layers["norm"] = layer
@@ -164,14 +164,14 @@ def output_layer(fan_in: int, vocab_size: int, norm: Norm, init: Initialization,
 
 
 def activation_layer(name: str) -> nn.Module:
-    """The non-linearity `torch.nn.NAME`; a UserError where there is none that maps each unit to one value."""
+    """Returns the non-linearity `torch.nn.NAME`; raises a UserError unless it maps each unit to one value."""
     error = UserError("is no non-linearity of torch.nn for single units; try Tanh, ReLU or GELU", activation=name)
     if name not in torch_activations.__all__:
         raise error
     try:
         module: nn.Module = getattr(torch_activations, name)()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Softmax warns before it is refused
+            warnings.simplefilter("ignore")  # Softmax warns before it is rejected
             probe, alone = module(torch.zeros(2, 4)), module(torch.zeros(2, 1))
     except (TypeError, ValueError, RuntimeError):
         raise error from None
@@ -181,7 +181,7 @@ def activation_layer(name: str) -> nn.Module:
 
 
 class Sum(nn.Sequential):
-    """Its layers in turn, but for the last, whose output for the same input is added."""
+    """Applies all layers but the last in turn, and adds the last layer's output for the same input."""
 
     def forward(self, x: Tensor) -> Tensor:
         *layers, direct = self
@@ -193,8 +193,9 @@ class Sum(nn.Sequential):
 
 
 class Residual(nn.Sequential):
-    """Its layers in turn, with the input added to their output: y = x + f(x), both (B, n), so that the gradient reaches
-    x undiminished, whatever f does to it: the shortcut of He et al. 2015, arXiv:1512.03385, and notebook 000's notes.
+    """Adds the input to the output of its layers, y = x + f(x), both (B, n); the gradient reaches x undiminished.
+
+    It is the shortcut of He et al. 2015, arXiv:1512.03385, and of notebook 000's notes.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""New words, lines or texts from a trained model."""
+"""Samples new words, lines or texts from a trained model."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ from torch import Tensor
 from ngram_mlp.data.tokenizer import Tokenizer
 from runlab import UserError, require_at_least, shortened
 
-if TYPE_CHECKING:  # it samples by these functions
+if TYPE_CHECKING:  # it imports this module to sample
     from ngram_mlp.models.language_model import LanguageModel
 
 MAX_LENGTH = 200
@@ -17,7 +17,7 @@ BATCH = 10_000
 
 
 def learns_text(model: "LanguageModel") -> bool:
-    """Returns whether a model has learned a text, which goes on across its lines and has no end."""
+    """Returns whether a model has learned a text, which continues across its lines and has no end."""
     return Tokenizer(model.vocabulary).is_text
 
 
@@ -25,14 +25,14 @@ def sample_one_by_one(
     model: "LanguageModel",  # in evaluation mode
     num: int,
     generator: torch.Generator,  # on the CPU
-    prompt: str = "",  # how every sample begins
-    temperature: float = 1.0,  # what the logits are divided by; below 1 the probable becomes more probable
-    max_length: int = MAX_LENGTH,  # the number of tokens at which a sample is cut
+    prompt: str = "",  # the beginning of every sample
+    temperature: float = 1.0,  # divides the logits; below 1, probable tokens become more probable
+    max_length: int = MAX_LENGTH,  # the number of tokens after which a sample is cut
 ) -> Iterator[tuple[str, bool]]:
-    """Samples as the notebooks draw their names: one after the other, one `torch.multinomial` draw a token.
+    """Samples one after another, as in the notebooks: one `torch.multinomial` draw per token.
 
-    Yields each, and whether the model ended it or it was cut. Raises a UserError where the temperature is not positive,
-    the prompt has characters outside the vocabulary, or the model's outputs are nan.
+    Yields each sample, and whether the model ended it (else it was cut). Raises a UserError if the temperature is not
+    positive and finite, the prompt has characters outside the vocabulary, or the model's outputs are nan.
     """
     require_at_least(0, num=num)
     tokenizer = Tokenizer(model.vocabulary)
@@ -54,7 +54,7 @@ def sample_batched(
     temperature: float = 1.0,
     max_length: int = MAX_LENGTH,
 ) -> Iterator[tuple[str, bool]]:
-    """Samples of the same distribution as those of `sample_one_by_one`, many at a time."""
+    """Samples from the same distribution as `sample_one_by_one`, many at a time."""
     require_at_least(0, num=num)
     tokenizer = Tokenizer(model.vocabulary)
     context, begun = _start(model, tokenizer, prompt, temperature)
@@ -79,7 +79,7 @@ def sample_batched(
 def _start(
     model: "LanguageModel", tokenizer: Tokenizer, prompt: str, temperature: float
 ) -> tuple[list[int], list[int]]:
-    """The ids of the first context, boundaries and then the end of the prompt, and those of the whole prompt."""
+    """Returns the ids of the first context (boundaries, then the end of the prompt) and of the whole prompt."""
     if not 0 < temperature < float("inf"):
         raise UserError("give a number above 0, such as 0.8", temperature=temperature)
     known = "".join(model.vocabulary[1:])
@@ -95,10 +95,10 @@ def _start(
 def _draw(
     model: "LanguageModel", contexts: Tensor, temperature: float, generator: torch.Generator, tokenizer: Tokenizer
 ) -> Tensor:
-    """One token for each context: (n, block_size) -> (n,)."""
+    """Returns one token for each context: (n, block_size) -> (n,)."""
     probabilities = torch.softmax(model(contexts.to(model.device)).cpu() / temperature, dim=1)
     if probabilities.isnan().any():
         raise UserError("the model's outputs are not finite; take a checkpoint from before it diverged")
     if tokenizer.is_text:
-        probabilities[:, 0] = 0  # the boundary stands before the text alone
+        probabilities[:, 0] = 0  # the boundary occurs only before the text
     return torch.multinomial(probabilities, num_samples=1, generator=generator).squeeze(1)

@@ -1,4 +1,4 @@
-"""A learning-rate schedule that torch lacks as a class."""
+"""Defines a learning-rate schedule that torch lacks as a class."""
 
 import math
 
@@ -9,12 +9,12 @@ from runlab import UserError
 
 
 class WarmupCosine(LRScheduler):
-    """A linear warm-up, then half a cosine from the optimizer's rate down to a fraction of it (arXiv:1608.03983).
+    """Warms up linearly, then decays along half a cosine to a fraction of the optimizer's rate (arXiv:1608.03983).
 
     Update n < warmup has the rate lr * (n + 1) / warmup; from update `total` on, the rate is `final * lr`.
 
     Args:
-        optimizer: whose rates are scheduled.
+        optimizer: the optimizer to schedule.
         warmup: the updates until the full rate is reached.
         total: the updates until the final rate is reached; usually all updates of the run.
         final: the final rate as a fraction of the full one.

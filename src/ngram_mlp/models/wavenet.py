@@ -1,4 +1,4 @@
-"""The hierarchical network that fuses a context pair by pair, with batch normalization."""
+"""Defines the hierarchical network that fuses a context pair by pair, with batch norm."""
 
 from collections import OrderedDict
 from typing import Any
@@ -13,21 +13,21 @@ from runlab import UserError, require_at_least
 
 
 class WaveNet(LanguageModel):
-    """Hidden layers that each fuse neighbours, so that a context of T characters becomes one vector in log2(T) layers.
+    """Fuses neighbours in each hidden layer, so that T tokens become one vector after log2(T) layers.
 
-    A layer joins consecutive pairs, (B, T, C) to (B, T / 2, 2 C), and applies a linear layer, batch norm and a
-    non-linearity to each pair alike. It is the tree of van den Oord et al. 2016, arXiv:1609.03499, without their gates,
-    shortcuts and dilated convolutions, as the lecture after the notebooks has it (makemore, part 5); sizes are its.
+    A layer joins consecutive pairs, (B, T, C) to (B, T / 2, 2 C), and applies the same linear layer, batch norm and
+    non-linearity to each pair. It is the tree of van den Oord et al. 2016, arXiv:1609.03499, without gates, shortcuts
+    and dilated convolutions, and with the sizes of the lecture after the notebooks (makemore, part 5).
 
     Args:
-        vocabulary: the tokens by their ids, as `Tokenizer` has them.
-        block_size: how many tokens the network sees: a power of two.
+        vocabulary: the tokens in the order of their ids, as in `Tokenizer`.
+        block_size: the number of tokens the network sees: a power of two.
         n_embd: the dimensions of a token's embedding.
         n_hidden: the units of a hidden layer.
-        batch_norm: by hand or torch's own, and its options, or its kind alone.
+        batch_norm: the options of batch norm, or its kind alone.
         activation: a non-linearity of torch.nn by name: Tanh, ReLU, GELU, ...
         initialization: how each parameter is drawn.
-        **training: optimizer and lr_scheduler, as `LanguageModel` has them.
+        **training: optimizer and lr_scheduler, as in `LanguageModel`.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class WaveNet(LanguageModel):
         width = n_embd
         for number in range(1, block_size.bit_length()):
             hidden = hidden_layers(2 * width, n_hidden, activation, norm, init, gain)
-            # (B, T, C) to (B, T / 2, n_hidden), at last to (B, n_hidden)
+            # (B, T, C) to (B, T / 2, n_hidden), finally to (B, n_hidden)
             layers[f"hidden{number}"] = nn.Sequential(OrderedDict(pairs=Pairs(), **hidden))
             width = n_hidden
         layers["output"] = output_layer(width, len(vocabulary), norm, init, gain)  # (B, vocabulary size)
@@ -60,7 +60,7 @@ class WaveNet(LanguageModel):
 
 
 class Pairs(nn.Module):
-    """Joins consecutive pairs of positions: (B, T, C) to (B, T / 2, 2 C), and a last pair, (B, 2, C), to (B, 2 C)."""
+    """Joins consecutive pairs of positions: (B, T, C) to (B, T / 2, 2 C), and the last pair, (B, 2, C), to (B, 2 C)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.reshape(len(x), -1, 2 * x.shape[2]).squeeze(1)

@@ -1,4 +1,4 @@
-"""The layers that the variants are made of, and how their parameters are drawn.
+"""The layers of the variants, and how their parameters are drawn.
 
 For research: a new norm goes into `normalization.py`, a new layer into a file of its own.
 """

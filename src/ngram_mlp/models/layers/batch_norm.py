@@ -1,4 +1,4 @@
-"""Batch normalization written by hand."""
+"""Defines batch normalization written by hand."""
 
 from typing import Literal
 
@@ -10,19 +10,19 @@ from ngram_mlp.processes import processes, total
 
 
 class BatchNorm(nn.Module):
-    r"""Batch normalization by the standard deviation, as cell 11 of notebook 002 writes it, or by the variance.
+    r"""Batch normalization by the standard deviation, as in cell 11 of notebook 002, or by the variance.
 
     For a minibatch x of shape (B, ..., n), with the mean m and the standard deviation s of each of the n units over all
     other dimensions, training computes
 
     .. math:: y = gain \cdot (x - m) / (s + eps) + bias \quad or \quad y = gain \cdot (x - m) / \sqrt{s^2 + eps} + bias
 
-    and moves the running estimates of the mean and of the unbiased s, or s squared, which evaluation uses instead:
-    `running = (1 - momentum) * running + momentum * now`.
+    and moves the running estimates of the mean and of the unbiased s, or s squared:
+    `running = (1 - momentum) * running + momentum * now`. Evaluation uses the running estimates instead.
 
-    Where several processes train together, the minibatch is that of all of them (arXiv:1803.01534), and gradients flow
-    through the shared statistics. With `statistic="var", unbiased=False` this is `torch.nn.BatchNorm1d`. Source: Ioffe
-    and Szegedy 2015, arXiv:1502.03167, and the notebooks' form of it.
+    When several processes train together, the statistics are those of all their examples (arXiv:1803.01534), and
+    gradients flow through them. With `statistic="var", unbiased=False` this is `torch.nn.BatchNorm1d`. Source: Ioffe
+    and Szegedy 2015, arXiv:1502.03167, in the form of the notebooks.
     """
 
     gain: nn.Parameter
@@ -36,9 +36,9 @@ class BatchNorm(nn.Module):
         n_features: int,
         momentum: float = 0.001,  # the weight of a minibatch in the running estimates
         eps: float = 1e-5,
-        statistic: Literal["std", "var"] = "std",  # x is divided by std + eps, or by the root of var + eps
-        unbiased: bool = True,  # whether s squared divides by one less than the examples, as in the notebooks
-        gain: float = 1.0,  # the initial one
+        statistic: Literal["std", "var"] = "std",  # divides x by std + eps, or by the root of var + eps
+        unbiased: bool = True,  # whether s squared divides by the examples minus one, as in the notebooks
+        gain: float = 1.0,  # the initial gain
     ) -> None:
         super().__init__()
         self.momentum = momentum
@@ -58,7 +58,7 @@ class BatchNorm(nn.Module):
         size = len(examples) * processes()
         mean, spread = self._measure(examples, size)
         with torch.no_grad():
-            # The estimates stay in float32 where the activations have fewer bits.
+            # The estimates stay in float32 if the activations have fewer bits.
             self.running_mean.lerp_(mean.to(running.dtype), self.momentum)
             running.lerp_(spread.to(running.dtype), self.momentum)
         if not self.unbiased:
@@ -67,20 +67,20 @@ class BatchNorm(nn.Module):
         return self._normalize(x, mean, spread)
 
     def _measure(self, x: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Mean and unbiased spread (n,) of this process's examples and all others', together `size`."""
+        """Returns mean and unbiased spread (n,) over the examples of all processes, `size` in total."""
         if size == len(x):
             measure = torch.std_mean if self.statistic == "std" else torch.var_mean
             spread, mean = measure(x, dim=0)
             return mean, spread
         mean = total(x.sum(0)) / size
         spread = total(((x - mean) ** 2).sum(0)) / (size - 1)
-        if self.statistic == "std":  # whose slope at 0 is infinite
+        if self.statistic == "std":  # the root has an infinite slope at 0
             spread = spread.clamp_min(torch.finfo(spread.dtype).tiny).sqrt()
         return mean, spread
 
     def _normalize(self, x: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
         divisor = spread + self.eps if self.statistic == "std" else (spread + self.eps).sqrt()
-        # gain / divisor first: n divisions instead of B * n, and one multiplication and addition an element.
+        # gain / divisor first: n divisions instead of B * n, and one multiplication and addition per element.
         return torch.addcmul(self.bias, x - mean, self.gain / divisor)
 
     def extra_repr(self) -> str:
@@ -88,16 +88,16 @@ class BatchNorm(nn.Module):
 
 
 class UnitsLastBatchNorm1d(nn.BatchNorm1d):
-    """`torch.nn.BatchNorm1d` with the units in the last dimension, (B, ..., n), as all other layers have them."""
+    """`torch.nn.BatchNorm1d` with the units in the last dimension, (B, ..., n), as in all other layers."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(examples_of(x, self)).view_as(x)
 
 
 def examples_of(x: Tensor, layer: nn.Module) -> Tensor:
-    """What a batch norm takes its statistics over: its input, one example a row, (examples, n).
+    """Returns the input of a batch norm with one example per row, (examples, n), for statistics over the rows.
 
-    Torch's own layer has its units in the second dimension, (B, n) or (B, n, L); all others in the last, (B, ..., n).
+    Torch's own layer has the units in the second dimension, (B, n) or (B, n, L); all others in the last, (B, ..., n).
     """
     if isinstance(layer, nn.BatchNorm1d) and not isinstance(layer, UnitsLastBatchNorm1d):
         x = x.movedim(1, -1)
@@ -105,5 +105,5 @@ def examples_of(x: Tensor, layer: nn.Module) -> Tensor:
 
 
 def batch_norms(network: nn.Module) -> dict[str, BatchNorm | nn.BatchNorm1d]:
-    """The batch-norm layers of a network by name, in their order."""
+    """Returns the batch-norm layers of a network by name, in their order."""
     return {name: layer for name, layer in named_layers(network) if isinstance(layer, (BatchNorm, nn.BatchNorm1d))}

@@ -1,4 +1,4 @@
-"""How parameters are drawn: a distribution times a scale, from torch's default CPU generator."""
+"""Draws parameters: a distribution times a scale, from torch's default CPU generator."""
 
 import re
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Initializer:
     """A distribution times a factor times a scale.
 
     Args:
-        distribution: `normal` (standard), `uniform` on [0, 1), `symmetric`, uniform on [-1, 1), or `constant` 1, which
+        distribution: `normal` (standard), `uniform` on [0, 1), `symmetric` (uniform on [-1, 1)), or `constant` 1, which
             draws nothing.
         factor: a number, or None for the gain of the non-linearity that follows.
         scale: `one`; `fan_in`, 1 / sqrt(fan_in) (with the tanh gain 5/3 the Kaiming initialization, arXiv:1502.01852);
@@ -39,7 +39,7 @@ class Initializer:
 
     @classmethod
     def parse(cls, form: str) -> "Initializer":
-        """The initializer written as `normal * 0.2`, `normal * gain / sqrt(fan_in)`, ...; a ValueError for others."""
+        """Parses a form such as `normal * 0.2` or `normal * gain / sqrt(fan_in)`; raises a ValueError for others."""
         match = FORM.fullmatch(" ".join(form.split()))
         if match is None:
             raise ValueError(FORMS)
@@ -51,7 +51,7 @@ class Initializer:
         return cls(match["distribution"], number, match["fan"] or match["xavier"] or "one")
 
     def draw(self, shape: tuple[int, ...], fan_in: int, fan_out: int, gain: float = 1.0) -> Tensor:
-        """A float32 tensor on the CPU, so that every accelerator starts alike; drawn even where the factor is 0."""
+        """Returns a float32 tensor on the CPU, so that all accelerators start alike; draws even if the factor is 0."""
         scale: float = {
             "one": 1.0,
             "fan_in": fan_in**-0.5,
@@ -75,7 +75,7 @@ class Initialization:
     Args:
         embedding: the table of embeddings.
         hidden_weight: the weights of the hidden layers.
-        hidden_bias: their biases; `none` for no bias; `auto` for none where batch norm would subtract it again, else
+        hidden_bias: their biases; `none` for no bias; `auto` for none if batch norm would subtract it, else
             `uniform / sqrt(fan_out)`.
         output_weight: the weight of the output layer.
         output_bias: its bias, or `none`.
@@ -89,7 +89,7 @@ class Initialization:
 
     @classmethod
     def of(cls, given: "Initialization | dict[str, Any]") -> "Initialization":
-        """The forms given as such, or as a dictionary, which a checkpoint has."""
+        """Returns the forms, given as such or as a dictionary, as in a checkpoint."""
         return cls(**given) if isinstance(given, dict) else given
 
     def __post_init__(self) -> None:
@@ -103,8 +103,8 @@ class Initialization:
 
 
 def linear(fan_in: int, fan_out: int, weight: str, bias: str, gain: float = 1.0) -> nn.Linear:
-    """A linear layer whose weight is drawn in the orientation (fan_in, fan_out), then its bias (promise 2)."""
-    with torch.random.fork_rng(devices=[]):  # torch's own initialization draws, too
+    """Returns a linear layer; draws its weight in the orientation (fan_in, fan_out), then its bias (promise 2)."""
+    with torch.random.fork_rng(devices=[]):  # torch's own initialization draws too
         layer = nn.Linear(fan_in, fan_out, bias=bias != NO_BIAS)
     with torch.no_grad():
         layer.weight.copy_(Initializer.parse(weight).draw((fan_in, fan_out), fan_in, fan_out, gain).T)
@@ -114,15 +114,15 @@ def linear(fan_in: int, fan_out: int, weight: str, bias: str, gain: float = 1.0)
 
 
 def embedding(n_rows: int, n_embd: int, weight: str) -> nn.Embedding:
-    """An embedding table (n_rows, n_embd)."""
+    """Returns an embedding table (n_rows, n_embd)."""
     return nn.Embedding(n_rows, n_embd, _weight=Initializer.parse(weight).draw((n_rows, n_embd), n_rows, n_embd))
 
 
 def gain_of(module: nn.Module) -> float:
-    """What a normal weight over sqrt(fan_in) is multiplied by so that the spread of activations persists over depth.
+    """Returns the factor on normal / sqrt(fan_in) weights that preserves the spread of activations over depth.
 
-    That of `torch.nn.init.calculate_gain` where it has one (5/3 for tanh, sqrt(2) for ReLU); else 1 / sqrt(E[f(z)^2])
-    for a standard normal z, from which these values come (He et al. 2015, arXiv:1502.01852).
+    That is `torch.nn.init.calculate_gain` if it knows the module (5/3 for tanh, sqrt(2) for ReLU). Otherwise it is
+    1 / sqrt(E[f(z)^2]) for a standard normal z, as for ReLU in He et al. 2015, arXiv:1502.01852.
     """
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(module).__name__).lower().replace("re_lu", "relu")
     try:

@@ -1,4 +1,4 @@
-"""What the layers of a network are called where they are shown."""
+"""Names the layers of a network for display."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from torch import nn
 
 
 def named_layers(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yields all modules with their names; those that are only numbered by their kind and its number, as `linear2`."""
+    """Yields all modules with their names; numbered ones are named by kind and number, such as `linear2`."""
     names = {"": ""}
     for name, module in network.named_modules():
         for (child, _), word in zip(module.named_children(), _words_of(module), strict=True):
@@ -16,17 +16,17 @@ def named_layers(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def named_weights(network: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yields all parameters with their names, those of their modules as `named_layers` has them."""
+    """Yields all parameters with their names, with module names as in `named_layers`."""
     seen: set[nn.Parameter] = set()
     for name, module in named_layers(network):
         for own, parameter in module.named_parameters(recurse=False):
-            if parameter not in seen:  # as torch does with one that is shared
+            if parameter not in seen:  # a shared one is yielded once, as in torch
                 seen.add(parameter)
                 yield f"{name}.{own}".lstrip("."), parameter
 
 
 def _words_of(parent: nn.Module) -> list[str]:
-    """What the children of a module are called within it."""
+    """Returns the names of a module's children within it."""
     children = [*parent.named_children()]
     kinds = Counter(type(child).__name__.lower() for name, child in children if name.isdecimal())
     taken, numbers, words = {name for name, _ in children}, Counter[str](), []

@@ -1,7 +1,7 @@
-"""Which normalization stands between a linear layer and its non-linearity.
+"""Defines the normalizations between a linear layer and its non-linearity.
 
-To add one that works within each example: a kind in `Normalization.kinds`, and its layer in `Normalization.layer`. For
-another sort: a subclass of `Norm`, and a model that takes it, as `BatchNormMLP` takes `BatchNormalization`.
+To add one that works within each example, add a kind to `Normalization.kinds` and its layer to `Normalization.layer`.
+For another sort, add a subclass of `Norm` and a model that takes it, as `BatchNormMLP` takes `BatchNormalization`.
 """
 
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ N = TypeVar("N", bound="Norm")
 
 @dataclass(frozen=True)
 class Norm:
-    """What an MLP asks of a normalization; a UserError for an unknown kind or a value out of its range.
+    """The interface of a normalization for an MLP; raises a UserError for an unknown kind or a value out of range.
 
-    `hidden` and `logits` make the layer for so many units or logits, if there is to be one.
+    `hidden` and `logits` return the layer for a number of units or logits, or None.
     """
 
     kind: str
@@ -29,7 +29,7 @@ class Norm:
     logits_gain: float = 1.0
 
     kinds: ClassVar[tuple[str, ...]] = ()
-    subtracts_bias: ClassVar[bool] = False  # whether it removes a bias of the linear layer before it
+    subtracts_bias: ClassVar[bool] = False  # whether it cancels the bias of the linear layer before it
 
     def __post_init__(self) -> None:
         if self.kind not in self.kinds:
@@ -41,7 +41,7 @@ class Norm:
 
     @classmethod
     def of(cls: type[N], given: N | dict[str, Any] | str) -> N:
-        """The options given as such, as a dictionary, which a checkpoint has, or as a kind alone."""
+        """Returns the options, given as such, as a dictionary (as in a checkpoint), or as a kind alone."""
         given = {"kind": given} if isinstance(given, str) else given
         return cls(**given) if isinstance(given, dict) else given
 
@@ -52,22 +52,22 @@ class Norm:
         return self.layer(n_features, self.logits_gain) if self.on_logits else None
 
     def layer(self, n_features: int, gain: float) -> nn.Module:
-        """The layer for `n_features` units, with this initial gain."""
+        """Returns the layer for `n_features` units with this initial gain."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Normalization(Norm):
-    """Normalization within each example, which needs no running statistics.
+    """Normalizes within each example, without running statistics.
 
     Args:
         kind: `none`; `layer` (arXiv:1607.06450) over the units of an example; `group` (arXiv:1803.08494) over groups of
             them.
-        eps: what keeps the division finite.
+        eps: keeps the division finite.
         gain: the initial gain of the hidden layers.
-        on_logits: whether the output layer is normalized, too.
-        logits_gain: the initial gain there.
-        groups: of `group`: the number of groups, a divisor of the number of units.
+        on_logits: whether the output layer is normalized too.
+        logits_gain: the initial gain of the output layer.
+        groups: for `group`: the number of groups, a divisor of the number of units.
     """
 
     kind: str = "none"
@@ -93,19 +93,19 @@ class Normalization(Norm):
 
 @dataclass(frozen=True)
 class BatchNormalization(Norm):
-    """Normalization of each unit over the minibatch.
+    """Normalizes each unit over the minibatch.
 
     Args:
         kind: `batch`, written by hand, or `BatchNorm1d`, torch's own.
-        eps: what keeps the division finite.
+        eps: keeps the division finite.
         gain: the initial gain of the hidden layers.
-        on_logits: whether the output layer is normalized, too.
-        logits_gain: the initial gain there.
+        on_logits: whether the output layer is normalized too.
+        logits_gain: the initial gain of the output layer.
         momentum: the weight of a minibatch in the running statistics.
-        statistic: of `batch`: `std`, (x - mean) / (std + eps) as in the notebooks, or `var`, (x - mean) /
-            sqrt(var + eps) as in the paper and in torch.
-        unbiased: of `batch`: whether a minibatch is normalized by the unbiased estimate, as in the notebooks, or by
-            the biased one, as in torch.
+        statistic: for `batch`: `std`, (x - mean) / (std + eps) as in the notebooks, or `var`,
+            (x - mean) / sqrt(var + eps) as in the paper and in torch.
+        unbiased: for `batch`: whether to normalize a minibatch by the unbiased estimate, as in the notebooks, or by the
+            biased one, as in torch.
     """
 
     kind: str = "batch"
