@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from ngram_mlp.callbacks import Quantity, inspection
+from ngram_mlp.callbacks import Inspect, Quantity, inspection
 from ngram_mlp.cli import train
 from ngram_mlp.diagnostics import figures
 from ngram_mlp.diagnostics.snapshot import Snapshot
@@ -245,3 +245,24 @@ def test_what_ends_a_process_ends_it(error, status, run_train):
     with pytest.raises(SystemExit) as stop:
         run_train(*OPTIONS, *QUANTITIES)
     assert stop.value.code == status
+
+
+class Counting(Quantity):
+    """Keeps a number in checkpoints."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def state_dict(self):
+        return {"number": self.number}
+
+    def load_state_dict(self, state_dict):
+        self.number = state_dict["number"]
+
+
+def test_quantities_of_one_class_find_their_states_whatever_stands_before_them():
+    saved = Inspect([Counting(1), Counting(2), Counting(3)]).state_dict()
+    quantities = [Witness(), Counting(0), Fragile(), Counting(0), Counting(0)]
+    Inspect(quantities).load_state_dict(saved)
+    assert [one.number for one in quantities if isinstance(one, Counting)] == [1, 2, 3]

@@ -4,10 +4,11 @@ from ngram_mlp.callbacks.quantity import Quantity
 from ngram_mlp.callbacks.recorder import EVERYTHING, NOTHING, Due, Recorder
 from ngram_mlp.diagnostics.snapshot import Snapshot
 from ngram_mlp.models import LanguageModel
+from ngram_mlp.models.metrics import TRAIN_LOSS, VAL_LOSS
 
 # The tag patterns are the same for every network: TensorBoard lists the layouts of all runs, and equal ones only once.
 LAYOUT = {
-    "losses": {"train and validation": ["Multiline", ["^train/loss$", "^val/loss$"]]},
+    "losses": {"train and validation": ["Multiline", [f"^{TRAIN_LOSS}$", f"^{VAL_LOSS}$"]]},
     "layers": {
         "saturated fraction": ["Multiline", ["^within_[^/]+/saturated"]],
         "dead units": ["Multiline", ["^within_[^/]+/dead_units"]],

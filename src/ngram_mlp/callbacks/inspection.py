@@ -2,9 +2,10 @@
 
 import logging
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
@@ -16,6 +17,7 @@ from ngram_mlp.models import LanguageModel
 from runlab import Diverged, UserError, full_disk, printable, updates_of
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 strict = False  # if True, failures raise; tests set it, so that no diagnosis fails unnoticed
 
 
@@ -50,8 +52,8 @@ class Inspect(Callback):
 
     def __init__(self, quantities: Sequence[Quantity]) -> None:
         self._quantities = list(quantities)
-        self._is_off = False
-        self._off: set[Quantity] = set()  # the ones that failed
+        self._snapshots_failed = False
+        self._failed: set[Quantity] = set()
         self._due: dict[Quantity, Due] = {}
         self._snapshot: Snapshot | None = None
         self._undrawn: dict[Quantity, Snapshot] = {}  # each quantity's last snapshot since it drew
@@ -66,18 +68,17 @@ class Inspect(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._trainer = trainer
         if stage == "fit":
-            self._is_off = False
-            self._off.clear()
+            self._snapshots_failed = False
+            self._failed.clear()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         assert isinstance(pl_module, LanguageModel)
         if not begins_update(trainer, batch_idx):
             return
-        update, last = trainer.global_step, updates_of(trainer) - 1
-        # Includes quantities that are switched off: all processes must take a snapshot together.
-        due = {one: self._call(one, update, "due", update, last) for one in self._quantities}
+        update = trainer.global_step
+        due = {one: self._due_of(one, update) for one in self._quantities}
         self._due = {one: kinds for one, kinds in due.items() if kinds not in (NOTHING, None)}
-        if not self._due or self._is_off:
+        if not self._due or self._snapshots_failed:
             return
         who, precision = "The snapshot, without which nothing is inspected,", trainer.precision_plugin
         snapshot: Snapshot | None = None
@@ -85,8 +86,8 @@ class Inspect(Callback):
             contexts, targets = batch
             snapshot = take_snapshot(pl_module.network, contexts, targets, update)
         if snapshot is None:
-            self._is_off = True
-            self._off.update(self._quantities)
+            self._snapshots_failed = True
+            self._failed.update(self._quantities)
             return
         self._snapshot = snapshot
         for quantity, kinds in self._due.items():
@@ -94,27 +95,27 @@ class Inspect(Callback):
                 names = ", ".join(snapshot.layers)
                 raise UserError(f"no layer has such a name; there are {names}", layers=quantity.layers)
             recorder = Recorder(trainer, update, kinds)
-            self._call(quantity, update, "before_update", snapshot, pl_module, recorder)
+            self._call(quantity, update, quantity.before_update, snapshot, pl_module, recorder)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, LanguageModel)
-        if (snapshot := self._snapshot) is None or trainer.global_step == snapshot.update:
+        if (snapshot := self._snapshot) is None or trainer.global_step == snapshot.update:  # it still accumulates
             return
         self._snapshot = None
         for quantity, kinds in self._due.items():
             recorder = Recorder(trainer, snapshot.update, kinds)
-            self._call(quantity, snapshot.update, "observe", snapshot, pl_module, recorder)
+            self._call(quantity, snapshot.update, quantity.observe, snapshot, pl_module, recorder)
             self._undrawn[quantity] = snapshot
             if kinds.figures:
-                self._call(quantity, snapshot.update, "draw", pl_module, recorder)
+                self._call(quantity, snapshot.update, quantity.draw, pl_module, recorder)
                 del self._undrawn[quantity]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, LanguageModel)
         for quantity, snapshot in self._undrawn.items():  # the run ended before its last update
-            self._call(quantity, None, "draw", pl_module, Recorder(trainer, snapshot.update))
+            self._call(quantity, None, quantity.draw, pl_module, Recorder(trainer, snapshot.update))
         self._undrawn.clear()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -124,10 +125,10 @@ class Inspect(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, LanguageModel)
         for quantity in self._quantities:
-            self._call(quantity, None, "conclude", pl_module, Recorder(trainer, trainer.global_step))
+            self._call(quantity, None, quantity.conclude, pl_module, Recorder(trainer, trainer.global_step))
 
     def state_dict(self) -> dict[str, Any]:
-        states = {name: self._call(quantity, None, "state_dict") for name, quantity in self._by_name.items()}
+        states = {name: self._call(quantity, None, quantity.state_dict) for name, quantity in self._by_name.items()}
         return {name: state for name, state in states.items() if state}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -137,18 +138,25 @@ class Inspect(Callback):
 
     @property
     def _by_name(self) -> dict[str, Quantity]:
-        """The quantities by class name; a number is appended to repeated names."""
-        found: dict[str, Quantity] = {}
+        """The quantities by class name, numbered from the second of a class on."""
+        found, counts = dict[str, Quantity](), Counter[str]()
         for quantity in self._quantities:
             name = type(quantity).__name__
-            found[name if name not in found else f"{name}-{len(found)}"] = quantity
+            counts[name] += 1
+            found[name if counts[name] == 1 else f"{name}-{counts[name]}"] = quantity
         return found
 
-    def _call(self, quantity: Quantity, update: int | None, hook: str, *args: Any) -> Any:
-        """Calls a quantity's hook; returns None if it fails or is switched off, except that `due` is still answered."""
-        if quantity in self._off:
-            return quantity.intervals.due(*args) if hook == "due" else None
+    def _due_of(self, quantity: Quantity, update: int) -> Due | None:
+        last = updates_of(self._trainer) - 1
+        if quantity in self._failed:  # on one process, perhaps, and all must take a snapshot together
+            return quantity.intervals.due(update, last)
+        return self._call(quantity, update, quantity.due, update, last)
+
+    def _call(self, quantity: Quantity, update: int | None, hook: Callable[..., T], *args: Any) -> T | None:
+        """Calls a hook of a quantity; returns None if it fails, now or before."""
+        if quantity in self._failed:
+            return None
         with harmless(type(quantity).__name__, self._trainer, update):
-            return getattr(quantity, hook)(*args)
-        self._off.add(quantity)
+            return hook(*args)
+        self._failed.add(quantity)
         return None

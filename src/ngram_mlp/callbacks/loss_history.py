@@ -8,6 +8,7 @@ from multistep import Calls
 from ngram_mlp.callbacks.inspection import harmless, is_an_end
 from ngram_mlp.callbacks.losses import Losses
 from ngram_mlp.callbacks.recorder import Recorder, among
+from ngram_mlp.models.metrics import VAL_LOSS
 
 DROP = 0.7  # a learning rate below this fraction of the previous one is marked
 
@@ -34,8 +35,8 @@ class LossHistory(Callback):
         self._rate = rate
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if "val/loss" in trainer.callback_metrics and not trainer.sanity_checking:
-            self._validation.append((trainer.global_step, float(trainer.callback_metrics["val/loss"])))
+        if VAL_LOSS in trainer.callback_metrics and not trainer.sanity_checking:
+            self._validation.append((trainer.global_step, float(trainer.callback_metrics[VAL_LOSS])))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if len(self._losses):

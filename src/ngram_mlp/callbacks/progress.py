@@ -14,6 +14,7 @@ from rich.text import Text
 from multistep import Calls
 from ngram_mlp.callbacks.losses import Losses
 from ngram_mlp.callbacks.recorder import among
+from ngram_mlp.models.metrics import VAL_LOSS
 from runlab import updates_of
 
 LONGEST_SILENCE = 30  # seconds
@@ -94,8 +95,8 @@ class UpdateProgress(ProgressBar):
                 self._timed, self._timed_at = self._shown, self._shown_at
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._progress is not None and "val/loss" in trainer.callback_metrics:
-            self._progress.update(self._task, val=f"{trainer.callback_metrics['val/loss'].item():.4f}")
+        if self._progress is not None and VAL_LOSS in trainer.callback_metrics:
+            self._progress.update(self._task, val=f"{trainer.callback_metrics[VAL_LOSS].item():.4f}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._progress is not None:
@@ -116,8 +117,8 @@ class UpdateProgress(ProgressBar):
         losses, speed = self._losses.between(self._printed, done), (done - self._timed) / seconds
         total = f"{self._updates:,}" if self._updates else ""
         words = [f"{done:>{len(total)},}/{total}".removesuffix("/"), f"train {losses.mean().item():.4f}"]
-        if "val/loss" in trainer.callback_metrics:
-            words.append(f"val {trainer.callback_metrics['val/loss'].item():.4f}")
+        if VAL_LOSS in trainer.callback_metrics:
+            words.append(f"val {trainer.callback_metrics[VAL_LOSS].item():.4f}")
         words.append(f"{speed:,.0f} updates/s" if speed >= 1 else f"{1 / speed:,.1f} s/update")
         if self._updates and done < self._updates:
             words.append(f"{datetime.timedelta(seconds=round((self._updates - done) / speed))} left")

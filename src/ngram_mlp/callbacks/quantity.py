@@ -53,14 +53,14 @@ class Intervals:
         return Due(*(update == last or (interval > 0 and update % interval == 0) for interval in each))
 
 
-def tag(name: str, quantity: str) -> str:
+def tag(name: str, statistic: str) -> str:
     """Returns the tag of a quantity of a layer or parameter, under the heading of the outermost layer.
 
     >>> tag("hidden1", "saturated"), tag("hidden1.linear.weight", "update_to_data")
     ('within_hidden1/saturated', 'within_hidden1/update_to_data/linear.weight')
     """
     layer, _, part = name.partition(".")
-    return f"within_{layer}/{quantity}/{part}".rstrip("/")
+    return f"within_{layer}/{statistic}/{part}".rstrip("/")
 
 
 class Quantity:

@@ -30,7 +30,7 @@ from ngram_mlp.diagnostics.statistics import SATURATION
 from ngram_mlp.diagnostics.trial import clipping
 from ngram_mlp.diagnostics.verdicts import Verdict, as_json, as_markdown, as_table
 from ngram_mlp.models import LanguageModel
-from ngram_mlp.models.metrics import evaluation_mode
+from ngram_mlp.models.metrics import VAL_LOSS, evaluation_mode
 
 # A learning rate below this fraction of its maximum is near the end of its schedule: small updates are then expected.
 LOWERED = 0.099
@@ -111,7 +111,7 @@ class TrainingVerdicts(Quantity):
         if not outcome.metrics or not len(losses):
             return
         data: NGramDataModule = trainer.datamodule
-        validates = "val/loss" in trainer.callback_metrics
+        validates = VAL_LOSS in trainer.callback_metrics
         metrics = {split: values["loss"] for split, values in outcome.metrics.items() if split != "val" or validates}
         vocab_size, split = len(data.vocabulary), data.splits["val" if validates else "train"]
         counted = {"guessing": math.log(vocab_size)} | counted_losses(data.splits["train"], split, vocab_size)

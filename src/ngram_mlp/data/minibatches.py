@@ -100,7 +100,10 @@ class Epoch(Iterator[Minibatch]):
         return contexts[0], targets[0]
 
     def draw_minibatches(self, n: int) -> Minibatch:
-        """Returns the next n minibatches of equal size, or as many as are left: (n, B, T) and (n, B)."""
+        """Returns the next n minibatches of equal size, or as many as are left: (n, B, T) and (n, B).
+
+        `multistep` calls it for a whole chunk.
+        """
         loader = self._loader
         if self._position is None:
             self._position = loader.begin()

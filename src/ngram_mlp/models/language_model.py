@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import ConstantLR, LRScheduler, MultiStepLR, Reduc
 
 from ngram_mlp.data.tokenizer import Vocabulary
 from ngram_mlp.models.loading import load_model
-from ngram_mlp.models.metrics import PredictionMetric, evaluation_mode
+from ngram_mlp.models.metrics import TRAIN_LOSS, VAL_LOSS, PredictionMetric, evaluation_mode
 from ngram_mlp.models.sampling import sample_one_by_one
 from runlab import Parts, UserError, add_parts, read_checkpoint, require_at_least, updates_of
 
@@ -53,7 +53,8 @@ class LanguageModel(LightningModule):
         ):
             raise UserError("give a string or list that has every token once, as data.vocabulary", vocabulary=None)
         _require_function("lambda parameters: AdamW(parameters, lr=0.001)", optimizer=optimizer)
-        lr_scheduler = constant_rate if lr_scheduler is None else lr_scheduler  # a type `| None` would hide the default
+        # Typed `| None`, the schedule would have no default in `--help` and config.yaml.
+        lr_scheduler = constant_rate if lr_scheduler is None else lr_scheduler
         _require_function("lambda optimizer: StepLR(optimizer, 1_000)", lr_scheduler=lr_scheduler)
         # Optimizer and schedule are functions here; config.yaml names their classes.
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
@@ -68,14 +69,14 @@ class LanguageModel(LightningModule):
 
     def forward(self, contexts: Tensor) -> Tensor:
         """Returns the logits (B, len(vocabulary)) for contexts (B, block_size)."""
-        logits: Tensor = self.network(contexts.long())  # splits store the narrowest type
+        logits: Tensor = self.network(contexts.long())  # also those of a split, which stores the narrowest type
         return logits
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Returns the mean cross-entropy in nats of a minibatch: contexts (B, T), targets (B,)."""
         contexts, targets = batch
         loss = F.cross_entropy(self(contexts), targets)
-        self.log("train/loss", loss, prog_bar=True)
+        self.log(TRAIN_LOSS, loss, prog_bar=True)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -122,7 +123,7 @@ class LanguageModel(LightningModule):
         self._refuse_too_short(scheduler)
         configured: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
         if isinstance(scheduler, ReduceLROnPlateau):  # it has no metric before the first validation
-            monitor = getattr(scheduler, "monitor", "val/loss")
+            monitor = getattr(scheduler, "monitor", VAL_LOSS)
             configured |= {"interval": "epoch", "monitor": monitor, "strict": False}
         return {"optimizer": optimizer, "lr_scheduler": configured}
 

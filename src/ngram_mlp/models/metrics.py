@@ -15,6 +15,7 @@ from torchmetrics import Metric
 from ngram_mlp.data import NGrams, SplitBatches
 
 LARGEST_TABLE = 2**24  # elements
+TRAIN_LOSS, VAL_LOSS = "train/loss", "val/loss"  # their names in the logs
 
 
 class PredictionMetric(Metric):

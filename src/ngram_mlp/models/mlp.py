@@ -12,6 +12,7 @@ from ngram_mlp.data.tokenizer import Vocabulary
 from ngram_mlp.models.language_model import LanguageModel
 from ngram_mlp.models.layers import (
     NO_BIAS,
+    UNIFORM_BIAS,
     BatchNormalization,
     Initialization,
     Norm,
@@ -60,8 +61,8 @@ class MLP(LanguageModel):
     ) -> None:
         super().__init__(vocabulary, block_size, **training)
         sizes = (len(vocabulary), block_size, n_embd, n_hidden, n_layers)
-        options = (activation, residual, direct, Normalization.of(norm), Initialization.of(initialization))
-        self.network = mlp_network(*sizes, *options)
+        drawn = (Normalization.of(norm), Initialization.of(initialization))
+        self.network = mlp_network(*sizes, activation, *drawn, residual=residual, direct=direct)
 
 
 class BatchNormMLP(LanguageModel):
@@ -99,8 +100,8 @@ class BatchNormMLP(LanguageModel):
     ) -> None:
         super().__init__(vocabulary, block_size, **training)
         sizes = (len(vocabulary), block_size, n_embd, n_hidden, n_layers)
-        options = (activation, residual, direct, BatchNormalization.of(batch_norm), Initialization.of(initialization))
-        self.network = mlp_network(*sizes, *options)
+        drawn = (BatchNormalization.of(batch_norm), Initialization.of(initialization))
+        self.network = mlp_network(*sizes, activation, *drawn, residual=residual, direct=direct)
 
 
 def mlp_network(
@@ -110,10 +111,11 @@ def mlp_network(
     n_hidden: int,
     n_layers: int,
     activation_name: str,
-    residual: bool,
-    direct: bool,
     norm: Norm,
     init: Initialization,
+    *,
+    residual: bool,
+    direct: bool,
 ) -> nn.Sequential:
     """Returns a network from contexts (B, T) to logits (B, vocab_size).
 
@@ -128,7 +130,7 @@ def mlp_network(
         embedding=embedding(vocab_size, n_embd, init.embedding),  # (B, T, n_embd)
         flatten=nn.Flatten(),  # (B, T * n_embd)
     )
-    fan_in = width = block_size * n_embd
+    fan_in = n_inputs = block_size * n_embd
     to_output = OrderedDict[str, nn.Module]()
     for number in range(1, n_layers + 1):
         hidden = hidden_layers(fan_in, n_hidden, activation_name, norm, init, gain)
@@ -137,7 +139,7 @@ def mlp_network(
         fan_in = n_hidden
     to_output["output"] = output_layer(fan_in, vocab_size, norm, init, gain)  # (B, vocab_size)
     if direct:
-        to_output["direct"] = linear(width, vocab_size, init.output_weight, NO_BIAS, gain)
+        to_output["direct"] = linear(n_inputs, vocab_size, init.output_weight, NO_BIAS, gain)
         return nn.Sequential(OrderedDict[str, nn.Module](**layers, sum=Sum(to_output)))
     return nn.Sequential(layers | to_output)
 
@@ -146,7 +148,7 @@ def hidden_layers(
     fan_in: int, n_hidden: int, activation_name: str, norm: Norm, init: Initialization, gain: float
 ) -> OrderedDict[str, nn.Module]:
     """Returns a hidden layer's parts, (..., fan_in) to (..., n_hidden): `linear`, optional `norm`, `activation`."""
-    auto_bias = NO_BIAS if norm.subtracts_bias else Initialization.output_bias
+    auto_bias = NO_BIAS if norm.subtracts_bias else UNIFORM_BIAS
     bias = auto_bias if init.hidden_bias == "auto" else init.hidden_bias
     layers = OrderedDict[str, nn.Module](linear=linear(fan_in, n_hidden, init.hidden_weight, bias, gain))
     if (layer := norm.hidden(n_hidden)) is not None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from runlab import UserError
 
 NO_BIAS = "none"
+UNIFORM_BIAS = "uniform / sqrt(fan_out)"
 FORM = re.compile(
     r"(?P<distribution>normal|uniform|symmetric|constant)"
     r"(?: \* (?P<factor>gain|[-+\d.eE]+)(?:/(?P<divisor>[\d.]+))?)?"
@@ -85,7 +86,7 @@ class Initialization:
     hidden_weight: str = "normal * gain / sqrt(fan_in)"
     hidden_bias: str = "auto"
     output_weight: str = "normal * xavier"
-    output_bias: str = "uniform / sqrt(fan_out)"
+    output_bias: str = UNIFORM_BIAS
 
     @classmethod
     def of(cls, given: "Initialization | dict[str, Any]") -> "Initialization":
