@@ -21,7 +21,7 @@ def main() -> None:
         raise SystemExit("error: there is no GPU")
     name = torch.cuda.get_device_name() if gpu.type == "cuda" else gpu.type
     data = NGramDataModule("sample")
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {name}; microseconds an update\n")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {name}; microseconds per update\n")
     print(f"{'units x layers, minibatch':28}{'multiplications':>18}{'cpu':>10}{'gpu':>10}{'fused':>10}")
     for n_hidden, n_layers, batch_size in SIZES:
 

@@ -48,20 +48,20 @@ def main(args: Sequence[str] | None = None) -> None:
     parser = Parser(description="Times this package against a notebook's loop, idiomatic Lightning and jax.lax.scan.")
     add = parser.add_argument
     add("--repetitions", type=int, default=5, help="Rounds; in each, every peer runs once.")
-    add("--whole", type=int, default=3, help="Rounds of whole commands; 0 to leave out.")
-    add("--studies", type=int, default=1, help="Rounds of the studies; 0 to leave out.")
-    add("--loaded", type=int, default=3, help="Rounds with another process spinning on each core; 0 to leave out.")
-    add("--growth", type=int, default=3, help="Rounds of how the cost grows with the network; 0 to leave out.")
-    add("--foreign", type=int, default=3, help="Rounds of modules that are not this project's; 0 to leave out.")
-    add("--variants", type=int, default=3, help="Rounds of variants of the default recipe; 0 to leave out.")
-    add("--observing", type=int, default=3, help="Rounds for the cost of the callbacks; 0 to leave out.")
-    add("--output", type=str, default="benchmark.json", help="Where the figures go.")
+    add("--whole", type=int, default=3, help="Rounds of whole commands; 0 to skip.")
+    add("--studies", type=int, default=1, help="Rounds of the studies; 0 to skip.")
+    add("--loaded", type=int, default=3, help="Rounds with another process spinning on each core; 0 to skip.")
+    add("--growth", type=int, default=3, help="Rounds of cost by network size; 0 to skip.")
+    add("--foreign", type=int, default=3, help="Rounds of modules from outside this project; 0 to skip.")
+    add("--variants", type=int, default=3, help="Rounds of variants of the default recipe; 0 to skip.")
+    add("--observing", type=int, default=3, help="Rounds for the cost of the callbacks; 0 to skip.")
+    add("--output", type=str, default="benchmark.json", help="The output file.")
     options = parser.parse_args(args)
     console = Console(highlight=False, width=110)
     record: Record = {"processor": processor(), "cores": os.cpu_count(), "date": datetime.date.today().isoformat()}
     console.print(f"{record['processor']}, {record['cores']} cores, {record['date']}")
     if jax_python() is None:
-        console.print("without jax, which `make bench` installs into an environment of its own")
+        console.print("jax not found; `make bench` installs it in a separate environment")
     parts: dict[str, tuple[int, Callable[[str], Any], Callable[[Console, Record], None]]] = {
         "peers": (options.repetitions, measure_peers, tables.peers),
         "whole": (options.whole, measure_whole, tables.whole),

@@ -51,7 +51,7 @@ def whole(console: Console, record: Record) -> None:
 
 def studies(console: Console, record: Record) -> None:
     table = _table(
-        "Studies: compare.py, report included", "seeds x updates", "updates/s and core", "of the benchmark's"
+        "Studies: compare.py, report included", "seeds x updates", "updates/s per core", "share of a single run's"
     )
     alone = [1e6 / row["ours, fused"]["microseconds"] for row in record["peers"]]
     for name in record["studies"][0]:
@@ -74,7 +74,7 @@ def growth(console: Console, record: Record) -> None:
     names = [name for name in ("notebook", "eager", "fused", "jax") if name in rounds[0][0]]
     ratios = [f"fused to {name}" for name in names if name != "fused"]
     table = _table(
-        "How the cost of an update grows, µs", "hidden", "minibatch", "layers", "vocabulary", *names, *ratios
+        "Cost of an update by network size, µs", "hidden", "minibatch", "layers", "vocabulary", *names, *ratios
     )
     for index, size in enumerate(rounds[0]):
         rows = [row[index] for row in rounds]
@@ -90,7 +90,7 @@ def growth(console: Console, record: Record) -> None:
 
 def foreign(console: Console, record: Record) -> None:
     rounds = record["foreign"]
-    table = _table("Modules that are not this project's, an epoch, µs an update", "", *rounds[0]["tabular"], "gain")
+    table = _table("Modules from outside this project, µs per update", "", *rounds[0]["tabular"], "gain")
     for module, by in rounds[0].items():
         times = {engine: [row[module][engine] for row in rounds] for engine in by}
         gain = _ratio(times["ordinary"], times["fused"])
@@ -100,7 +100,7 @@ def foreign(console: Console, record: Record) -> None:
 
 def variants(console: Console, record: Record) -> None:
     rounds = record["variants"]
-    table = _table("Variants of the default recipe, by fused", "", "updates/s", "to the default")
+    table = _table("Variants of the default recipe, fused engine", "", "updates/s", "to the default")
     for recipe in rounds[0]:
         times = [row[recipe] for row in rounds]
         ratio = _ratio([row["default"] for row in rounds], times)
@@ -111,7 +111,7 @@ def variants(console: Console, record: Record) -> None:
 def observing(console: Console, record: Record) -> None:
     rounds = record["observing"]
     ratio = _ratio(*([row[name]["fit"] for row in rounds] for name in ("default", "off")))
-    console.print(f"What observing costs a fused run of 200,000 updates: {ratio:.3f} of the time without")
+    console.print(f"Observing: a fused run of 200,000 updates takes {ratio:.3f} times as long as without it")
     table = _table("", "", "µs/update")
     for name in rounds[0]["default"]:
         seconds = statistics.median(row["default"][name] for row in rounds)

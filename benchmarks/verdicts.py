@@ -184,10 +184,10 @@ def _summary(parts: Mapping[str, Sequence[Case]]) -> str:
         well = [case for case in cases if not case.ends_badly]
         counts = {
             "called bad; end clearly worse than with the remedies": (bad, [case for case in bad if case.is_worse]),
-            "end badly; were warned of": (badly, [case for case in badly if case.level != "ok"]),
+            "end badly; got at least a warning": (badly, [case for case in badly if case.level != "ok"]),
             "end badly; were called bad": (badly, [case for case in badly if case.level == "bad"]),
             "end well; were called bad": (well, [case for case in well if case.level == "bad"]),
-            "end well; were warned of": (well, [case for case in well if case.level == "warning"]),
+            "end well; got only a warning": (well, [case for case in well if case.level == "warning"]),
         }
         for name, (of, those) in counts.items():
             rows.setdefault(name, []).append(f"{len(those)} of {len(of)}")
@@ -221,7 +221,7 @@ def _afterwards(parts: Mapping[str, Sequence[Case]]) -> str:
                     counts[finding["level"]] += 1
                     badly[finding["level"]] += case.ends_badly
         rows.append([about, *(f"{badly[level]} of {counts[level]}" for level in ORDER)])
-    return _table(["after the training", *(f"{level}; ended badly" for level in ORDER)], rows)
+    return _table(["after training", *(f"{level}; ended badly" for level in ORDER)], rows)
 
 
 def _longer(falling: Mapping[Case, float], done: Mapping[Case, float]) -> str:
@@ -230,7 +230,9 @@ def _longer(falling: Mapping[Case, float], done: Mapping[Case, float]) -> str:
     for name, gains in (("still falls", falling), ("ok", done)):
         median, more = statistics.median(gains.values()), sum(gain > CLEARLY for gain in gains.values())
         rows.append([name, str(len(gains)), f"{median:.3f}", f"{more} of {len(gains)}"])
-    return _table(["end of the loss curve", "networks", "twice the updates take off", f"more than {CLEARLY}"], rows)
+    return _table(
+        ["end of the loss curve", "networks", "loss reduction from twice the updates", f"more than {CLEARLY}"], rows
+    )
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -37,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     add = parser.add_argument
     add("--name", required=True, help="The name of the package, as it is imported.")
-    add("--owner", default="OWNER", help="Whose repository it will be, for its addresses on GitHub.")
+    add("--owner", default="OWNER", help="The owner of the GitHub repository.")
     options = parser.parse_args()
     try:
         refuse_name(options.name)
@@ -46,15 +46,15 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     adopt(PROJECT, options.name, options.owner)
-    print(f"{OLD} is {options.name} now. Next: `make lint test`, write your README.md, and commit.")
+    print(f"{OLD} is now {options.name}. Next: `make lint test`, write your README.md, and commit.")
 
 
 def refuse_name(name: str) -> None:
     """Raises a ValueError if a package cannot have this name."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name) or name in TAKEN:
-        raise ValueError(f"NAME={name}: give a new name to import, of small letters, digits and _, such as my_project")
+        raise ValueError(f"NAME={name}: give a new package name of lowercase letters, digits and _, such as my_project")
     if len(name) > LONGEST_NAME:
-        raise ValueError(f"NAME={name}: give one of at most {LONGEST_NAME} characters")
+        raise ValueError(f"NAME={name}: give a name of at most {LONGEST_NAME} characters")
 
 
 def refuse_uncommitted_changes(project: Path) -> None:
@@ -63,7 +63,7 @@ def refuse_uncommitted_changes(project: Path) -> None:
         return
     git = ["git", "-C", str(project), "status", "--porcelain"]
     if subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip():
-        raise ValueError("there are changes that are not committed; commit them, so that nothing is lost")
+        raise ValueError("there are uncommitted changes; commit them first, so that nothing is lost")
 
 
 def adopt(project: Path, name: str, owner: str) -> None:
@@ -84,7 +84,7 @@ def adopt(project: Path, name: str, owner: str) -> None:
             text = (project / file).read_text(encoding="utf-8")
             (project / file).write_text(re.sub(what, "", text, flags=re.MULTILINE), encoding="utf-8")
     (project / "src" / OLD).rename(project / "src" / name)
-    begun = f"# Changelog\n\n## 0.1.0 (unreleased)\n\n- Begun from {OLD} {version} by `make adopt NAME={name}`.\n"
+    begun = f"# Changelog\n\n## 0.1.0 (unreleased)\n\n- Started from {OLD} {version} by `make adopt NAME={name}`.\n"
     (project / "CHANGELOG.md").write_text(begun, encoding="utf-8")
 
 

@@ -345,7 +345,7 @@ def test_a_checkpoint_of_another_version_is_refused_with_what_to_do(parts, hones
     content = torch.load(honest, weights_only=True)
     del content["runlab"]
     content |= parts
-    told = "was saved by another version, or by Lightning alone, and this version does not read it; check that version"
+    told = "was saved by another version or by plain Lightning, and cannot be read by this one; check out that version"
     old = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
     old.parent.mkdir(parents=True)
     (tmp_path / "version_0" / "config.yaml").write_text("model: {class_path: MLP, init_args: {norm: {kind: batch}}}")

@@ -200,7 +200,7 @@ def test_the_engine_may_change_between_eager_and_lightning_without_a_change_of_b
 
 
 def test_an_open_file_is_no_path_of_a_checkpoint():
-    with pytest.raises(UserError, match=r"ckpt_path BytesIO: give a \.ckpt file of a run, by its path"):
+    with pytest.raises(UserError, match=r"ckpt_path BytesIO: give the path of a \.ckpt file of a run"):
         MLP.load_from_checkpoint(io.BytesIO())
 
 

@@ -70,10 +70,10 @@ def test_a_project_is_made_of_it_that_lints_and_passes_its_tests(name, tests, tm
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (["My-Project"], "error: NAME=My-Project: give a new name to import, of small letters"),
-        (["class"], "error: NAME=class: give a new name"),
-        (["email"], "error: NAME=email: give a new name"),
-        (["n" * 30], "error: NAME=nnnnnnnnnnnnnnnnnnnnnnnnnnnnnn: give one of at most 24 characters"),
+        (["My-Project"], "error: NAME=My-Project: give a new package name of lowercase letters"),
+        (["class"], "error: NAME=class: give a new package name"),
+        (["email"], "error: NAME=email: give a new package name"),
+        (["n" * 30], "error: NAME=nnnnnnnnnnnnnnnnnnnnnnnnnnnnnn: give a name of at most 24 characters"),
     ],
 )
 def test_what_cannot_be_adopted_is_one_line_and_changes_nothing(options, line):
@@ -92,7 +92,7 @@ def test_nothing_that_is_not_committed_is_changed(tmp_path):
     subprocess.run(["git", "init", "-q", str(fork)], check=True)
     out = subprocess.run([sys.executable, "scripts/adopt.py", "--name", "a"], cwd=fork, capture_output=True, text=True)
     assert (out.returncode, len(out.stderr.splitlines())) == (2, 1)
-    assert "not committed" in out.stderr
+    assert "there are uncommitted changes" in out.stderr
 
 
 def test_the_readme_is_read_in_five_minutes():

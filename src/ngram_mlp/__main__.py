@@ -13,7 +13,7 @@ COMMANDS = {
     "evaluate": "print the losses of a checkpoint",
     "sample": "sample words from a checkpoint",
     "compare": "compare recipes over several seeds",
-    "runs": "list runs, what differs between them, and what came of each",
+    "runs": "list runs with their differences and results",
     "search": "find the best recipe of a space",
 }
 WITHOUT_TORCH = ("compare", "runs", "search")

@@ -109,7 +109,7 @@ def _about_surroundings(error: BaseException) -> str | None:
     """Returns the line about the full disk, lack of memory or inaccessible file that led to the error; else None."""
     if cause := full_disk(error):
         what = cause.filename or "a file of the run, or the output,"
-        return f"{what} cannot be written ({cause.strerror}); make room"
+        return f"{what} cannot be written ({cause.strerror}); free some space"
     if isinstance(error, NOT_ALLOWED) and error.filename is not None:
-        return f"{error.filename} cannot be read or written ({error.strerror}); give another, or change what is there"
+        return f"{error.filename} cannot be read or written ({error.strerror}); give another path, or fix this one"
     return about_memory(error)

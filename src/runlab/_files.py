@@ -73,13 +73,15 @@ def claim_run_folder(runs_dir: str, name: str) -> Path:
                 return folder
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot create {parent}/version_N ({reason}); give another", runs_dir=runs_dir) from error
+        raise UserError(
+            f"cannot create {parent}/version_N ({reason}); give another folder", runs_dir=runs_dir
+        ) from error
 
 
 def within(runs_dir: str | Path, *names: str) -> Path:
     """Returns `RUNS_DIR/NAME/...`; raises a UserError if a name is blank or leads out of the folder."""
     if any(Path(name).is_absolute() or ".." in Path(name).parts or not name.strip() for name in names):
-        raise UserError("give a name, or names with / between them, of a folder in runs_dir", name=names[-1])
+        raise UserError("give the name or relative path of a folder inside runs_dir", name=names[-1])
     return Path(runs_dir, *names)
 
 

@@ -53,15 +53,15 @@ def alone_in(folder: Path) -> Iterator[None]:
             lock.acquire(blocking=False)
     except Timeout as error:
         whose = _holder(folder) or "another process"
-        raise Occupied(f"{whose} trains in {folder}; wait for it or stop it") from error
+        raise Occupied(f"{whose} is training in {folder}; wait for it or stop it") from error
     except (OSError, NotImplementedError) as error:
         reason = getattr(error, "strerror", None) or error
-        remedy = "give a runs_dir that you may write to, on a file system that can lock"
+        remedy = "give a writable runs_dir on a file system that supports locks"
         raise UserError(f"{folder} cannot be locked ({reason}); {remedy}") from error
     try:
         own, before = Holder(platform.node(), os.getpid()), _holder(folder)
         if before is not None and before.host != own.host:
-            log.info("note: %s has not left %s in order; if it still trains there, stop one of the two", before, folder)
+            log.info("note: %s may still be training in %s; if so, stop one of the two", before, folder)
         with suppress(OSError):  # the record only informs people
             (folder / HOLDER).write_text(json.dumps(asdict(own)) + "\n", encoding="utf-8")
         yield

@@ -78,7 +78,7 @@ def about_import(error: BaseException | None) -> str | None:
     """Returns the line about a missing package if one led to the error; else None."""
     while error is not None and not isinstance(error, ModuleNotFoundError):
         error = error.__cause__ or error.__context__
-    return None if error is None else f"{error}; install it, or name its folder in PYTHONPATH"
+    return None if error is None else f"{error}; install it, or add the folder that contains it to PYTHONPATH"
 
 
 def about_memory(error: BaseException | None) -> str | None:
@@ -86,7 +86,7 @@ def about_memory(error: BaseException | None) -> str | None:
     if error is None:
         return None
     if isinstance(error, MemoryError) or _is_a(error, "OutOfMemoryError") or "allocate memory" in str(error):
-        return "the memory does not suffice; take a smaller network, batch_size or corpus"
+        return "not enough memory; use a smaller network, batch_size or corpus"
     return None
 
 

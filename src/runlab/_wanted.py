@@ -5,7 +5,7 @@ import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, Union, get_args, get_origin
 
-WORDS = {int: "a whole number", float: "a number", bool: "true", str: "a word", type(None): "null"}
+WORDS = {int: "a whole number", float: "a number", bool: "true", str: "a string", type(None): "null"}
 NOT_TYPED = {"Tensor"}  # classes that a command line cannot give
 
 

@@ -226,7 +226,10 @@ def test_it_raises_in_all_other_tests(run_train, monkeypatch):
     ("error", "line"),
     [
         (UserError("give at least 1", every_n_updates=0), "every_n_updates 0: give at least 1"),
-        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "cannot be written (No space left on device); make room"),
+        (
+            OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+            "cannot be written (No space left on device); free some space",
+        ),
     ],
 )
 def test_a_mistake_and_a_full_disk_end_the_run_in_one_line(error, line, run_train, fails):

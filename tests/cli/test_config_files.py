@@ -11,14 +11,14 @@ from ngram_mlp.places import DEFAULT_CONFIG
 from tests.conftest import PROJECT
 
 FILES = {
-    "a key twice": ("model:\n  init_args: {n_hidden: 8, n_hidden: 9}\n", "'n_hidden' is there twice in one group"),
+    "a key twice": ("model:\n  init_args: {n_hidden: 8, n_hidden: 9}\n", "'n_hidden' appears twice in one group"),
     "Latin-1": (b"name: \xe9t\xe9\n", "byte 6 is not UTF-8"),
     "bytes": (bytes(range(256)), "byte 128 is not UTF-8"),
-    "a list": ("- a\n", "holds no options"),
-    "a word": ("hello", "holds no options"),
-    "nothing": ("# nothing\n", "holds no options"),
-    "a number as a key": ("1: 2\n", "holds no options"),
-    "a tab": ("a:\n\tb: 1\n", "is not YAML"),
+    "a list": ("- a\n", "contains no options"),
+    "a word": ("hello", "contains no options"),
+    "nothing": ("# nothing\n", "contains no options"),
+    "a number as a key": ("1: 2\n", "contains no options"),
+    "a tab": ("a:\n\tb: 1\n", "is not valid YAML"),
     "no trainer": ("trainer: null\n", "--trainer: is a group of options"),
     "a number for a group": ("observe: 3\n", "--observe: is a group of options"),
     "no name": ("name: null\n", "--name: give a name"),

@@ -169,7 +169,7 @@ def test_a_disk_that_fills_up_with_events_is_one_line(tmp_path, corpus_file):
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (60_000, 60_000))  # the checkpoints are smaller
     out, err = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert err == "error: a file of the run, or the output, cannot be written (File too large); make room\n"
+    assert err == "error: a file of the run, or the output, cannot be written (File too large); free some space\n"
     assert "resume with: " in out
     assert not list(tmp_path.rglob("*.part"))
 
@@ -184,7 +184,7 @@ def test_a_disk_that_fills_up_spares_the_checkpoint_before(whole, tmp_path, corp
     assert process.returncode == 2
     assert err.startswith("error: ")
     assert err.count("\n") == 1
-    assert "cannot be written (File too large); make room" in err
+    assert "cannot be written (File too large); free some space" in err
     assert "resume with: " in out
     assert run_train("--name", "full", "--ckpt_path", "last")[0] == folder
     assert_same_run(whole, folder)
@@ -209,7 +209,7 @@ def test_a_disk_that_is_full_for_one_file_names_it(name, run_train, fails, tmp_p
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", fill)
         line = fails(train.main, PROJECT / "configs" / "default.yaml", arguments)
-    assert f"{name} cannot be written (No space left on device); make room" in line
+    assert f"{name} cannot be written (No space left on device); free some space" in line
     folder = tmp_path / "runs" / "default" / "version_0"
     assert folder.exists() == (name != "config.yaml")
     if (folder / "checkpoints" / "last.ckpt").exists():

@@ -199,7 +199,7 @@ def test_every_form_goes_on_with_the_runs_own_configuration(cut, whole, run_trai
         (["--trainer.limit_train_batches", "0"], "--trainer.limit_train_batches 0"),
         (["--trainer.val_check_interval", "0"], "--trainer.val_check_interval 0: give a number above 0"),
         (["--trainer.check_val_every_n_epoch", "1", "--trainer.val_check_interval", "99999"], "--trainer: `val_check"),
-        (["--config", "name.yaml"], "--config name.yaml: names another place, elsewhere"),
+        (["--config", "name.yaml"], "--config name.yaml: gives another location, elsewhere"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -408,8 +408,11 @@ EPOCHS = ("--trainer.max_steps", "-1", "--trainer.max_epochs", "2", "--trainer.l
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--trainer.max_steps", "40"), "--trainer.max_steps 40: the run has reached update 40; raise it to train on"),
-        ((*EPOCHS, "--data.sampling", "epochs"), "--trainer.max_epochs 2: the run has trained 2 epochs; raise it"),
+        (
+            ("--trainer.max_steps", "40"),
+            "--trainer.max_steps 40: the run has reached update 40; increase it to continue training",
+        ),
+        ((*EPOCHS, "--data.sampling", "epochs"), "--trainer.max_epochs 2: the run has trained 2 epochs; increase it"),
     ],
 )
 def test_a_finished_run_that_has_nothing_left_to_train_stays_as_it_is(options, told, run_train, fails):

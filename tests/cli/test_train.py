@@ -308,7 +308,7 @@ def test_a_random_seed_is_written_down_so_that_the_run_can_be_repeated(run_train
 
 @pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/tmp/evil"])
 def test_a_run_stays_within_the_folder_of_all_runs(name, run_train, fails):
-    assert f"--name {name}: give a name, or names with / between them, of a folder in runs_dir" in fails(
+    assert f"--name {name}: give the name or relative path of a folder inside runs_dir" in fails(
         run_train, *EAGER, "--name", name
     )
 

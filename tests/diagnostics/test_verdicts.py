@@ -408,4 +408,4 @@ def test_check_judges_as_a_run_does(run_train, corpus_file):
 
 def test_check_does_not_ignore_a_checkpoint(run_train, fails):
     folder, _ = run_train("--trainer.max_steps", "1")
-    assert "leave them out" in fails(check.main, DEFAULT, ["--resume", str(folder)])
+    assert "remove these options" in fails(check.main, DEFAULT, ["--resume", str(folder)])

@@ -132,14 +132,14 @@ def test_a_run_that_is_killed_kills_nothing_else_and_is_trained_by_the_next_call
     [
         (["--seeds", "0"], "--seeds 0"),
         (["--grid", "n_hidden"], "--grid n_hidden"),
-        (["--grid", "model.n_hidden=9,9"], "002_no_norm n_hidden=9: is given twice"),
+        (["--grid", "model.n_hidden=9,9"], "002_no_norm n_hidden=9: given twice"),
         (["--trainer.deterministic", "true", "c.yaml"], "c.yaml: give all configurations before the options"),
         (["--runs_dir", "/dev/null/runs"], "--runs_dir: cannot write to /dev/null/runs"),
-        (["--name", "../elsewhere"], "--name ../elsewhere: give a name"),
+        (["--name", "../elsewhere"], "--name ../elsewhere: give the name"),
         (["--config", "other.yaml"], "--config: each recipe is one file"),
         (["--seed_everything", "3"], "--seed_everything: the seeds are 1, 2"),
         (["--grid", "seed_everything=1,2"], "--seed_everything: the seeds are 1, 2"),
-        (["--ckpt_path", "last"], "--ckpt_path: runs begin anew"),
+        (["--ckpt_path", "last"], "--ckpt_path: runs start or resume automatically"),
         (["--print_config"], "--print_config: nothing would be trained"),
     ],
 )
@@ -155,10 +155,10 @@ def test_a_study_is_named_by_its_recipes_and_never_loses_any(study, fails, tmp_p
     fabricate(studies / "study", "002_no_norm", 1, 2.0)
     fabricate(studies / "study", "another_recipe", 1, 2.0)
     line = fails(study, "--seeds", "1")
-    assert "--name study: that study holds another_recipe seed_1, too, which its report would lose" in line
+    assert "--name study: that study also has another_recipe seed_1, which would be missing from its report" in line
     shutil.rmtree(studies / "study" / "runs" / "another_recipe")
     fabricate(studies / "study", "002_no_norm", 2, 2.0)
-    assert "that study holds 002_no_norm seed_2, too" in fails(study, "--seeds", "1")
+    assert "that study also has 002_no_norm seed_2, which" in fails(study, "--seeds", "1")
 
 
 def test_a_difference_within_its_interval_is_not_told_apart(study, tmp_path):
@@ -170,7 +170,7 @@ def test_a_difference_within_its_interval_is_not_told_apart(study, tmp_path):
 
 
 def test_a_recipe_that_is_not_there_is_told(fails):
-    assert "nowhere.yaml: there is no such configuration" in fails(compare.main, ["nowhere.yaml"])
+    assert "nowhere.yaml: no such file" in fails(compare.main, ["nowhere.yaml"])
 
 
 def test_a_study_is_not_continued_with_another_recipe_but_after_a_mistake(study, fails, tmp_path, corpus_file):
@@ -182,7 +182,7 @@ def test_a_study_is_not_continued_with_another_recipe_but_after_a_mistake(study,
     record_recipes(folder, plan(folder, recipes, [], range(1, 2), shared))  # nothing was trained with the mistake
     fabricate(folder, "002_batch_norm", 1, 2.0)
     line = fails(study, "--seeds", "1", "--trainer.max_steps", "30")
-    assert "--name study: 002_batch_norm was trained there with other options" in line
+    assert "--name study: 002_batch_norm was trained there with different options" in line
 
 
 def test_a_run_that_another_call_trains_is_left_out(study, tmp_path, capsys):
@@ -192,7 +192,7 @@ def test_a_run_that_another_call_trains_is_left_out(study, tmp_path, capsys):
             (folder / recipe / "seed_1").mkdir(parents=True)
             others.enter_context(alone_in(folder / recipe / "seed_1"))
         study("--seeds", "1")
-    assert capsys.readouterr().out.count("another call trains it") == 2
+    assert capsys.readouterr().out.count("another process is training it") == 2
     assert not list(folder.rglob("version_*"))
 
 
@@ -201,7 +201,7 @@ def test_runs_on_several_corpora_are_not_averaged(study, fails, tmp_path):
         for recipe in ("002_no_norm", "002_batch_norm"):
             fabricate(tmp_path / "runs" / "compare" / "study", recipe, seed, 2.0, corpus=str(seed) * 64)
     line = fails(study, "--seeds", "2")
-    assert "002_no_norm was trained on another corpus with seed 2 than with seed 1" in line
+    assert "002_no_norm was trained on different corpora with seeds 1 and 2" in line
 
 
 @pytest.mark.slow

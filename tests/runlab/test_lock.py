@@ -35,7 +35,7 @@ def other(tmp_path):
 
 def test_a_folder_is_refused_with_the_process_that_is_in_it_until_that_dies(other, tmp_path):
     with pytest.raises(
-        Occupied, match=f"process {other.pid} on {platform.node()} trains in .*; wait for it or stop it"
+        Occupied, match=f"process {other.pid} on {platform.node()} is training in .*; wait for it or stop it"
     ):
         alone_in(tmp_path).__enter__()
     other.kill()
@@ -62,7 +62,7 @@ def test_the_record_of_another_machine_is_told(tmp_path, caplog):
         (tmp_path / HOLDER).write_text(json.dumps(holder))
         caplog.clear()
         with alone_in(tmp_path):
-            assert (r"process 4711 on node\x1b7 has not left" in caplog.text) == told
+            assert (rf"process 4711 on node\x1b7 may still be training in {tmp_path}" in caplog.text) == told
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"host": 1}', '{"host": "a", "process": "x"}', "\udcff"])
@@ -85,6 +85,8 @@ def test_a_file_system_without_locks_is_one_line(error, tmp_path, monkeypatch):
         raise error
 
     monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
-    with pytest.raises(UserError, match=r"cannot be locked .*; give a runs_dir that you may write to") as refusal:
+    with pytest.raises(
+        UserError, match=r"cannot be locked .*; give a writable runs_dir on a file system that supports locks"
+    ) as refusal:
         alone_in(tmp_path).__enter__()
     assert not isinstance(refusal.value, Occupied)

@@ -97,7 +97,7 @@ def test_runs_are_sorted_and_chosen_by_a_column(args, found, runs, capsys):
         (["--where", "n_hiden=3"], "--where n_hiden: no run has such an option or result"),
         (["--where", "n_hidden"], "--where n_hidden: give COLUMN=VALUE"),
         (["--where", "val<low"], "--where val<low: give a number to compare with"),
-        (["--where", "val<1"], "--where val<1: no run is like that"),
+        (["--where", "val<1"], "--where val<1: no run matches"),
         (["--sort", "speed"], "--sort speed: no run has such an option or result"),
     ],
 )
@@ -106,4 +106,4 @@ def test_a_mistake_is_one_line(args, told, runs, fails):
 
 
 def test_a_folder_without_runs_is_one_line(tmp_path, fails):
-    assert f"{tmp_path} holds no run" in fails(list_runs, [str(tmp_path)])
+    assert f"{tmp_path} contains no runs" in fails(list_runs, [str(tmp_path)])

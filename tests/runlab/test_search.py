@@ -147,7 +147,7 @@ def test_no_values_are_tried_twice_and_a_search_ends_when_nothing_is_left(run_se
     assert len([*folder.glob("trials/*/version_0/metrics.json")]) == 4
     trained = counted(trials_of(folder))
     assert len({tuple(trial.params.items()) for trial in trained}) == len(trained) == 4
-    assert "nothing is left to try after 4 trials" in capsys.readouterr().out
+    assert "nothing left to try after 4 trials" in capsys.readouterr().out
 
 
 def test_no_trial_is_begun_when_the_budget_is_spent(run_search):
@@ -212,10 +212,13 @@ def test_two_calls_share_a_search_and_no_trial_runs_twice(run_search, tmp_path):
         (["--space", "model.n_hidden=5..1"], "the range is empty"),
         (["--space", "model.n_hidden=0.5..2.5"], "--model.n_hidden"),
         (["--space", "model.activation=Tanh,Tnah"], "Tnah"),
-        (["--space", "model.n_hidden=8..16", "--model.n_hidden", "9"], "--model.n_hidden: is searched; leave it out"),
+        (
+            ["--space", "model.n_hidden=8..16", "--model.n_hidden", "9"],
+            "--model.n_hidden: is part of the search space; remove this option",
+        ),
         (
             ["--space", "model.n_hidden=8..16", "--metric", "val/los"],
-            "--metric val/los: no validation measures it; there are ",
+            "--metric val/los: validation does not report it; give one of ",
         ),
         (["--space", "model.n_hidden=8..16", "--sampler", "NoSampler"], "NoSampler"),
         (["--space", "model.n_hidden=8..16", "--pruner.n_warmup_steps", "x"], "n_warmup_steps"),
@@ -228,7 +231,7 @@ def test_two_calls_share_a_search_and_no_trial_runs_twice(run_search, tmp_path):
         (["--space", "model.n_hidden=8..16", "--storage", "trials.log"], "--storage trials.log"),
         (["--space", "model.lr=0.1..0.2", "--sampler", "GridSampler"], "a grid needs a step or choices"),
         (["--space", "model.n_hidden=8..16", "--runs_dir", "/dev/null/runs"], "--runs_dir: cannot write"),
-        ([], "there is nothing to search"),
+        ([], "--space: nothing to search; "),
     ],
 )
 def test_mistakes(args, told, run_search, fails, tmp_path):
@@ -266,7 +269,7 @@ def test_a_search_is_not_resumed_in_another_space(trials):
     first.define({"space": "x"})
     trials().define({"space": "y"})  # there is no trial yet
     begin(first, 0)
-    with pytest.raises(UserError, match="that search was begun with another space; use a new name"):
+    with pytest.raises(UserError, match="that search was started with a different space; use a new name"):
         trials().define({"space": "x"})
 
 
@@ -420,7 +423,7 @@ def test_a_seed_with_which_the_best_has_no_result_is_named(tmp_path):
     assert (result.seeds, result.lost) == (1, 1)
     best = optuna.create_study()
     best.add_trial(optuna.trial.create_trial(value=2.0))
-    assert _verdict(best.trials[0], Goal(9), result).endswith("With 1 more it had no result.")
+    assert _verdict(best.trials[0], Goal(9), result).endswith("It had no result for 1 more seed.")
 
 
 def test_a_password_is_shown_nowhere():

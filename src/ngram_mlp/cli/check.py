@@ -32,10 +32,10 @@ def main(default_config: Path, args: Sequence[str] | None = None) -> None:
     console = open_console()
     cli = CheckCLI(args, default_config)
     if cli.resume_point is not None:
-        raise UserError("--ckpt_path, --resume: an initial network is judged, not a checkpoint; leave them out")
+        raise UserError("--ckpt_path, --resume: an initial network is judged, not a checkpoint; remove these options")
     trainer, output = cli.config.trainer, cli.config.output
     if output is not None and (Path(output).is_dir() or not Path(output).parent.is_dir()):
-        raise UserError("is no file in a folder that exists; give another", output=output)
+        raise UserError("is no file in a folder that exists; give another path", output=output)
     cli.model.network.train()
     verdicts = judge_model(
         cli.model,

@@ -1,4 +1,4 @@
-"""`ngram-mlp runs`: lists runs, how they differ, and their results."""
+"""`ngram-mlp runs`: lists runs with their differences and results."""
 
 from collections.abc import Sequence
 

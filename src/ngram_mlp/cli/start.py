@@ -100,7 +100,7 @@ def start_run(cli: TrainCLI, console: Console, resources: ExitStack) -> Run:
 
 def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, chosen: list[Callback]) -> Any:
     if cli.config.trainer.barebones:
-        raise UserError("a run is logged, shown and saved; leave it out, or train in Python", barebones=True)
+        raise UserError("a run is logged, shown and saved; remove this option, or train in Python", barebones=True)
     given: dict[str, Any] = {"enable_autolog_hparams": False}  # `Hyperparameters` logs more, and only once
     if cli.config.trainer.logger in (None, True):
         given["logger"] = TensorBoardLogger(folder.parent, "", folder.name, default_hp_metric=False)
@@ -126,7 +126,7 @@ def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, c
     _refuse_callbacks(trainer, cli.model)
     cli.datamodule.refuse_unequal_parts(trainer.world_size)
     if isinstance(trainer.strategy.checkpoint_io, AsyncCheckpointIO):
-        remedy = "a checkpoint has to be complete before the run goes on; leave it out"
+        remedy = "a checkpoint has to be complete before the run goes on; remove this plugin"
         raise UserError(remedy, plugins="AsyncCheckpointIO")
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = CheckpointFiles(checkpoint)
@@ -135,7 +135,7 @@ def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, c
 
 def _refuse_no_training(options: Any) -> None:
     """Raises a UserError for options with which a resumed run would not train, but would rewrite its results."""
-    reason = "the resumed run would not be trained; leave it out"
+    reason = "the resumed run would not be trained; remove this option"
     if options.fast_dev_run:
         raise UserError(reason, **{"trainer.fast_dev_run": options.fast_dev_run})
     if options.limit_train_batches == 0:

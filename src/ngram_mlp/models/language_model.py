@@ -178,7 +178,7 @@ class LanguageModel(LightningModule):
             UserError: the file is not a checkpoint of this package, or does not fit the class.
         """
         if hparams_file is not None:
-            raise UserError("is not taken, as a checkpoint has its hyperparameters; leave it out", hparams_file=None)
+            raise UserError("is not taken, as a checkpoint has its hyperparameters; remove it", hparams_file=None)
         checkpoint = read_checkpoint(checkpoint_path)
         model = load_model(checkpoint, cls, strict is not False, **kwargs)
         return model.to(map_location or "cpu").train()

@@ -29,10 +29,10 @@ def compare(script: Script, args: Sequence[str] | None = None) -> None:
     console = open_console()
     failures = [run for run in trained if run.finished is None]
     for run in failures:
-        console.print(f"failed: {run.recipe}, seed {run.seed}: {run.last_line}; all of it in {run.log}")
+        console.print(f"failed: {run.recipe}, seed {run.seed}: {run.last_line}; full log: {run.log}")
     for run in missing:
         if run.finished is None and run not in trained:
-            console.print(f"left out: {run.recipe}, seed {run.seed}: another call trains it")
+            console.print(f"skipped: {run.recipe}, seed {run.seed}: another process is training it")
     write_report(folder, runs, failures, [*called(), *args], console)
     if failures:
         raise SystemExit(1)
@@ -41,18 +41,18 @@ def compare(script: Script, args: Sequence[str] | None = None) -> None:
 def _parse(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Returns the options of a study, and the remaining words: overrides for its runs."""
     parser = PlainParser(
-        description="Trains every recipe with every seed and compares the losses. All other options are overrides "
-        "for every run, as train.py takes them. The same command resumes a study that was interrupted.",
+        description="Trains every recipe with every seed and compares the losses. All other options are passed "
+        "to every run, as for train.py. Repeat the command to resume an interrupted study.",
         allow_abbrev=False,
     )
     add = parser.add_argument
     add("configs", nargs="+", help="The recipes: YAML files, as for train.py --config.")
-    add("--seeds", type=int, default=5, help="How many seeds: 1, 2, ... (default: 5)")
-    add("--name", help="The study goes to RUNS_DIR/compare/NAME. (default: named by its recipes)")
+    add("--seeds", type=int, default=5, help="The number of seeds, which are 1, 2, ... (default: 5)")
+    add("--name", help="The study goes to RUNS_DIR/compare/NAME. (default: named after its recipes)")
     add("--runs_dir", default="runs", help="The folder of all runs. (default: runs)")
-    crossing = "Crosses the recipes with these values of an option; may be given several times."
+    crossing = "Crosses the recipes with these values of an option; may be repeated."
     add("--grid", action="append", default=[], metavar="OPTION=A,B", help=crossing)
-    add("--jobs", type=int, default=cores(), help="Runs at a time. (default: one for each core)")
+    add("--jobs", type=int, default=cores(), help="Runs to train at the same time. (default: one per core)")
     options, overrides = parser.parse_known_args(args)
     require_at_least(1, seeds=options.seeds, jobs=options.jobs)
     return options, overrides

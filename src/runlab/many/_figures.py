@@ -46,7 +46,7 @@ def loss_bands_figure(panels: Mapping[str, Mapping[str, Sequence[Losses]]]) -> F
         whole.set(xscale="log", yscale="log", ylabel="nats per character", title=heading)
         plain_ticks(whole.xaxis)
         plain_ticks(whole.yaxis, CLOSE)
-        late.set(title=f"{heading}, after a tenth" if heading else "after a tenth")
+        late.set(title=f"{heading}, after the first tenth" if heading else "after the first tenth")
     for axis in axes[-2:]:
         axis.set_xlabel("update")
     legend_below(figure, axes[-1])
@@ -77,7 +77,7 @@ def history_figure(
     metric: str, ended: Sequence[tuple[int, float]], pruned: Sequence[tuple[int, float]], best: Any
 ) -> Figure:
     """Plots the value of every trial over its number, and the best so far; `best` is max or min."""
-    figure, (axis,) = figure_with_panels(1, f"{metric} of the trials", width=9)
+    figure, (axis,) = figure_with_panels(1, f"{metric} by trial", width=9)
     numbers, values = [number for number, _ in ended], [value for _, value in ended]
     axis.plot([n for n, _ in pruned], [v for _, v in pruned], "x", color="0.6", markersize=4, label="when pruned")
     axis.plot(numbers, values, "o", alpha=0.6, markersize=4, label="at the end")
@@ -94,7 +94,7 @@ def slices_figure(
     metric: str, values: Mapping[str, Sequence[Any]], logarithmic: set[str], results: Sequence[float]
 ) -> Figure:
     """Plots for each option the result of every trial over the option's value."""
-    columns, title = 2 if len(values) == 4 else min(len(values), 3), f"{metric} over each option"
+    columns, title = 2 if len(values) == 4 else min(len(values), 3), f"{metric} by option"
     figure, axes = figure_with_panels(len(values), title, width=0.9 + 2.7 * columns, height=3, columns=columns)
     figure.subplots_adjust(wspace=0.3, hspace=0.4)
     for number, (axis, (option, column)) in enumerate(zip(axes, values.items(), strict=True)):

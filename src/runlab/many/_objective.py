@@ -58,7 +58,7 @@ class Objective:
     def _run(self, trial: FrozenTrial) -> Run:
         run = self._trials.run_of(trial)
         if run.folder.exists() and FOLDER not in trial.user_attrs:
-            raise UserError(f"{run.folder} is of another search; remove it, or use a new name", name=None)
+            raise UserError(f"{run.folder} belongs to another search; remove it, or use a new name", name=None)
         return run
 
     def _trained(self, trial: Trial, run: Run) -> float:
@@ -69,7 +69,7 @@ class Objective:
             if listener.outcome is not None or run.finished is not None:
                 break
             if status is None:
-                raise _failed(trial, "another process trains it")
+                raise _failed(trial, "another process is training it")
             if status >= 0 and status not in INTERRUPTED:
                 raise _failed(trial, run.last_line)
         if isinstance(listener.outcome, Exception):
@@ -86,7 +86,7 @@ class Objective:
         if reported is not None:
             return reported
         if self._trials.goal.metric not in MEASURED:
-            raise _failed(trial, "its end was not validated; set trainer.val_check_interval")
+            raise _failed(trial, "its last update was not validated; set trainer.val_check_interval")
         return run.measured(self._trials.goal.metric)
 
 
@@ -119,7 +119,7 @@ class Listener:
         value = message.metrics.get(self._goal.metric)
         if value is None:
             known = ", ".join(sorted(name for name in message.metrics if "/" in name))
-            raise UserError(f"no validation measures it; there are {known}", metric=self._goal.metric)
+            raise UserError(f"validation does not report it; give one of {known}", metric=self._goal.metric)
         if not math.isfinite(value):
             return self._goal.worst
         self._trial.report(value, message.update)
@@ -132,7 +132,7 @@ def _stored(trial: Trial) -> FrozenTrial:
 
 def _repeated(trial: Trial, same: FrozenTrial) -> float:
     """Ends a trial as an earlier one with the same values ended: with the same seed it would train identically."""
-    failure = _not_counted(trial, f"as trial {same.number}")
+    failure = _not_counted(trial, f"same values as trial {same.number}")
     for step, value in same.intermediate_values.items():
         trial.report(value, step)
     if same.state == TrialState.COMPLETE:

@@ -19,11 +19,11 @@ NOT_OF_RUNS = {
     "config": "each recipe is one file; name it before the options",
     "c": "each recipe is one file; name it before the options",
     "seed_everything": "the seeds are 1, 2, ...; give --seeds, or --confirm for a search",
-    "name": "runs are named by what they belong to; leave it out",
-    "runs_dir": "all runs are in one folder; leave it out",
-    "ckpt_path": "runs begin anew or resume by themselves; leave it out",
-    "resume": "runs begin anew or resume by themselves; leave it out",
-    "print_config": "nothing would be trained; give it to train.py",
+    "name": "runs are named automatically; remove this option",
+    "runs_dir": "all runs share one folder; give a single --runs_dir",
+    "ckpt_path": "runs start or resume automatically; remove this option",
+    "resume": "runs start or resume automatically; remove this option",
+    "print_config": "nothing would be trained; use it with train.py",
 }
 
 
@@ -70,7 +70,7 @@ def plan(
         axes.append([(found[1], value) for value in values(found[2])])
     for config in configs:
         if not Path(config).is_file():
-            raise UserError(f"{config}: there is no such configuration; give YAML files before the options")
+            raise UserError(f"{config}: no such file; give YAML files before the options")
     refuse_own_options(overrides, [option for axis in axes for option, _ in axis[:1]])
     for before, word in itertools.pairwise(["", *overrides]):
         if word.endswith((".yaml", ".yml")) and not before.startswith("--"):
@@ -83,7 +83,7 @@ def plan(
         folder = study / "runs" / _folder_name(recipe) / f"seed_{seed}"
         options = (*first, "--config", config, *made_of, "--seed_everything", str(seed))
         if folder in runs:
-            raise UserError(f"{recipe}: is given twice; rename one of the files, or leave one of the values out")
+            raise UserError(f"{recipe}: given twice; rename one of the files, or remove one of the values")
         runs[folder] = SeedRun(folder, f"{recipe} seed {seed}", options, Path(config), point, made_of, seed)
     return list(runs.values())
 
@@ -143,15 +143,15 @@ def record_recipes(folder: Path, runs: Sequence[SeedRun]) -> None:
         own = {"sha256": hashlib.sha256(run.path.read_bytes()).hexdigest(), "arguments": list(run.overrides)}
         before, old = recipes.get(recipe, own), run.folder.parent
         if before != own and any(old.glob("*/version_*")):
-            what = "another file" if before["arguments"] == own["arguments"] else "other options"
+            what = "a different file" if before["arguments"] == own["arguments"] else "different options"
             raise UserError(f"{recipe} was trained there with {what}; use a new name or remove {old}", name=folder.name)
         recipes[recipe] = own
     planned = {run.folder for run in runs}
     lost = [one for one in sorted(folder.glob("runs/*/seed_*")) if one not in planned and any(one.glob("version_*"))]
     if lost:
         held = ", ".join([*(f"{one.parent.name} {one.name}" for one in lost[:3]), *(["..."] if len(lost) > 3 else [])])
-        reason = f"that study holds {held}, too, which its report would lose; give all of them, or a new name"
-        raise UserError(reason, name=folder.name)
+        reason = f"that study also has {held}, which would be missing from its report"
+        raise UserError(f"{reason}; include all its runs, or give a new name", name=folder.name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(

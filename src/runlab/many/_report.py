@@ -22,12 +22,12 @@ from runlab.many._plan import SeedRun
 from runlab.many._script import cores
 
 SPLITS = ("train", "val", "test")
-DIFFERENCE = "val against the first (95 %)"
+DIFFERENCE = "val minus the first (95 %)"
 HEADINGS = ("recipe", "seeds", "first loss", *SPLITS, DIFFERENCE, "updates/s")
 LEGEND = (
     "Losses in nats per character: mean ± standard deviation over seeds (best to worst). The difference in validation "
-    "loss is to the first recipe (with a grid, at the same point of it), paired by seed, with a 95 % interval of "
-    "Student's t."
+    "loss is relative to the first recipe (with a grid, at the same grid point), paired by seed, with a 95 % interval "
+    "of Student's t."
 )
 Row = dict[str, Any]
 Panels = dict[str, dict[str, list[Row]]]  # the runs with a result, by heading and name of the recipe
@@ -116,8 +116,8 @@ def _panels(folder: Path, runs: Sequence[SeedRun], rows: Sequence[Row]) -> Panel
             group.append(row)
         if group and group[-1]["corpus"] != (first := group[0])["corpus"]:
             raise UserError(
-                f"{folder}: {run.recipe} was trained on another corpus with seed {run.seed} than with seed "
-                f"{first['seed']}; remove {row['folder']} or {first['folder']}, and give one --data.corpus"
+                f"{folder}: {run.recipe} was trained on different corpora with seeds {first['seed']} and {run.seed}; "
+                f"remove {first['folder']} or {row['folder']}, and give a single --data.corpus"
             )
     return panels
 

@@ -57,7 +57,7 @@ class Run:
     @property
     def last_line(self) -> str:
         lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n") if self.log.exists() else []
-        return next((line for line in reversed(lines) if line.strip()), "it printed nothing")
+        return next((line for line in reversed(lines) if line.strip()), "no output")
 
     def lock(self) -> ExitStack | None:
         """Returns a lock on the run, to be closed after training; None if another process is training it.

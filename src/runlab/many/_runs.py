@@ -35,10 +35,10 @@ def list_runs(args: Sequence[str] | None = None) -> None:
     options = _parse(sys.argv[1:] if args is None else args)
     every = runs_in(Path(options.folder))
     if not every:
-        raise UserError(f"{options.folder} holds no run; give the folder of all runs, or one below it")
+        raise UserError(f"{options.folder} contains no runs; give the folder of all runs or a subfolder")
     rows = [row for row in every if all(_meets(row, condition, every) for condition in options.where)]
     if not rows:
-        raise UserError("no run is like that; leave it out", where=" ".join(options.where))
+        raise UserError("no run matches; remove or relax a condition", where=" ".join(options.where))
     columns, by = differing(rows), _column("sort", options.sort, every)
     rows.sort(key=lambda row: _order(row.get(by)), reverse=options.reverse)
     rows.sort(key=lambda row: row.get(by) is None)  # runs without a value come last
@@ -47,7 +47,7 @@ def list_runs(args: Sequence[str] | None = None) -> None:
         return
     shown = [name for name in RESULTS if name != "train"]
     headings = [Column(name, no_wrap=True, justify="right") for name in shown]
-    ends = Column("run", overflow="fold"), Column("where it differs", overflow="fold")
+    ends = Column("run", overflow="fold"), Column("differences", overflow="fold")
     table = Table(ends[0], *headings, ends[1], box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     for row, words in zip(rows, _differences(rows, columns), strict=True):
         table.add_row(printable(row["run"]), *(_shown(name, row.get(name)) for name in shown), printable(words))
@@ -73,16 +73,14 @@ def differing(rows: Sequence[Row]) -> list[str]:
 
 
 def _parse(args: Sequence[str]) -> argparse.Namespace:
-    parser = PlainParser(
-        description="Lists runs, what differs between them, and what came of each.", allow_abbrev=False
-    )
+    parser = PlainParser(description="Lists runs with their differences and results.", allow_abbrev=False)
     add = parser.add_argument
-    add("folder", nargs="?", default="runs", help="The folder of all runs, or one below it. (default: runs)")
+    add("folder", nargs="?", default="runs", help="The folder of all runs, or a subfolder. (default: runs)")
     add("--sort", default="val", metavar="COLUMN", help="A result, or an option. (default: val, the validation loss)")
-    add("--reverse", action="store_true", help="The greatest first.")
-    conditions = "Only runs with this: COLUMN=VALUE, COLUMN<NUMBER or COLUMN>NUMBER; may be given several times."
+    add("--reverse", action="store_true", help="Reverse the order (largest first).")
+    conditions = "Only runs that match: COLUMN=VALUE, COLUMN<NUMBER or COLUMN>NUMBER; may be repeated."
     add("--where", action="append", default=[], metavar="CONDITION", help=conditions)
-    add("--csv", action="store_true", help="Prints all of it as CSV.")
+    add("--csv", action="store_true", help="Print everything as CSV.")
     return parser.parse_args(args)
 
 
@@ -108,7 +106,7 @@ def _column(asked: str, name: str, rows: Iterable[Row]) -> str:
     known = dict.fromkeys(key for row in rows for key in row)
     named = [name] if name in known else [key for key in known if key.endswith(f".{name}")]
     if len(named) != 1:
-        which = f"may be {' or '.join(named)}; give one of them" if named else "no run has such an option or result"
+        which = f"matches {' and '.join(named)}; give one of them" if named else "no run has such an option or result"
         raise UserError(which, **{asked: name})
     return named[0]
 

@@ -57,31 +57,36 @@ def search_command(script: Script, args: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = PlainParser(
-        description="Searches a space of recipes with Optuna, and trains the best and the recipe that it began from "
-        "again with fresh seeds. All other options are for every run, as train.py takes them. The same command resumes "
-        "a search that was interrupted.",
-        epilog="Values of a space: LOW..HIGH, of whole numbers if both are whole, with `log` or `step S` behind it; or "
-        "A,B,C.",
+        description="Searches a space of recipes with Optuna and retrains the best recipe and the initial one with "
+        "fresh seeds. All other options are passed to every run, as for train.py. Repeat the command to resume an "
+        "interrupted search.",
+        epilog="Values of a space: LOW..HIGH (integers if all numbers are whole), optionally followed by `log` or "
+        "`step S`; or A,B,C.",
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("config", help="The recipe to begin from: a YAML file, as for train.py --config.")
-    space = "An option and its values, such as model.n_hidden=50..400; may be given several times."
+    add("config", help="The initial recipe: a YAML file, as for train.py --config.")
+    space = "An option and its values, such as model.n_hidden=50..400; may be repeated."
     add("--space", action="append", default=[], metavar="OPTION=VALUES", help=space)
-    add("--trials", type=int, default=50, help="How many trials, with those of earlier calls. (default: 50)")
-    add("--metric", default="val/loss", help="What every validation reports, and by which trials compare.")
-    add("--direction", choices=("minimize", "maximize"), help="(default: maximize an accuracy, minimize the rest)")
+    add(
+        "--trials",
+        type=int,
+        default=50,
+        help="The total number of trials, including those of earlier calls. (default: 50)",
+    )
+    add("--metric", default="val/loss", help="The validation metric to optimize. (default: val/loss)")
+    add("--direction", choices=("minimize", "maximize"), help="(default: maximize an accuracy, minimize anything else)")
     add("--max_parameters", type=int, metavar="N", help="Larger networks are not trained, and do not count.")
-    add("--budget_updates", type=int, metavar="N", help="No trial is begun when so many updates have been trained.")
-    add("--confirm", type=int, default=5, help="With how many fresh seeds the best is confirmed. (default: 5)")
+    add("--budget_updates", type=int, metavar="N", help="Start no further trial after this many updates in total.")
+    add("--confirm", type=int, default=5, help="The number of fresh seeds to confirm the best trial with. (default: 5)")
     add("--name", default="search", help="The search goes to RUNS_DIR/search/NAME. (default: search)")
     add("--runs_dir", default="runs", help="The folder of all runs. (default: runs)")
-    add("--jobs", type=int, default=cores(), help="Runs at a time. (default: one for each core)")
-    where = "The URL of a database, which several machines may share. (default: a file there)"
+    add("--jobs", type=int, default=cores(), help="Runs to train at the same time. (default: one per core)")
+    where = "The URL of a database, which several machines may share. (default: a file in the search's folder)"
     add("--storage", metavar="URL", help=where)
     classes = "of Optuna, and its arguments as --{0}.NAME VALUE. (default: {1})"
     add("--sampler", metavar="CLASS", default="TPESampler", help="A sampler " + classes.format("sampler", "TPESampler"))
-    pruner = f"A pruner {classes.format('pruner', 'MedianPruner')} none: all trials train to their end."
+    pruner = f"A pruner {classes.format('pruner', 'MedianPruner')} With none, all trials run to the end."
     add("--pruner", metavar="CLASS", default="MedianPruner", help=pruner)
     return parser
 
@@ -123,7 +128,9 @@ def _refused(kind: str, name: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise UserError(f"needs {error.name or 'a package'}, which is not installed", **{kind: name}) from error
+        raise UserError(
+            f"needs {error.name or 'a package'}, which is not installed; install it", **{kind: name}
+        ) from error
     except ValueError as error:
         cause: BaseException = error
         while (inner := cause.__cause__ or cause.__context__) is not None:

@@ -56,13 +56,15 @@ def write_search_report(
 def _verdict(best: FrozenTrial, goal: Goal, confirmation: Confirmation | None) -> str:
     found = f"Trial {best.number} had the best {goal.metric} of the search, {best.values[0]:.4f}"
     if confirmation is None:
-        return f"{found}. It was not confirmed; the best of many is partly luck, and its recipe is worse on average."
+        luck = "the best of many trials is partly luck, so its recipe will do worse on average"
+        return f"{found}. It was not confirmed: {luck}."
     interval = f" ± {confirmation.half:.4f} (95 %)" if math.isfinite(confirmation.half) else ""
     seeds = f"{confirmation.seeds} fresh seed{'s' if confirmation.seeds > 1 else ''}"
-    lost = f" With {confirmation.lost} more it had no result." if confirmation.lost else ""
+    more = f"{confirmation.lost} more seed{'s' if confirmation.lost > 1 else ''}"
+    lost = f" It had no result for {more}." if confirmation.lost else ""
     return (
-        f"{found}. Trained again with {seeds}, its recipe {IN_WORDS[confirmation.verdict]} "
-        f"the one that the search began from: the difference in {confirmation.metric} is {confirmation.change:+.4f}"
+        f"{found}. Retrained with {seeds}, its recipe {IN_WORDS[confirmation.verdict]} "
+        f"the initial one: the difference in {confirmation.metric} is {confirmation.change:+.4f}"
         f"{interval}.{lost}"
     )
 

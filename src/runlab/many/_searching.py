@@ -89,7 +89,8 @@ class Search:
         trials.define(self._definition(axes))
         self._train(trials)
         if any(not trial.state.is_finished() for trial in trials.all):
-            self.console.print("other calls of this search are training; the last of them confirms the best trial")
+            others = "other processes are still training for this search"
+            self.console.print(f"{others}; the last one will confirm the best trial")
             return None
         if not trials.ranked:
             self.console.print("no trial ended with a finite value")
@@ -100,7 +101,7 @@ class Search:
         given = {word.split("=")[0] for word in self.overrides}
         for axis in axes:
             if f"--{axis.option}" in given:
-                raise UserError("is searched; leave it out", **{axis.option: None})
+                raise UserError("is part of the search space; remove this option", **{axis.option: None})
 
     def _make_folder(self) -> None:
         try:
@@ -152,9 +153,10 @@ class Search:
             self.console.print(f"failed: trial {trial.number}: {reason}")
         reasons = trials.latest_that_do_not_count
         if len(reasons) >= MAX_DUPLICATES and {*reasons} == {TOO_LARGE}:
-            raise UserError("hardly any network is that small; give more", max_parameters=self.goal.max_parameters)
+            reason = "almost no network in the space is that small; increase it"
+            raise UserError(reason, max_parameters=self.goal.max_parameters)
         if trials.missing and not trials.is_out_of_budget:
-            self.console.print(f"nothing is left to try after {len(trials.all)} trials")
+            self.console.print(f"nothing left to try after {len(trials.all)} trials")
 
     def _concluded(self, trials: Trials, seed: int) -> Result:
         """Writes the best recipe, confirms it with seeds other than the search's own, and writes the report."""
@@ -183,7 +185,8 @@ class Search:
                 raise refused
         assert isinstance(default, dict)
         assert isinstance(configuration, dict)
-        about = f"# Trial {best.number} of the search {self.name}; report.md there says if it is better than luck.\n"
+        which = f"Trial {best.number} of the search {self.name}"
+        about = f"# {which}; report.md in its folder says whether it beats the initial recipe.\n"
         path = self.folder / "best.yaml"
         for content in (difference(configuration, default), without_places(configuration)):
             text = yaml.safe_dump({"name": "best", **content}, sort_keys=False)

@@ -61,7 +61,7 @@ class Axis:
 def read_space(space: Mapping[str, Any]) -> list[Axis]:
     """Returns the axes of a search, given options and values as for `read_values`; classes precede their arguments."""
     if not space:
-        raise UserError("there is nothing to search; give at least one OPTION=VALUES", space=None)
+        raise UserError("nothing to search; give at least one OPTION=VALUES", space=None)
     axes = []
     for option, described in space.items():
         if not re.fullmatch(r"[\w.]+", option):
@@ -105,7 +105,7 @@ def from_words(words: Sequence[str]) -> dict[str, Any]:
         option, _, described = word.partition("=")
         option = option.strip().removeprefix("--")
         if option in space:
-            raise UserError("is given twice; give it once", space=option)
+            raise UserError("given twice; give it once", space=option)
         space[option] = described.strip()
     return space
 
@@ -121,7 +121,9 @@ def _range(low: str, high: str, log: bool, step: str | None, text: str) -> BaseD
     if by is not None:
         steps = (last - first) / by if by > 0 else 0.0
         if steps < 1 or abs(steps - round(steps)) > 1e-6:
-            raise UserError(f"no number of steps of {step} leads from {low} to {high}", space=text)
+            raise UserError(
+                f"the range {low} to {high} cannot be divided into steps of {step}; give another step", space=text
+            )
     if whole:
         return IntDistribution(first, last, log=log, step=1 if by is None else by)
     return FloatDistribution(first, last, log=log, step=by)
@@ -129,5 +131,5 @@ def _range(low: str, high: str, log: bool, step: str | None, text: str) -> BaseD
 
 def _choices(words: Sequence[str], text: str) -> BaseDistribution:
     if len(set(words)) < 2 or "" in words:
-        raise UserError(f"there is no choice; {FORMS}", space=text)
+        raise UserError(f"needs at least two different values, none of them empty; {FORMS}", space=text)
     return CategoricalDistribution(list(dict.fromkeys(words)))

@@ -45,7 +45,7 @@ def open_storage(where: str | None, folder: Path) -> BaseStorage:
                 return _database(url)
     except (SQLAlchemyError, ImportError, ValueError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise UserError(f"cannot be opened ({reason}); give another", storage=without_password(url)) from error
+        raise UserError(f"cannot be opened ({reason}); give another URL", storage=without_password(url)) from error
 
 
 def _database(url: str) -> RDBStorage:

@@ -68,7 +68,7 @@ class Trials:
         known = self.study.user_attrs.get("definition", definition)
         if known != definition and self._stored:
             other = ", ".join(key for key in definition if known.get(key) != definition[key])
-            raise UserError(f"that search was begun with another {other}; use a new name", name=self.folder.name)
+            raise UserError(f"that search was started with a different {other}; use a new name", name=self.folder.name)
         self.study.set_user_attr("definition", definition)
 
     @property

@@ -65,15 +65,15 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     Raises a UserError for anything else.
     """
     if not isinstance(path, (str, os.PathLike)):
-        raise UserError(f"{REMEDY}, by its path", ckpt_path=type(path).__name__)
+        raise UserError("give the path of a .ckpt file of a run", ckpt_path=type(path).__name__)
     path = checkpoint_file(path)
     content = load_checkpoint_file(path)
     _require(path, content, {"global_step": int, "hyper_parameters": dict, "state_dict": dict})
     parts = content.get(KEY, {"schema": 0})
     _require(path, parts, {"schema": int})
     if parts["schema"] != SCHEMA:
-        reason = "was saved by another version, or by Lightning alone, and this version does not read it"
-        raise UserError(f"{reason}; check that version out to use it, or train again", ckpt_path=path)
+        reason = "was saved by another version or by plain Lightning, and cannot be read by this one"
+        raise UserError(f"{reason}; check out that version, or train again", ckpt_path=path)
     _require(path, parts, {"model": str})
     hyperparameters, weights = content["hyper_parameters"], content["state_dict"]
     parts = cast(Parts, parts)
@@ -84,7 +84,7 @@ def _require(path: str | Path, content: Any, kinds: Mapping[str, type]) -> None:
     """Raises a UserError unless the content is a dictionary with values of these types."""
     for key, kind in kinds.items():
         if not isinstance(content, dict) or not isinstance(content.get(key), kind):
-            reason = f"is damaged or not a checkpoint of a run: {key} is absent or of the wrong kind; {REMEDY}"
+            reason = f"is damaged or not a checkpoint of a run: {key} is missing or has the wrong type; {REMEDY}"
             raise UserError(reason, ckpt_path=path)
 
 
@@ -108,7 +108,7 @@ def load_checkpoint_file(path: str | Path) -> Any:
     except MemoryError:
         raise
     except Exception as error:  # a damaged file can raise anything in zipfile and in torch
-        reason = getattr(error, "strerror", None) or "it is not a checkpoint, or damaged"
+        reason = getattr(error, "strerror", None) or "it is damaged or not a checkpoint"
         raise UserError(f"cannot be read ({reason}); {REMEDY}", ckpt_path=path) from error
 
 

@@ -7,7 +7,7 @@ import yaml
 
 from runlab._errors import UserError, shortened
 
-REMEDY = "give a YAML file with what differs from the default, such as `model: {init_args: {n_hidden: 300}}`"
+REMEDY = "give a YAML file with the values that differ from the defaults, such as `model: {init_args: {n_hidden: 300}}`"
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
@@ -16,7 +16,7 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
         if twice := next((key for number, key in enumerate(keys) if key in keys[:number]), None):
-            raise ValueError(f"{shortened(str(twice))} is there twice in one group; leave one of them")
+            raise ValueError(f"{shortened(str(twice))} appears twice in one group; remove one")
         mapping: dict[Any, Any] = super().construct_mapping(node, deep)
         return mapping
 
@@ -26,11 +26,11 @@ def read_configuration(path: str) -> dict[str, Any]:
     try:
         content = yaml.load(Path(path).read_bytes().decode("utf-8-sig"), _Loader)  # a SafeLoader
     except OSError as error:
-        raise UserError(f"cannot be read ({error.strerror}); give another", config=path) from error
+        raise UserError(f"cannot be read ({error.strerror}); give another file", config=path) from error
     except UnicodeDecodeError as error:
         raise UserError(f"byte {error.start} is not UTF-8; save the file as UTF-8 text", config=path) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"is not YAML ({shortened(' '.join(str(error).split()), 200)})", config=path) from error
+        raise UserError(f"is not valid YAML ({shortened(' '.join(str(error).split()), 200)})", config=path) from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise UserError(f"holds no options; {REMEDY}", config=path)
+        raise UserError(f"contains no options; {REMEDY}", config=path)
     return content

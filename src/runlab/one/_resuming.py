@@ -62,7 +62,7 @@ def _origin(
     """Returns what `--ckpt_path` (last, a file or a run's folder) or `--resume` points to; None for a new run."""
     if resume is not None:
         if ckpt_path is not None:
-            raise UserError("give it or --ckpt_path, not both", resume=resume)
+            raise UserError("give either this or --ckpt_path, not both", resume=resume)
         own = Path(resume).parents[1] if Path(resume).is_file() else Path(resume)
         path = own / LAST
         for needed in (own / "config.yaml", path):
@@ -87,8 +87,8 @@ def _origin(
     if not any(place / (name or "") in own.parents for place in places):
         option, value = ("name", name) if name else ("runs_dir", runs_dir)
         wrong = {"config": files[option]} if option in files else {option: value}
-        named = f"names another place, {value}; " if option in files else ""
-        raise UserError(f"{named}the run resumes in its own folder, {folder}; leave it out", **wrong)
+        named = f"gives another location, {value}; " if option in files else ""
+        raise UserError(f"{named}the run resumes in its own folder, {folder}; remove this {option}", **wrong)
     return ResumePoint(read_checkpoint(path), folder)
 
 
@@ -114,14 +114,14 @@ def changed_options(
     try:
         before = dict(flattened(json.loads(checkpoint.parts["configuration"])))
     except (KeyError, TypeError, ValueError, RecursionError, AttributeError) as error:
-        raise checkpoint.error("holds no configuration, so no run can resume from it") from error
+        raise checkpoint.error("contains no configuration, so no run can resume from it") from error
     now = dict(flattened(given))
     changed = [key for key in before | now if before.get(key) != now.get(key) and key not in places]
     for key in changed:
         if not any(f"{key}.".startswith(f"{other}.") for other in changeable):
             raise UserError(
                 f"--{key} {shortened(now.get(key))}: the checkpoint was trained with {shortened(before.get(key))}; "
-                f"a resumed run can change --{', --'.join(changeable)}; leave this as it was, or start a new run"
+                f"a resumed run can change only --{', --'.join(changeable)}; restore the old value, or start a new run"
             )
     if 0 <= (updates := now["trainer.max_steps"]) < checkpoint.update:
         raise UserError(f"the checkpoint is at update {checkpoint.update}; give at least that", max_steps=updates)
@@ -141,11 +141,12 @@ def refuse_finished(folder: Path | None, checkpoint: Checkpoint, trainer: Any) -
         return
     if 0 <= max_steps <= checkpoint.update:
         raise UserError(
-            f"the run has reached update {checkpoint.update:,}; raise it to train on",
+            f"the run has reached update {checkpoint.update:,}; increase it to continue training",
             **{"trainer.max_steps": max_steps},
         )
     epochs = checkpoint.content["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"]
     if max_epochs is not None and 0 <= max_epochs <= epochs:
         raise UserError(
-            f"the run has trained {epochs:,} epochs; raise it to train on", **{"trainer.max_epochs": max_epochs}
+            f"the run has trained {epochs:,} epochs; increase it to continue training",
+            **{"trainer.max_epochs": max_epochs},
         )
