@@ -128,7 +128,7 @@ def test_auto_takes_the_cpu_for_a_small_network_and_the_gpu_for_a_large_one(call
     auto = (*QUIET, "--trainer.accelerator", "auto", "--trainer.max_steps", "3")
     large = ("--model.n_hidden", "3000", "--model.n_layers", "3", "--data.batch_size", "1024")
     out = call(training("small", *auto), training("large", *auto, *large))
-    assert "accelerator  cpu: a GPU pays from " in out
+    assert "accelerator  cpu: a GPU pays off from " in out
     assert "run     runs/small/version_0, on cpu" in out
     assert f"run     runs/large/version_0, on {GPU}" in out
 

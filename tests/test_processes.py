@@ -9,7 +9,7 @@ GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error: C
 
 @pytest.mark.parametrize("error", [RuntimeError(GLOO), dist.DistBackendError("NCCL error"), dist.DistNetworkError("")])
 def test_an_exchange_that_fails_within_lightning_or_torch_is_one_line(error):
-    with pytest.raises(UserError, match="another process of this run has ended"):
+    with pytest.raises(UserError, match="another process of this run has ended, so this one stops too"):
         raise_if_another_has_ended(error)
 
 

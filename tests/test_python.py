@@ -207,10 +207,10 @@ def test_an_open_file_is_no_path_of_a_checkpoint():
 def test_messages_name_arguments(data):
     with pytest.raises(UserError, match=r"^n_hidden 0: give a whole number of at least 1$"):
         MLP(data.vocabulary, 3, n_hidden=0)
-    with pytest.raises(UserError, match=r"^kind batch: batch norm is the model BatchNormMLP"):
+    with pytest.raises(UserError, match=r"^kind batch: for batch norm use the model BatchNormMLP"):
         MLP(data.vocabulary, 3, norm="batch")
     for characters in ("", "aab", None):
-        with pytest.raises(UserError, match="give a string or list that has every token once"):
+        with pytest.raises(UserError, match="give a string or list with every token once"):
             MLP(characters, 3)
     with pytest.raises(UserError, match="block_size: give a whole number of at least 1"):
         MLP(data.vocabulary, None)
@@ -225,7 +225,7 @@ def test_a_step_without_a_loss_is_named(data):
         def training_step(self, batch, batch_idx):
             return None
 
-    with at_peace(), pytest.raises(UserError, match=r"^model Skips: training_step has returned no loss"):
+    with at_peace(), pytest.raises(UserError, match=r"^model Skips: training_step returned no loss"):
         Trainer(**QUIET | {"max_steps": 3, "callbacks": [Losses()]}).fit(Skips(data.vocabulary, 3), data)
 
 
@@ -249,7 +249,7 @@ def test_a_model_with_its_defaults_is_pickled_as_any_module(kind, tmp_path):
     [
         (lambda own: own[0] + own[:0:-1], 3, "tokens are .* in the data, .* in the model"),
         (lambda own: own[:-1], 3, "tokens are .* in the data, .* in the model"),
-        (lambda own: own, 4, "the model's is 4; make both with the same"),
+        (lambda own: own, 4, "the model has 4; use the same for both"),
     ],
 )
 @pytest.mark.parametrize("stage", ["fit", "validate", "test", "predict"])

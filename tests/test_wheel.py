@@ -69,7 +69,7 @@ def test_the_installed_command_says_what_it_can_do(call):
     listed = call("--help")
     assert all(f"\n  {name} " in listed for name in COMMANDS)
     line = call("trian", status=2)
-    assert line == f"error: trian: is not a command; give one of {', '.join(COMMANDS)}\n"
+    assert line == f"error: trian is not a command; choose one of {', '.join(COMMANDS)}\n"
 
 
 def test_what_comes_with_the_package_is_in_the_wheel(installed):

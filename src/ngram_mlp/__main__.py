@@ -8,13 +8,13 @@ from ngram_mlp.places import DEFAULT_CONFIG
 from runlab import exit_with, quick_start
 
 COMMANDS = {
-    "train": "train a model, and report what came out",
+    "train": "train a model, and report the results",
     "check": "judge a network before its first update",
     "evaluate": "print the losses of a checkpoint",
     "sample": "sample words from a checkpoint",
     "compare": "compare recipes over several seeds",
     "runs": "list runs with their differences and results",
-    "search": "find the best recipe of a space",
+    "search": "search a space for the best recipe",
 }
 WITHOUT_TORCH = ("compare", "runs", "search")
 # Arguments that these commands take before those of the command line.
@@ -34,7 +34,7 @@ def main() -> None:
             quick_start()
         import_module(f"ngram_mlp.cli.{name}").main(*TAKES.get(name, ()), args)
     else:
-        exit_with(f"{name}: is not a command; give one of {', '.join(COMMANDS)}")
+        exit_with(f"{name} is not a command; choose one of {', '.join(COMMANDS)}")
 
 
 if __name__ == "__main__":

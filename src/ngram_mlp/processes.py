@@ -10,7 +10,7 @@ from torch import Tensor
 
 from runlab import UserError
 
-ANOTHER_HAS_ENDED = "another process of this run has ended, so this one ends, too"
+ANOTHER_HAS_ENDED = "another process of this run has ended, so this one stops too"
 
 
 def processes() -> int:

@@ -239,7 +239,7 @@ def test_a_mistake_and_a_full_disk_end_the_run_in_one_line(error, line, run_trai
 
 def test_a_pattern_that_no_layer_matches_ends_the_run(run_train, fails):
     line = fails(run_train, *OPTIONS, "--observe.every_n_updates", "default", "--observe.layers", "xyz")
-    assert "--observe.layers xyz: no layer has such a name" in line
+    assert "--observe.layers xyz: matches no layer; the layers are embedding" in line
 
 
 @pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), 130), (SystemExit(7), 7)])

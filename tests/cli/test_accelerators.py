@@ -20,7 +20,7 @@ def test_a_small_network_is_trained_on_the_cpu_and_that_is_told(caplog):
     caplog.set_level(logging.INFO, "ngram_mlp")
     assert resolve_accelerator("auto", "auto", SMALL, 32) == "cpu"
     assert resolve_accelerator("auto", 1, SMALL, 32) == "cpu"  # as configs/default.yaml has it
-    assert "this network has 0.2 million; accelerator gpu takes it" in caplog.text
+    assert "this network has 0.2 million. Use --trainer.accelerator gpu to force it" in caplog.text
     caplog.clear()
     assert resolve_accelerator("auto", "auto", LARGE, 32) == "auto"
     assert not caplog.text

@@ -75,7 +75,7 @@ def test_a_model_that_never_ends_a_word_is_cut_and_tells(sampler, checkpoint):
 def test_a_cut_is_reported(checkpoint, capsys):
     sample.main(["--ckpt_path", str(checkpoint), "--num", "40", "--max_length", "2", "--model", "BatchNormMLP"])
     captured = capsys.readouterr()
-    assert "were cut at 2 tokens" in captured.err
+    assert "were cut off after 2 tokens" in captured.err
     assert max(map(len, captured.out.splitlines())) == 2
 
 

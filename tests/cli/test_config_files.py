@@ -19,8 +19,8 @@ FILES = {
     "nothing": ("# nothing\n", "contains no options"),
     "a number as a key": ("1: 2\n", "contains no options"),
     "a tab": ("a:\n\tb: 1\n", "is not valid YAML"),
-    "no trainer": ("trainer: null\n", "--trainer: is a group of options"),
-    "a number for a group": ("observe: 3\n", "--observe: is a group of options"),
+    "no trainer": ("trainer: null\n", "--trainer is a group of options"),
+    "a number for a group": ("observe: 3\n", "--observe is a group of options"),
     "no name": ("name: null\n", "--name: give a name"),
     "no block size": ("data: {block_size: null}\n", "--block_size: give a whole number of at least 1"),
 }

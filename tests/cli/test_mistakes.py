@@ -15,8 +15,8 @@ class Manual(MLP):
     ("args", "told"),
     [
         (["--data.corpus", "nowhere.txt"], ["--data.corpus", "nowhere.txt", "sample"]),
-        (["--data.corpus", "empty.txt"], ["--data.corpus", "empty.txt", "no word"]),
-        (["--data.corpus", "one.txt"], ["--data.corpus", "a word is a line, and 1 cannot"]),
+        (["--data.corpus", "empty.txt"], ["--data.corpus", "empty.txt", "the file has no words"]),
+        (["--data.corpus", "one.txt"], ["--data.corpus", "too few lines (1) for three splits"]),
         (["--data.corpus", "latin1.txt"], ["--data.corpus", "UTF-8"]),
         (["--data.block_size", "0"], ["--data.block_size 0", "at least 1"]),
         (["--data.batch_size", "1"], ["--data.batch_size 1", "at least 2"]),
@@ -31,10 +31,10 @@ class Manual(MLP):
         (["--batch-size", "3"], ["--data.batch_size"]),
         (["--model.n_embedding", "3"], ["--model.n_embedding 3", "did you mean --model.n_embd?"]),
         (["--data.corpus", "."], ["--data.corpus .: . is a folder; give a text file"]),
-        (["--data.min_count", "3"], ["--data.min_count 3: is of words; set tokens to words"]),
+        (["--data.min_count", "3"], ["--data.min_count 3: applies only to words; set tokens to words"]),
         (["--trainer.devices", "0"], ["--trainer.devices 0: ", "; give another value"]),
         (["--trainer.profiler", "nope"], ["--trainer.profiler nope: ", "'simple'"]),
-        (["--trainer.max_time", "00:00:00:00"], ["--trainer.max_time 00:00:00:00: is no time to train"]),
+        (["--trainer.max_time", "00:00:00:00"], ["--trainer.max_time 00:00:00:00: leaves no time to train"]),
         (["--epochs", "3"], ["--trainer.max_epochs"]),
         (["--gain", "3"], ["--gain 3", "did you mean --model.batch_norm.gain?"]),
         (["fit"], ["unrecognized arguments: fit"]),
@@ -85,10 +85,10 @@ class Manual(MLP):
             ["--model.lr_scheduler={class_path: OneCycleLR, init_args: {max_lr: 1, total_steps: 9}}"],
             ["--model.lr_scheduler OneCycleLR with total_steps 9", "give 2000"],
         ),
-        (["--model", f"{__name__}.Manual"], ["--model: Manual optimizes manually"]),
+        (["--model", f"{__name__}.Manual"], ["--model: Manual uses manual optimization"]),
         (["--model", "mine.Model"], ["No module named 'mine'", "PYTHONPATH"]),
         (["--model", "ngram_mlp.models.MPL"], ["--model ngram_mlp.models.MPL: module", "has no attribute 'MPL'"]),
-        (["--trainer.strategy", "ddp_spawn"], ["--trainer.strategy DDPStrategy", "ddp alone"]),
+        (["--trainer.strategy", "ddp_spawn"], ["--trainer.strategy DDPStrategy", "only ddp"]),
         (["--trainer.devices", "abc"], ["--trainer:", "`devices`"]),
         (["--trainer.plugins", "AsyncCheckpointIO"], ["--trainer.plugins", "AsyncCheckpointIO", "remove this plugin"]),
         (["--trainer.max_steps", "99999999999999999999"], ["--trainer.max_steps 99999999999999999999"]),
@@ -128,7 +128,7 @@ def test_a_mistake_gets_one_line_that_names_it(args, told, fails, tmp_path, monk
 def test_what_is_monitored_but_not_logged_is_named_beside_what_is(run_train, fails):
     stopping = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor", "val/los"]
     line = fails(train.main, DEFAULT, ["--data.corpus", str(run_train.corpus), "--trainer.max_steps", "20", *stopping])
-    assert "--trainer.callbacks.monitor val/los: nothing logs it; give one of train/loss, val/accuracy" in line
+    assert "--trainer.callbacks.monitor val/los: is never logged; choose one of train/loss, val/accuracy" in line
 
 
 class Broken(MLP):

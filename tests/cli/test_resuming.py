@@ -195,7 +195,7 @@ def test_every_form_goes_on_with_the_runs_own_configuration(cut, whole, run_trai
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--trainer.fast_dev_run", "true"], "--trainer.fast_dev_run True: the resumed run would not be trained"),
+        (["--trainer.fast_dev_run", "true"], "--trainer.fast_dev_run True: the resumed run would not train"),
         (["--trainer.limit_train_batches", "0"], "--trainer.limit_train_batches 0"),
         (["--trainer.val_check_interval", "0"], "--trainer.val_check_interval 0: give a number above 0"),
         (["--trainer.check_val_every_n_epoch", "1", "--trainer.val_check_interval", "99999"], "--trainer: `val_check"),

@@ -363,7 +363,7 @@ def test_words_are_trained_on_sampled_judged_evaluated_and_resumed(unit, run_tra
     sample.main(["--ckpt_path", str(folder), "--prompt", "In the", "--max_length", "20", "--num", "3"])
     assert capsys.readouterr().out.count("In the") >= 3
     evaluate.main(["--ckpt_path", str(folder), "--corpus", "other.txt"])
-    assert "trained on another corpus" in capsys.readouterr().out
+    assert "trained on a different corpus" in capsys.readouterr().out
     evaluate.main(["--ckpt_path", str(folder), "--mix", "0.5"])
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if " val " in line]
     assert float(lines[0][3]) == pytest.approx(metrics["val"]["loss"], abs=1e-4)

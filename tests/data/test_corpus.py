@@ -117,8 +117,8 @@ def test_harmless_differences_between_files_do_not_matter(content, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "holds no word"),
-        (b" \n\n", "holds no word"),
+        (b"", "the file has no words"),
+        (b" \n\n", "the file has no words"),
         (b"ada\nb\xffo\n", "byte 5 is not UTF-8"),
     ],
 )

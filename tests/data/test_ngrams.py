@@ -109,8 +109,8 @@ def test_a_mean_loss_is_bits_per_character_and_perplexity_per_word(tmp_path):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"min_count": 2}, "min_count 2: is of words; set tokens to words"),
-        ({"vocab_size": 50}, "vocab_size 50: is of words"),
+        ({"min_count": 2}, "min_count 2: applies only to words; set tokens to words"),
+        ({"vocab_size": 50}, "vocab_size 50: applies only to words"),
         ({"tokens": "words", "vocab_size": 2}, "vocab_size 2: give a whole number of at least 3"),
         ({"tokens": "words", "min_count": 0}, "min_count 0: give a whole number of at least 1"),
         ({"tokens": "bytes"}, "tokens bytes: give characters or words"),
@@ -151,7 +151,7 @@ def test_names_give_the_notebooks_splits(names):
 def test_too_few_words_are_refused_and_enough_are_split(count):
     words = [f"w{i}" for i in range(count)]
     if count < 6:
-        with pytest.raises(UserError, match=f"a word is a line, and {count} cannot fill"):
+        with pytest.raises(UserError, match=rf"too few lines \({count}\) for three splits"):
             split_words(words)
     else:
         assert all(split_words(words))

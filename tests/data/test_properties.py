@@ -88,5 +88,5 @@ def test_a_corpus_of_one_line_of_ten_megabytes_and_one_of_100_000_characters(tmp
 @pytest.mark.skipif(not os.path.exists("/proc/self/mountinfo"), reason="a file of the Linux kernel")
 def test_no_file_without_a_size_is_read():
     """Files of the kernel state no size, and some never end."""
-    with pytest.raises(UserError, match="holds no word"):
+    with pytest.raises(UserError, match="the file has no words"):
         load_corpus("/proc/self/mountinfo")

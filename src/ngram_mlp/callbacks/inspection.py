@@ -40,7 +40,7 @@ def harmless(who: str, trainer: Any, update: int | None = None) -> Iterator[None
             raise
         what = printable(textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" ..."))
         when = f"at update {trainer.global_step if update is None else update:,}"
-        log.warning("%s failed %s and is switched off: %s (with detect_anomaly it raises)", who, when, what)
+        log.warning("%s failed %s and was switched off: %s (use detect_anomaly for the traceback)", who, when, what)
 
 
 class Inspect(Callback):
@@ -80,7 +80,7 @@ class Inspect(Callback):
         self._due = {one: kinds for one, kinds in due.items() if kinds not in (NOTHING, None)}
         if not self._due or self._snapshots_failed:
             return
-        who, precision = "The snapshot, without which nothing is inspected,", trainer.precision_plugin
+        who, precision = "The snapshot (needed by all quantities)", trainer.precision_plugin
         snapshot: Snapshot | None = None
         with harmless(who, trainer, update), precision.train_step_context():
             contexts, targets = batch
@@ -93,7 +93,7 @@ class Inspect(Callback):
         for quantity, kinds in self._due.items():
             if not quantity.selected({**snapshot.layers, **snapshot.nonlinearities, **snapshot.parameters}):
                 names = ", ".join(snapshot.layers)
-                raise UserError(f"no layer has such a name; there are {names}", layers=quantity.layers)
+                raise UserError(f"matches no layer; the layers are {names}", layers=quantity.layers)
             recorder = Recorder(trainer, update, kinds)
             self._call(quantity, update, quantity.before_update, snapshot, pl_module, recorder)
 

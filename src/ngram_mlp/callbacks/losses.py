@@ -60,7 +60,7 @@ class Losses(Callback):
         each = trainer.accumulate_grad_batches
         if not outputs:
             raise UserError(
-                "training_step has returned no loss; return one for every minibatch", model=type(pl_module).__name__
+                "training_step returned no loss; return one for every minibatch", model=type(pl_module).__name__
             )
         losses = _of_minibatches(outputs, each)
         if self._accumulated is not None:

@@ -35,8 +35,8 @@ class Intervals:
             return cls(0, 0, 0, never=True)
         match = re.fullmatch(r"(\d+)/(\d+)/(\d+)", PRESETS.get(text, text))
         if match is None:
-            forms = f"{', '.join(PRESETS)}, or the updates between two recordings of numbers, histograms and figures"
-            raise UserError(f"give off, {forms}, such as 1000/10000/0 (0: only at the last)", every_n_updates=text)
+            own = "intervals for numbers, histograms and figures, such as 1000/10000/0 (0: only at the last update)"
+            raise UserError(f"give off, {', '.join(PRESETS)}, or {own}", every_n_updates=text)
         return cls(int(match[1]), int(match[2]), int(match[3]))
 
     @property

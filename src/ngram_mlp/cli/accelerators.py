@@ -27,8 +27,8 @@ def resolve_accelerator(accelerator: str, devices: int | str | list[int], networ
     if multiplications >= GPU_PAYS_FROM:
         return accelerator
     log.info(
-        "accelerator  cpu: a GPU pays from about %s million multiplications in a forward pass on, this network has "
-        "%.1f million; accelerator gpu takes it",
+        "accelerator  cpu: a GPU pays off from about %s million multiplications per forward pass; this network has "
+        "%.1f million. Use --trainer.accelerator gpu to force it",
         GPU_PAYS_FROM // 1_000_000,
         multiplications / 1e6,
     )

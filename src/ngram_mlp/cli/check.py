@@ -19,11 +19,11 @@ from runlab import UserError, command
 class CheckCLI(TrainCLI):
     """Parses the options of training, and a file for the verdicts."""
 
-    description = "Judges the network of a run before its first update; exit status 1 if something is bad."
+    description = "Judges a run's network before its first update; exits with status 1 if a verdict is bad."
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
-        parser.add_argument("--output", type=str | None, default=None, help="A JSON file for the verdicts.")
+        parser.add_argument("--output", type=str | None, default=None, help="Write the verdicts to this JSON file.")
 
 
 @command
@@ -32,10 +32,12 @@ def main(default_config: Path, args: Sequence[str] | None = None) -> None:
     console = open_console()
     cli = CheckCLI(args, default_config)
     if cli.resume_point is not None:
-        raise UserError("--ckpt_path, --resume: an initial network is judged, not a checkpoint; remove these options")
+        raise UserError(
+            "--ckpt_path, --resume: check judges an untrained network, not a checkpoint; remove these options"
+        )
     trainer, output = cli.config.trainer, cli.config.output
     if output is not None and (Path(output).is_dir() or not Path(output).parent.is_dir()):
-        raise UserError("is no file in a folder that exists; give another path", output=output)
+        raise UserError("give a file in an existing folder", output=output)
     cli.model.network.train()
     verdicts = judge_model(
         cli.model,

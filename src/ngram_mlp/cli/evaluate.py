@@ -34,28 +34,29 @@ def main(args: Sequence[str] | None = None) -> None:
     parser = Parser(description="Prints the loss, perplexity and accuracy of a checkpoint on train, val and test.")
     add = parser.add_argument
     add("--ckpt_path", type=str, required=True, help="The checkpoint file, or the folder of its run.")
-    add("--corpus", type=str | None, default=None, help="Names, sample or a file; by default what it was trained on.")
+    corpus = "Names, sample or a file; by default the corpus the model was trained on."
+    add("--corpus", type=str | None, default=None, help=corpus)
     add("--data_dir", type=str | None, default=None, help="The folder of names.txt.")
     add(
         "--statistics",
         type=Literal["running", "batch", "calibrated", "all"],
         default="running",
-        help="What batch norm evaluates with: its running estimates, the statistics over the evaluated split, or those "
-        "over the training split (precise batch norm); or all three.",
+        help="Batch-norm statistics for evaluation: running estimates, those of the evaluated split (batch) or "
+        "training split (calibrated: precise batch norm), or all three.",
     )
-    mix = "Shows the network mixed with the best counted model, which gets this share of the probability, such as 0.5."
+    mix = "Mix the best n-gram model into the network with this weight, such as 0.5."
     add("--mix", type=float, default=0.0, help=mix)
     add("--model", type=str, default="LanguageModel", help="A variant of your own, as package.module.Class.")
     options = parser.parse_args(args)
     if not 0 <= options.mix < 1:
-        raise UserError("give the share of the counted model, from 0 to below 1", mix=options.mix)
+        raise UserError("give the n-gram model's weight, at least 0 and below 1", mix=options.mix)
     checkpoint = read_checkpoint(options.ckpt_path)
     model = load_model(checkpoint, variant(options.model, LanguageModel))
     trained_on = stream_of(checkpoint)["corpus"]
     data = _data(model, options.corpus or str(trained_on["name"]), options.data_dir)
     console = open_console()
     if data.corpus.sha256 != trained_on["sha256"]:
-        console.print(f"note: the checkpoint was trained on another corpus, {printable(str(trained_on['name']))}")
+        console.print(f"note: the checkpoint was trained on a different corpus, {printable(str(trained_on['name']))}")
     require_batch_norm(model.network, options.statistics)
     if options.mix:
         _print_mixed(console, model, data, options.mix)
@@ -70,8 +71,9 @@ def _print_evaluated(console: Console, model: LanguageModel, data: NGramDataModu
     if statistics != "all":
         return
     measured = measure(model.network, SplitBatches(data.splits["train"]), model.device)
-    numbers = (Column(heading, justify="right") for heading in ("mean, in stds", "std"))
-    table = Table("layer", *numbers, title="running estimates against the training split", title_justify="left")
+    numbers = (Column(heading, justify="right") for heading in ("mean (in std)", "std"))
+    title = "drift of the running estimates from the training split"
+    table = Table("layer", *numbers, title=title, title_justify="left")
     for layer, drift in drifts(model.network, measured).items():
         table.add_row(layer, f"{drift.mean:.4f}", f"{drift.std:.2%}")
     console.print(table)
@@ -86,7 +88,8 @@ def _data(model: LanguageModel, corpus: str, data_dir: str | None) -> NGramDataM
         data.tokenizer = tokenizer
     elif data.vocabulary != model.vocabulary:
         found, own = shortened("".join(data.vocabulary)), shortened("".join(model.vocabulary))
-        raise UserError(f"its characters are {found}, the checkpoint's {own}; give its corpus", corpus=data.corpus.name)
+        reason = f"has the characters {found}, but the checkpoint has {own}; give the checkpoint's corpus"
+        raise UserError(reason, corpus=data.corpus.name)
     return data
 
 
@@ -99,7 +102,7 @@ def _print_mixed(console: Console, model: LanguageModel, data: NGramDataModule, 
     counted = CountedNGrams(splits["train"], len(data.tokenizer))
     order = int(np.argmin([-np.log(found).mean() for found in counted.kneser_ney(splits["val"])]))
     columns = (Column(name, justify="right") for name in ("network", f"{order + 1}-grams", "mixed"))
-    title = f"loss (perplexity): the network, counted by Kneser-Ney, and {share:g} of that mixed in"
+    title = f"loss (perplexity): network, Kneser-Ney n-grams, and a mixture with {share:g} of the latter"
     table = Table("split", *columns, title=title, title_justify="left")
     for name in ("val", "test"):  # not `train`, where the n-grams are counted
         own = target_probabilities(model, SplitBatches(splits[name]))

@@ -28,7 +28,7 @@ PLACES = ("name", "runs_dir", "data.corpus", "data.data_dir", "ckpt_path", "resu
 def engine_renamed(words: Sequence[str]) -> list[str]:
     """Returns the arguments with the `--model.engine` of version 0.2 renamed to `--engine`."""
     if any(word.split("=")[0] == "--model.engine" for word in words):
-        log.info("--model.engine is --engine now; taken as that")
+        log.info("--model.engine is now --engine; using it as such")
     return [re.sub(r"^--model\.engine(?==|$)", "--engine", word) for word in words]
 
 
@@ -37,7 +37,7 @@ def with_engine(file: str, given: dict[str, Any]) -> str:
     model = given.get("model")
     for group in (model, model.get("init_args") if isinstance(model, dict) else None):
         if isinstance(group, dict) and "engine" in group:
-            log.info("%s: model.engine is engine now; taken as that", file)
+            log.info("%s: model.engine is now engine; using it as such", file)
             given.setdefault("engine", group.pop("engine"))
             return json.dumps(given)
     return file
@@ -67,7 +67,7 @@ def check_checkpoint(checkpoint: Checkpoint, configuration: str, model: Language
 def _load_once(checkpoint: Checkpoint, model: LanguageModel) -> None:
     """Raises one of several errors if parts of a checkpoint are absent, or do not fit the model or each other."""
     if checkpoint.model != type(model).__name__ or checkpoint.hyperparameters != model.hparams:
-        raise ValueError("its model is not that of its configuration")
+        raise ValueError("its model does not match its configuration")
     load_weights(model, checkpoint.weights)
     configured = model.configure_optimizers()
     configured["optimizer"].load_state_dict(checkpoint.content["optimizer_states"][0])
@@ -77,16 +77,16 @@ def _load_once(checkpoint: Checkpoint, model: LanguageModel) -> None:
     for state in (stream["minibatches"]["generator"], stream["default_generator"]):
         torch.Generator().set_state(state)
     if not isinstance(stream["minibatches"]["position"], int):
-        raise ValueError("the place in its epoch is no number")
+        raise ValueError("its position in the epoch is not a number")
     callbacks, loops = checkpoint.content["callbacks"], checkpoint.content["loops"]["fit_loop"]
     steps = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["total"]["completed"]
     if not callbacks["Losses"]["losses"].shape == (checkpoint.update,) == (steps,):
-        raise ValueError("its losses, its loops and its weights are not of one update")
+        raise ValueError("its losses, loops and weights are from different updates")
     threads = callbacks["MultiStep"]["threads"]
     if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MOST_THREADS):
-        raise ValueError("its number of threads is none")
+        raise ValueError("its number of threads is invalid")
     if not all(isinstance(size, int) and size >= 0 for size in parts["events"].values()):
-        raise ValueError("the length of a TensorBoard file is no length")
+        raise ValueError("a TensorBoard file's length is invalid")
 
 
 def _check_state(optimizer: Optimizer) -> None:
@@ -95,7 +95,7 @@ def _check_state(optimizer: Optimizer) -> None:
         for key, value in state.items():
             expected = parameter.shape if key in OF_A_SHAPE else ()
             if key in {*OF_A_SHAPE, "step"} and value is not None and getattr(value, "shape", None) != expected:
-                raise ValueError(f"the optimizer's {key} is not of the shape {tuple(expected)}")
+                raise ValueError(f"the optimizer's {key} does not have the shape {tuple(expected)}")
 
 
 def _renew_rates(checkpoint: Checkpoint, model: LanguageModel) -> None:

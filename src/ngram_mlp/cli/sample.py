@@ -14,15 +14,15 @@ from runlab import Parser, command, printable, read_checkpoint, require_at_least
 @command
 def main(args: Sequence[str] | None = None) -> None:
     """Prints sampled words, one per line, or a text with its line breaks from a network that has learned one."""
-    parser = Parser(description="Samples words from a checkpoint, one a line, or a text from one that has learned it.")
+    parser = Parser(description="Samples words from a checkpoint, one per line, or a text if the model learned one.")
     add = parser.add_argument
     add("--ckpt_path", type=str, required=True, help="The checkpoint file, or the folder of its run.")
-    add("--num", type=int | None, default=None, help="How many words, 20 by default; or texts, 1 by default.")
-    add("--seed", type=int, default=2147483647, help="The seed of the generator that is drawn from.")
-    add("--prompt", type=str, default="", help="How every sample begins.")
-    add("--temperature", type=float, default=1.0, help="Below 1: more probable words; above 1: wilder.")
-    add("--max_length", type=int, default=MAX_LENGTH, help="The tokens after which a sample is cut.")
-    add("--batched", action="store_true", help="Many words at a time: faster, with other draws than the notebooks'.")
+    add("--num", type=int | None, default=None, help="Number of words (default 20) or texts (default 1).")
+    add("--seed", type=int, default=2147483647, help="The seed of the random number generator.")
+    add("--prompt", type=str, default="", help="The beginning of every sample.")
+    add("--temperature", type=float, default=1.0, help="Below 1: more probable words; above 1: more random ones.")
+    add("--max_length", type=int, default=MAX_LENGTH, help="The number of tokens after which a sample is cut off.")
+    add("--batched", action="store_true", help="Sample many words at a time: faster, but not the notebooks' draws.")
     add("--model", type=str, default="LanguageModel", help="A variant of your own, as package.module.Class.")
     options = parser.parse_args(args)
     require_at_least(0, seed=options.seed)
@@ -36,4 +36,4 @@ def main(args: Sequence[str] | None = None) -> None:
         show("\n".join(map(printable, word.split("\n"))))
         cut += not ended
     if cut and not is_text:
-        print(f"note: {cut} of {num} words were cut at {options.max_length} tokens", file=sys.stderr)
+        print(f"note: {cut} of {num} words were cut off after {options.max_length} tokens", file=sys.stderr)

@@ -100,7 +100,9 @@ def start_run(cli: TrainCLI, console: Console, resources: ExitStack) -> Run:
 
 def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, chosen: list[Callback]) -> Any:
     if cli.config.trainer.barebones:
-        raise UserError("a run is logged, shown and saved; remove this option, or train in Python", barebones=True)
+        raise UserError(
+            "runs need logging, progress and checkpoints; remove this option, or train in Python", barebones=True
+        )
     given: dict[str, Any] = {"enable_autolog_hparams": False}  # `Hyperparameters` logs more, and only once
     if cli.config.trainer.logger in (None, True):
         given["logger"] = TensorBoardLogger(folder.parent, "", folder.name, default_hp_metric=False)
@@ -126,7 +128,7 @@ def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, c
     _refuse_callbacks(trainer, cli.model)
     cli.datamodule.refuse_unequal_parts(trainer.world_size)
     if isinstance(trainer.strategy.checkpoint_io, AsyncCheckpointIO):
-        remedy = "a checkpoint has to be complete before the run goes on; remove this plugin"
+        remedy = "a checkpoint must be complete before the run continues; remove this plugin"
         raise UserError(remedy, plugins="AsyncCheckpointIO")
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = CheckpointFiles(checkpoint)
@@ -135,7 +137,7 @@ def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, c
 
 def _refuse_no_training(options: Any) -> None:
     """Raises a UserError for options with which a resumed run would not train, but would rewrite its results."""
-    reason = "the resumed run would not be trained; remove this option"
+    reason = "the resumed run would not train; remove this option"
     if options.fast_dev_run:
         raise UserError(reason, **{"trainer.fast_dev_run": options.fast_dev_run})
     if options.limit_train_batches == 0:
@@ -147,7 +149,7 @@ def _refuse_other_starts(trainer: Any) -> None:
     strategy = trainer.strategy
     starts = getattr(strategy, "_start_method", "popen")
     if starts != "popen" or not (isinstance(strategy, DDPStrategy) or trainer.world_size == 1):
-        remedy = "processes are started by ddp alone; use it, or auto with 1 device"
+        remedy = "only ddp can start processes here; use it, or auto with 1 device"
         raise UserError(remedy, strategy=type(strategy).__name__)
 
 
@@ -155,7 +157,8 @@ def _refuse_model(model: LanguageModel, batch_size: int, statistics: StatisticsN
     """Raises a UserError for a model that cannot be trained or evaluated with these options, or not by `train.py`."""
     if not model.automatic_optimization:  # its updates cannot be counted, nor its run resumed
         name = type(model).__name__
-        raise UserError(f"{name} optimizes manually; leave that to Lightning, or train with a Trainer", model=None)
+        remedy = "use automatic optimization, or train with a Trainer"
+        raise UserError(f"{name} uses manual optimization; {remedy}", model=None)
     require_batch_norm(model.network, statistics)
     if batch_size == 1 and batch_norms(model.network):
         raise UserError("batch norm has no standard deviation over 1 example; give at least 2", batch_size=1)
@@ -169,7 +172,7 @@ def _refuse_what_does_not_fit(model: LanguageModel, batch_size: int) -> None:
     with suppress(NotImplementedError, RuntimeError):  # a user's network that needs real data
         needed = bytes_of_an_update(model, batch_size)
         if needed > there:
-            size = f"an update takes about {needed / 1e9:,.0f} GB, and there are {there / 1e9:,.0f} GB"
+            size = f"an update needs about {needed / 1e9:,.0f} GB of memory, but there are only {there / 1e9:,.0f} GB"
             remedy = f"give {batch_size * there / needed / 2:.0e}"  # the parser accepts 1e+03 as an integer
             raise UserError(f"{size}; {remedy}", batch_size=batch_size)
 

@@ -70,7 +70,7 @@ def _refuse_mistakes(run: Run, error: BaseException) -> None:
     logged = sorted(run.trainer.callback_metrics)
     for callback in run.trainer.callbacks:
         if isinstance(callback, EarlyStopping) and callback.monitor not in logged:
-            remedy = f"nothing logs it; give one of {', '.join(logged)}"
+            remedy = f"is never logged; choose one of {', '.join(logged)}"
             raise UserError(remedy, **{"trainer.callbacks.monitor": callback.monitor}) from error
 
 
@@ -81,7 +81,7 @@ def _introduce(cli: TrainCLI, run: Run, console: Console) -> None:
         warning = (
             "names.txt is absent and could not be downloaded: training on the sample corpus.\n"
             "The losses of this run are NOT comparable with published ones.\n"
-            f"Remedy: put names.txt into {data.data_dir}, or use --data.corpus names to see why it failed."
+            f"To fix this, put names.txt in {data.data_dir}; run with --data.corpus names to see the error."
         )
         console.print(Panel(warning, title="SAMPLE CORPUS", border_style="bold red"), soft_wrap=False)
     parameters = sum(parameter.numel() for parameter in cli.model.parameters())
@@ -157,7 +157,7 @@ def _report_interruption(run: Run, console: Console, error: BaseException) -> No
         run.undo()  # it never resumed
     if isinstance(error, SystemExit):  # from a signal
         by = f" by {error.name}" if isinstance(error, Interrupted) else ""
-        where = f"the run is in {run.folder}" if run.folder.exists() else "nothing was saved yet"
+        where = f"the run is in {run.folder}" if run.folder.exists() else "nothing saved yet"
         console.print(f"interrupted{by} at update {run.trainer.global_step}; {where}")
     if isinstance(error, Diverged):  # its weights are useless, but its curve shows how it diverged
         if (curve := run.folder / "figures" / "loss.png").exists():

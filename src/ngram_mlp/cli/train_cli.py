@@ -43,9 +43,9 @@ GROUPS = ("model", "data", "trainer", "observe")
 RECIPE = ("model", "data", "seed_everything")  # options whose changes name a run
 USAGE = "%(prog)s [--config FILE] [--OPTION VALUE ...]"
 ABOUT_OPTIONS = (
-    "An example: --model.n_hidden 300 --trainer.max_steps 50000. --model.help lists the options of the model, "
-    "--model.help MLP or package.module.Class those of another, --help.trainer those of Lightning's trainer, such as "
-    "--trainer.max_steps and --trainer.callbacks+=NAME. Every number of steps counts updates: minibatches trained on."
+    "Example: --model.n_hidden 300 --trainer.max_steps 50000. --model.help lists the model's options, --model.help MLP "
+    "(or package.module.Class) those of another, --help.trainer those of Lightning's trainer, such as "
+    "--trainer.max_steps and --trainer.callbacks+=NAME. A step is always an update (an optimizer step)."
 )
 
 
@@ -65,7 +65,7 @@ class TrainCLI(LightningCLI):
         if self.resume_point and self.resume_point.folder:
             default_config = self.resume_point.folder / "config.yaml"
         if default_config.is_file() and not os.access(default_config, os.R_OK):
-            raise UserError(f"{default_config} cannot be read; change its rights")
+            raise UserError(f"{default_config} cannot be read; change its permissions")
         about = f"{self.description} {ABOUT_OPTIONS}"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SampleCorpusWarning)  # `train.py` shows a panel instead
@@ -85,39 +85,36 @@ class TrainCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         add = parser.add_argument
-        where = "The run goes to RUNS_DIR/NAME/version_N. By default NAME is the recipe and what is changed of it."
+        where = "The run goes to RUNS_DIR/NAME/version_N. By default NAME is the recipe plus the changed options."
         add("--name", type=str, default="default", help=where)
         add("--runs_dir", type=str, default="runs", help="The folder of all runs.")
-        add(
-            "--ckpt_path",
-            type=str | None,
-            default=None,
-            help="The checkpoint to resume, or its run's folder; last: of the newest run.",
-        )
+        point = "The checkpoint to resume, or its run's folder; last: the newest run's."
+        add("--ckpt_path", type=str | None, default=None, help=point)
         add("--resume", type=str | None, default=None, help="The folder of a run to resume.")
         about = (
-            "What performs the updates: ordinary Lightning; plain PyTorch in chunks; compiled; or the first that pays."
+            "How updates are performed: compiled (fused), in chunks of plain PyTorch (eager), by Lightning, or "
+            "whichever pays (auto)."
         )
         add("--engine", type=EngineName, default="auto", help=about)
-        add("--checkpoint_every", type=int, default=10_000, help="The updates between two saves of last.ckpt.")
+        add("--checkpoint_every", type=int, default=10_000, help="Updates between two saves of last.ckpt.")
         add(
             "--statistics",
             type=StatisticsName,
             default="running",
-            help="What batch norm evaluates with: running estimates, or statistics of the evaluated split (batch) or "
-            "of the training split (calibrated).",
+            help="Batch-norm statistics for evaluation: running estimates, or those of the evaluated split (batch) or "
+            "training split (calibrated).",
         )
         add(
             "--observe.every_n_updates",
             type=str,
             default="default",
-            help="The updates between two recordings of numbers, histograms and figures, as 5000/50000/0 (default; 0: "
-            "only at the last update), or often (100/1000/10000), each (1/10/100), off.",
+            help="Updates between recordings of numbers, histograms and figures: default (5000/50000/0; 0: only at the "
+            "last update), often (100/1000/10000), each (1/10/100), your own N/N/N, or off.",
         )
-        add("--observe.layers", type=str, default="*", help="A pattern for the names of layers.")
-        saturation = "The abs(tanh), or the same slope, above which a unit is saturated."
+        add("--observe.layers", type=str, default="*", help="A pattern for the names of the layers to observe.")
+        saturation = "The abs(tanh) above which a unit is saturated (other non-linearities: the same slope)."
         add("--observe.saturation", type=float, default=SATURATION, help=saturation)
-        own = "Your own, as --observe.quantities+=package.module.Class."
+        own = "Quantities of your own: --observe.quantities+=package.module.Class."
         add("--observe.quantities", type=list[Quantity], default=[], help=own)
         parser.link_arguments("data.vocabulary", "model.init_args.vocabulary", apply_on="instantiate")
         parser.link_arguments("data.block_size", "model.init_args.block_size", apply_on="instantiate")
@@ -144,7 +141,7 @@ class TrainCLI(LightningCLI):
         """Raises a UserError if a required option is null, or if a group has a value, which a file can give it."""
         for group in GROUPS:
             if not isinstance(self.config.get(group), Namespace):
-                raise UserError(f"--{group}: is a group of options; set them one by one")
+                raise UserError(f"--{group} is a group of options; set them one by one")
         for option in ("name", "runs_dir"):
             if not isinstance(self.config[option], str):
                 raise UserError(f"--{option}: give a name")
@@ -163,7 +160,7 @@ class TrainCLI(LightningCLI):
         if (value := options.gradient_clip_val) is not None and value < 0:
             raise UserError("give a number of at least 0", gradient_clip_val=value)
         if isinstance(options.max_time, str) and not options.max_time.strip("0:"):
-            raise UserError(f"--trainer.max_time {options.max_time}: is no time to train; give DD:HH:MM:SS")
+            raise UserError(f"--trainer.max_time {options.max_time}: leaves no time to train; give DD:HH:MM:SS")
         profiler = options.profiler
         profiler = str(getattr(profiler, "class_path", profiler))
         if profiler.lower().endswith(("xla", "xlaprofiler")) and find_spec("torch_xla") is None:

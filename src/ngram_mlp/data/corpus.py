@@ -53,7 +53,7 @@ class Corpus:
 def load_corpus(corpus: str = "auto", data_dir: Path = DATA_DIR, unit: Unit = "line") -> Corpus:
     """Returns the corpus of a name or path, as `NGramDataModule` describes; raises a UserError if there is none."""
     if not isinstance(corpus, (str, Path)):
-        raise UserError("give auto, names, sample, or the path of a file with one word a line", corpus=None)
+        raise UserError("give auto, names, sample, or the path of a file with one word per line", corpus=None)
     if corpus == "auto":
         try:
             return load_corpus("names", data_dir, unit)
@@ -96,7 +96,7 @@ def _parse(name: str, content: bytes, unit: Unit) -> list[str]:
     lines = LINE_END.split(unicodedata.normalize("NFC", text))
     words = [word for line in lines if (word := line.strip())]
     if not words:
-        raise UserError("the file holds no word; give one word a line", corpus=name)
+        raise UserError("the file has no words; give one word per line", corpus=name)
     return words if unit == "line" else ["\n".join(lines)]
 
 
@@ -109,7 +109,9 @@ def _download_names(path: Path) -> None:
         reason = getattr(error, "reason", None) or error
         if isinstance(error, urllib.error.HTTPError):
             error.close()  # it keeps the connection open
-        message = f"{path} cannot be downloaded from {NAMES_URL} ({reason}); put it there, or use the corpus sample"
+        message = (
+            f"{path} cannot be downloaded from {NAMES_URL} ({reason}); put the file there, or use the corpus sample"
+        )
         raise UserError(message, corpus="names") from error
 
 

@@ -30,7 +30,7 @@ def stream_of(checkpoint: Checkpoint) -> StreamState:
     for value in checkpoint.content.values():
         if isinstance(value, dict) and StreamState.__required_keys__ <= value.keys():
             return cast(StreamState, value)  # stored under the name of the datamodule's class
-    raise checkpoint.error("does not tell which corpus it was trained on; it was not saved by train.py")
+    raise checkpoint.error("does not say which corpus it was trained on; give one saved by train.py")
 
 
 class NGramDataModule(LightningDataModule):
@@ -140,9 +140,9 @@ class NGramDataModule(LightningDataModule):
         own: Any = getattr(model, "vocabulary", self.vocabulary)
         if own != self.vocabulary:
             found = f"{shortened(self.vocabulary)} in the data, {shortened(own)} in the model"
-            raise UserError(f"the tokens are {found}; make the model with data.vocabulary")
+            raise UserError(f"the tokens are {found}; build the model with data.vocabulary")
         if (size := getattr(model, "block_size", self.block_size)) != self.block_size:
-            raise UserError(f"the model's is {size}; make both with the same", block_size=self.block_size)
+            raise UserError(f"the model has {size}; use the same for both", block_size=self.block_size)
 
     @property
     def _part(self) -> tuple[int, int]:
@@ -177,7 +177,10 @@ class NGramDataModule(LightningDataModule):
     def refuse_unequal_parts(self, processes: int) -> None:
         """Raises a UserError if the processes cannot share a minibatch equally."""
         if self.batch_size % processes:
-            raise UserError(f"is shared by {processes} processes; give a multiple", batch_size=self.batch_size)
+            raise UserError(
+                f"cannot be split evenly among {processes} processes; give a multiple of {processes}",
+                batch_size=self.batch_size,
+            )
 
     def val_dataloader(self) -> SplitBatches:
         return SplitBatches(self.splits["val"])
@@ -212,8 +215,8 @@ class NGramDataModule(LightningDataModule):
         """Raises a UserError if the corpus in a checkpoint's summary has another hash than this one."""
         own = self.corpus.summary()
         if saved["sha256"] != own["sha256"]:
-            reason = f"is {shortened(own, 200)}, but the checkpoint's is {shortened(saved, 200)}; resume with that one"
-            raise UserError(reason, corpus=self.requested_corpus)
+            reason = f"is {shortened(own, 200)}, but the checkpoint was trained on {shortened(saved, 200)}"
+            raise UserError(f"{reason}; resume with that corpus", corpus=self.requested_corpus)
 
 
 def _require_one_of(kind: Any, **argument: Any) -> None:

@@ -67,8 +67,8 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
     n1, n2 = int(0.8 * len(shuffled)), int(0.9 * len(shuffled))
     train, val, test = shuffled[:n1], shuffled[n1:n2], shuffled[n2:]
     if not (train and val and test):
-        lines = f"a word is a line, and {len(words)} cannot fill three splits"
-        raise UserError(f"{lines}; give a file of at least 6 lines, better thousands, or take the unit text")
+        reason = f"too few lines ({len(words)}) for three splits"
+        raise UserError(f"{reason}; give a file of at least 6 lines, ideally thousands, or set unit to text")
     return train, val, test
 
 
@@ -83,7 +83,8 @@ def split_text(text: str, tokens: Tokens = "characters") -> tuple[list[str], lis
         places = [end.start() if end else len(text) for end in ends]
     train, val, test = text[: places[0]], text[places[0] : places[1]], text[places[1] :]
     if not all(part if tokens == "characters" else part.strip() for part in (train, val, test)):
-        raise UserError(f"the text is too short for three splits of {tokens}; give a longer one, better a million")
+        remedy = f"give a longer one, ideally a million {tokens}"
+        raise UserError(f"the text is too short for three splits of {tokens}; {remedy}")
     return [train], [val], [test]
 
 
@@ -97,7 +98,9 @@ def build_ngrams(lines: Sequence[str], tokenizer: Tokenizer, block_size: int) ->
     """
     ids = tokenizer.encode_lines(lines)
     if len(ids) * block_size * ids.itemsize > LARGEST_CONTEXTS:
-        reason = f"the contexts of {len(ids):,} tokens would exceed {LARGEST_CONTEXTS:,} bytes; give a smaller one"
+        reason = (
+            f"the contexts of {len(ids):,} tokens would exceed {LARGEST_CONTEXTS:,} bytes; give a smaller block_size"
+        )
         raise UserError(reason, block_size=block_size)
     contexts = np.zeros((len(ids), block_size), dtype=ids.dtype)
     for distance in range(1, min(block_size, len(ids)) + 1):

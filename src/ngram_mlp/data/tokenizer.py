@@ -76,7 +76,7 @@ class Tokenizer:
             return cls(["" if unit == "text" else "\n", UNKNOWN, *(word for _, word in kept[:most])])
         for name, value, default in (("min_count", min_count, 1), ("vocab_size", vocab_size, None)):
             if value != default:
-                raise UserError("is of words; set tokens to words, or remove this option", **{name: value})
+                raise UserError("applies only to words; set tokens to words, or remove this option", **{name: value})
         characters = set().union(*lines)
         if unit == "text":
             return cls(["", *sorted(characters)])

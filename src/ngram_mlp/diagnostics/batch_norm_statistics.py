@@ -100,7 +100,9 @@ def running_mean_and_std(layer: BatchNorm | nn.BatchNorm1d) -> tuple[Tensor, Ten
 def require_batch_norm(network: nn.Module, statistics: str) -> None:
     """Raises a UserError for statistics other than `running` if the network has no running estimates to replace."""
     if statistics != "running" and not _with_estimates(network):
-        raise UserError("the network has no batch norm; remove this option", statistics=statistics)
+        raise UserError(
+            "the network has no batch norm with running estimates; remove this option", statistics=statistics
+        )
 
 
 def _with_estimates(network: nn.Module) -> dict[str, BatchNorm | nn.BatchNorm1d]:

@@ -19,13 +19,13 @@ GAP = Rule(
     "train-validation gap",
     (0.6, 0.8),
     "the network overfits",
-    [Remedy("stop earlier, make it smaller, or give it more words")],
+    [Remedy("stop earlier, use a smaller network, or add data")],
 )
 SATURATED_AT_THE_END = SATURATED._replace(limits=(0.5, 0.5))  # lower fractions occur in good networks too
 LARGE_GAP = 0.2
 BEHIND = 0.15  # nats by which the best counted model may be better
 DIVERGED = 2  # times the loss before training; above it, nothing else is worth judging
-FALLING = Rule("end of the loss curve", (0.01, 0.1), "it is not done yet", [Remedy("train longer")])
+FALLING = Rule("end of the loss curve", (0.01, 0.1), "the loss is still falling", [Remedy("train longer")])
 SLOW = Rule("update:data ratio", (4.5, 5.5), "the weights hardly moved", [Remedy("raise the learning rate")])
 FAST = Rule("update:data ratio", (-1.5, -1), "the weights jumped at every update", [Remedy("lower the learning rate")])
 
@@ -83,7 +83,7 @@ def _outcome(metrics: Mapping[str, float], counted: Mapping[str, float], gap: fl
         level, known = "bad", f"{known}: the network has learned nothing about sequences"
     elif counted and loss > min(counted.values()) + BEHIND:
         level, known = "warning", f"{known}: the network has learned little"
-    remedy = "" if level == "ok" else "see what was found before the first update"
+    remedy = "" if level == "ok" else "see the verdicts from before the first update"
     if remedy and gap < LARGE_GAP:
         remedy += ", or train longer"
     return Verdict("outcome", level, loss, known, remedy)

@@ -36,28 +36,33 @@ FIRST_LOSS = Rule("first loss", (1, 15), "the output layer is confidently wrong"
 ALREADY_TRAINED = Rule(
     "first loss",
     (-math.inf, math.inf),
-    "better than guessing, so these weights have been trained",
-    [Remedy("start from the constructor's weights")],
+    "better than guessing, so these weights are already trained",
+    [Remedy("start from freshly initialized weights")],
 )
 SATURATED = Rule(
     "saturation",
     (0.3, 0.5),
-    "its inputs are too large, and hardly any gradient comes through",
+    "its inputs are too large; hardly any gradient passes",
     [SCALED, NORMALIZED],
 )
 DEAD = Rule(
     "dead units",
     (0.1, 0.3),
-    "saturated for every example, they get no gradient and do not learn",
+    "saturated for every example, so they get no gradient and do not learn",
     [SCALED, NORMALIZED],
 )
-GRADIENTS = Rule("gradient over depth", (1, 1.5), "gradients change on the way back", [NORMALIZED, SCALED])
+GRADIENTS = Rule("gradient over depth", (1, 1.5), "gradients change from layer to layer", [NORMALIZED, SCALED])
 FAST = Rule("learning rate", (-1.3, -1), "the weights jump at every update", [])
-DIVERGES = Rule("learning rate", (0.5, 2), "the updates make it worse", [])
+DIVERGES = Rule("learning rate", (0.5, 2), "the updates increase the loss", [])
 SLOW = Rule("learning rate", (3.2, 3.5), "the weights hardly move", [])
-SEEN = Rule("examples seen", (0, math.inf), "the run ends before it has seen them all", [])
+SEEN = Rule("examples seen", (0, math.inf), "the run ends before seeing every example", [])
 REPEATED = Rule("examples seen", (1, 2), "the network will overfit", [])
-ZERO = Rule("weights", (-1, -0.5), "all units of a layer stay alike", [SCALED, Remedy("draw the weights at random")])
+ZERO = Rule(
+    "weights",
+    (-1, -0.5),
+    "all units of a layer stay identical",
+    [SCALED, Remedy("initialize the weights randomly")],
+)
 LARGEST_BATCH = 1024  # that a remedy suggests
 
 
@@ -149,7 +154,7 @@ def judge_units(
     shares = {name: mask.float().mean().item() for name, mask in masks.items()}
     baseline = {name: baseline_saturation(layer.module, saturation) for name, layer in layers.items()}
     name, excess = _largest({name: share - baseline[name] for name, share in shares.items()})
-    finding = f"{shares[name]:.0%} of the cells of {name}, where a normal input gives {baseline[name]:.0%}"
+    finding = f"{shares[name]:.0%} of {name}'s activations ({baseline[name]:.0%} for a standard normal input)"
     verdict = rule.verdict(shares[name], finding, excess, arguments)
     name, share = _largest({name: dead(mask).float().mean().item() for name, mask in masks.items()})
     return [verdict, DEAD.verdict(share, f"{share:.1%} of {name}", share, arguments)]
@@ -188,13 +193,13 @@ def _over_depth(gradients: list[float], arguments: Mapping[str, Any] | None) -> 
     """Judges the std of the gradient at the first hidden layer relative to that at the last."""
     ratio = gradients[0] / gradients[-1] if gradients[-1] else math.inf
     excess = abs(math.log10(ratio)) if ratio > 0 else math.inf
-    finding = f"at the first hidden layer {ratio:.2g} of that at the last"
-    rule = GRADIENTS._replace(cause=f"gradients {'vanish' if ratio < 1 else 'explode'} on the way back")
+    finding = f"first / last hidden layer = {ratio:.2g}"
+    rule = GRADIENTS._replace(cause=f"gradients {'vanish' if ratio < 1 else 'explode'} towards the first layer")
     return rule.verdict(ratio, finding, excess, arguments)
 
 
 def _learning_rate(trial: Trial) -> Verdict:
-    after = f"after {len(trial.losses)} updates of a trial"
+    after = f"after {len(trial.losses)} trial updates"
     if trial.rise > DIVERGES.limits[0]:
         rule, excess, finding = DIVERGES, trial.rise, f"loss {trial.losses[0]:.2f}, {trial.losses[-1]:.3g} {after}"
     else:
@@ -210,17 +215,17 @@ def _examples_seen(budget: Budget) -> Verdict:
     each = budget.batch_size * budget.accumulated
     drawn = budget.updates * each
     passes = drawn / budget.examples
-    finding = f"each of the {budget.examples:,} about {passes:,.1f} times"
+    finding = f"each of {budget.examples:,} examples about {passes:,.1f} times"
     repeated = math.sqrt(passes / 100 * budget.parameters / budget.examples)
     if budget.validates and repeated > REPEATED.limits[0]:
         fewer = _rounded_up(20 * budget.examples / each)
-        remedies = [Remedy("stop early", {"max_steps": fewer}), Remedy("give it more words")]
+        remedies = [Remedy("stop early", {"max_steps": fewer}), Remedy("add data")]
         return REPEATED._replace(remedies=remedies).verdict(passes, finding, repeated)
     wanted = budget.examples / (max(1, budget.updates) * budget.accumulated)
     size = 2 ** math.ceil(math.log2(max(wanted, 32)))  # a power of two, as usual
     remedies = [Remedy("train longer", {"max_steps": _rounded_up(budget.examples / each)})]
     if size <= LARGEST_BATCH:
-        remedies.append(Remedy("take larger minibatches", {"batch_size": size}))
+        remedies.append(Remedy("use larger minibatches", {"batch_size": size}))
     if passes < 1:
         finding = f"{drawn:,} of the {budget.examples:,} in the training split"
     return SEEN._replace(remedies=remedies).verdict(passes, finding, 1 - passes)

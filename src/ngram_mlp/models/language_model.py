@@ -51,7 +51,7 @@ class LanguageModel(LightningModule):
         if not (isinstance(vocabulary, (str, list)) and all(isinstance(token, str) for token in vocabulary)) or (
             not vocabulary or len({*vocabulary}) < len(vocabulary)
         ):
-            raise UserError("give a string or list that has every token once, as data.vocabulary", vocabulary=None)
+            raise UserError("give a string or list with every token once, such as data.vocabulary", vocabulary=None)
         _require_function("lambda parameters: AdamW(parameters, lr=0.001)", optimizer=optimizer)
         # Typed `| None`, the schedule would have no default in `--help` and config.yaml.
         lr_scheduler = constant_rate if lr_scheduler is None else lr_scheduler
@@ -118,8 +118,8 @@ class LanguageModel(LightningModule):
         try:
             scheduler = self._make_lr_scheduler(optimizer)
         except (ValueError, TypeError, NotImplementedError) as error:
-            reason = str(error) or "it is abstract"
-            raise UserError(f"cannot be made for an optimizer ({reason}); choose another", lr_scheduler=None) from error
+            reason = f"cannot be built for this optimizer ({str(error) or 'it is abstract'}); choose another"
+            raise UserError(reason, lr_scheduler=None) from error
         self._refuse_too_short(scheduler)
         configured: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
         if isinstance(scheduler, ReduceLROnPlateau):  # it has no metric before the first validation
@@ -178,7 +178,8 @@ class LanguageModel(LightningModule):
             UserError: the file is not a checkpoint of this package, or does not fit the class.
         """
         if hparams_file is not None:
-            raise UserError("is not taken, as a checkpoint has its hyperparameters; remove it", hparams_file=None)
+            reason = "is not supported, because the checkpoint has its own hyperparameters; remove this option"
+            raise UserError(reason, hparams_file=None)
         checkpoint = read_checkpoint(checkpoint_path)
         model = load_model(checkpoint, cls, strict is not False, **kwargs)
         return model.to(map_location or "cpu").train()

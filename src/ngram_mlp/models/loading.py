@@ -20,7 +20,8 @@ def load_model(checkpoint: Checkpoint, model_class: type[M], strict: bool = True
     name = checkpoint.model
     model_class = next((kind for kind in _of_this_package(model_class) if kind.__name__ == name), model_class)
     if model_class.__name__ != name:
-        raise checkpoint.error(f"holds a model {shortened(name)}; name its class as the model, as package.module.Class")
+        remedy = "set model to its class (package.module.Class), or call load_from_checkpoint on it"
+        raise checkpoint.error(f"holds a model {shortened(name)}; {remedy}")
     try:
         model = model_class(**checkpoint.hyperparameters | arguments)
         load_weights(model, checkpoint.weights, strict)

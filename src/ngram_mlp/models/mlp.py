@@ -167,7 +167,7 @@ def output_layer(fan_in: int, vocab_size: int, norm: Norm, init: Initialization,
 
 def activation_layer(name: str) -> nn.Module:
     """Returns the non-linearity `torch.nn.NAME`; raises a UserError unless it maps each unit to one value."""
-    error = UserError("is no non-linearity of torch.nn for single units; try Tanh, ReLU or GELU", activation=name)
+    error = UserError("is not an elementwise non-linearity of torch.nn; try Tanh, ReLU or GELU", activation=name)
     if name not in torch_activations.__all__:
         raise error
     try:

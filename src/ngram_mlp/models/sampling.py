@@ -98,7 +98,7 @@ def _draw(
     """Returns one token for each context: (n, block_size) -> (n,)."""
     probabilities = torch.softmax(model(contexts.to(model.device)).cpu() / temperature, dim=1)
     if probabilities.isnan().any():
-        raise UserError("the model's outputs are not finite; take a checkpoint from before it diverged")
+        raise UserError("the model's outputs are not finite; use a checkpoint from before it diverged")
     if tokenizer.is_text:
         probabilities[:, 0] = 0  # the boundary occurs only before the text
     return torch.multinomial(probabilities, num_samples=1, generator=generator).squeeze(1)

@@ -17,7 +17,7 @@ def test_non_linearities_are_torchs_by_name(name):
     "name", ["tanh", "Linear", "MultiheadAttention", "Threshold", "GLU", "Softmax", "os.system", ""]
 )
 def test_what_is_no_non_linearity_of_single_units_is_refused(name):
-    with pytest.raises(UserError, match="is no non-linearity"):
+    with pytest.raises(UserError, match="is not an elementwise non-linearity"):
         activation_layer(name)
 
 

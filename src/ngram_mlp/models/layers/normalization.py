@@ -78,7 +78,7 @@ class Normalization(Norm):
     def __post_init__(self) -> None:
         if self.kind in BatchNormalization.kinds:
             others = ", ".join(self.kinds)
-            raise UserError(f"batch norm is the model BatchNormMLP; choose one of {others} here", kind=self.kind)
+            raise UserError(f"for batch norm use the model BatchNormMLP; here choose one of {others}", kind=self.kind)
         super().__post_init__()
 
     def layer(self, n_features: int, gain: float) -> nn.Module:
