@@ -135,4 +135,4 @@ def test_auto_takes_the_cpu_for_a_small_network_and_the_gpu_for_a_large_one(call
 
 def test_the_fused_engine_is_refused_on_a_gpu_with_a_line(call):
     line = call(training("refused", *QUIET, "--engine", "fused"), status=2).splitlines()[-1]
-    assert f"it compiles for the CPU only, this is {GPU}; use auto or eager" in line
+    assert f"compiled code runs on the CPU, not on {GPU}; use auto or eager" in line

@@ -52,7 +52,7 @@ class MultiStep(Callback):
 
     def __init__(self, engine: EngineName = "auto") -> None:
         if engine not in get_args(EngineName):
-            raise ValueError(f"engine {engine!r}: give one of {', '.join(get_args(EngineName))}")
+            raise ValueError(f"engine {engine!r} is not known; use one of {', '.join(get_args(EngineName))}")
         self.engine = engine
         self.engine_used: str | None = None
         self.reason: str | None = None
@@ -82,7 +82,7 @@ class MultiStep(Callback):
         self._put_back()  # in case the last training ended in an exception
         self._threads_before, self._threads_chosen = torch.get_num_threads(), False
         self.engine_used, self.reason = None, None
-        against = "as asked" if self.engine == "lightning" else None
+        against = "as requested" if self.engine == "lightning" else None
         if against is None and self.engine == "auto":
             against = unknown_release()
         if against is None:
@@ -107,7 +107,7 @@ class MultiStep(Callback):
         if self._loop is not None:
             self._loop.finish()
             if self.engine_used is None:
-                self.tell("eager", "the optimizer itself performs the first update, and there was no other")
+                self.tell("eager", "there was only one update, and the optimizer itself performed it")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore_threads()  # a number that suits a minibatch may be too low for validation

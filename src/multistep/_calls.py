@@ -135,7 +135,7 @@ def calls_of(callback: Callback, trainer: Any) -> Calls | None:
     if declared is not None:
         if not all(each is None or isinstance(each, (tuple, list)) for each in declared):
             name = type(callback).__name__
-            raise TypeError(f"{name}.update_calls {declared}: give tuples of numbers, such as Calls(after=(100,))")
+            raise TypeError(f"{name}.update_calls is {declared}; each item must be a tuple, as in Calls(after=(100,))")
         return None if _overridden(HOOKS_WITHIN, callback, Callback) else Calls(*declared)
     kind = next((kind for kind in type(callback).__mro__ if kind in KNOWN_CALLBACKS), Callback)
     if _overridden(BATCH_HOOKS, callback, kind):
@@ -147,17 +147,17 @@ def single_step_reason(trainer: Any) -> str | None:
     """Returns the reason why training must go one step at a time, or None; the optimizers must exist already."""
     module = trainer.lightning_module
     if not module.automatic_optimization:
-        return f"{type(module).__name__} optimizes manually"
+        return f"{type(module).__name__} uses manual optimization"
     for callback in trainer.callbacks:
         if calls_of(callback, trainer) is None:
             hooks = _overridden((*HOOKS_WITHIN, *BATCH_HOOKS), callback, Callback)
             may_declare = not is_lightnings(type(callback)) and hooks[0] not in HOOKS_WITHIN
-            unless = "; it may declare update_calls" if may_declare else ""
+            unless = "; declare update_calls to avoid this" if may_declare else ""
             return f"{type(callback).__name__} overrides {hooks[0]}{unless}"
     if hooks := _overridden(MODULE_HOOKS, module, LightningModule):
         return f"{type(module).__name__} overrides {hooks[0]}"
     if "dataloader_iter" in inspect.signature(module.training_step).parameters:
-        return "training_step takes the iterator of the loader"
+        return "training_step takes dataloader_iter"
     if reason := _plugin_reason(trainer):
         return reason
     if not trainer.optimizers:
@@ -165,7 +165,7 @@ def single_step_reason(trainer: Any) -> str | None:
     optimizer = trainer.optimizers[0]
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     if closure is not None and closure.default is closure.empty:
-        return f"the optimizer {type(optimizer).__name__} evaluates the loss by itself"
+        return f"the optimizer {type(optimizer).__name__} evaluates the loss itself, through its closure"
     return None
 
 
@@ -173,9 +173,9 @@ def sudden_reason(trainer: Any) -> str | None:
     """Returns why Lightning must train from now on, although it did not when training began, or None."""
     module = trainer.lightning_module
     if not module.automatic_optimization:
-        return f"{type(module).__name__} optimizes manually"
+        return f"{type(module).__name__} uses manual optimization"
     hook = next((hook for hook in MODULE_HOOKS if hook in vars(module)), None)
-    return _plugin_reason(trainer) if hook is None else f"{type(module).__name__} has got a {hook} of its own"
+    return _plugin_reason(trainer) if hook is None else f"{type(module).__name__}.{hook} was replaced"
 
 
 def _plugin_reason(trainer: Any) -> str | None:
@@ -187,9 +187,9 @@ def _plugin_reason(trainer: Any) -> str | None:
             return f"{kind.__name__} may act at every update"
         for name, value in vars(part).items():
             if callable(value) and callable(getattr(kind, name, None)):
-                return f"{kind.__name__} has got a {name} of its own"
+                return f"{kind.__name__}.{name} was replaced"
     if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)):
-        return f"{type(strategy).__name__} exchanges gradients by itself"
+        return f"{type(strategy).__name__} exchanges gradients itself"
     if getattr(precision, "scaler", None) is not None:
         return f"precision {trainer.precision} rescales the gradients"
     return None

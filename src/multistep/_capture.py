@@ -131,7 +131,7 @@ class Capture:
                 else:
                     space[key] = value
         if changed is not None:
-            raise CannotFuseError(f"training_step changes {changed} of a metric")
+            raise CannotFuseError(f"training_step changes {changed} of a metric or the module")
 
     def _log(self, *args: Any, **kwargs: Any) -> None:
         bound = SIGNATURE.bind(self._module, *args, **kwargs).arguments
@@ -141,14 +141,14 @@ class Capture:
         options = {key: option for key, option in bound.items() if key not in ("self", "name", "value")}
         if isinstance(value, Metric):
             if id(value) not in self._metrics:
-                raise CannotFuseError(f"the metric logged as {name} is no attribute of the module")
+                raise CannotFuseError(f"the metric logged as {name} is not a submodule")
             value = self._metrics[id(value)]
         elif isinstance(value, Tensor):
             if value.numel() != 1:
-                raise CannotFuseError(f"the value logged as {name} is not one number")
+                raise CannotFuseError(f"the value logged as {name} is not a single number")
             value = value.detach().clone().reshape(())
         elif not isinstance(value, (bool, int, float, BatchValue)):
-            raise CannotFuseError(f"a {type(value).__name__} is logged as {name}")
+            raise CannotFuseError(f"training_step logs a {type(value).__name__} as {name}")
         self.logs.append(Logged(name, options, value))
 
     def _noting(self, path: str, method: str, metric: Any) -> Any:
@@ -156,7 +156,9 @@ class Capture:
             try:
                 tensors, layout = flatten((args, kwargs))
             except TypeError as error:
-                raise CannotFuseError(f"an argument of the metric {path} cannot leave a compiled update") from error
+                raise CannotFuseError(
+                    f"an argument of the metric {path} cannot be returned from compiled code"
+                ) from error
             number = len(self.calls)
             self.calls.append(MetricCall(path, method, layout, [tensor.detach() for tensor in tensors]))
             if method == "update":

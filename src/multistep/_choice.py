@@ -108,7 +108,7 @@ class Choice:
     def compare_first(self, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         """Switches to the eager engine if the loss and gradients of the first minibatch are not the expected ones."""
         if not are_close(found, expected):
-            self.fall_back("on a copy of the module, training_step computes something else")
+            self.fall_back("training_step computes different values on a copy of the module")
 
     def suspend(self, reason: str) -> None:
         """Switches to Lightning's own loop, for as long as there is a reason."""
@@ -122,10 +122,10 @@ class Choice:
         wanted = self._owner.wanted
         if wanted == "eager":
             self.decided = True
-            self._owner.tell("eager", "as asked" if self._owner.engine == "eager" else "as before the interruption")
+            self._owner.tell("eager", "as requested" if self._owner.engine == "eager" else "as before the interruption")
         elif self._has_begun and self._are_few():
             self.decided = True
-            self._owner.tell("eager", f"{self._updates_left():,.0f} updates are too few to compile for")
+            self._owner.tell("eager", f"{self._updates_left():,.0f} updates are too few for compiling to pay off")
         elif self._has_begun and self._trainer.global_step != self._waits_at:
             try:
                 self.engine = self._compiled(batch, "fused" if self._compilations else wanted)
@@ -149,11 +149,11 @@ class Choice:
             self._owner.say,
         )
         if engine.captured.requires and may_repeat(trainer):
-            raise CannotFuseError("training_step has its minibatch require a gradient, and the loader may repeat it")
+            raise CannotFuseError("training_step makes its minibatch require gradients; the loader may return it again")
         if wanted == "auto":
             left, pays_from = self._updates_left(), engine.pays_from()
             if left < pays_from:
-                self._owner.tell("eager", f"compiling pays from {pays_from:,} updates on, {left:,.0f} are to come")
+                self._owner.tell("eager", f"compiling pays off from {pays_from:,} updates on; {left:,.0f} remain")
                 return None
         engine.compile(self._owner.candidates(trainer, batch))
         self._owner.note_threads()
@@ -219,7 +219,9 @@ class Choice:
             return
         if self._hooked and have_run:
             if difference := self._difference(batch):  # nothing that is watched has changed
-                self.fall_back(f"after {trainer.global_step:,} updates: compiled, it differs in {difference}")
+                self.fall_back(
+                    f"after {trainer.global_step:,} updates: compiled code differs from training_step in {difference}"
+                )
         elif trainer.global_step - self._checked_at >= CHECKED_EVERY:
             self.compare(batch)
 
@@ -239,7 +241,7 @@ class Choice:
     def _compile_anew(self, batch: Any) -> None:
         self._compilations += 1
         if self._compilations > COMPILATIONS:
-            raise CannotFuseError("the module, the optimizer or the minibatches change again and again")
+            raise CannotFuseError("the module, the optimizer or the minibatches change too often to recompile")
         self.engine, self.decided = None, False  # in case a signal ends the compilation
         optimizer = self._trainer.optimizers[0]
         trained = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
@@ -252,10 +254,9 @@ class Choice:
         """Compares one compiled update with the module's own step; raises an EngineMismatchError if they differ."""
         before, now = self._checked_at, self._trainer.global_step
         if difference := self._difference(batch):
-            doubt = f"updates {before + 1:,} to {now:,} are in doubt"
-            raise EngineMismatchError(
-                f"engine fused: it differs from training_step in {difference}; {doubt}; use engine eager"
-            )
+            doubt = f"updates {before + 1:,} to {now:,} are in doubt; use engine eager"
+            where = f"compiled code differs from training_step in {difference}"
+            raise EngineMismatchError(f"engine fused: {where}; {doubt}")
 
     def _difference(self, batch: Any) -> str | None:
         assert self.engine is not None
@@ -263,7 +264,7 @@ class Choice:
         try:
             return self.engine.check(batch)
         except CannotFuseError as error:  # possible before, and nothing that is watched has changed
-            return f"what it does: {error}"
+            return f"its behaviour: {error}"
 
     @deferring_signals(interrupts=False)
     def compare_last(self) -> None:
@@ -289,11 +290,11 @@ def _refuse_what_cannot_be_fused(trainer: Any) -> None:
     if trainer.world_size > 1:
         raise CannotFuseError("several processes exchange their gradients at every update")
     if isinstance(trainer.profiler, PyTorchProfiler):
-        raise CannotFuseError("PyTorchProfiler is told of every operation")
+        raise CannotFuseError("PyTorchProfiler records every operation")
     if reason := refused_data(trainer):
         raise CannotFuseError(reason)
     if (average := own_formula(trainer)) is not None:
-        raise CannotFuseError(f"the average {average} is moved by a formula or at times of its own")
+        raise CannotFuseError(f"the callback {average} averages weights with its own formula or timing")
     for config in trainer.lr_scheduler_configs:
         if changes_more_than_the_learning_rate(config.scheduler):
-            raise CannotFuseError(f"the schedule {type(config.scheduler).__name__} changes the momentum, too")
+            raise CannotFuseError(f"the schedule {type(config.scheduler).__name__} also changes the momentum")

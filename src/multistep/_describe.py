@@ -81,7 +81,7 @@ class Describer:
             return (type(value).__name__, repr(value)) if isinstance(value, float) else value
         self._count += 1
         if self._count > MOST:
-            raise CannotFuseError("its attributes hold too many values to watch")
+            raise CannotFuseError("an update depends on too many values to watch")
         if isinstance(value, OF_TORCH):
             return [type(value).__name__, str(value)]
         if isinstance(value, (Tensor, np.ndarray)):
@@ -91,7 +91,7 @@ class Describer:
         if id(value) in self._inside:
             return [type(value).__name__, "..."]
         if len(self._inside) > DEEPEST:
-            raise CannotFuseError("its attributes are nested too deeply to watch")
+            raise CannotFuseError("an update depends on values that are nested too deeply to watch")
         self._inside.add(id(value))
         try:
             return self._compound(value)
@@ -129,7 +129,7 @@ class Describer:
             return [kind, *value.getstate()]
         changing = isinstance(value, (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler))
         if changing or type(value).__module__.partition(".")[0] in ("pytorch_lightning", "lightning_fabric"):
-            raise CannotFuseError(f"training_step can reach a {kind}")
+            raise CannotFuseError(f"training_step can access a {kind}")
         if has_attributes(value):
             return [name_of(type(value)), self(getattr(value, "__dict__", None)), self(slots_of(value))]
         return self._state_of(value) or Unhashable(f"{kind} {id(value)}")
@@ -159,7 +159,7 @@ class Describer:
             return [type(value).__name__, "module", self._modules[id(value)]]
         tensors = [*value.parameters(), *value.buffers()]
         if tensors or isinstance(value, Metric) or any(isinstance(child, Metric) for child in value.modules()):
-            raise CannotFuseError(f"training_step can reach a {type(value).__name__} that is no submodule")
+            raise CannotFuseError(f"training_step can access a {type(value).__name__} that is not a submodule")
         return [
             [name_of(type(child)), [self(v) for k, v in vars(child).items() if k not in OF_EVERY_MODULE]]
             for child in value.modules()

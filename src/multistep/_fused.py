@@ -66,7 +66,7 @@ class FusedEngine:
         if type(module).log is not LightningModule.log:
             raise CannotFuseError(f"{type(module).__name__} overrides log")
         if torch.is_anomaly_enabled():
-            raise CannotFuseError("detect_anomaly looks at every operation")
+            raise CannotFuseError("detect_anomaly checks every operation")
         self._module, self._optimizer, self._rule, self._averages = module, optimizer, rule, averages
         self._batch, self._context, self._say = batch, context, say
         self.draws = False  # whether a step draws random numbers
@@ -79,12 +79,12 @@ class FusedEngine:
         self._shapes = repr([self.layout.structure, [(dtype, shape) for shape, dtype, _ in self.layout.tensors]])
         storages = {tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel()}
         if len(storages) < sum(tensor.numel() > 0 for tensor in tensors):
-            raise CannotFuseError("tensors of a minibatch share their memory")
+            raise CannotFuseError("tensors of the minibatch share memory")
         with explained("described"):
             self._update = TracedUpdate(module, optimizer, rule, averages, self.layout)
             devices = {tensor.device.type for tensor in self._update.state()} | {t[2].type for t in self.layout.tensors}
             if devices != {"cpu"}:
-                raise CannotFuseError(f"it compiles for the CPU only, this is {', '.join(sorted(devices - {'cpu'}))}")
+                raise CannotFuseError(f"compiled code runs on the CPU, not on {', '.join(sorted(devices - {'cpu'}))}")
             self._watch, outcome = perform_on_copies(module, optimizer, rule, batch, context, rule.accumulate)
             self._receiving = outcome.keys()  # the parameters that a gradient reaches
             self._description = self._describe()
@@ -249,7 +249,7 @@ class FusedEngine:
         started = time.perf_counter()
         program = None if key is None else cache.load(key)
         if program is not None and self._difference(program, TRIAL_UPDATES) is None:
-            self._say(f"engine fused: compiled before, loaded in {time.perf_counter() - started:.1f} s")
+            self._say(f"engine fused: loaded compiled code from the cache in {time.perf_counter() - started:.1f} s")
             return program
         self._say("engine fused: compiling ...")
         compile_update = compiler()
@@ -260,14 +260,14 @@ class FusedEngine:
                 code, plan = compile_update(traced, self._update.state(), inputs, Path(folder), self._say)
             assert traced.captured is not None
             if traced.captured.structure() != self.captured.structure():
-                raise CannotFuseError("training_step does something else when it is traced")
+                raise CannotFuseError("training_step behaves differently when traced")
             program = Program(code, plan)
             if difference := self._difference(program, TRIAL_UPDATES):
-                raise CannotFuseError(f"compiled, it differs from training_step: {difference}")
+                raise CannotFuseError(f"compiled code differs from training_step in {difference}")
             if key is not None:
                 problem = cache.save(key, code, plan)
                 if problem:
-                    self._say(f"engine fused: the compiled code is not kept for the next run: {problem}")
+                    self._say(f"engine fused: could not cache the compiled code for the next run: {problem}")
         self._say(f"engine fused: compiled in {time.perf_counter() - started:.1f} s")
         return program
 

@@ -27,7 +27,7 @@ class RefusingTrainer:
     """Stands for a copy's trainer, and refuses access, for example by a module's method that is stored elsewhere."""
 
     def __getattr__(self, name: str) -> Any:
-        raise CannotFuseError("training_step logs, or reaches the trainer, by a way of its own")
+        raise CannotFuseError("training_step logs other than through self.log, or uses the trainer")
 
 
 class _Refusing:
@@ -89,7 +89,7 @@ def guarded(random_state: Tensor | None = None) -> Iterator[None]:
             random.setstate(python_state)
             np.random.set_state(numpy_state)  # noqa: NPY002
     if drew:
-        raise CannotFuseError("training_step draws from Python's or NumPy's random numbers")
+        raise CannotFuseError("an update draws from Python's or NumPy's random number generator")
 
 
 @contextmanager
@@ -195,7 +195,7 @@ def unchanged(tensors: list[Tensor]) -> Iterator[None]:
                     tensor.grad = copy
                     changed = True
     if changed:
-        raise CannotFuseError("training_step changes tensors that it reaches by another way than self")
+        raise CannotFuseError("training_step changes parameters, buffers or optimizer state other than through self")
 
 
 def identical(one: Any, other: Any) -> bool:

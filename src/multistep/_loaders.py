@@ -60,7 +60,7 @@ def as_lightning_hands_it(trainer: Any, batch: Any) -> Any:
 def refused_data(trainer: Any) -> str | None:
     """Returns why minibatches cannot be fetched before the updates that precede them, or None.
 
-    Transfer hooks, and data that can reach the module or the trainer, may depend on those updates.
+    Transfer hooks, and data that can access the module or the trainer, may depend on those updates.
     """
     data = trainer._data_connector._datahook_selector
     owners: list[tuple[Any, type]] = [(data.model, LightningModule)]
@@ -71,7 +71,7 @@ def refused_data(trainer: Any) -> str | None:
                 return f"{type(owner).__name__} overrides {hook}"
     state = [*trainer.lightning_module.parameters(), *trainer.lightning_module.buffers()]
     reached = reaches_the_training(data_of(trainer), [*trainer.lightning_module.modules()], state)
-    return "the data can reach the module or the trainer" if reached else None
+    return "the dataset or loader can access the module or the trainer" if reached else None
 
 
 def loaders_of(trainer: Any) -> list[Any]:

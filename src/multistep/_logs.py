@@ -105,7 +105,7 @@ class Replay:
             args, kwargs = self._arguments(call, given := [tensor.clone() for tensor in tensors])
             inside = [value for part in metric.modules() for key, value in vars(part).items() if key != "_modules"]
             if reaches_the_training(inside, others, state):
-                raise CannotFuseError(f"the metric {call.path} can reach the module or the trainer")
+                raise CannotFuseError(f"the metric {call.path} can access the module or the trainer")
             before = torch.get_rng_state()
             copy.deepcopy(metric, leaving_graphs(metric)).update(*args, **kwargs)
             drew = not torch.equal(before, torch.get_rng_state())
@@ -114,7 +114,7 @@ class Replay:
                 raise CannotFuseError(f"the metric {call.path} draws random numbers")
             imputes = any(isinstance(getattr(part, "nan_strategy", None), float) for part in metric.modules())
             if imputes or not all(map(identical, given, tensors)):
-                raise CannotFuseError(f"the metric {call.path} changes what it is given")
+                raise CannotFuseError(f"the metric {call.path} changes its arguments in place")
 
     def __call__(self, outputs: Sequence[Tensor], begin: int, end: int) -> None:
         """Replays the minibatches `begin` to `end - 1`; Lightning may log after them."""
@@ -189,7 +189,7 @@ class Replay:
             args, kwargs = self._arguments(call, [tensor[i] for tensor in tensors])
             values.append(method(*args, **kwargs))
         if [tensor._version for tensor in tensors] != versions:  # the step would have used the new values
-            raise EngineMismatchError(f"the metric {call.path} changes what it is given; use engine eager")
+            raise EngineMismatchError(f"the metric {call.path} changes its arguments in place; use engine eager")
         return values
 
     @staticmethod

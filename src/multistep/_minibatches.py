@@ -95,7 +95,10 @@ class Source:
             return pieces
         pieces = self._many(fetcher, most, layout)
         if not torch.equal(before, torch.get_rng_state()):
-            raise TypeError("draw(n) draws at times from torch's default generator, as the step does; give it its own")
+            raise TypeError(
+                "draw_minibatches(n) sometimes uses torch's default generator, which the step also uses; "
+                "give it its own generator"
+            )
         return pieces
 
     def _many(self, fetcher: Any, most: int, layout: Layout) -> Pieces:
@@ -156,7 +159,9 @@ class Source:
         count = len(tensors[0])
         each = [(tensor.shape[1:], tensor.dtype, tensor.device) for tensor in tensors]
         if drawn.structure != layout.structure or each != list(layout.tensors):
-            raise TypeError("draw_minibatches(n) returns minibatches of another layout than the loader's iterator")
+            raise TypeError(
+                "draw_minibatches(n) returns minibatches whose layout differs from that of the loader's iterator"
+            )
         fetcher.fetched += count
         if fetcher.length is None:  # one minibatch stays fetched in advance
             fetcher.batches.clear()

@@ -92,7 +92,7 @@ class Closure:
     def __call__(self) -> Tensor:
         before, self._before = self._before, None
         if before is None or not all(map(_has_mark, self._parameters, before)):
-            raise CannotFuseError("the optimizer evaluates the loss by itself")
+            raise CannotFuseError("the optimizer evaluates the loss again, or after changing a parameter")
         return self._loss
 
 
@@ -139,14 +139,14 @@ def copied(module: nn.Module, optimizer: Optimizer) -> tuple[Any, Any, set[int]]
     for child in module.modules():
         for value in child.__dict__.values():
             if isinstance(value, (Dataset, DataLoader)):  # large, and a step must not use it
-                memo[id(value)] = RefusingValue("training_step uses a dataset that is kept in the module")
+                memo[id(value)] = RefusingValue("training_step uses a dataset or loader stored in the module")
     other = copy.deepcopy(module, memo)
     for child, twin in zip(module.modules(), other.modules(), strict=True):
         for key, value in child.__dict__.items():
             owner = getattr(value, "__self__", None) if isinstance(value, BOUND) else None
             bound = owner is not None and not isinstance(owner, (types.ModuleType, type))  # deepcopy does not rebind it
             if bound or isinstance(value, weakref.ref) or (is_own_object(value) and twin.__dict__.get(key) is value):
-                raise CannotFuseError(f"a copy of the module shares self.{key} with it")
+                raise CannotFuseError(f"self.{key} is shared by the module and its copies")
         if isinstance(twin, LightningModule):
             twin.__dict__["_trainer"] = RefusingTrainer()
     attributes = {key: value for key, value in vars(optimizer).items() if key != "step"}
@@ -223,7 +223,7 @@ def traced_step(
         for tensor in tensors.values():
             tensor.grad = None
     if _plain_values(twin) != before:
-        raise CannotFuseError(f"the step of {type(optimizer).__name__} changes values that are no tensors")
+        raise CannotFuseError(f"the step of {type(optimizer).__name__} changes values that are not tensors")
     for name, kept in state.items():
         for key, old in kept.items():
             new = twin.state[tensors[name]][key]
@@ -238,7 +238,7 @@ def _refuse_tensors_outside_of_the_state(optimizer: Optimizer) -> None:
     for name, value in inside:
         known = name in NOT_OPTIONS | {"state", "param_groups"}
         if not known and any(isinstance(each, (Tensor, np.ndarray)) for each in held_in([value])):
-            raise CannotFuseError(f"the optimizer keeps a tensor in {name}, outside of its state")
+            raise CannotFuseError(f"the optimizer keeps a tensor in {name}, outside its state")
 
 
 def _twin(

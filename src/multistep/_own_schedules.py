@@ -96,7 +96,7 @@ def _unchanged(places: list[Place]) -> Iterator[None]:
     try:
         back = [place.keeping() for place in places]
     except TypeError as error:
-        raise CannotFuseError(f"what it may change cannot be put back ({error})") from error
+        raise CannotFuseError(f"what a schedule may change cannot be restored ({error})") from error
     before = [place.described() for place in places]
     changed: str | None = None
     try:
@@ -108,4 +108,4 @@ def _unchanged(places: list[Place]) -> Iterator[None]:
             for put_back in back:
                 put_back()
     if changed is not None:
-        raise CannotFuseError(f"it changes {changed}")
+        raise CannotFuseError(f"a schedule changes {changed}")

@@ -88,10 +88,10 @@ class Recorder:
         self._refusal: str | None = None
         self._looked: dict[int, Any] = {}  # values searched for classes; held, so that no other has the same identity
         with suppress(_Refused):
-            whose = "copies of the module share with it" if watched is None else f"{who} holds"
+            whose = "shared by the module and its copies" if watched is None else f"that {who} holds"
             for value in shared:
                 held = vars(value) if isinstance(value, types.FunctionType) else value
-                self._meet(Place(f"the {type(value).__name__} that {whose}", held), needed=True)
+                self._meet(Place(f"the {type(value).__name__} {whose}", held), needed=True)
             self._shared = set(self._places)
             for child in module.modules():
                 if not isinstance(child, (Metric, MetricCollection)):
@@ -117,9 +117,9 @@ class Recorder:
         if self._refusal is not None:
             raise CannotFuseError(self._refusal)
         if modes := active_modes():
-            raise CannotFuseError(f"{modes[-1]} sees every operation")
+            raise CannotFuseError(f"{modes[-1]} intercepts every operation")
         if sys.getprofile() is not None:
-            raise CannotFuseError("a profiler watches the training")
+            raise CannotFuseError("a Python profiler is active")
         changed: str | None = None
         collects = gc.isenabled()
         gc.disable()  # other code may have registered callbacks with it
@@ -167,11 +167,11 @@ class Recorder:
             name = str(frame.f_globals.get("__name__"))
             what = REFUSED.get(frame.f_code)
             if what is None and name.startswith(OF_THE_TRAINER):
-                what = f"{self._who} reads its trainer's {frame.f_code.co_name}"
+                what = f"{self._who} uses the trainer's {frame.f_code.co_name}"
             if what is not None and is_of_ones_own(frame.f_back):
                 self._refuse(what)
             if frame.f_code is SET_STATE and not torch.equal(frame.f_locals["new_state"], torch.get_rng_state()):
-                self._refuse(f"{self._who} rewinds torch's random numbers, as fork_rng and checkpoint do")
+                self._refuse(f"{self._who} resets torch's random state, as fork_rng and checkpoint do")
             if frame.f_code is ENVIRONMENT and is_of_ones_own(frame):
                 self._meet(Place("os.environ", vars(os.environ), "_data"))
             if is_foreign(name) and frame.f_code.co_name != "<module>":
@@ -194,7 +194,7 @@ class Recorder:
             self._meet_names(names, frame.f_globals, module)
             for instruction in dis.get_instructions(code):
                 if instruction.opname == "STORE_DEREF" and instruction.argval in code.co_freevars:
-                    self._refuse(f"{code.co_name} changes {instruction.argval}, which encloses it")
+                    self._refuse(f"{code.co_name} changes {instruction.argval}, a variable of an enclosing function")
                 if instruction.opname == "STORE_ATTR" and instruction.argval == "data":
                     self._refuse(f"{code.co_name} assigns to .data")
                 if instruction.opname == "IMPORT_NAME" and instruction.argval in sys.modules:
@@ -206,7 +206,7 @@ class Recorder:
                 self._enclosed.setdefault(code, set()).add(ids)
             for value in values.values():
                 if id(value) not in self._copies and can_change(value):
-                    self._meet(Place(f"a {type(value).__name__} that {code.co_name} is given", value))
+                    self._meet(Place(f"a {type(value).__name__} passed to {code.co_name}", value))
                     self._meet_classes_in([value])
 
     def _meet_names(self, names: set[str], space: dict[str, Any], module: str, within: tuple[str, ...] = ()) -> None:
@@ -266,7 +266,7 @@ class Recorder:
             self._back[key] = place.keeping()
         except Exception:  # describing or copying may raise anything
             if needed or isinstance(place.space, dict) or not self._on_copies:
-                self._refuse(f"{place.label} cannot be put back after a trial")
+                self._refuse(f"{place.label} cannot be restored after a trial")
             self._problems.add(key)  # raised if it existed before and can be reached
         self._held[key] = sys.getrefcount(place.space) - references
 
@@ -277,13 +277,13 @@ class Recorder:
             if isinstance(place.space, type) and not (self._is_named(str(place.key)) or is_dunder(str(place.key))):
                 del self._places[key]
             elif key in self._problems:
-                raise CannotFuseError(f"{place.label} cannot be put back after a trial")
+                raise CannotFuseError(f"{place.label} cannot be restored after a trial")
         functions = gc.get_referrers(*self._enclosed) if self._enclosed else []
         for function in functions:
             if isinstance(function, types.FunctionType):
                 inside = enclosed(function)
                 if inside and tuple(map(id, inside)) in self._enclosed[function.__code__]:
-                    self._meet(Place(f"what {function.__qualname__} encloses", function))
+                    self._meet(Place(f"the closure of {function.__qualname__}", function))
         self._back.clear()
         labels: dict[str, int] = {}
         for key, place in self._places.items():

@@ -35,7 +35,7 @@ def refused_in_c(function: Any) -> str | None:
     if isinstance(owner, torch.Generator) and name in ("manual_seed", "seed", "set_state"):
         return "training_step seeds a generator"
     if name in ("warn", "warn_explicit", "start_new_thread", "start_joinable_thread"):
-        return "training_step warns" if name.startswith("warn") else "training_step starts a thread"
+        return "training_step issues a warning" if name.startswith("warn") else "training_step starts a thread"
     if module in OUTSIDE and name not in NOT_OUTSIDE:
         return f"training_step calls {module.lstrip('_')}.{name}"
     return None
@@ -51,8 +51,8 @@ def _refused() -> dict[types.CodeType, str]:
     for function in (torch.manual_seed, torch.seed, torch.set_rng_state):
         refused[inspect.unwrap(function).__code__] = "training_step seeds torch's generator"
     for function in (torch.compiler.is_compiling, torch.compiler.is_dynamo_compiling, torch._jit_internal.is_scripting):
-        refused[function.__code__] = "training_step asks whether it is compiled"
-    refused[logging.Logger._log.__code__] = "training_step logs to Python's logging"
+        refused[function.__code__] = "training_step checks whether it is being compiled"
+    refused[logging.Logger._log.__code__] = "training_step uses Python's logging"
     return refused
 
 

@@ -19,5 +19,5 @@ def unknown_release() -> str | None:
         except PackageNotFoundError:
             installed = "without a version"
         if ".".join(installed.split(".")[:2]) not in known:
-            return f"{name} {installed} is not known here ({', '.join(known)} {'are' if len(known) > 1 else 'is'})"
+            return f"{name} {installed} is not supported (supported: {', '.join(known)})"
     return None

@@ -145,7 +145,7 @@ def perform_on_copies(
     with guarded(random_state), unchanged(_originals(module, optimizer)), context():
         watch = Watch(perform, twin, copies, in_common([twin, other], [module, optimizer]))
     if shared := sharing(watch.places(module), module, _originals(module, optimizer)):
-        raise CannotFuseError(f"{shared} holds memory of what is trained")
+        raise CannotFuseError(f"{shared} shares memory with parameters, buffers or optimizer state")
     return watch, {"the loss": losses[0], **gradients_of(twin)}
 
 
@@ -185,7 +185,7 @@ class Reference:
         before, random_state = self._watch.describe(self.module), torch.get_rng_state()
         plain = [{k: v for k, v in d.items() if not is_tensor(v)} for d in (self._described, before)]
         if other := first_difference(*plain):  # tensors are copied exactly, except for their graphs
-            raise CannotFuseError(f"a copy of the module has another {other}")
+            raise CannotFuseError(f"{other} differs in a copy of the module")
         outputs: list[list[Tensor]] = []
         captured: Captured | None = None
         old = named_tensors(self.module, self.optimizer)
@@ -193,7 +193,7 @@ class Reference:
             for number, batch in enumerate(minibatches, 1):
                 found = _perform(self.module, self.optimizer, self._rule, batch, number)
                 if captured is not None and found.structure() != captured.structure():
-                    raise CannotFuseError("training_step does something else at every update")
+                    raise CannotFuseError("training_step does not do the same at every update")
                 captured = found
                 outputs.append([tensor.clone() for tensor in found.tensors()])
             if changed := first_difference(before, self._watch.describe(self.module)):

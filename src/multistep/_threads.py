@@ -66,7 +66,7 @@ def use_fastest(numbers: Sequence[int], trial: Callable[[int], Any]) -> int:
         else:
             best = min(numbers, key=lambda number: seconds[number] * (GAIN if number != numbers[0] else 1.0))
             times = ", ".join(f"{number}: {seconds[number] * 1e3:.2f} ms" for number in numbers)
-            log.info("threads %d, as measured (%s)", best, times)
+            log.info("threads %d, chosen from measured times (%s)", best, times)
     torch.set_num_threads(best)
     return best
 

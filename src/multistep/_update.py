@@ -63,21 +63,22 @@ class TracedUpdate:
         self._names = names_of(module)
         for group in optimizer.param_groups:
             if any(parameter not in self._names for parameter in group["params"]):
-                raise CannotFuseError("the optimizer holds a parameter that is not one of the module")
+                raise CannotFuseError("the optimizer holds a parameter that does not belong to the module")
         if type(optimizer).zero_grad is not Optimizer.zero_grad or "zero_grad" in vars(optimizer):
-            raise CannotFuseError("the optimizer has a zero_grad of its own")
+            raise CannotFuseError("the optimizer overrides zero_grad")
         if plain_step(optimizer) is None:  # asked of the original, as copies drop it
-            raise CannotFuseError("something is registered on the optimizer's steps, or stands for them")
+            raise CannotFuseError("the optimizer's step has hooks or was replaced")
         self._trained = [self._names[p] for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         self._differentiable = {name for name, p in module.named_parameters() if p.requires_grad}  # optimized or not
         if not self._trained:
             raise CannotFuseError("the optimizer holds no parameter that is trained")
         for name, tensor in named_tensors(module, optimizer).items():
             if not (is_simple(tensor.detach()) and is_dense(tensor)):
-                raise CannotFuseError(f"the memory of the {name} does not hold its numbers one after another")
+                raise CannotFuseError(f"the {name} is not dense in memory, or is lazily conjugated or negated")
             # Compiled code rounds only the last of several results in a row.
             if tensor.is_floating_point() and tensor.dtype.itemsize < 4:
-                raise CannotFuseError(f"the {name} is in 16 bits, to which plain PyTorch rounds every result")
+                why = "plain PyTorch rounds every result, compiled code only the last"
+                raise CannotFuseError(f"the {name} is in 16 bits; {why}")
         if overlap := overlapping(named_tensors(module, optimizer)):
             raise CannotFuseError(f"the {' and the '.join(overlap)} share memory")
         several = rule.accumulate > 1
@@ -246,7 +247,7 @@ class _Differentiated(nn.Module):
         gradients = {name: g.detach() for name, g in zip(self._trained, found, strict=True) if g is not None}
         buffers = trained_buffers(self.module)
         if any(buffer.requires_grad for buffer in buffers.values()):
-            raise CannotFuseError("training_step keeps the graph of a buffer")
+            raise CannotFuseError("training_step leaves a buffer attached to the autograd graph")
         captured.loss = captured.loss.detach()
         return captured, gradients, buffers
 

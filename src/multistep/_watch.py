@@ -112,7 +112,7 @@ class Watch:
             if isinstance(value, Unhashable) or (
                 isinstance(value, list) and any(isinstance(v, Unhashable) for v in value)
             ):
-                raise CannotFuseError(f"what {label} holds cannot be watched")
+                raise CannotFuseError(f"{label} cannot be watched")
         return described
 
     def _attributes(self, path: str, child: nn.Module) -> Iterator[tuple[str, str]]:

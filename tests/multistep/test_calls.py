@@ -214,7 +214,7 @@ def test_a_training_after_one_that_failed_is_its_own():
 
 
 def test_an_engine_is_one_of_four():
-    with pytest.raises(ValueError, match="engine 'quick': give one of auto, fused, eager, lightning"):
+    with pytest.raises(ValueError, match="engine 'quick' is not known; use one of auto, fused, eager, lightning"):
         MultiStep("quick")
 
 
@@ -237,5 +237,5 @@ def test_two_trainings_with_one_callback_follow_each_other():
 def test_numbers_in_the_place_of_tuples_are_one_line():
     callback = Callback()
     callback.update_calls = (20,)
-    with pytest.raises(TypeError, match=r"Callback.update_calls \(20,\): give tuples of numbers"):
+    with pytest.raises(TypeError, match=r"Callback.update_calls is \(20,\); each item must be a tuple"):
         train(Classifier, "auto", callbacks=[callback])

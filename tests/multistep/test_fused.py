@@ -47,8 +47,8 @@ def said(monkeypatch):
 def test_dropout_draws_the_same_whether_the_code_is_compiled_or_kept(said, monkeypatch):
     monkeypatch.setattr(FusedEngine, "pays_from", lambda engine: 1_000)
     cold, warm = train(Dropout, "auto", max_epochs=100), train(Dropout, "auto", max_epochs=100)
-    assert ["compiled in" in line or "compiled before" in line for line in said].count(True) == 2
-    assert "compiled before" in said[-1]
+    assert ["compiled in" in line or "loaded compiled code" in line for line in said].count(True) == 2
+    assert "loaded compiled code from the cache" in said[-1]
     assert_same(warm, cold, exactly=True)
 
 
@@ -63,7 +63,7 @@ def test_auto_weighs_what_compiling_costs_against_the_updates_to_come():
     found = train(Classifier, "auto")
     # The graph has 11 nodes: log-softmax, its loss, tanh, and 4 for each layer: (200,000 + 4 * 5,500) / (25 + 11 + 4).
     assert found.multistep.engine_used == "eager"
-    assert found.multistep.reason == "compiling pays from 5,550 updates on, 59 are to come"
+    assert found.multistep.reason == "compiling pays off from 5,550 updates on; 59 remain"
 
 
 @pytest.mark.usefixtures("own_cache")
@@ -78,7 +78,7 @@ def test_auto_decides_the_same_whatever_was_compiled_before():
 @pytest.mark.usefixtures("own_cache")
 def test_large_minibatches_do_not_make_compiling_pay_for_few_updates():
     found = train(Classifier, "auto", DataLoader(examples(100_000), batch_size=50_000), max_epochs=3)
-    assert found.multistep.reason == "5 updates are too few to compile for"
+    assert found.multistep.reason == "5 updates are too few for compiling to pay off"
 
 
 @pytest.mark.usefixtures("said")
@@ -93,7 +93,7 @@ def test_code_is_kept_in_a_private_folder_and_loaded_by_the_next_process(own_cac
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.stdout.endswith("fused\n"), done.stderr
-    assert "compiled before" in done.stderr
+    assert "loaded compiled code from the cache" in done.stderr
     assert [path.name for path in own_cache.iterdir() if path.is_dir()] == [kept.name]
 
 
@@ -117,7 +117,7 @@ def test_where_code_cannot_be_kept_one_line_says_so(own_cache, said):
     own_cache.mkdir()
     own_cache.chmod(0o777)
     assert train(Classifier, "fused").multistep.engine_used == "fused"
-    assert any("is not kept for the next run" in line for line in said)
+    assert any("could not cache the compiled code for the next run" in line for line in said)
 
 
 @pytest.mark.usefixtures("own_cache")
@@ -165,7 +165,9 @@ def test_a_difference_while_training_ends_it_with_the_numbers_of_the_updates(mon
     monkeypatch.setattr(_fused, "Program", Spoilt)
     monkeypatch.setattr(cache, "load", lambda key: None)
     monkeypatch.setattr(_choice, "longest_chunk", lambda *_: 20)
-    with pytest.raises(EngineMismatchError, match=r"differs from training_step in .*; updates 2 to \d+ are in doubt"):
+    with pytest.raises(
+        EngineMismatchError, match=r"compiled code differs from training_step in .*; updates 2 to \d+ are in doubt"
+    ):
         train(Classifier, "fused", LONG, max_epochs=1)
 
 
@@ -566,5 +568,5 @@ def test_changes_in_16_bits_are_those_of_ordinary_training():
 @pytest.mark.usefixtures("own_cache")
 def test_a_scheduler_that_forgets_a_dependency_is_noticed_before_it_is_trusted(monkeypatch):
     monkeypatch.setattr(inductor, "_mended", nullcontext)  # gradients of maximum pooling in 16 bits
-    with pytest.raises(EngineUnavailableError, match="compiled, it differs from training_step"):
+    with pytest.raises(EngineUnavailableError, match="compiled code differs from training_step in"):
         pooled("fused")

@@ -13,7 +13,7 @@ from multistep._errors import CannotFuseError
 def compiler() -> Any:
     """Imports `compile_update` and returns it; the import comes this late because torch's compiler takes seconds."""
     if not __debug__:
-        raise CannotFuseError("python -O has torch compile wrong code; leave it out")
+        raise CannotFuseError("under python -O, torch compiles wrong code; run without -O")
     try:
         from multistep.compiled.inductor import compile_update
     except Exception as error:  # from a package or a locale that torch does not expect

@@ -68,7 +68,7 @@ def save(key: str, code: Path, plan: Plan) -> Exception | None:
     try:
         folder().mkdir(mode=0o700, parents=True, exist_ok=True)
         if not is_private(folder()):
-            raise PermissionError(f"{folder()} can be read or written by others")
+            raise PermissionError(f"other users can access {folder()}")
         with tempfile.TemporaryDirectory(dir=folder(), ignore_cleanup_errors=True) as temporary:
             new = Path(temporary) / key
             new.mkdir(mode=0o700)

@@ -39,7 +39,7 @@ def precompiled(isa: VecISA, say: Callable[[str], None]) -> str | None:
             place.mkdir(mode=0o700)
         elif cache.is_private(cache.folder()) and cache.is_private(place):
             if not (place / NAME).is_file():
-                say("engine fused: precompiling torch's headers, once on this machine ...")
+                say("engine fused: precompiling torch's headers (once per machine) ...")
                 _precompile(place, options)
             found = str(place / NAME)
     return found

@@ -127,7 +127,7 @@ def compile_update(
         raise
     except Exception as error:  # the compiler's exceptions are of many kinds
         if type(error).__name__ in DEPENDS_ON_VALUES:
-            raise CannotFuseError("training_step, or the optimizer, branches on the values of tensors") from error
+            raise CannotFuseError("training_step, or the optimizer, branches on tensor values") from error
         lines = str(error).strip().splitlines()
         reason = next((line for line in lines if "error:" in line), lines[0] if lines else "")
         raise CannotFuseError(f"it cannot be compiled here ({type(error).__name__}: {reason[:160]})") from error
@@ -188,7 +188,7 @@ def _record(update: Callable[..., None], inputs: list[Tensor]) -> Recording:
         finally:
             torch._C._set_mkldnn_enabled(enabled)
         if len(graph.graph.nodes) > MOST_OPERATIONS:
-            raise CannotFuseError(f"an update of {len(graph.graph.nodes):,} operations would compile for minutes")
+            raise CannotFuseError(f"an update of {len(graph.graph.nodes):,} operations would take minutes to compile")
         check_indices(graph)
         inputs = inputs + lifted_constants(graph)
         compile_fx(graph, inputs, inner_compile=note, decompositions=table)

@@ -104,7 +104,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def append_kernel(self, source: str, types: tuple[str, ...], args: Sequence[Tensor]) -> None:
         places = tuple(map(self._place, args))
         if any(place.conjugated or place.negated for place in places):
-            raise CannotFuseError("a kernel reads a conjugated tensor as it lies in memory")
+            raise CannotFuseError("a kernel would read a lazily conjugated or negated tensor")
         self._steps.append(Kernel(source, types, places))
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
