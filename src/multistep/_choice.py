@@ -21,7 +21,7 @@ from multistep._own_schedules import OwnSchedules
 from multistep._reach import has_hooks, reads_gradients, shared_places
 from multistep._schedules import changes_more_than_the_learning_rate
 from multistep._signals import deferring_signals
-from multistep._step import Rule, perform_on_copies
+from multistep._step import Rule, perform_on_copies, without_optimizer
 
 CHECKED_EVERY = 10_000  # updates between comparisons of compiled code with the module's own step
 FEW = 50  # updates; fewer take less time than estimating the cost of compiling
@@ -138,10 +138,17 @@ class Choice:
 
     def _compiled(self, batch: Any, wanted: str) -> FusedEngine | None:
         trainer: Any = self._trainer
+        module, optimizer = trainer.lightning_module, trainer.optimizers[0]
         _refuse_what_cannot_be_fused(trainer)
+        swa = any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks)
+        others = [callback for callback in trainer.callbacks if callback is not self._owner and is_others(callback)]
+        # After averaging weights, Lightning's epoch of batch statistics begins with the gradients that are left.
+        self.reads_gradients = swa or any(reads_gradients(each, module) for each in [*others, module])
+        if self.reads_gradients and (name := without_optimizer(module, optimizer)):
+            raise CannotFuseError(f"a hook reads gradients, and those of {name}, in no optimizer, are never reset")
         engine = FusedEngine(
-            trainer.lightning_module,
-            trainer.optimizers[0],
+            module,
+            optimizer,
             Rule.of(trainer),
             averages_of(trainer),
             batch,
@@ -157,20 +164,15 @@ class Choice:
                 return None
         engine.compile(self._owner.candidates(trainer, batch))
         self._owner.note_threads()
-        self.replay = Replay(trainer.lightning_module, engine.captured)
+        self.replay = Replay(module, engine.captured)
         self.replay.update_copies(engine.trial_outputs())
         self.schedules = OwnSchedules(trainer, engine)
         self._precision = trainer.precision_plugin
         self._read_data(engine)
-        self._has_state = any(trainer.optimizers[0].state.values())
+        self._has_state = any(optimizer.state.values())
         self.longest = longest_chunk(engine.layout, engine.captured.tensors())
         self.last_batch, self._checked_at = batch, trainer.global_step
         self._first_batch = copy.deepcopy(batch)
-        swa = any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks)
-        others = [callback for callback in trainer.callbacks if callback is not self._owner and is_others(callback)]
-        # After averaging weights, Lightning's epoch of batch statistics begins with the gradients that are left.
-        module = trainer.lightning_module
-        self.reads_gradients = swa or any(reads_gradients(each, module) for each in [*others, module])
         self._hooked = bool(others) or has_hooks(module)
         self._moment = self._now()
         return engine
@@ -219,9 +221,7 @@ class Choice:
             return
         if self._hooked and have_run:
             if difference := self._difference(batch):  # nothing that is watched has changed
-                self.fall_back(
-                    f"after {trainer.global_step:,} updates: compiled code differs from training_step in {difference}"
-                )
+                self.fall_back(f"after {trainer.global_step:,} updates: {difference}")
         elif trainer.global_step - self._checked_at >= CHECKED_EVERY:
             self.compare(batch)
 
@@ -252,19 +252,18 @@ class Choice:
 
     def compare(self, batch: Any) -> None:
         """Compares one compiled update with the module's own step; raises an EngineMismatchError if they differ."""
-        before, now = self._checked_at, self._trainer.global_step
         if difference := self._difference(batch):
-            doubt = f"updates {before + 1:,} to {now:,} are in doubt; use engine eager"
-            where = f"compiled code differs from training_step in {difference}"
-            raise EngineMismatchError(f"engine fused: {where}; {doubt}")
+            raise EngineMismatchError(f"engine fused: {difference}; use engine eager")
 
     def _difference(self, batch: Any) -> str | None:
         assert self.engine is not None
-        self._checked_at = self._trainer.global_step
+        before, self._checked_at = self._checked_at, self._trainer.global_step
         try:
-            return self.engine.check(batch)
+            where = self.engine.check(batch)
         except CannotFuseError as error:  # possible before, and nothing that is watched has changed
-            return f"its behaviour: {error}"
+            where = f"its behaviour: {error}"
+        doubt = f"updates {before + 1:,} to {self._checked_at:,} are in doubt"
+        return f"compiled code differs from training_step in {where}; {doubt}" if where else None
 
     @deferring_signals(interrupts=False)
     def compare_last(self) -> None:

@@ -25,6 +25,7 @@ from multistep._threads import use_fastest
 from multistep._tree import flatten, is_simple
 from multistep._undo import Place
 from multistep._update import TracedUpdate, tracing
+from multistep._user_state import user_state_kept
 from multistep.compiled import cache, compiler
 from multistep.compiled.program import Program
 
@@ -83,12 +84,13 @@ class FusedEngine:
         with explained("described"):
             self._update = TracedUpdate(module, optimizer, rule, averages, self.layout)
             devices = {tensor.device.type for tensor in self._update.state()} | {t[2].type for t in self.layout.tensors}
-            if devices != {"cpu"}:
-                raise CannotFuseError(f"compiled code runs on the CPU, not on {', '.join(sorted(devices - {'cpu'}))}")
+            if others := devices - {"cpu"}:
+                raise CannotFuseError(f"compiled code runs on the CPU, not on {', '.join(sorted(others))}")
             self._watch, outcome = perform_on_copies(module, optimizer, rule, batch, context, rule.accumulate)
             self._receiving = outcome.keys()  # the parameters that a gradient reaches
             self._description = self._describe()
-            self._trial = self._reference(TRIAL_UPDATES)
+            with user_state_kept([type(module)]):
+                self._trial = self._reference(TRIAL_UPDATES)
         self.captured = self._trial.captured
         with context():
             self.low = self.captured.low or torch.is_autocast_enabled("cpu")
@@ -264,10 +266,8 @@ class FusedEngine:
             program = Program(code, plan)
             if difference := self._difference(program, TRIAL_UPDATES):
                 raise CannotFuseError(f"compiled code differs from training_step in {difference}")
-            if key is not None:
-                problem = cache.save(key, code, plan)
-                if problem:
-                    self._say(f"engine fused: could not cache the compiled code for the next run: {problem}")
+            if key is not None and (problem := cache.save(key, code, plan)):
+                self._say(f"engine fused: could not cache the compiled code for the next run: {problem}")
         self._say(f"engine fused: compiled in {time.perf_counter() - started:.1f} s")
         return program
 

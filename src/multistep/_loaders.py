@@ -89,8 +89,10 @@ def data_of(trainer: Any) -> list[Any]:
 
 def may_repeat(trainer: Any) -> bool:
     """Returns whether a loader may return tensors that it has returned before, instead of collating new ones."""
-    loaders = trainer.fit_loop._combined_loader.flattened
-    collates = all(isinstance(loader, DataLoader) and loader.batch_sampler is not None for loader in loaders)
+    collates = all(
+        isinstance(loader, DataLoader) and loader.batch_sampler is not None and loader.collate_fn is default_collate
+        for loader in trainer.fit_loop._combined_loader.flattened
+    )
     return draw_of(trainer.fit_loop._data_fetcher) is None and not collates
 
 

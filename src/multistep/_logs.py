@@ -17,6 +17,7 @@ from multistep._optimizers import leaving_graphs
 from multistep._reach import reaches_the_training
 from multistep._tree import rebuild
 
+ADDITIVE = tuple(f"torchmetrics.{kind}" for kind in ("aggregation", "classification", "regression"))
 SUMS = (dim_zero_sum, dim_zero_cat)  # reductions that may allow many minibatches to be given as one
 
 
@@ -210,8 +211,8 @@ class Replay:
         if any(tensor.dim() < 2 for tensor in tensors):
             return False
         parts = _parts_of(metric)
-        # For a metric that is not torchmetrics' own, one chunk does not show that the next will be additive, too.
-        if not all(type(part).__module__.startswith("torchmetrics.") and part._defaults for part in parts):
+        # One chunk does not show that the next will be additive, too: an image metric may scale by a minibatch's range.
+        if not all(type(part).__module__.startswith(ADDITIVE) and part._defaults for part in parts):
             return False
         if any(part._reductions[name] not in SUMS for part in parts for name in part._defaults):
             return False
@@ -238,8 +239,8 @@ def _are_alike(tensors: Sequence[Tensor]) -> bool:
     """Returns whether all minibatches hold probabilities, or none does: metrics recognize logits by their range."""
     for tensor in tensors:
         if tensor.is_floating_point():
-            outside = ((tensor < 0) | (tensor > 1)).reshape(len(tensor), -1).any(1)
-            if outside.any() and not outside.all():
+            inside = ((tensor >= 0) & (tensor <= 1)).reshape(len(tensor), -1).all(1)  # nan is not
+            if inside.any() and not inside.all():
                 return False
     return True
 

@@ -136,10 +136,9 @@ def copied(module: nn.Module, optimizer: Optimizer) -> tuple[Any, Any, set[int]]
     memo = leaving_graphs(module)
     if (trainer := getattr(module, "_trainer", None)) is not None:
         memo[id(trainer)] = trainer
-    for child in module.modules():
-        for value in child.__dict__.values():
-            if isinstance(value, (Dataset, DataLoader)):  # large, and a step must not use it
-                memo[id(value)] = RefusingValue("training_step uses a dataset or loader stored in the module")
+    for value in held_in(value for child in module.modules() for value in vars(child).values()):
+        if isinstance(value, (Dataset, DataLoader)):  # large, and a step must not use it
+            memo[id(value)] = RefusingValue("training_step uses a dataset or loader stored in the module")
     other = copy.deepcopy(module, memo)
     for child, twin in zip(module.modules(), other.modules(), strict=True):
         for key, value in child.__dict__.items():

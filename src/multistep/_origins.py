@@ -18,6 +18,7 @@ from multistep._guards import RefusingValue
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 KNOWN_PACKAGES = {"torch", "pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics", "numpy", "multistep"}
+OF_PYTHON = Path(types.__file__).parent  # the folder of the standard library
 FEW = 1_000  # a container of at least this many values is not searched
 
 
@@ -39,7 +40,7 @@ def sources_of(module: nn.Module) -> str | None:
         if found is None or file is None or not Path(file).is_file():
             return None
         files.append(file)
-        if "site-packages" not in Path(file).parts:
+        if not _is_installed(file):
             waiting |= set(_imported(found)) - seen
     for file in sorted(files):
         digest.update(Path(file).read_bytes())
@@ -86,14 +87,39 @@ def _imported(module: types.ModuleType) -> Iterator[str]:
 def is_foreign(name: str) -> bool:
     """Returns whether a module of this name is neither in `KNOWN_PACKAGES` nor in the standard library."""
     top = name.partition(".")[0]
-    known = top in KNOWN_PACKAGES or top in sys.stdlib_module_names or top.startswith("namedtuple_")
-    return not known or name == "__main__"
+    if top in sys.stdlib_module_names and name != "__main__":
+        file = getattr(sys.modules.get(top), "__file__", None)  # a user's file may have the same name
+        return file is not None and not Path(file).is_relative_to(OF_PYTHON)
+    return not (top in KNOWN_PACKAGES or top.startswith("namedtuple_")) or name == "__main__"
 
 
 def is_own_module(name: str) -> bool:
-    """Returns whether a module of this name is the user's, not an installed package's."""
+    """Returns whether a module of this name is the user's: not an installed package's, unless `count_as_own` names it.
+
+    The package of the module that is trained may be installed, too.
+    """
     file = getattr(sys.modules.get(name), "__file__", None)
-    return is_foreign(name) and (file is None or "site-packages" not in Path(file).parts)
+    return is_foreign(name) and (file is None or not _is_installed(file) or name.partition(".")[0] in _COUNTED)
+
+
+@functools.cache
+def _is_installed(file: str) -> bool:
+    return "site-packages" in Path(file).parts
+
+
+def count_as_own(cls: type) -> None:
+    """Has `is_own_module` count the packages of a class and of its bases as the user's, even if they are installed."""
+    _COUNTED.update(base.__module__.partition(".")[0] for base in cls.__mro__)
+
+
+_COUNTED: set[str] = set()
+
+
+def loaded(name: str, package: str) -> list[types.ModuleType]:
+    """Returns the loaded modules that an import of this name may mean within a package: absolute or relative."""
+    parents = package.split(".")
+    names = [name, *(f"{'.'.join(parents[:count])}.{name}".strip(".") for count in range(len(parents), 0, -1))]
+    return [sys.modules[each] for each in names if each in sys.modules]
 
 
 def is_own(value: Any) -> bool:

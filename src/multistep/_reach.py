@@ -27,7 +27,8 @@ from multistep._undo import Place
 
 DEPTH = 9  # levels to which values are followed
 OWNERS = (type, ModuleType)  # objects that own names
-UNCHANGING = (*OF_TORCH, MethodType, BuiltinFunctionType, partial, tuple, frozenset, weakref.ref, Trainer)
+HOLDING = (MethodType, BuiltinFunctionType, partial, tuple, frozenset, weakref.ref)  # others' values alone
+UNCHANGING = (*OF_TORCH, *HOLDING, Trainer, Dataset, DataLoader)
 MAKING = ("__init__", "__new__", "__init_subclass__", "setup", "prepare_data")  # run before training
 # The attribute, and the functions of torch and Lightning, that read gradients.
 GRADIENTS = {"grad", "grad_norm", "clip_grad_norm_", "clip_grad_value_", "get_total_norm"}
@@ -81,6 +82,21 @@ def sharing(places: Iterable[Place], module: nn.Module, state: Iterable[Tensor])
     return next((place.label for place in places if any(_is_in(memory, v) for v in held_in([place.get()], own))), None)
 
 
+def first_leaf(places: Iterable[Place], module: nn.Module) -> str | None:
+    """Returns the label of a place with a tensor in whose `.grad` an update accumulates, or None.
+
+    Args:
+        places: the places that an update reads.
+        module: the module, whose parameters do not count.
+    """
+    own = {*map(id, module.modules()), *map(id, module.parameters())}
+    return next((place.label for place in places if any(map(_is_leaf, held_in([place.get()], own)))), None)
+
+
+def _is_leaf(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_leaf and value.requires_grad
+
+
 def in_common(copies: Iterable[Any], originals: Iterable[Any]) -> list[Any]:
     """Returns the objects that copies and originals share and that may change, such as the contents of closures."""
     held = {id(value) for value in held_in(originals)}
@@ -94,17 +110,19 @@ def changeable_in(values: Iterable[Any], skipped: Container[int] = ()) -> list[A
 
 
 def held_in(values: Iterable[Any], skipped: Container[int] = ()) -> Iterator[Any]:
-    """Yields values and everything held in them, except the skipped identities; code is not followed."""
+    """Yields values and everything held in them, except skipped identities and what datasets and code hold."""
     seen: set[int] = set()
     waiting = deque(values)
     while waiting:
         value = waiting.popleft()
-        if id(value) in seen or id(value) in skipped or isinstance(value, (*PLAIN, *OWNERS, Dataset, DataLoader)):
+        if type(value) is RefusingValue or id(value) in seen or id(value) in skipped:
+            continue
+        if isinstance(value, (*PLAIN, *OWNERS)):
             continue
         seen.add(id(value))
-        if type(value) is RefusingValue:
-            continue
         yield value
+        if isinstance(value, (Dataset, DataLoader)):
+            continue
         if isinstance(value, (list, tuple, set, frozenset, deque)):
             waiting += value
         elif isinstance(value, Mapping):

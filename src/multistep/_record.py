@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 from torchmetrics import Metric, MetricCollection
 
 from multistep._describe import FUNCTIONS, OF_EVERY_MODULE, enclosed
@@ -31,18 +32,19 @@ from multistep._origins import (
     is_own,
     is_own_module,
     is_own_object,
+    loaded,
     name_of,
     names_in,
 )
 from multistep._refusals import ENVIRONMENT, OF_THE_TRAINER, REFUSED, SET_STATE, is_of_ones_own, refused_in_c
 from multistep._undo import Place
+from multistep._user_state import UserState
 
 # Code with one of these may read an attribute that it does not name.
 BY_ANY_NAME = {"getattr", "setattr", "vars", "__dict__", "locals", "globals", "eval", "exec", "attrgetter"}
 NOBODY = 2  # references to an object that only a place holds, while they are counted
-MAKING = ("__init__", "__new__", "__init_subclass__", "__class_getitem__")  # a step does not make its modules
-
-
+# Attributes of classes that a step does not use: it does not make its modules.
+MAKING = ("__init__", "__new__", "__init_subclass__", "__class_getitem__", "_abc_impl")
 _Key = tuple[int, str | None]
 
 
@@ -74,7 +76,7 @@ class Recorder:
         watched: nn.Module | None = None,
         shared: Iterable[Any] = (),
     ) -> None:
-        self._copies, self._who, self._on_copies = copies, who, watched is None
+        self._copies, self._who, self._on_copies, self._common = copies, who, watched is None, [*shared]
         self._modules = {} if watched is None else {id(child): path for path, child in watched.named_modules()}
         self.keys = {"training_step", "forward"}
         self.by_any_name = False
@@ -89,7 +91,7 @@ class Recorder:
         self._looked: dict[int, Any] = {}  # values searched for classes; held, so that no other has the same identity
         with suppress(_Refused):
             whose = "shared by the module and its copies" if watched is None else f"that {who} holds"
-            for value in shared:
+            for value in self._common:
                 held = vars(value) if isinstance(value, types.FunctionType) else value
                 self._meet(Place(f"the {type(value).__name__} {whose}", held), needed=True)
             self._shared = set(self._places)
@@ -120,7 +122,7 @@ class Recorder:
             raise CannotFuseError(f"{modes[-1]} intercepts every operation")
         if sys.getprofile() is not None:
             raise CannotFuseError("a Python profiler is active")
-        changed: str | None = None
+        state = UserState([*self._classes, *self._common], self._copies) if self._on_copies else None
         collects = gc.isenabled()
         gc.disable()  # other code may have registered callbacks with it
         try:
@@ -135,19 +137,17 @@ class Recorder:
         finally:
             self._drop_what_is_gone()
             after = {key: self._places[key].described() for key in self._back}
-            for put_back in self._back.values():
+            for put_back in reversed(self._back.values()):  # a place that was met late may have changed before
                 put_back()
             undone = (key for key, value in after.items() if value != self._places[key].described())
             changed = next((self._places[key].label for key in undone), None)
+            changed = (state.put_back() if state is not None else None) or changed
         if self._refusal is not None or changed is not None:
             raise CannotFuseError(self._refusal or f"{self._who} changes {changed}")
         with suppress(_Refused):
             self._settle()
         if self._refusal is not None:
             raise CannotFuseError(self._refusal)
-
-    def _is_named(self, key: str) -> bool:
-        return self.by_any_name or key in self.keys
 
     def _drop_what_is_gone(self) -> None:
         """Drops objects that the update created and that nothing else holds, and then the objects that those held."""
@@ -197,22 +197,34 @@ class Recorder:
                     self._refuse(f"{code.co_name} changes {instruction.argval}, a variable of an enclosing function")
                 if instruction.opname == "STORE_ATTR" and instruction.argval == "data":
                     self._refuse(f"{code.co_name} assigns to .data")
-                if instruction.opname == "IMPORT_NAME" and instruction.argval in sys.modules:
-                    self._meet_names(names, vars(sys.modules[instruction.argval]), instruction.argval)
+                if instruction.opname == "IMPORT_NAME":
+                    found = loaded(instruction.argval, str(frame.f_globals.get("__package__")))
+                    if own and self._on_copies and not found:
+                        self._refuse(f"{code.co_name} imports {instruction.argval}, which is not loaded yet")
+                    for imported in found:
+                        self._meet_names(names, vars(imported), imported.__name__)
         if own:
             values = frame.f_locals
             if code.co_freevars:
                 ids = tuple(id(values[name]) for name in code.co_freevars if name in values)
                 self._enclosed.setdefault(code, set()).add(ids)
             for value in values.values():
-                if id(value) not in self._copies and can_change(value):
+                self._refuse_data(value)
+                changes = id(value) not in self._copies and can_change(value)
+                if changes:
                     self._meet(Place(f"a {type(value).__name__} passed to {code.co_name}", value))
+                if changes or issubclass(type(value), type):
                     self._meet_classes_in([value])
+
+    def _refuse_data(self, value: Any) -> None:
+        if self._on_copies and type(value) is not RefusingValue and isinstance(value, (Dataset, DataLoader)):
+            self._refuse(f"{self._who} uses a dataset or loader")
 
     def _meet_names(self, names: set[str], space: dict[str, Any], module: str, within: tuple[str, ...] = ()) -> None:
         """Records what names refer to in a module, and in the modules that they refer to."""
         for name in sorted(names & space.keys()):
             value = space[name]
+            self._refuse_data(value)
             if not isinstance(value, types.ModuleType):
                 if is_own_module(module) or isinstance(value, PLAIN):
                     self._meet(Place(f"{module}.{name}", space, name))
@@ -238,21 +250,17 @@ class Recorder:
                 self._meet_classes_in(inside.values() if isinstance(inside, dict) else inside, depth - 1)
 
     def _meet_class(self, cls: type) -> None:
-        own = [each for each in cls.__mro__ if is_own(each)]
+        metaclass: type = type(cls)
+        own = [each for each in (*cls.__mro__, *metaclass.__mro__) if is_own(each)]
         functions = [f for each in own for f in vars(each).values() if isinstance(f, types.FunctionType)]
         named = {name for function in functions for name in names_in(function.__code__)}
         for each in own:
             if each not in self._classes:
                 self._classes.add(each)
                 for key, value in list(vars(each).items()):
-                    if (
-                        key not in MAKING
-                        and (isinstance(value, FUNCTIONS) or not is_dunder(key))
-                        and key != "_abc_impl"
-                    ):
-                        self._meet(
-                            Place(f"{name_of(each)}.{key}", each, key), key in named or hasattr(type(value), "__next__")
-                        )
+                    if key not in MAKING and (isinstance(value, FUNCTIONS) or not is_dunder(key)):
+                        needed = key in named or hasattr(type(value), "__next__")
+                        self._meet(Place(f"{name_of(each)}.{key}", each, key), needed)
                         self._meet_classes_in([value])
 
     def _meet(self, place: Place, needed: bool = False) -> None:
@@ -274,12 +282,12 @@ class Recorder:
         """Drops what no code that ran can reach, and adds what that code encloses."""
         self._back.clear()
         for key, place in list(self._places.items()):
-            if isinstance(place.space, type) and not (self._is_named(str(place.key)) or is_dunder(str(place.key))):
+            name = str(place.key)
+            if isinstance(place.space, type) and not (self.by_any_name or name in self.keys or is_dunder(name)):
                 del self._places[key]
             elif key in self._problems:
                 raise CannotFuseError(f"{place.label} cannot be restored after a trial")
-        functions = gc.get_referrers(*self._enclosed) if self._enclosed else []
-        for function in functions:
+        for function in gc.get_referrers(*self._enclosed) if self._enclosed else []:
             if isinstance(function, types.FunctionType):
                 inside = enclosed(function)
                 if inside and tuple(map(id, inside)) in self._enclosed[function.__code__]:

@@ -20,7 +20,8 @@ from multistep._describe import first_difference, is_tensor
 from multistep._errors import CannotFuseError
 from multistep._guards import RefusingValue, guarded, identical, unchanged
 from multistep._optimizers import Closure, copied, is_torchs, plain_step, state_of
-from multistep._reach import in_common, sharing
+from multistep._origins import count_as_own
+from multistep._reach import first_leaf, in_common, sharing
 from multistep._tree import flatten, rebuild
 from multistep._watch import Watch
 
@@ -135,6 +136,8 @@ def perform_on_copies(
 
     Raises a CannotFuseError if they do more than tensor operations.
     """
+    count_as_own(type(module))
+    count_as_own(type(optimizer))
     twin, other, copies = copied(module, optimizer)
     losses: list[Tensor] = []
 
@@ -146,6 +149,8 @@ def perform_on_copies(
         watch = Watch(perform, twin, copies, in_common([twin, other], [module, optimizer]))
     if shared := sharing(watch.places(module), module, _originals(module, optimizer)):
         raise CannotFuseError(f"{shared} shares memory with parameters, buffers or optimizer state")
+    if leaf := first_leaf(watch.places(module), module):
+        raise CannotFuseError(f"{leaf} requires a gradient, and is not a parameter of the module")
     return watch, {"the loss": losses[0], **gradients_of(twin)}
 
 
@@ -232,6 +237,12 @@ def gradients_on_a_copy(
 def names_of(module: nn.Module) -> dict[nn.Parameter, str]:
     """Returns the names of a module's parameters."""
     return {parameter: name for name, parameter in module.named_parameters()}
+
+
+def without_optimizer(module: nn.Module, optimizer: Optimizer) -> str | None:
+    """Returns the name of a parameter that requires a gradient and that the optimizer does not have, or None."""
+    own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    return next((n for n, p in module.named_parameters() if p.requires_grad and id(p) not in own), None)
 
 
 def named_tensors(module: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
