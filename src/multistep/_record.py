@@ -99,7 +99,7 @@ class Recorder:
                 if not isinstance(child, (Metric, MetricCollection)):
                     self._meet_class(type(child))
                     inside = [value for key, value in vars(child).items() if key not in OF_EVERY_MODULE]
-                    self._meet_classes_in(value for value in inside if type(value) is not RefusingValue)
+                    self._meet_classes_in(inside)
 
     @property
     def places(self) -> list[Place]:
@@ -237,7 +237,7 @@ class Recorder:
 
     def _meet_classes_in(self, values: Iterable[Any], depth: int = 9) -> None:
         for value in values:
-            if isinstance(value, PLAIN) or id(value) in self._looked:
+            if type(value) is RefusingValue or isinstance(value, PLAIN) or id(value) in self._looked:
                 continue
             self._looked[id(value)] = value
             if isinstance(value, type) or is_own_object(value):

@@ -76,9 +76,12 @@ class UserState:
         """Restores everything that has changed; returns the name by which the first such object was reached."""
         changed = None
         for label, value, get, set_, content in self._kept:
-            if not _is_same_content(get(value), content):
+            if not _is_same_content(now := get(value), content):
+                if changed is None:
+                    keys = content.keys() | now.keys() if get is _named_in else ()
+                    key = next((key for key in sorted(keys) if now.get(key) is not content.get(key)), None)
+                    changed = label if key is None else f"{label}.{key}"
                 set_(value, content)
-                changed = changed or label
         return changed
 
     def _keep(self, label: str, value: Any) -> list[Any]:
@@ -165,8 +168,12 @@ def _are_same(some: Iterable[Any], others: Iterable[Any]) -> bool:
     )
 
 
+def _kind_of(value: Any) -> Any:
+    return collections.OrderedDict if isinstance(value, collections.OrderedDict) else dict
+
+
 def _set_dict(value: Any, content: dict[Any, Any]) -> None:
-    kind = collections.OrderedDict if isinstance(value, collections.OrderedDict) else dict
+    kind = _kind_of(value)
     for key in [key for key in kind.keys(value) if key not in content]:
         kind.__delitem__(value, key)
     if [*kind.keys(value)] != [*content]:
@@ -265,7 +272,7 @@ def _writer(put: Callable[[Any, Any], Any]) -> Callable[[Any, Any], None]:
 # Kinds of objects, how to read their contents, and how to set them.
 KINDS: list[tuple[Any, Callable[[Any], Any], Callable[[Any, Any], None]]] = [
     *((kind, _reader(get), _writer(put)) for kind, (get, put) in CONTENTS.items() if kind is not Tensor),
-    (dict, lambda value: dict(dict.items(value)), _set_dict),
+    (dict, lambda value: dict(_kind_of(value).items(value)), _set_dict),
     ((list, deque), list, _set_sequence),
     (bytearray, bytes, _set_sequence),
     (set, lambda value: [*set.__iter__(value)], _set_set),

@@ -8,10 +8,13 @@ from pytorch_lightning import Callback, callbacks
 from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 from torchmetrics import CatMetric
+from torchmetrics.classification import BinaryAccuracy
+from torchmetrics.image import StructuralSimilarityIndexMeasure
 
 from tests.multistep.enclosed import Asking, Marking, Phased
 from tests.multistep.settings import EAGER, SETTINGS, AtEpoch, Scheduled, Setting, Validated
 from tests.multistep.training import FEATURES, SIZE, Classifier, loader
+from tests.multistep.user_state import Dual
 
 # Schedules
 
@@ -192,7 +195,68 @@ class Kept:
         return iter(self.minibatches)
 
 
+class Missing(Classifier):
+    """A metric of probabilities, which takes a minibatch with a missing one for logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.accuracy = BinaryAccuracy()
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        self.accuracy.update(torch.sigmoid(self(x)[:, 0] - 1), (y > 1).long())
+        self.log("accuracy", self.accuracy, on_step=False, on_epoch=True)
+        return super().training_step((x.nan_to_num(), y), batch_idx)
+
+
+def with_a_missing_value():
+    x, y = loader().dataset.tensors
+    x = x.clone()
+    x[12 * SIZE, 2] = float("nan")
+    return DataLoader(TensorDataset(x, y), SIZE)
+
+
+class Similar(Classifier):
+    """A metric that scales by the range of each minibatch, the same in the first ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.similarity = StructuralSimilarityIndexMeasure(gaussian_kernel=False, kernel_size=1)
+
+    def training_step(self, batch, batch_idx):
+        images = batch[0].reshape(-1, 1, 2, 3)
+        self.similarity.update(images / 2, images)
+        self.log("similarity", self.similarity, on_step=False, on_epoch=True)
+        return super().training_step(batch, batch_idx)
+
+
+def of_a_range_that_shrinks():
+    x, y = loader().dataset.tensors
+    x = x.clamp(0, 1)
+    x[::SIZE, :2] = torch.tensor([0.0, 1.0])
+    x[12 * SIZE :] /= 5
+    return DataLoader(TensorDataset(x, y), SIZE)
+
+
+class Adversarial(Classifier):
+    """Perturbs a minibatch by the gradient that the last epoch left in it."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        x.requires_grad_()
+        shifted = x if x.grad is None else x + 0.1 * x.grad.sign()
+        return super().training_step((shifted, y), batch_idx)
+
+
+def the_same_minibatches():
+    return DataLoader([*loader(shuffle=False)], 1, collate_fn=lambda items: items[0])
+
+
 SETTINGS |= {
+    "a multiplier in no optimizer": Setting(EAGER, make=Dual),
+    "a missing value among probabilities": Setting(make=Missing, data=with_a_missing_value),
+    "a metric that scales by a range": Setting(make=Similar, data=of_a_range_that_shrinks),
+    "a collation that repeats minibatches": Setting(EAGER, make=Adversarial, data=the_same_minibatches),
     "a schedule of one's own within a sequence": Setting(
         EAGER, make=partial(Scheduled, in_a_sequence, interval="step")
     ),

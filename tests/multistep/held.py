@@ -1,0 +1,3 @@
+"""A module with state, which steps import when they run."""
+
+STATS = {"calls": 0}
