@@ -1,6 +1,7 @@
 """Defines Optuna's objective: trains the run of a trial and returns its final metric."""
 
 import math
+import threading
 
 from optuna import Trial, TrialPruned
 from optuna.trial import FrozenTrial, TrialState
@@ -32,6 +33,7 @@ class Objective:
     def __init__(self, pool: Pool, trials: Trials) -> None:
         self._pool = pool
         self._trials = trials
+        self._lock = threading.Lock()  # a trial is compared with others when it has all its values
 
     def __call__(self, trial: Trial) -> float:
         """Returns the metric at the end of training; the worst value if the loss diverged.
@@ -41,13 +43,14 @@ class Objective:
             Failed: the run failed, or the trial is one too many or repeats one that has not ended.
         """
         try:
-            for axis in self._trials.axes:
-                axis.suggest(trial)
-            now = _stored(trial)
-            earlier = [one for one in self._trials.all if one.number < trial.number]
-            if len(earlier) >= self._trials.goal.trials:  # meanwhile another call has begun the last one
+            with self._lock:
+                for axis in self._trials.axes:
+                    axis.suggest(trial)
+                now = _stored(trial)
+                others = [one for one in self._trials.all if one.number != trial.number]
+            if sum(one.number < trial.number for one in others) >= self._trials.goal.trials:  # of several calls
                 raise _not_counted(trial, "one too many")
-            same = [one for one in earlier if one.params == now.params and one.state != TrialState.FAIL]
+            same = [one for one in others if one.params == now.params and one.state != TrialState.FAIL]
             return _repeated(trial, same[0]) if same else self._trained(trial, self._run(now))
         except (TrialPruned, Failed):
             raise
