@@ -139,6 +139,8 @@ class Capture:
         if type(value) is RefusingValue:
             value = vars(value).get("of", value)
         options = {key: option for key, option in bound.items() if key not in ("self", "name", "value")}
+        if tensor := next((key for key, option in options.items() if isinstance(option, Tensor)), None):
+            raise CannotFuseError(f"the option {tensor} of the value logged as {name} is a tensor")
         if isinstance(value, Metric):
             if id(value) not in self._metrics:
                 raise CannotFuseError(f"the metric logged as {name} is not a submodule")

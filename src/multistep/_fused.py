@@ -54,6 +54,8 @@ class FusedEngine:
         say: prints a line for the user.
     """
 
+    draws = False  # whether a step draws random numbers
+
     def __init__(
         self,
         module: LightningModule,
@@ -70,7 +72,6 @@ class FusedEngine:
             raise CannotFuseError("detect_anomaly checks every operation")
         self._module, self._optimizer, self._rule, self._averages = module, optimizer, rule, averages
         self._batch, self._context, self._say = batch, context, say
-        self.draws = False  # whether a step draws random numbers
         try:
             tensors, self.layout = flatten(batch)
         except TypeError as error:
@@ -132,9 +133,8 @@ class FusedEngine:
     def changed(self) -> bool:
         """Returns whether anything that the compiled code depends on has changed since it was compiled."""
         with explained("described"):
-            if self._update.has_other_parts() or self._watch.has_changed(self._module, self._description[0]):
-                return True
-            return [self._update.description(), surroundings()] != [*self._description[1::2]]
+            changed = self._update.has_other_parts() or self._watch.has_changed(self._module, self._description[0])
+            return changed or [self._update.description(), surroundings()] != [*self._description[1::2]]
 
     def places(self) -> list[Place]:
         """Returns the places of everything that an update depends on."""

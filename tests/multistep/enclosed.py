@@ -251,6 +251,31 @@ def logs_a_penalty_of_what_no_optimizer_holds(self, batch):
     return loss_of(self, batch)
 
 
+@step(FUSED, late)
+def adds_roots_of_differences_that_vanish_late(self, batch):
+    x = batch[0]
+    other = torch.where(self.updates < 20, x * (1 + torch.sigmoid(x)), x)
+    rest = torch.sqrt(other.square() - x.square() + 0 * self.updates)
+    side = torch.sign(x[:, 0] * other[:, 1] - x[:, 1] * other[:, 0])
+    return loss_of(self, (x + 0.1 * rest.detach(), batch[1])) + after_some(self, side.mean())
+
+
+@step(FUSED)
+def logs_quotients_rounded_down(self, batch):
+    grid = (batch[0] * 10).round() * 0.1
+    divisors = torch.full_like(grid, 0.1)
+    for name, found in {
+        "operator": grid // 0.1,
+        "tensors": torch.floor_divide(grid, divisors),
+        "mode": torch.div(grid, -divisors, rounding_mode="floor"),
+        "double": grid.double() // 0.1,
+        "whole": (batch[1] - 2) // 0.3,
+        "by zero": (1 + grid.abs()) // 0.0,
+    }.items():
+        self.log(name, found.double().mean())
+    return loss_of(self, batch)
+
+
 @step(FUSED)
 def logs_remainders_of_large_numbers(self, batch):
     large = 1e3 * (1e3 + batch[0].abs())

@@ -26,8 +26,8 @@ from multistep.compiled.program import Call, Plan
 from multistep.compiled.recorder import Recording, record, recorded_kernels
 
 OPTIONS: dict[str, Any] = {
-    # Multiplies and adds in one instruction, which is more accurate because it rounds once.
-    "cpp.enable_floating_point_contract_flag": "fast",
+    # One instruction that multiplies and adds would leave a rounding error where a * b - c * d is 0 in plain PyTorch.
+    "cpp.enable_floating_point_contract_flag": "off",
     "realize_opcount_threshold": 4,  # computes a unit's values (batch norm's divisions and roots) once, not per example
     "fallback_random": True,  # see `_record`
     "fx_graph_cache": False,  # it would cache code that records nothing
@@ -69,13 +69,30 @@ def fast_tanh(x: Tensor) -> Tensor:
 
 def remainder(x: Any, y: Any) -> Any:
     """Returns the remainder with the sign of y; inductor's x - floor(x / y) * y may reach y if x is large."""
-    if not any(isinstance(each, Tensor) and each.is_floating_point() for each in (x, y)):
+    if not torch.result_type(x, y).is_floating_point:
         return NotImplemented
-    x, y = (
-        each if isinstance(each, Tensor) else torch.tensor(each, dtype=other.dtype) for each, other in ((x, y), (y, x))
-    )
+    x, y = _as_floats(x, y)
     value = torch.fmod(x, y)
     return torch.where((value != 0) & ((value < 0) != (y < 0)), value + y, value)
+
+
+def floor_divide(x: Any, y: Any, *, rounding_mode: str | None = "floor") -> Any:
+    """Returns the quotient rounded down as torch does, so that 1.0 // 0.1 is 9; inductor's floor(x / y) is 10."""
+    if rounding_mode != "floor" or not torch.result_type(x, y).is_floating_point:
+        return NotImplemented
+    x, y = _as_floats(x, y)
+    rest, plain = torch.fmod(x, y), x / y
+    quotient = (x - rest) / y
+    quotient = torch.where((rest != 0) & ((rest < 0) != (y < 0)), quotient - 1, quotient)
+    floor = torch.floor(quotient)
+    floor = torch.where(quotient - floor > 0.5, floor + 1, floor)
+    floor = torch.where(quotient == 0, torch.copysign(torch.zeros_like(plain), plain), floor)
+    return torch.where(y == 0, plain, floor)
+
+
+def _as_floats(*values: Any) -> list[Tensor]:
+    kind = torch.result_type(*values)
+    return [each.to(kind) if isinstance(each, Tensor) else torch.tensor(each, dtype=kind) for each in values]
 
 
 def add_product(x: Tensor, y: Any, *, alpha: Any = 1) -> Tensor:
@@ -177,6 +194,10 @@ def _record(update: Callable[..., None], inputs: list[Tensor]) -> Recording:
     table[torch.ops.aten.bernoulli.p] = lambda like, p, generator=None: torch.ops.multistep.bernoulli(like, p)
     for overload in ("Tensor", "Scalar", "Scalar_Tensor"):
         table[getattr(torch.ops.aten.remainder, overload)] = remainder
+    for op in (torch.ops.aten.div.Tensor_mode, torch.ops.aten.div.Scalar_mode):
+        table[op] = floor_divide
+    for op in (torch.ops.aten.floor_divide.default, torch.ops.aten.floor_divide.Scalar):
+        table[op] = floor_divide
     table[torch.ops.aten.add.Tensor] = add_product
     table[torch.ops.aten.sub.Tensor] = subtract_product
     with torch.no_grad(), recorded_kernels(), _mended():
