@@ -185,21 +185,7 @@ def _record(update: Callable[..., None], inputs: list[Tensor]) -> Recording:
         update(*tensors)
         return ()
 
-    # Operators that draw random numbers are called unchanged, so that they draw the same as without compiling.
-    random = torch.Tag.nondeterministic_seeded
-    table = {op: formula for op, formula in select_decomp_table().items() if random not in getattr(op, "tags", ())}
-    for op in CHECKED_BY_TORCH:
-        table.pop(op, None)
-    table[torch.ops.aten.tanh.default] = fast_tanh
-    table[torch.ops.aten.bernoulli.p] = lambda like, p, generator=None: torch.ops.multistep.bernoulli(like, p)
-    for overload in ("Tensor", "Scalar", "Scalar_Tensor"):
-        table[getattr(torch.ops.aten.remainder, overload)] = remainder
-    for op in (torch.ops.aten.div.Tensor_mode, torch.ops.aten.div.Scalar_mode):
-        table[op] = floor_divide
-    for op in (torch.ops.aten.floor_divide.default, torch.ops.aten.floor_divide.Scalar):
-        table[op] = floor_divide
-    table[torch.ops.aten.add.Tensor] = add_product
-    table[torch.ops.aten.sub.Tensor] = subtract_product
+    table = _decompositions()
     with torch.no_grad(), recorded_kernels(), _mended():
         enabled = torch._C._get_mkldnn_enabled()
         torch._C._set_mkldnn_enabled(False)  # its recurrent layers keep memory of unknown size
@@ -214,6 +200,25 @@ def _record(update: Callable[..., None], inputs: list[Tensor]) -> Recording:
         inputs = inputs + lifted_constants(graph)
         compile_fx(graph, inputs, inner_compile=note, decompositions=table)
         return record(compiled.current_callable, inputs, list((compiled.constants or {}).values()), count)
+
+
+def _decompositions() -> dict[Any, Callable[..., Any]]:
+    """Returns the formulas of operators that the compiler writes kernels for: torch's own, except some."""
+    # Operators that draw random numbers are called unchanged, so that they draw the same as without compiling.
+    random = torch.Tag.nondeterministic_seeded
+    table = {op: formula for op, formula in select_decomp_table().items() if random not in getattr(op, "tags", ())}
+    for op in CHECKED_BY_TORCH:
+        table.pop(op, None)
+    table[torch.ops.aten.tanh.default] = fast_tanh
+    table[torch.ops.aten.bernoulli.p] = lambda like, p, generator=None: torch.ops.multistep.bernoulli(like, p)
+    for overload in ("Tensor", "Scalar", "Scalar_Tensor"):
+        table[getattr(torch.ops.aten.remainder, overload)] = remainder
+    aten = torch.ops.aten
+    for op in (aten.div.Tensor_mode, aten.div.Scalar_mode, aten.floor_divide.default, aten.floor_divide.Scalar):
+        table[op] = floor_divide
+    table[torch.ops.aten.add.Tensor] = add_product
+    table[torch.ops.aten.sub.Tensor] = subtract_product
+    return table
 
 
 @contextmanager
