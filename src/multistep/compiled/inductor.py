@@ -1,7 +1,6 @@
 """Compiles an update: traces it to a graph, has inductor write its kernels and `codegen` its loop, and builds both."""
 
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._inductor.decomposition import select_decomp_table
 from torch._inductor.exc import CppCompileError
-from torch._inductor.fx_passes import joint_graph
+from torch._inductor.fx_passes import joint_graph, post_grad
 from torch._inductor.pattern_matcher import ReplacementPatternEntry
 from torch._inductor.scheduler import SchedulerNode
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -230,7 +229,6 @@ def _mended() -> Iterator[None]:
     no update has, takes 0.3 s and fails for an update that reads `x[torch.randperm(n)]`; it is skipped.
     """
     original = SchedulerNode.recompute_size_and_body, joint_graph.lazy_init
-    known = [(each, each.patterns) for each in joint_graph.pass_patterns]
 
     def recompute(self: SchedulerNode, *args: Any, **kwargs: Any) -> None:
         original[0](self, *args, **kwargs)
@@ -238,15 +236,27 @@ def _mended() -> Iterator[None]:
 
     SchedulerNode.recompute_size_and_body = recompute  # type: ignore[method-assign]
     joint_graph.lazy_init = lambda *_: None
-    for each, patterns in known:  # an earlier compilation may have added some
-        others = {k: [e for e in v if not isinstance(e, ReplacementPatternEntry)] for k, v in patterns.items()}
-        each.patterns = defaultdict(list, others)
+    # An earlier compilation by others may have registered them.
+    lists = [
+        found for each in (*joint_graph.pass_patterns, *post_grad.pass_patterns) for found in each.patterns.values()
+    ]
+    before = [(found, [*found]) for found in lists if any(map(_is_left_out, found))]
+    for found, entries in before:
+        found[:] = [entry for entry in entries if not _is_left_out(entry)]
     try:
         yield
     finally:
         SchedulerNode.recompute_size_and_body, joint_graph.lazy_init = original  # type: ignore[method-assign]
-        for each, patterns in known:
-            each.patterns = patterns
+        for found, entries in before:
+            found[:] = entries
+
+
+def _is_left_out(entry: Any) -> bool:
+    """Returns whether a pattern is one that `joint_graph.lazy_init` registers; others are those of `post_grad`."""
+    if not isinstance(entry, ReplacementPatternEntry):
+        return False
+    used = [cell.cell_contents for cell in getattr(entry.extra_check, "__closure__", None) or ()]
+    return not any(getattr(each, "__module__", None) == post_grad.__name__ for each in used)
 
 
 class _CheckedClasses(TorchFunctionMode):
