@@ -145,6 +145,8 @@ class Capture:
             if id(value) not in self._metrics:
                 raise CannotFuseError(f"the metric logged as {name} is not a submodule")
             value = self._metrics[id(value)]
+            if not any(value == call.path or value.startswith(f"{call.path}.") for call in self.calls):
+                raise CannotFuseError(f"training_step logs the metric {value} before it updates it")
         elif isinstance(value, Tensor):
             if value.numel() != 1:
                 raise CannotFuseError(f"the value logged as {name} is not a single number")
@@ -162,6 +164,8 @@ class Capture:
                     f"an argument of the metric {path} cannot be returned from compiled code"
                 ) from error
             number = len(self.calls)
+            if any(path == call.path for call in self.calls):
+                raise CannotFuseError(f"training_step updates the metric {path} more than once")
             self.calls.append(MetricCall(path, method, layout, [tensor.detach() for tensor in tensors]))
             if method == "update":
                 return None

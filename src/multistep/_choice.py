@@ -171,8 +171,7 @@ class Choice:
         self._read_data(engine)
         self._has_state = any(optimizer.state.values())
         self.longest = longest_chunk(engine.layout, engine.captured.tensors())
-        self.last_batch, self._checked_at = batch, trainer.global_step
-        self._first_batch = copy.deepcopy(batch)
+        self.last_batch, self._first_batch, self._checked_at = batch, copy.deepcopy(batch), trainer.global_step
         self._hooked = bool(others) or has_hooks(module)
         self._moment = self._now()
         return engine
@@ -231,8 +230,8 @@ class Choice:
 
     def _is_outdated(self) -> bool:
         """Returns whether the compiled update is no longer the one to perform."""
-        assert self.engine is not None
         rule, averages = Rule.of(self._trainer), averages_of(self._trainer)
+        assert self.engine is not None
         assert self.schedules is not None
         if self._precision is not self._trainer.precision_plugin or not self.schedules.are_those_of(self._trainer):
             return True
@@ -295,5 +294,7 @@ def _refuse_what_cannot_be_fused(trainer: Any) -> None:
     if (average := own_formula(trainer)) is not None:
         raise CannotFuseError(f"the callback {average} averages weights with its own formula or timing")
     for config in trainer.lr_scheduler_configs:
+        if reads_gradients(config.scheduler, trainer.lightning_module):
+            raise CannotFuseError(f"the schedule {type(config.scheduler).__name__} reads gradients")
         if changes_more_than_the_learning_rate(config.scheduler):
             raise CannotFuseError(f"the schedule {type(config.scheduler).__name__} also changes the momentum")

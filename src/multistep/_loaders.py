@@ -105,9 +105,9 @@ def _parts_of(loader: Any) -> Sequence[Any]:
 def may_draw(fetcher: Any) -> bool:
     """Returns whether fetching a minibatch, except an epoch's first, may draw from torch's default generator."""
     loader, _ = only_loader(fetcher)
-    if isinstance(loader, (list, tuple)):
+    if type(loader) in (list, tuple):
         return False
-    if not isinstance(loader, DataLoader):
+    if type(loader) is not DataLoader:  # a subclass may draw while it iterates
         return True
     draws_not = type(loader.dataset) is TensorDataset and loader.collate_fn is default_collate
     return not (loader.num_workers > 0 or draws_not) or not orders_at_once(loader)

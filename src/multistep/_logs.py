@@ -7,15 +7,17 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import MetricCollection
 from torchmetrics.utilities import dim_zero_cat, dim_zero_sum
 
 from multistep._capture import BatchValue, Captured, Logged, MetricCall
+from multistep._describe import OF_EVERY_MODULE
 from multistep._errors import CannotFuseError, EngineMismatchError
-from multistep._guards import identical
+from multistep._guards import guarded, identical
 from multistep._optimizers import leaving_graphs
-from multistep._reach import reaches_the_training
+from multistep._reach import in_common, reaches_the_training
 from multistep._tree import rebuild
+from multistep._user_state import user_state_kept
 
 ADDITIVE = tuple(f"torchmetrics.{kind}" for kind in ("aggregation", "classification", "regression"))
 SUMS = (dim_zero_sum, dim_zero_cat)  # reductions that may allow many minibatches to be given as one
@@ -99,18 +101,20 @@ class Replay:
             if isinstance(log.value, Tensor):
                 next(rest)
         state = [*self._module.parameters(), *self._module.buffers()]
-        others = [each for each in self._module.modules() if not isinstance(each, (Metric, MetricCollection))]
         for call in self._captured.calls:
             metric: Any = self._module.get_submodule(call.path)
             tensors = [next(rest)[0].clone() for _ in call.tensors]
             args, kwargs = self._arguments(call, given := [tensor.clone() for tensor in tensors])
             inside = [value for part in metric.modules() for key, value in vars(part).items() if key != "_modules"]
-            if reaches_the_training(inside, others, state):
+            parts = {*map(id, metric.modules())}
+            others = [each for each in self._module.modules() if id(each) not in parts]
+            held = [value for each in others for key, value in vars(each).items() if key not in OF_EVERY_MODULE]
+            if reaches_the_training(inside, others, state) or in_common(inside, held):
                 raise CannotFuseError(f"the metric {call.path} can access the module or the trainer")
             before = torch.get_rng_state()
-            copy.deepcopy(metric, leaving_graphs(metric)).update(*args, **kwargs)
-            drew = not torch.equal(before, torch.get_rng_state())
-            torch.set_rng_state(before)
+            with guarded(before), user_state_kept([]):
+                copy.deepcopy(metric, leaving_graphs(metric)).update(*args, **kwargs)
+                drew = not torch.equal(before, torch.get_rng_state())
             if drew:
                 raise CannotFuseError(f"the metric {call.path} draws random numbers")
             imputes = any(isinstance(getattr(part, "nan_strategy", None), float) for part in metric.modules())

@@ -137,6 +137,16 @@ def name_of(value: Any) -> str:
     return f"{value.__module__}.{value.__qualname__}"
 
 
+def contents_of(value: Any) -> list[Any]:
+    """Returns what a built-in container holds, or one derived from it, without running a user's code."""
+    if isinstance(value, dict):
+        return [*dict.values(value)]
+    for kind in (list, tuple, set, frozenset, collections.deque):
+        if isinstance(value, kind):
+            return [*kind.__iter__(value)]  # type: ignore[arg-type]
+    return []
+
+
 def can_change(value: Any) -> bool:
     """Returns whether a function may change a value's contents: a container, an array, or a user's object."""
     if type(value) is RefusingValue:

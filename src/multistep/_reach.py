@@ -5,7 +5,7 @@ import functools
 import types
 import weakref
 from collections import deque
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from multistep._describe import OF_TORCH, cached_in, enclosed, slots_of
 from multistep._guards import RefusingValue
-from multistep._origins import FEW, PLAIN, can_change, is_foreign, is_own, is_own_module, names_in
+from multistep._origins import FEW, PLAIN, can_change, contents_of, is_foreign, is_own, is_own_module, names_in
 from multistep._tree import address_of
 from multistep._undo import Place
 
@@ -32,6 +32,7 @@ UNCHANGING = (*OF_TORCH, *HOLDING, Trainer, Dataset, DataLoader)
 MAKING = ("__init__", "__new__", "__init_subclass__", "setup", "prepare_data")  # run before training
 # The attribute, and the functions of torch and Lightning, that read gradients.
 GRADIENTS = {"grad", "grad_norm", "clip_grad_norm_", "clip_grad_value_", "get_total_norm"}
+CALLED = {"train_dataloader", "step", "get_lr", "lr_lambdas"}  # besides hooks: of modules, and of schedules
 BEFORE_TRAINING = {"on_fit_start", "on_train_start", "on_sanity_check_start", "on_sanity_check_end"}
 
 
@@ -123,11 +124,8 @@ def held_in(values: Iterable[Any], skipped: Container[int] = ()) -> Iterator[Any
         yield value
         if isinstance(value, (Dataset, DataLoader)):
             continue
-        if isinstance(value, (list, tuple, set, frozenset, deque)):
-            waiting += value
-        elif isinstance(value, Mapping):
-            waiting += value.values()
-        elif isinstance(value, FunctionType):
+        waiting += contents_of(value)
+        if isinstance(value, FunctionType):
             waiting += [*enclosed(value), value.__defaults__, value.__kwdefaults__]
         elif isinstance(value, (MethodType, BuiltinFunctionType)):
             waiting.append(value.__self__)
@@ -191,14 +189,14 @@ def _held_by(value: Any) -> Iterable[Any]:
         return [value()]
     if isinstance(value, partial):
         return [value.func, *value.args, *value.keywords.values()]
-    if isinstance(value, (list, tuple, set, dict, deque)):
-        return (value.values() if isinstance(value, dict) else value) if len(value) < FEW else []
+    if type(value) in (list, tuple, set, dict, deque):
+        return contents_of(value) if len(value) < FEW else []
     if isinstance(value, OWNERS):
         return []
     # A data module has a trainer; its code shows whether it reads it.
     attributes = {} if isinstance(value, LightningDataModule) else getattr(value, "__dict__", {})
     slots = {} if isinstance(value, LightningDataModule) else slots_of(value)
-    return [*attributes.values(), *slots.values(), *_of_class(type(value))]
+    return [*attributes.values(), *slots.values(), *_of_class(type(value)), *contents_of(value)[:FEW]]
 
 
 def _named_in(owner: Any, names: Iterable[str]) -> list[Any]:
@@ -225,13 +223,13 @@ def has_hooks(module: LightningModule) -> bool:
 
 
 def reads_gradients(instance: Any, module: LightningModule) -> bool:
-    """Returns whether the hooks of a callback or module, or the code that they call, name the gradients of parameters.
+    """Returns whether what training calls of an object, or the code that this calls, names gradients of parameters.
 
     Args:
-        instance: the callback or module.
+        instance: the callback, module or schedule.
         module: the module that is trained, whose methods a callback may call.
     """
-    hooks = {name for name in dir(instance) if name.startswith("on_")} - BEFORE_TRAINING
+    hooks = {name for name in dir(instance) if name.startswith("on_")} - BEFORE_TRAINING | CALLED
     waiting: list[Any] = [value for name in sorted(hooks) for value in _of_name(name, instance)]
     seen: set[int] = set()
     while waiting:

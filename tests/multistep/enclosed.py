@@ -270,6 +270,8 @@ def logs_quotients_rounded_down(self, batch):
         "mode": torch.div(grid, -divisors, rounding_mode="floor"),
         "double": grid.double() // 0.1,
         "whole": (batch[1] - 2) // 0.3,
+        "of integers": (batch[1] - 2) // 2,
+        "of tensors of integers": torch.floor_divide(batch[1], torch.full_like(batch[1], 2)),
         "by zero": (1 + grid.abs()) // 0.0,
     }.items():
         self.log(name, found.double().mean())

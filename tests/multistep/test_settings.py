@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.multistep import around  # noqa: F401  # which adds to SETTINGS
+from tests.multistep import around, deceiving  # noqa: F401  # which add to SETTINGS
 from tests.multistep.settings import EAGER, FUSED, LIGHTNING, SETTINGS, Rows
 from tests.multistep.training import assert_same, train
 

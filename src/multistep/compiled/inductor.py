@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def remainder(x: Any, y: Any) -> Any:
     return torch.where((value != 0) & ((value < 0) != (y < 0)), value + y, value)
 
 
-def floor_divide(x: Any, y: Any, *, rounding_mode: str | None = "floor") -> Any:
+def divide(x: Any, y: Any, *, rounding_mode: str | None) -> Any:
     """Returns the quotient rounded down as torch does, so that 1.0 // 0.1 is 9; inductor's floor(x / y) is 10."""
     if rounding_mode != "floor" or not torch.result_type(x, y).is_floating_point:
         return NotImplemented
@@ -212,9 +213,10 @@ def _decompositions() -> dict[Any, Callable[..., Any]]:
     table[torch.ops.aten.bernoulli.p] = lambda like, p, generator=None: torch.ops.multistep.bernoulli(like, p)
     for overload in ("Tensor", "Scalar", "Scalar_Tensor"):
         table[getattr(torch.ops.aten.remainder, overload)] = remainder
-    aten = torch.ops.aten
-    for op in (aten.div.Tensor_mode, aten.div.Scalar_mode, aten.floor_divide.default, aten.floor_divide.Scalar):
-        table[op] = floor_divide
+    for op in (torch.ops.aten.div.Tensor_mode, torch.ops.aten.div.Scalar_mode):
+        table[op] = divide
+    for op in (torch.ops.aten.floor_divide.default, torch.ops.aten.floor_divide.Scalar):
+        table[op] = partial(torch.div, rounding_mode="floor")
     table[torch.ops.aten.add.Tensor] = add_product
     table[torch.ops.aten.sub.Tensor] = subtract_product
     return table
