@@ -11,11 +11,10 @@ from torchmetrics import MetricCollection
 from torchmetrics.utilities import dim_zero_cat, dim_zero_sum
 
 from multistep._capture import BatchValue, Captured, Logged, MetricCall
-from multistep._describe import OF_EVERY_MODULE
 from multistep._errors import CannotFuseError, EngineMismatchError
 from multistep._guards import guarded, identical
 from multistep._optimizers import leaving_graphs
-from multistep._reach import in_common, reaches_the_training
+from multistep._reach import reaches_the_training
 from multistep._tree import rebuild
 from multistep._user_state import user_state_kept
 
@@ -108,8 +107,7 @@ class Replay:
             inside = [value for part in metric.modules() for key, value in vars(part).items() if key != "_modules"]
             parts = {*map(id, metric.modules())}
             others = [each for each in self._module.modules() if id(each) not in parts]
-            held = [value for each in others for key, value in vars(each).items() if key not in OF_EVERY_MODULE]
-            if reaches_the_training(inside, others, state) or in_common(inside, held):
+            if reaches_the_training(inside, others, state):
                 raise CannotFuseError(f"the metric {call.path} can access the module or the trainer")
             before = torch.get_rng_state()
             with guarded(before), user_state_kept([]):
