@@ -97,7 +97,7 @@ class UserState:
             return [*inner, *kind.__subclasses__(value)]
         if kind not in WITHOUT_ATTRIBUTES:
             inner += [each for each in [_attributes(value)] if each is not None]
-            if slots := slots_of(value):
+            if _has_slots(kind) and (slots := slots_of(value)):
                 self._kept.append(_Kept(label, value, slots_of, _set_slots, slots))
         return inner
 
@@ -117,6 +117,11 @@ def user_state_kept(roots: Iterable[Any]) -> Iterator[None]:
 @functools.cache
 def _keepers_of(kind: type) -> list[tuple[Callable[[Any], Any], Callable[[Any, Any], None]]]:
     return [(get, put) for one, get, put in KINDS if issubclass(kind, one)]
+
+
+@functools.cache
+def _has_slots(kind: type) -> bool:
+    return any("__slots__" in vars(each) for each in kind.__mro__)
 
 
 @functools.cache
