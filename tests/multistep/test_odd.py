@@ -63,6 +63,17 @@ def test_what_cannot_be_compiled_has_the_bits_of_ordinary_training_and_one_line_
     assert found.multistep.reason
     assert "\n" not in found.multistep.reason
     assert_same(found, run(name, None), exactly=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [  # one of each kind of refusal; all are slow
+        pytest.param(name, marks=[] if name in ("PythonsRandom", "counts_and_hands_over") else pytest.mark.slow)
+        for name, (_, engine) in ODD.items()
+        if engine == EAGER
+    ],
+)
+def test_what_cannot_be_compiled_is_refused_in_one_line_where_fused_is_asked_for(name):
     with pytest.raises(EngineUnavailableError, match=r"^engine fused: .*; use auto or eager$"):
         run(name, FUSED)
 
