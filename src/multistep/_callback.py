@@ -16,7 +16,7 @@ from multistep._guards import guarded
 from multistep._optimizers import copied
 from multistep._releases import unknown_release
 from multistep._signals import deferring_signals
-from multistep._step import Rule, perform_on_copies, perform_step
+from multistep._step import Rule, perform_on_copies, perform_step, state_of_users
 from multistep._tree import flatten
 
 EngineName = Literal["auto", "fused", "eager", "lightning"]
@@ -194,8 +194,10 @@ class MultiStep(Callback):
         if len(numbers) > 1:
             with suppress(Exception):
                 context = trainer.precision_plugin.train_step_context
-                watch, _ = perform_on_copies(module, trainer.optimizers[0], Rule(), batch, context, 1)
-                twin, _, _ = copied(module, trainer.optimizers[0])
+                optimizer = trainer.optimizers[0]
+                state = state_of_users(module, optimizer)
+                watch, _ = perform_on_copies(module, optimizer, Rule(), batch, context, 1, state)
+                twin, _, _ = copied(module, optimizer)
 
                 def trial(_: int) -> None:
                     with guarded(), context():

@@ -6,22 +6,23 @@ from typing import Any
 
 import torch
 from pytorch_lightning.callbacks import StochasticWeightAveraging
-from pytorch_lightning.profilers import PyTorchProfiler
 from torch import Tensor
 
-from multistep._averaging import averages_of, own_formula
+from multistep._averaging import averages_of
 from multistep._calls import is_others
 from multistep._check import are_close
 from multistep._errors import CannotFuseError, EngineMismatchError
 from multistep._fused import FusedEngine
+from multistep._fusible import refuse_what_cannot_be_fused
+from multistep._late_metrics import LateMetrics
 from multistep._loaders import data_of, loaders_of, may_repeat, refused_data
 from multistep._logs import Replay
 from multistep._minibatches import Source, longest_chunk
 from multistep._own_schedules import OwnSchedules
 from multistep._reach import has_hooks, reads_gradients, shared_places
-from multistep._schedules import changes_more_than_the_learning_rate
 from multistep._signals import deferring_signals
-from multistep._step import Rule, perform_on_copies, without_optimizer
+from multistep._step import Rule, perform_on_copies, state_of_users, without_optimizer
+from multistep._user_state import UserState
 
 CHECKED_EVERY = 10_000  # updates between comparisons of compiled code with the module's own step
 FEW = 50  # updates; fewer take less time than estimating the cost of compiling
@@ -102,7 +103,8 @@ class Choice:
         with suppress(Exception):  # the same exception is reported at compilation
             context, random_state = trainer.precision_plugin.train_step_context, torch.get_rng_state()
             module, optimizer = trainer.lightning_module, trainer.optimizers[0]
-            return perform_on_copies(module, optimizer, Rule.of(trainer), batch, context, 1, random_state)[1]
+            state = state_of_users(module, optimizer)
+            return perform_on_copies(module, optimizer, Rule.of(trainer), batch, context, 1, state, random_state)[1]
         return None
 
     def compare_first(self, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -139,7 +141,7 @@ class Choice:
     def _compiled(self, batch: Any, wanted: str) -> FusedEngine | None:
         trainer: Any = self._trainer
         module, optimizer = trainer.lightning_module, trainer.optimizers[0]
-        _refuse_what_cannot_be_fused(trainer)
+        refuse_what_cannot_be_fused(trainer)
         swa = any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks)
         others = [callback for callback in trainer.callbacks if callback is not self._owner and is_others(callback)]
         # After averaging weights, Lightning's epoch of batch statistics begins with the gradients that are left.
@@ -164,9 +166,7 @@ class Choice:
                 return None
         engine.compile(self._owner.candidates(trainer, batch))
         self._owner.note_threads()
-        self.replay = Replay(module, engine.captured)
-        self.replay.update_copies(engine.trial_outputs())
-        self.schedules = OwnSchedules(trainer, engine)
+        self._try_what_runs_at_other_times(engine)
         self._precision = trainer.precision_plugin
         self._read_data(engine)
         self._has_state = any(optimizer.state.values())
@@ -176,11 +176,27 @@ class Choice:
         self._moment = self._now()
         return engine
 
+    def _try_what_runs_at_other_times(self, engine: FusedEngine) -> None:
+        """Tries the schedules, which run before the updates of a chunk, and the metrics, which run after them."""
+        trainer: Any = self._trainer
+        module, optimizer, data = trainer.lightning_module, trainer.optimizers[0], data_of(trainer)
+        schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
+        roots = {"module": module, "optimizer": optimizer, "schedules": schedules, "data": data}
+        needed = bool(engine.captured.calls or schedules)
+        state = UserState({f"what the {name} holds": root for name, root in roots.items()} if needed else {}, (), True)
+        self.schedules = own = OwnSchedules(trainer, engine, state)
+        outputs = engine.trial_outputs()
+        metrics = LateMetrics(
+            module, engine.captured, outputs, state, data, lambda key: engine.watch.has(key) or own.may_read(key)
+        )
+        own.later = metrics.places
+        self.replay = Replay(module, engine.captured, metrics)
+
     def _read_data(self, engine: FusedEngine) -> None:
         """Records the present loaders, and makes a source that watches what they share with an update."""
         assert self.schedules is not None
         self._loaders = loaders_of(self._trainer)
-        read = [*engine.places(), *self.schedules.places]
+        read = [*engine.watch.places(self._trainer.lightning_module), *self.schedules.places, *self.schedules.later]
         self.source = Source(self._trainer, shared_places(data_of(self._trainer), read))
 
     def _are_few(self) -> bool:
@@ -281,20 +297,3 @@ class Choice:
         line = (str(error).splitlines() or [""])[0]
         self.engine, self.decided = None, True
         self._owner.tell("eager", f"after {self._trainer.global_step:,} updates: {type(error).__name__}: {line}")
-
-
-def _refuse_what_cannot_be_fused(trainer: Any) -> None:
-    """Raises a CannotFuseError if something about the trainer rules out compiled updates."""
-    if trainer.world_size > 1:
-        raise CannotFuseError("several processes exchange their gradients at every update")
-    if isinstance(trainer.profiler, PyTorchProfiler):
-        raise CannotFuseError("PyTorchProfiler records every operation")
-    if reason := refused_data(trainer):
-        raise CannotFuseError(reason)
-    if (average := own_formula(trainer)) is not None:
-        raise CannotFuseError(f"the callback {average} averages weights with its own formula or timing")
-    for config in trainer.lr_scheduler_configs:
-        if reads_gradients(config.scheduler, trainer.lightning_module):
-            raise CannotFuseError(f"the schedule {type(config.scheduler).__name__} reads gradients")
-        if changes_more_than_the_learning_rate(config.scheduler):
-            raise CannotFuseError(f"the schedule {type(config.scheduler).__name__} also changes the momentum")

@@ -23,7 +23,7 @@ from torchmetrics import Metric
 
 from multistep._errors import CannotFuseError
 from multistep._guards import RefusingValue
-from multistep._origins import PLAIN, is_own, name_of, settings_of
+from multistep._origins import PLAIN, attributes_of, contents_of, is_own, kind_of, name_of, settings_of
 
 FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial, staticmethod, classmethod, property)
 # The attributes of a bare module; its parameters, buffers and submodules are described separately.
@@ -102,11 +102,12 @@ class Describer:
         kind = type(value).__name__
         contents: list[Any] | None = None
         if isinstance(value, (list, tuple, collections.deque)):
-            contents = [*map(self, value)]
+            contents = [*map(self, contents_of(value))]
         elif isinstance(value, (set, frozenset)):
-            contents = sorted(map(repr, map(self, value)))
+            contents = sorted(map(repr, map(self, contents_of(value))))
         elif isinstance(value, (dict, types.MappingProxyType)):
-            contents = [(self(key), self(item)) for key, item in value.items()]
+            items = kind_of(value).items(value) if isinstance(value, dict) else value.items()
+            contents = [(self(key), self(item)) for key, item in items]
         if isinstance(value, enum.Enum):
             own = {key: item for key, item in vars(value).items() if key not in OF_EVERY_MEMBER}
             return [name_of(type(value)), value.name, self(value.value), *([self(own)] if own else [])]
@@ -131,7 +132,7 @@ class Describer:
         if changing or type(value).__module__.partition(".")[0] in ("pytorch_lightning", "lightning_fabric"):
             raise CannotFuseError(f"training_step can access a {kind}")
         if has_attributes(value):
-            return [name_of(type(value)), self(getattr(value, "__dict__", None)), self(slots_of(value))]
+            return [name_of(type(value)), self(attributes_of(value)), self(slots_of(value))]
         return self._state_of(value) or Unhashable(f"{kind} {id(value)}")
 
     def _callable(self, value: Any) -> Any:

@@ -20,12 +20,10 @@ from multistep._guards import guarded, surroundings
 from multistep._optimizers import plain_step
 from multistep._origins import sources_of
 from multistep._signals import abandoned_by_signals
-from multistep._step import Outcome, Reference, Rule, gradients_on_a_copy, perform_on_copies
+from multistep._step import Outcome, Reference, Rule, gradients_on_a_copy, perform_on_copies, state_of_users
 from multistep._threads import use_fastest
 from multistep._tree import flatten, is_simple
-from multistep._undo import Place
 from multistep._update import TracedUpdate, tracing
-from multistep._user_state import user_state_kept
 from multistep.compiled import cache, compiler
 from multistep.compiled.program import Program
 
@@ -52,6 +50,9 @@ class FusedEngine:
         batch: a minibatch like those to come.
         context: returns the precision context in which Lightning performs a step.
         say: prints a line for the user.
+
+    Attributes:
+        watch: watches what the step depends on.
     """
 
     draws = False  # whether a step draws random numbers
@@ -87,10 +88,11 @@ class FusedEngine:
             devices = {tensor.device.type for tensor in self._update.state()} | {t[2].type for t in self.layout.tensors}
             if others := devices - {"cpu"}:
                 raise CannotFuseError(f"compiled code runs on the CPU, not on {', '.join(sorted(others))}")
-            self._watch, outcome = perform_on_copies(module, optimizer, rule, batch, context, rule.accumulate)
+            state = state_of_users(module, optimizer)
+            self.watch, outcome = perform_on_copies(module, optimizer, rule, batch, context, rule.accumulate, state)
             self._receiving = outcome.keys()  # the parameters that a gradient reaches
             self._description = self._describe()
-            with user_state_kept([type(module)]):
+            with state.kept():
                 self._trial = self._reference(TRIAL_UPDATES)
         self.captured = self._trial.captured
         with context():
@@ -133,12 +135,8 @@ class FusedEngine:
     def changed(self) -> bool:
         """Returns whether anything that the compiled code depends on has changed since it was compiled."""
         with explained("described"):
-            changed = self._update.has_other_parts() or self._watch.has_changed(self._module, self._description[0])
+            changed = self._update.has_other_parts() or self.watch.has_changed(self._module, self._description[0])
             return changed or [self._update.description(), surroundings()] != [*self._description[1::2]]
-
-    def places(self) -> list[Place]:
-        """Returns the places of everything that an update depends on."""
-        return self._watch.places(self._module)
 
     def run(self, tensors: Sequence[Tensor], rates: Tensor, ends: Tensor, due: Tensor, within: bool) -> list[Tensor]:
         """Performs the steps of K minibatches, and the updates that they end.
@@ -189,7 +187,7 @@ class FusedEngine:
     def gradients(self, batch: Any, within: bool) -> list[Tensor | None]:
         """Returns the gradients that an update with this minibatch would leave in the module's parameters."""
         with self._context():
-            return gradients_on_a_copy(self._module, self._optimizer, self._rule, self._watch, batch, within)
+            return gradients_on_a_copy(self._module, self._optimizer, self._rule, self.watch, batch, within)
 
     def check(self, batch: Any) -> str | None:
         """Performs one update on copies, compiled and as plain PyTorch; returns what differs, or None."""
@@ -208,7 +206,7 @@ class FusedEngine:
         """
         shifts: dict[str, Tensor] = {}
         with guarded(), self._context():
-            reference = Reference(self._module, self._optimizer, self._rule, self._watch)
+            reference = Reference(self._module, self._optimizer, self._rule, self.watch)
             if perturbed is not None:
                 shifts = _check.perturb(reference.parameters(), self.low, perturbed)
             outcome = reference.run([self._batch] * (updates * self._rule.accumulate), self._rates())
@@ -236,7 +234,7 @@ class FusedEngine:
 
     def _describe(self) -> list[Any]:
         """Returns everything that the compiled code depends on in this process."""
-        return [self._watch.describe(self._module), self._update.description(), self._shapes, surroundings()]
+        return [self.watch.describe(self._module), self._update.description(), self._shapes, surroundings()]
 
     def _key(self, threads: int) -> str | None:
         """Returns the key of the compiled code; None if it depends on something known only in this process."""
@@ -257,8 +255,8 @@ class FusedEngine:
         compile_update = compiler()
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows locks a library in use
             inputs = self._trial_inputs(1)
-            tracing_update = tracing(self._update, self._module, self._optimizer, self._watch)
-            with self._watch.preserved(), tracing_update as traced, self._context(), abandoned_by_signals():
+            tracing_update = tracing(self._update, self._module, self._optimizer, self.watch)
+            with self.watch.preserved(), tracing_update as traced, self._context(), abandoned_by_signals():
                 code, plan = compile_update(traced, self._update.state(), inputs, Path(folder), self._say)
             assert traced.captured is not None
             if traced.captured.structure() != self.captured.structure():

@@ -70,6 +70,12 @@ def surroundings() -> list[Any]:
     return [str(torch.get_default_dtype()), autocast, torch.get_float32_matmul_precision(), active_modes()]
 
 
+def random_states() -> list[Any]:
+    """Returns the states of Python's, NumPy's and torch's generators, as comparable values."""
+    of_numpy = [x.tolist() if isinstance(x, np.ndarray) else x for x in np.random.get_state()]  # noqa: NPY002
+    return [random.getstate(), of_numpy, torch.get_rng_state().tolist()]
+
+
 @contextmanager
 def guarded(random_state: Tensor | None = None) -> Iterator[None]:
     """Silences warnings, and raises a CannotFuseError if the block draws from Python's or NumPy's generators.

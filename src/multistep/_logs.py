@@ -11,12 +11,10 @@ from torchmetrics import MetricCollection
 from torchmetrics.utilities import dim_zero_cat, dim_zero_sum
 
 from multistep._capture import BatchValue, Captured, Logged, MetricCall
-from multistep._errors import CannotFuseError, EngineMismatchError
-from multistep._guards import guarded, identical
+from multistep._errors import EngineMismatchError
+from multistep._late_metrics import LateMetrics
 from multistep._optimizers import leaving_graphs
-from multistep._reach import reaches_the_training
 from multistep._tree import rebuild
-from multistep._user_state import user_state_kept
 
 ADDITIVE = tuple(f"torchmetrics.{kind}" for kind in ("aggregation", "classification", "regression"))
 SUMS = (dim_zero_sum, dim_zero_cat)  # reductions that may allow many minibatches to be given as one
@@ -85,43 +83,19 @@ class Replay:
     Args:
         module: the module whose `log` is called.
         captured: the outputs of one step; those of K minibatches come in the same order, each (K, ...).
+        metrics: the metrics that these outputs are passed to.
     """
 
-    def __init__(self, module: LightningModule, captured: Captured) -> None:
-        self._module = module
+    def __init__(self, module: LightningModule, captured: Captured, metrics: LateMetrics) -> None:
+        self._module, self._metrics = module, metrics
         self._captured = captured
         self._log_again = QuickLog(module)
         self._at_once: dict[str, bool] = {}  # by metric and shapes, whether many minibatches can be given as one
 
-    def update_copies(self, outputs: Sequence[Tensor]) -> None:
-        """Tries one minibatch on copies of the metrics; raises a CannotFuseError if one cannot run after a chunk."""
-        rest = iter(outputs[1:])
-        for log in self._captured.logs:
-            if isinstance(log.value, Tensor):
-                next(rest)
-        state = [*self._module.parameters(), *self._module.buffers()]
-        for call in self._captured.calls:
-            metric: Any = self._module.get_submodule(call.path)
-            tensors = [next(rest)[0].clone() for _ in call.tensors]
-            args, kwargs = self._arguments(call, given := [tensor.clone() for tensor in tensors])
-            inside = [value for part in metric.modules() for key, value in vars(part).items() if key != "_modules"]
-            parts = {*map(id, metric.modules())}
-            others = [each for each in self._module.modules() if id(each) not in parts]
-            if reaches_the_training(inside, others, state):
-                raise CannotFuseError(f"the metric {call.path} can access the module or the trainer")
-            before = torch.get_rng_state()
-            with guarded(before), user_state_kept([]):
-                copy.deepcopy(metric, leaving_graphs(metric)).update(*args, **kwargs)
-                drew = not torch.equal(before, torch.get_rng_state())
-            if drew:
-                raise CannotFuseError(f"the metric {call.path} draws random numbers")
-            imputes = any(isinstance(getattr(part, "nan_strategy", None), float) for part in metric.modules())
-            if imputes or not all(map(identical, given, tensors)):
-                raise CannotFuseError(f"the metric {call.path} changes its arguments in place")
-
     def __call__(self, outputs: Sequence[Tensor], begin: int, end: int) -> None:
         """Replays the minibatches `begin` to `end - 1`; Lightning may log after them."""
-        with self._module.trainer.precision_plugin.train_step_context():  # a step logs in this context
+        context = self._module.trainer.precision_plugin.train_step_context()  # a step logs in this context
+        with context, self._metrics.checked():
             self._hand_over(outputs, begin, end)
 
     def _hand_over(self, outputs: Sequence[Tensor], begin: int, end: int) -> None:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from multistep._describe import describe
 from multistep._errors import CannotFuseError
 from multistep._guards import RefusingTrainer, RefusingValue
-from multistep._origins import is_own_object
+from multistep._origins import contents_of, is_foreign, is_own_object
 from multistep._reach import held_in
 
 NAMES = {"alpha", "value"}  # keyword arguments that are factors
@@ -120,7 +120,7 @@ def leaving_graphs(module: nn.Module) -> dict[int, Any]:
     memo: dict[int, Any] = {}
     for child in module.modules():
         for value in child.__dict__.values():
-            for tensor in value if isinstance(value, list) else [value]:
+            for tensor in [value, *contents_of(value)]:
                 if isinstance(tensor, Tensor) and tensor.grad_fn is not None:
                     memo[id(tensor)] = tensor.detach().clone()
     return memo
@@ -139,6 +139,8 @@ def copied(module: nn.Module, optimizer: Optimizer) -> tuple[Any, Any, set[int]]
     for value in held_in(value for child in module.modules() for value in vars(child).values()):
         if isinstance(value, (Dataset, DataLoader)):  # large, and a step must not use it
             memo[id(value)] = RefusingValue("training_step uses a dataset or loader stored in the module")
+        if hasattr(type(value), "__del__") and is_foreign(type(value).__module__):
+            raise CannotFuseError(f"the module holds a {type(value).__name__}, whose copies would run its __del__")
     other = copy.deepcopy(module, memo)
     for child, twin in zip(module.modules(), other.modules(), strict=True):
         for key, value in child.__dict__.items():

@@ -19,6 +19,7 @@ from multistep._guards import RefusingValue
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 KNOWN_PACKAGES = {"torch", "pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics", "numpy", "multistep"}
 OF_PYTHON = Path(types.__file__).parent  # the folder of the standard library
+CONTAINERS: tuple[Any, ...] = (collections.OrderedDict, dict, list, tuple, set, frozenset, collections.deque)
 FEW = 1_000  # a container of at least this many values is not searched
 
 
@@ -55,8 +56,8 @@ def settings_of(module: types.ModuleType) -> dict[str, Any]:
 
 
 def _is_plain(value: Any, depth: int = 4) -> bool:
-    if isinstance(value, (list, tuple, set, dict)) and depth and len(value) < FEW:
-        return all(_is_plain(each, depth - 1) for each in (value.values() if isinstance(value, dict) else value))
+    if isinstance(value, (list, tuple, set, dict)) and depth and len(inside := contents_of(value)) < FEW:
+        return all(_is_plain(each, depth - 1) for each in inside)
     return isinstance(value, PLAIN)
 
 
@@ -68,10 +69,13 @@ def is_dunder(key: str) -> bool:
 def names_in(code: types.CodeType) -> Iterator[str]:
     """Yields the names in a function's code, and its strings, which may be passed to `getattr`."""
     yield from code.co_names
-    for constant in code.co_consts:
+    waiting = [*code.co_consts]
+    for constant in waiting:
         if isinstance(constant, str):
             yield constant
-        if isinstance(constant, types.CodeType):
+        elif isinstance(constant, (tuple, frozenset)):
+            waiting += constant
+        elif isinstance(constant, types.CodeType):
             yield from names_in(constant)
 
 
@@ -140,11 +144,23 @@ def name_of(value: Any) -> str:
 def contents_of(value: Any) -> list[Any]:
     """Returns what a built-in container holds, or one derived from it, without running a user's code."""
     if isinstance(value, dict):
-        return [*dict.values(value)]
-    for kind in (list, tuple, set, frozenset, collections.deque):
-        if isinstance(value, kind):
-            return [*kind.__iter__(value)]  # type: ignore[arg-type]
-    return []
+        return [*kind_of(value).values(value)]
+    kind = kind_of(value)
+    return [] if kind is None else [*kind.__iter__(value)]
+
+
+def attributes_of(value: Any) -> dict[str, Any] | None:
+    """Returns the dictionary of an object's attributes, without running a user's code; None if it has none."""
+    try:
+        found = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return None
+    return found if type(found) is dict else None
+
+
+def kind_of(value: Any) -> Any:
+    """Returns the built-in container that a value is or is derived from, or None."""
+    return next((kind for kind in CONTAINERS if isinstance(value, kind)), None)
 
 
 def can_change(value: Any) -> bool:

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Container, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
+from operator import attrgetter
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -21,7 +22,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from multistep._describe import OF_TORCH, cached_in, enclosed, slots_of
 from multistep._guards import RefusingValue
-from multistep._origins import FEW, PLAIN, can_change, contents_of, is_foreign, is_own, is_own_module, names_in
+from multistep._origins import (
+    FEW,
+    PLAIN,
+    attributes_of,
+    can_change,
+    contents_of,
+    is_foreign,
+    is_own,
+    is_own_module,
+    names_in,
+)
 from multistep._tree import address_of
 from multistep._undo import Place
 
@@ -30,8 +41,9 @@ OWNERS = (type, ModuleType)  # objects that own names
 HOLDING = (MethodType, BuiltinFunctionType, partial, tuple, frozenset, weakref.ref)  # others' values alone
 UNCHANGING = (*OF_TORCH, *HOLDING, Trainer, Dataset, DataLoader)
 MAKING = ("__init__", "__new__", "__init_subclass__", "setup", "prepare_data")  # run before training
-# The attribute, and the functions of torch and Lightning, that read gradients.
+# The attribute, and the functions of torch and Lightning, that read gradients; Python's, that read any attribute.
 GRADIENTS = {"grad", "grad_norm", "clip_grad_norm_", "clip_grad_value_", "get_total_norm"}
+GRADIENTS |= {"getattr", "attrgetter", "__getattribute__", "getmembers", "eval", "exec"}
 CALLED = {"train_dataloader", "step", "get_lr", "lr_lambdas"}  # besides hooks: of modules, and of schedules
 BEFORE_TRAINING = {"on_fit_start", "on_train_start", "on_sanity_check_start", "on_sanity_check_end"}
 
@@ -136,7 +148,12 @@ def held_in(values: Iterable[Any], skipped: Container[int] = ()) -> Iterator[Any
         elif isinstance(value, functools._lru_cache_wrapper):
             waiting += cached_in(value)
         if not isinstance(value, Tensor):
-            waiting += [*getattr(value, "__dict__", {}).values(), *slots_of(value).values()]
+            waiting += [*(attributes_of(value) or {}).values(), *slots_of(value).values()]
+
+
+def has_data(values: Iterable[Any]) -> bool:
+    """Returns whether any value is or holds a dataset or a loader."""
+    return any(isinstance(value, (Dataset, DataLoader)) for value in held_in(values))
 
 
 def _memory_of(state: Iterable[Tensor]) -> list[range]:
@@ -194,7 +211,7 @@ def _held_by(value: Any) -> Iterable[Any]:
     if isinstance(value, OWNERS):
         return []
     # A data module has a trainer; its code shows whether it reads it.
-    attributes = {} if isinstance(value, LightningDataModule) else getattr(value, "__dict__", {})
+    attributes = {} if isinstance(value, LightningDataModule) else attributes_of(value) or {}
     slots = {} if isinstance(value, LightningDataModule) else slots_of(value)
     return [*attributes.values(), *slots.values(), *_of_class(type(value)), *contents_of(value)[:FEW]]
 
@@ -237,12 +254,13 @@ def reads_gradients(instance: Any, module: LightningModule) -> bool:
         if id(value) in seen:
             continue
         seen.add(id(value))
-        if isinstance(value, (list, tuple, set, dict)):
-            waiting += value.values() if isinstance(value, dict) else value
-        elif isinstance(value, type) and is_own(value):
+        waiting += contents_of(value)
+        if isinstance(value, type) and is_own(value):
             waiting += vars(value).values()
         elif is_own(type(value)) and not isinstance(value, Tensor):
-            waiting += [type(value), *getattr(value, "__dict__", {}).values()]
+            waiting += [type(value), *(attributes_of(value) or {}).values()]
+        if isinstance(value, attrgetter):
+            return True
         for function in _functions_in(value):
             if not is_foreign(str(function.__module__)):
                 continue

@@ -26,7 +26,9 @@ from multistep._guards import RefusingValue, active_modes
 from multistep._origins import (
     FEW,
     PLAIN,
+    attributes_of,
     can_change,
+    contents_of,
     is_dunder,
     is_foreign,
     is_own,
@@ -38,7 +40,6 @@ from multistep._origins import (
 )
 from multistep._refusals import ENVIRONMENT, OF_THE_TRAINER, REFUSED, SET_STATE, is_of_ones_own, refused_in_c
 from multistep._undo import Place
-from multistep._user_state import UserState
 
 # Code with one of these may read an attribute that it does not name.
 BY_ANY_NAME = {"getattr", "setattr", "vars", "__dict__", "locals", "globals", "eval", "exec", "attrgetter"}
@@ -62,10 +63,6 @@ class Recorder:
         watched: a module that is watched separately, if the update does not run on copies. Anything else that it may
             change is then refused before it runs, if it cannot be restored.
         shared: the objects that the copies share with the originals.
-
-    Attributes:
-        keys: the names, each possibly of an attribute.
-        by_any_name: whether the code may also read attributes of other names.
     """
 
     def __init__(
@@ -78,8 +75,8 @@ class Recorder:
     ) -> None:
         self._copies, self._who, self._on_copies, self._common = copies, who, watched is None, [*shared]
         self._modules = {} if watched is None else {id(child): path for path, child in watched.named_modules()}
-        self.keys = {"training_step", "forward"}
-        self.by_any_name = False
+        self._keys = {"training_step", "forward"}
+        self._by_any_name = False
         self._codes: set[types.CodeType] = set()
         self._classes: set[type] = set()
         self._places: dict[_Key, Place] = {}
@@ -100,6 +97,10 @@ class Recorder:
                     self._meet_class(type(child))
                     inside = [value for key, value in vars(child).items() if key not in OF_EVERY_MODULE]
                     self._meet_classes_in(inside)
+
+    def has(self, key: str) -> bool:
+        """Returns whether the code that ran may read an attribute of this name."""
+        return key in self._keys or self._by_any_name or key.removeprefix("_") in self._keys
 
     @property
     def places(self) -> list[Place]:
@@ -122,7 +123,6 @@ class Recorder:
             raise CannotFuseError(f"{modes[-1]} intercepts every operation")
         if sys.getprofile() is not None:
             raise CannotFuseError("a Python profiler is active")
-        state = UserState([*self._classes, *self._common], self._copies) if self._on_copies else None
         collects = gc.isenabled()
         gc.disable()  # other code may have registered callbacks with it
         try:
@@ -141,7 +141,6 @@ class Recorder:
                 put_back()
             undone = (key for key, value in after.items() if value != self._places[key].described())
             changed = next((self._places[key].label for key in undone), None)
-            changed = (state.put_back() if state is not None else None) or changed
         if self._refusal is not None or changed is not None:
             raise CannotFuseError(self._refusal or f"{self._who} changes {changed}")
         with suppress(_Refused):
@@ -177,10 +176,10 @@ class Recorder:
             if is_foreign(name) and frame.f_code.co_name != "<module>":
                 self._enter(frame, name)
             elif name.startswith("torch.nn.modules.") and name != nn.Module.__module__:
-                self.keys.update(names_in(frame.f_code))  # a user's module may derive from its class
+                self._keys.update(names_in(frame.f_code))  # a user's module may derive from its class
 
     def _refuse(self, what: str) -> None:
-        self._refusal = self._refusal or what
+        self._refusal = self._refusal or what.replace("training_step", self._who)
         raise _Refused(what)
 
     def _enter(self, frame: types.FrameType, module: str) -> None:
@@ -189,8 +188,8 @@ class Recorder:
         if code not in self._codes:
             self._codes.add(code)
             names = set(names_in(code))
-            self.keys |= names
-            self.by_any_name = self.by_any_name or not BY_ANY_NAME.isdisjoint(names)
+            self._keys |= names
+            self._by_any_name = self._by_any_name or not BY_ANY_NAME.isdisjoint(names)
             self._meet_names(names, frame.f_globals, module)
             for instruction in dis.get_instructions(code):
                 if instruction.opname == "STORE_DEREF" and instruction.argval in code.co_freevars:
@@ -242,12 +241,12 @@ class Recorder:
             self._looked[id(value)] = value
             if isinstance(value, type) or is_own_object(value):
                 self._meet_class(value if isinstance(value, type) else type(value))
-            self.by_any_name = self.by_any_name or isinstance(value, operator.attrgetter)
-            inside: Any = value if isinstance(value, (list, tuple, set, frozenset, dict)) else ()
+            self._by_any_name = self._by_any_name or isinstance(value, operator.attrgetter)
+            inside = contents_of(value)
             if isinstance(value, types.SimpleNamespace) or is_own_object(value):
-                inside = getattr(value, "__dict__", {})
+                inside = contents_of(attributes_of(value))
             if depth and 0 < len(inside) < FEW:
-                self._meet_classes_in(inside.values() if isinstance(inside, dict) else inside, depth - 1)
+                self._meet_classes_in(inside, depth - 1)
 
     def _meet_class(self, cls: type) -> None:
         metaclass: type = type(cls)
@@ -283,7 +282,7 @@ class Recorder:
         self._back.clear()
         for key, place in list(self._places.items()):
             name = str(place.key)
-            if isinstance(place.space, type) and not (self.by_any_name or name in self.keys or is_dunder(name)):
+            if isinstance(place.space, type) and not (self._by_any_name or name in self._keys or is_dunder(name)):
                 del self._places[key]
             elif key in self._problems:
                 raise CannotFuseError(f"{place.label} cannot be restored after a trial")

@@ -4,7 +4,7 @@ An update is the module's own `training_step`, clipping, and the optimizer's own
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from multistep._optimizers import Closure, copied, is_torchs, plain_step, state_
 from multistep._origins import count_as_own
 from multistep._reach import first_leaf, in_common, sharing
 from multistep._tree import flatten, rebuild
+from multistep._user_state import UserState
 from multistep._watch import Watch
 
 
@@ -121,6 +122,7 @@ def perform_on_copies(
     batch: Any,
     context: Callable[[], AbstractContextManager[Any]],
     minibatches: int,
+    state: UserState,
     random_state: Tensor | None = None,
 ) -> tuple[Watch, dict[str, Tensor]]:
     """Performs minibatches on copies under watch; returns the watch, and the first loss and all gradients by name.
@@ -132,26 +134,34 @@ def perform_on_copies(
         batch: used as every minibatch.
         context: returns the precision context in which Lightning performs a step.
         minibatches: the number of minibatches.
+        state: what must not change.
         random_state: the state of torch's generator, if the results must be those of the module itself.
 
     Raises a CannotFuseError if they do more than tensor operations.
     """
-    count_as_own(type(module))
-    count_as_own(type(optimizer))
-    twin, other, copies = copied(module, optimizer)
     losses: list[Tensor] = []
+    with state.kept(), guarded(random_state), unchanged(_originals(module, optimizer)), context():
+        twin, other, copies = copied(module, optimizer)
 
-    def perform() -> None:
-        for number in range(1, minibatches + 1):
-            losses.append(_perform(twin, other, rule, batch, number).loss)
+        def perform() -> None:
+            for number in range(1, minibatches + 1):
+                with state.kept() if number == 1 < minibatches else nullcontext():  # the next may undo its change
+                    losses.append(_perform(twin, other, rule, batch, number).loss)
 
-    with guarded(random_state), unchanged(_originals(module, optimizer)), context():
         watch = Watch(perform, twin, copies, in_common([twin, other], [module, optimizer]))
     if shared := sharing(watch.places(module), module, _originals(module, optimizer)):
         raise CannotFuseError(f"{shared} shares memory with parameters, buffers or optimizer state")
     if leaf := first_leaf(watch.places(module), module):
         raise CannotFuseError(f"{leaf} requires a gradient, and is not a parameter of the module")
     return watch, {"the loss": losses[0], **gradients_of(twin)}
+
+
+def state_of_users(module: nn.Module, optimizer: Optimizer) -> UserState:
+    """Returns the state that a trial must not change, besides the tensors that an update changes."""
+    count_as_own(type(module))
+    count_as_own(type(optimizer))
+    roots = {"what the module holds": module, "what the optimizer holds": optimizer}
+    return UserState(roots, {*map(id, _originals(module, optimizer))})
 
 
 def gradients_of(module: nn.Module) -> dict[str, Tensor]:

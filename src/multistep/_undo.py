@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from multistep._describe import OF_TORCH, Describer, cached_in, enclosed, has_attributes, is_by_value, slots_of
-from multistep._origins import PLAIN, settings_of
+from multistep._origins import PLAIN, contents_of, kind_of, settings_of
 
 # How to read and set the contents of objects that are not containers.
 CONTENTS: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {
@@ -32,6 +32,37 @@ CONTENTS: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {
         lambda value, content: setattr(value.bit_generator, "state", content),
     ),
 }
+
+
+def set_dict(value: Any, content: Mapping[Any, Any]) -> None:
+    """Makes a dictionary hold these items, in this order."""
+    kind = kind_of(value)
+    for key in [key for key in kind.keys(value) if key not in content]:
+        kind.__delitem__(value, key)
+    if [*kind.keys(value)] != [*content]:
+        kind.clear(value)
+    for key, item in content.items():
+        kind.__setitem__(value, key, item)
+
+
+def _set_sequence(value: Any, content: Any) -> None:
+    kind = kind_of(value) or bytearray
+    kind.clear(value)
+    kind.extend(value, content)
+
+
+def _set_set(value: set[Any], content: list[Any]) -> None:
+    set.clear(value)
+    set.update(value, content)
+
+
+# Containers, and how to read and set what they hold, without running a user's code.
+HOLDERS: list[tuple[Any, Callable[[Any], Any], Callable[[Any, Any], None]]] = [
+    (dict, lambda value: dict(kind_of(value).items(value)), set_dict),
+    ((list, collections.deque), contents_of, _set_sequence),
+    (bytearray, bytes, _set_sequence),
+    (set, contents_of, _set_set),
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +137,7 @@ def _keeping(value: Any, seen: set[int] | None = None) -> Callable[[], None] | N
         back += [partial(setattr, value, name, content) for name, content in slots.items()]
         inside += slots.values()
         if hasattr(value, "__dict__"):
-            back.append(partial(_refill, vars(value), dict(vars(value))))
+            back.append(partial(set_dict, vars(value), dict(vars(value))))
             inside += vars(value).values()
     back += [each for item in inside if (each := _keeping(item, seen)) is not None]
     return partial(_call_all, back) if back else None
@@ -117,13 +148,13 @@ def _held(value: Any) -> tuple[list[Callable[[], None]], list[Any]]:
 
     Raises a TypeError if a value cannot be restored.
     """
-    back: list[Callable[[], None]] = []
-    inside: list[Any] = []
-    if isinstance(value, (list, dict, set, collections.deque)):
-        back.append(partial(_refill, value, copy.copy(value)))
-    if isinstance(value, (list, dict, set, collections.deque, tuple, frozenset)):
-        inside += value.values() if isinstance(value, dict) else value
-    elif isinstance(value, (types.MethodType, types.BuiltinFunctionType, types.MethodWrapperType)):
+    back: list[Callable[[], None]] = [
+        partial(put, value, get(value)) for kind, get, put in HOLDERS if isinstance(value, kind)
+    ]
+    inside = contents_of(value)
+    if back or isinstance(value, (tuple, frozenset)):
+        return back, inside
+    if isinstance(value, (types.MethodType, types.BuiltinFunctionType, types.MethodWrapperType)):
         inside.append(value.__self__)
     elif isinstance(value, weakref.ref):
         inside.append(value())
@@ -138,11 +169,6 @@ def _held(value: Any) -> tuple[list[Callable[[], None]], list[Any]]:
     elif hasattr(type(value), "__next__") or not (has_attributes(value) or is_by_value(type(value))):
         raise TypeError(type(value).__name__)
     return back, inside
-
-
-def _refill(container: Any, content: Any) -> None:
-    container.clear()
-    container.extend(content) if isinstance(container, (list, collections.deque)) else container.update(content)
 
 
 def _call_all(functions: list[Callable[[], None]]) -> None:

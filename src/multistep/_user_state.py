@@ -1,6 +1,5 @@
 """Keeps the state that the user's code can reach, to find and undo what a trial changes."""
 
-import collections
 import functools
 import gc
 import logging
@@ -9,7 +8,7 @@ import threading
 import types
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -17,12 +16,13 @@ from typing import Any, NamedTuple
 import torch
 from pytorch_lightning import Trainer
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from multistep._describe import OF_TORCH, cached_in, describe, slots_of
 from multistep._errors import CannotFuseError
 from multistep._guards import RefusingValue
-from multistep._origins import PLAIN, is_dunder, is_own, is_own_module
-from multistep._undo import CONTENTS
+from multistep._origins import PLAIN, attributes_of, is_dunder, is_own, is_own_module
+from multistep._undo import CONTENTS, HOLDERS
 
 LARGEST = 2**24  # bytes of a tensor or array whose contents are kept
 MOST = 1_000_000  # objects that are followed
@@ -49,27 +49,30 @@ class UserState:
     iterators and objects of C extensions are left out, as is everything while another thread runs the user's code.
 
     Args:
-        roots: further objects to follow, such as classes that no module holds.
+        roots: further objects to follow, by what messages call them.
         skipped: the identities of objects whose changes do not matter.
+        data: whether to follow datasets and loaders that are no roots.
     """
 
-    def __init__(self, roots: Iterable[Any], skipped: Collection[int]) -> None:
+    def __init__(self, roots: Mapping[str, Any], skipped: Collection[int] = (), data: bool = False) -> None:
         self._kept: list[_Kept] = []
         if _others_run():
             return
-        waiting = deque((f"a {type(root).__name__}", root) for root in roots)
+        left = () if data else (Dataset, DataLoader)
+        waiting: deque[tuple[str, Any]] = deque()
         for name, module in list(sys.modules.items()):
             if is_own_module(name) and isinstance(module, types.ModuleType):
                 names = _named_in(module)
                 self._kept.append(_Kept(name, module, _named_in, _set_names, names))
                 waiting += [(f"{name}.{key}", value) for key, value in names.items()]
+        waiting += roots.items()
         seen = {*skipped, *(id(vars(module)) for module in list(sys.modules.values()) if hasattr(module, "__dict__"))}
         while waiting and len(seen) < MOST:
             label, value = waiting.popleft()
             if id(value) not in seen:
                 seen.add(id(value))
                 with suppress(Exception):  # an object may raise anything
-                    if not _is_left_out(value):
+                    if not (_is_left_out(value) or issubclass(type(value), left)):
                         waiting += [(label, inner) for inner in self._keep(label, value) if type(inner) not in PLAIN]
 
     def put_back(self) -> str | None:
@@ -84,6 +87,21 @@ class UserState:
                 set_(value, content)
         return changed
 
+    @contextmanager
+    def kept(self, who: str = "training_step") -> Iterator[None]:
+        """Restores everything after the block; raises a CannotFuseError if it has changed.
+
+        Args:
+            who: what runs in the block, for the message.
+        """
+        changed = None
+        try:
+            yield
+        finally:
+            changed = self.put_back()
+        if changed is not None:
+            raise CannotFuseError(f"{who} changes {changed}")
+
     def _keep(self, label: str, value: Any) -> list[Any]:
         """Keeps the contents of an object, and returns the objects that it holds."""
         kind: Any = type(value)
@@ -96,22 +114,10 @@ class UserState:
         if issubclass(kind, type):
             return [*inner, *kind.__subclasses__(value)]
         if kind not in WITHOUT_ATTRIBUTES:
-            inner += [each for each in [_attributes(value)] if each is not None]
+            inner += [each for each in [attributes_of(value)] if each is not None]
             if _has_slots(kind) and (slots := slots_of(value)):
                 self._kept.append(_Kept(label, value, slots_of, _set_slots, slots))
         return inner
-
-
-@contextmanager
-def user_state_kept(roots: Iterable[Any]) -> Iterator[None]:
-    """Restores the state of the user's code after the block; raises a CannotFuseError if it has changed."""
-    state, changed = UserState(roots, ()), None
-    try:
-        yield
-    finally:
-        changed = state.put_back()
-    if changed is not None:
-        raise CannotFuseError(f"training_step changes {changed}")
 
 
 @functools.cache
@@ -138,7 +144,7 @@ def _is_left_out(value: Any) -> bool:
     if issubclass(kind, type):
         return not is_own(value)
     # What installed packages share between threads, such as a logger's queue, changes by itself.
-    return not is_own(kind) and any(isinstance(each, LOCKS) for each in (_attributes(value) or {}).values())
+    return not is_own(kind) and any(isinstance(each, LOCKS) for each in (attributes_of(value) or {}).values())
 
 
 def _others_run() -> bool:
@@ -149,14 +155,6 @@ def _others_run() -> bool:
                 return True
             frame = frame.f_back  # type: ignore[assignment]
     return False
-
-
-def _attributes(value: Any) -> dict[str, Any] | None:
-    try:
-        found = object.__getattribute__(value, "__dict__")
-    except AttributeError:
-        return None
-    return found if type(found) is dict else None
 
 
 def _is_same_content(now: Any, before: Any) -> bool:
@@ -171,30 +169,6 @@ def _are_same(some: Iterable[Any], others: Iterable[Any]) -> bool:
     return all(
         a is b or (type(a) is type(b) and type(a) in PLAIN and a == b) for a, b in zip(some, others, strict=True)
     )
-
-
-def _kind_of(value: Any) -> Any:
-    return collections.OrderedDict if isinstance(value, collections.OrderedDict) else dict
-
-
-def _set_dict(value: Any, content: dict[Any, Any]) -> None:
-    kind = _kind_of(value)
-    for key in [key for key in kind.keys(value) if key not in content]:
-        kind.__delitem__(value, key)
-    if [*kind.keys(value)] != [*content]:
-        kind.clear(value)
-    for key, item in content.items():
-        kind.__setitem__(value, key, item)
-
-
-def _set_sequence(value: Any, content: list[Any]) -> None:
-    value.clear()
-    value.extend(content)
-
-
-def _set_set(value: set[Any], content: list[Any]) -> None:
-    set.clear(value)
-    set.update(value, content)
 
 
 def _set_slots(value: Any, content: dict[str, Any]) -> None:
@@ -277,10 +251,7 @@ def _writer(put: Callable[[Any, Any], Any]) -> Callable[[Any, Any], None]:
 # Kinds of objects, how to read their contents, and how to set them.
 KINDS: list[tuple[Any, Callable[[Any], Any], Callable[[Any, Any], None]]] = [
     *((kind, _reader(get), _writer(put)) for kind, (get, put) in CONTENTS.items() if kind is not Tensor),
-    (dict, lambda value: dict(_kind_of(value).items(value)), _set_dict),
-    ((list, deque), list, _set_sequence),
-    (bytearray, bytes, _set_sequence),
-    (set, lambda value: [*set.__iter__(value)], _set_set),
+    *HOLDERS,
     (types.CellType, _in_cell, _set_cell),
     (type, _named_in, _set_names),
     (Tensor, _of_tensor, _set_tensor),

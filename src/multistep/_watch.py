@@ -59,7 +59,7 @@ class Watch:
         recorder = Recorder(module, copies, shared=shared)
         recorder.run(perform)
         self._shared = recorder.shared
-        self._keys, self._by_any_name, self._places = recorder.keys, recorder.by_any_name, recorder.places
+        self._recorder, self._places = recorder, recorder.places
         self._seen: list[Any] = []  # by the last `_glance`
         self._changeable: list[Any] = []
         self._described: list[Any] = []
@@ -67,7 +67,7 @@ class Watch:
 
     def has(self, key: str) -> bool:
         """Returns whether the code that ran may read an attribute of this name."""
-        return key in self._keys or self._by_any_name or key.removeprefix("_") in self._keys
+        return self._recorder.has(key)
 
     @contextmanager
     def preserved(self) -> Iterator[None]:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.multistep import around, deceiving  # noqa: F401  # which add to SETTINGS
+from multistep import EngineMismatchError
+from tests.multistep import around, deceiving, later  # noqa: F401  # which add to SETTINGS
 from tests.multistep.settings import EAGER, FUSED, LIGHTNING, SETTINGS, Rows
 from tests.multistep.training import assert_same, train
 
@@ -103,3 +104,9 @@ def test_auto_agrees_with_ordinary_training(name):
     low = name in ("bf16", "a precision that is changed")
     assert_same(found, ordinary, exactly=not fused, low=low)
     assert_same_rows(rows, expected, exactly=not fused) if not low else None
+
+
+@pytest.mark.usefixtures("always_compile")
+def test_a_metric_that_begins_to_draw_ends_the_run():
+    with pytest.raises(EngineMismatchError, match=r"^a metric draws random numbers; use engine eager$"):
+        train(lambda: later.Drawn(later.DrawingLater), "auto")

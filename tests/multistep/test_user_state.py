@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from multistep._errors import CannotFuseError
-from multistep._user_state import UserState, user_state_kept
+from multistep._user_state import UserState
 from tests.multistep.training import Classifier, assert_same, train
 
 LIST, DICT, SET, DEQUE = [1], {"a": [2]}, {3}, collections.deque([4])
@@ -82,7 +82,7 @@ def test_a_change_is_named_and_undone(name):
     before = everything()
 
     def change():
-        with user_state_kept([]):
+        with UserState({}).kept():
             CHANGES[name]()
             assert everything() != before
 
@@ -93,7 +93,7 @@ def test_a_change_is_named_and_undone(name):
 
 
 def test_nothing_is_named_where_nothing_changes():
-    with user_state_kept([]):
+    with UserState({}).kept():
         sum(LIST)
 
 
@@ -105,7 +105,7 @@ def test_what_installed_packages_share_between_threads_is_left_alone():
             self.lock, self.items = threading.Lock(), [1]
 
     kept = types.SimpleNamespace(queue=Queue())
-    state = UserState([kept], ())
+    state = UserState({"kept": kept})
     kept.queue.items.append(2)
     assert state.put_back() is None
     assert kept.queue.items == [1, 2]
@@ -122,7 +122,7 @@ def test_nothing_is_undone_while_another_thread_runs_the_users_code():
     thread.start()
     go.wait(10)
     try:
-        state = UserState([], ())
+        state = UserState({})
         LIST.append(2)
         assert state.put_back() is None
         assert LIST.pop() == 2
