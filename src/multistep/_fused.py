@@ -67,10 +67,6 @@ class FusedEngine:
         context: Callable[[], AbstractContextManager[Any]],
         say: Callable[[str], None],
     ) -> None:
-        if type(module).log is not LightningModule.log:
-            raise CannotFuseError(f"{type(module).__name__} overrides log")
-        if torch.is_anomaly_enabled():
-            raise CannotFuseError("detect_anomaly checks every operation")
         self._module, self._optimizer, self._rule, self._averages = module, optimizer, rule, averages
         self._batch, self._context, self._say = batch, context, say
         try:

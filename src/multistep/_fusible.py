@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+from pytorch_lightning import LightningModule
 from pytorch_lightning.profilers import PyTorchProfiler
 
 from multistep._averaging import own_formula
@@ -17,6 +19,10 @@ def refuse_what_cannot_be_fused(trainer: Any) -> None:
         raise CannotFuseError("several processes exchange their gradients at every update")
     if isinstance(trainer.profiler, PyTorchProfiler):
         raise CannotFuseError("PyTorchProfiler records every operation")
+    if torch.is_anomaly_enabled():
+        raise CannotFuseError("detect_anomaly checks every operation")
+    if type(trainer.lightning_module).log is not LightningModule.log:
+        raise CannotFuseError(f"{type(trainer.lightning_module).__name__} overrides log")
     if reason := refused_data(trainer):
         raise CannotFuseError(reason)
     if (average := own_formula(trainer)) is not None:

@@ -1,6 +1,7 @@
 """Performs a torch optimizer's own `step` on copies, and makes it traceable."""
 
 import copy
+import io
 import types
 import weakref
 from collections import defaultdict
@@ -139,7 +140,8 @@ def copied(module: nn.Module, optimizer: Optimizer) -> tuple[Any, Any, set[int]]
     for value in held_in(value for child in module.modules() for value in vars(child).values()):
         if isinstance(value, (Dataset, DataLoader)):  # large, and a step must not use it
             memo[id(value)] = RefusingValue("training_step uses a dataset or loader stored in the module")
-        if hasattr(type(value), "__del__") and is_foreign(type(value).__module__):
+        ends = hasattr(type(value), "__del__") and not isinstance(value, io.IOBase)  # a file cannot be copied
+        if ends and is_foreign(type(value).__module__):
             raise CannotFuseError(f"the module holds a {type(value).__name__}, whose copies would run its __del__")
     other = copy.deepcopy(module, memo)
     for child, twin in zip(module.modules(), other.modules(), strict=True):
