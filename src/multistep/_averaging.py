@@ -8,6 +8,7 @@ from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 
 from multistep._describe import describe
+from multistep._origins import module_of
 
 
 class Average:
@@ -63,7 +64,7 @@ def own_formula(trainer: Any) -> str | None:
     for callback in trainer.callbacks:
         if isinstance(callback, WeightAveraging) and callback._average_model is not None:
             functions = (callback._average_model.avg_fn, type(callback).should_update)
-            if not all(str(each.__module__).startswith(("torch.", "pytorch_lightning.")) for each in functions):
+            if not all(module_of(each).startswith(("torch.", "pytorch_lightning.")) for each in functions):
                 return type(callback).__name__
     return None
 

@@ -5,15 +5,14 @@ from typing import Any, Literal, get_args
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.utilities.model_helpers import is_overridden
 from pytorch_lightning.utilities.rank_zero import rank_zero_info  # type: ignore[attr-defined]
 from torch import Tensor
 
 from multistep import _threads
-from multistep._calls import BATCH_HOOKS, NOTHING, is_others, single_step_reason
+from multistep._calls import BATCH_HOOKS, NOTHING, is_others, is_overridden, single_step_reason
+from multistep._copies import copied
 from multistep._errors import EngineUnavailableError
 from multistep._guards import guarded
-from multistep._optimizers import copied
 from multistep._releases import unknown_release
 from multistep._signals import deferring_signals
 from multistep._step import Rule, perform_on_copies, perform_step, state_of_users

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 from pytorch_lightning import Callback, LightningModule, callbacks
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
-from pytorch_lightning.utilities.model_helpers import is_overridden
 
 
 class Calls(NamedTuple):
@@ -96,6 +95,7 @@ def _averages(callback: Any, trainer: Any) -> Calls | None:
     return NOTHING if averages_by_itself(callback, trainer) else None
 
 
+TIMING = tuple(name for name in vars(callbacks.Timer) if not name.startswith("_"))  # else it stops at a chunk's end
 # The calls that Lightning's own callbacks with batch hooks need; None means every update.
 KNOWN_CALLBACKS: dict[type[Callback], Callable[[Any, Any], Calls | None]] = {
     callbacks.DeviceStatsMonitor: _logging,
@@ -103,7 +103,7 @@ KNOWN_CALLBACKS: dict[type[Callback], Callable[[Any, Any], Calls | None]] = {
     callbacks.ModelCheckpoint: _checkpoints,
     callbacks.RichProgressBar: _progress,
     callbacks.TQDMProgressBar: _progress,
-    callbacks.Timer: lambda _callback, _trainer: NOTHING,  # it stops the training at the end of a chunk
+    callbacks.Timer: lambda callback, _trainer: None if _overridden(TIMING, callback, callbacks.Timer) else NOTHING,
     callbacks.WeightAveraging: _averages,
 }
 
@@ -174,7 +174,7 @@ def sudden_reason(trainer: Any) -> str | None:
     module = trainer.lightning_module
     if not module.automatic_optimization:
         return f"{type(module).__name__} uses manual optimization"
-    hook = next((hook for hook in MODULE_HOOKS if hook in vars(module)), None)
+    hook = next((hook for hook in MODULE_HOOKS if is_overridden(hook, module, LightningModule)), None)
     return _plugin_reason(trainer) if hook is None else f"{type(module).__name__}.{hook} was replaced"
 
 
@@ -196,14 +196,17 @@ def _plugin_reason(trainer: Any) -> str | None:
 
 
 def _overridden(hooks: tuple[str, ...], instance: Any, parent: type) -> list[str]:
-    return [hook for hook in hooks if _is_overridden(hook, instance, parent)]
+    return [hook for hook in hooks if is_overridden(hook, instance, parent)]
 
 
-def _is_overridden(hook: str, instance: Any, parent: type) -> bool:
-    try:
-        return bool(is_overridden(hook, instance, parent))
-    except AttributeError:  # a callable object replaces it
-        return True
+def is_overridden(hook: str, instance: Any, parent: type) -> bool:
+    """Returns whether an object has a method other than its parent class's.
+
+    Lightning's function of this name unwraps methods, and so takes one decorated with `functools.wraps` of the
+    parent's method for that method; but it is the decorated one that is called.
+    """
+    own, theirs = (getattr(kind, hook, None) for kind in (type(instance), parent))
+    return hook in vars(instance) or own is not theirs
 
 
 def minibatches_until_a_call(trainer: Any) -> int:

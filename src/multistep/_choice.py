@@ -14,12 +14,13 @@ from multistep._check import are_close
 from multistep._errors import CannotFuseError, EngineMismatchError
 from multistep._fused import FusedEngine
 from multistep._fusible import refuse_what_cannot_be_fused
+from multistep._hooks import has_hooks, reads_gradients
 from multistep._late_metrics import LateMetrics
 from multistep._loaders import data_of, loaders_of, may_repeat, refused_data
 from multistep._logs import Replay
 from multistep._minibatches import Source, longest_chunk
 from multistep._own_schedules import OwnSchedules
-from multistep._reach import has_hooks, reads_gradients, shared_places
+from multistep._reach import shared_places
 from multistep._signals import deferring_signals
 from multistep._step import Rule, perform_on_copies, state_of_users, without_optimizer
 from multistep._user_state import UserState

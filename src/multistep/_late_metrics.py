@@ -10,10 +10,10 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from multistep._capture import Captured, MetricCall
+from multistep._copies import leaving_graphs
 from multistep._describe import describe, first_difference
 from multistep._errors import CannotFuseError, EngineMismatchError
 from multistep._guards import guarded, identical, random_states
-from multistep._optimizers import leaving_graphs
 from multistep._reach import has_data, held_in, in_common, reaches_the_training
 from multistep._record import Recorder
 from multistep._tree import rebuild

@@ -7,7 +7,6 @@ from typing import Any
 from pytorch_lightning import LightningDataModule, LightningModule
 from pytorch_lightning.loops.fetchers import _DataFetcher
 from pytorch_lightning.trainer import call
-from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -20,6 +19,7 @@ from torch.utils.data import (
     default_collate,
 )
 
+from multistep._calls import is_overridden
 from multistep._reach import reaches_the_training
 
 TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")

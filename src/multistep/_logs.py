@@ -11,12 +11,14 @@ from torchmetrics import MetricCollection
 from torchmetrics.utilities import dim_zero_cat, dim_zero_sum
 
 from multistep._capture import BatchValue, Captured, Logged, MetricCall
+from multistep._copies import leaving_graphs
 from multistep._errors import EngineMismatchError
 from multistep._late_metrics import LateMetrics
-from multistep._optimizers import leaving_graphs
 from multistep._tree import rebuild
 
 ADDITIVE = tuple(f"torchmetrics.{kind}" for kind in ("aggregation", "classification", "regression"))
+# They add up as long as their window holds zeros, or every example has a label.
+NOT_ADDITIVE = ("torchmetrics.aggregation.Running", "torchmetrics.classification.ranking.")
 SUMS = (dim_zero_sum, dim_zero_cat)  # reductions that may allow many minibatches to be given as one
 
 
@@ -188,7 +190,10 @@ class Replay:
             return False
         parts = _parts_of(metric)
         # One chunk does not show that the next will be additive, too: an image metric may scale by a minibatch's range.
-        if not all(type(part).__module__.startswith(ADDITIVE) and part._defaults for part in parts):
+        kinds = [f"{type(part).__module__}.{type(part).__name__}" for part in parts]
+        if not all(kind.startswith(ADDITIVE) and not kind.startswith(NOT_ADDITIVE) for kind in kinds):
+            return False
+        if len({len(tensor[0]) for tensor in tensors}) > 1 or not all(part._defaults for part in parts):
             return False
         if any(part._reductions[name] not in SUMS for part in parts for name in part._defaults):
             return False

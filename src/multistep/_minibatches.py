@@ -212,7 +212,7 @@ class Source:
                 fetcher.fetched += 1
         except StopIteration:  # the loader's length is wrong
             pass
-        except Exception as error:  # raised when the minibatches before it have been performed
+        except BaseException as error:  # raised when the minibatches before it have been performed
             self._error = error
         return taken
 
@@ -220,7 +220,7 @@ class Source:
         for index in indices:
             try:
                 yield fetch(index)
-            except Exception as error:
+            except BaseException as error:
                 self._error = error
                 return
 

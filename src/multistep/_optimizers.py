@@ -1,31 +1,23 @@
 """Performs a torch optimizer's own `step` on copies, and makes it traceable."""
 
-import copy
-import io
-import types
-import weakref
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
-from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
-from torch.utils.data import DataLoader, Dataset
 
 from multistep._describe import describe
 from multistep._errors import CannotFuseError
-from multistep._guards import RefusingTrainer, RefusingValue
-from multistep._origins import contents_of, is_foreign, is_own_object
+from multistep._origins import module_of
 from multistep._reach import held_in
 
 NAMES = {"alpha", "value"}  # keyword arguments that are factors
-BOUND = (types.BuiltinMethodType, types.MethodWrapperType)  # bound methods of C objects
 TENSORS_BY_OTHER_MEANS = {"foreach": False, "fused": False, "capturable": True}
 
 
@@ -77,7 +69,24 @@ def has_step_hooks(optimizer: Optimizer) -> bool:
 
 def is_torchs(optimizer: Optimizer) -> bool:
     """Returns whether the step is one of torch's. All but LBFGS call their closure once, before anything else."""
-    return str(cast(Any, type(optimizer).step).__module__).startswith("torch.optim.")
+    step: Any = type(optimizer).step
+    layers = [step]
+    while (step := getattr(step, "__wrapped__", None)) is not None:
+        layers.append(step)
+    return all(module_of(layer).startswith("torch.") for layer in layers)
+
+
+def _of_torch() -> None:
+    """Stands for a step, to find torch's wrapper of every step."""
+
+
+HOOKED = Optimizer.profile_hook_step(_of_torch).__code__
+
+
+def _step_of(optimizer: Optimizer) -> Any:
+    """Returns the function that is the class's step, without torch's wrapper for profilers and hooks."""
+    step: Any = type(optimizer).step
+    return step.__wrapped__ if getattr(step, "__code__", None) is HOOKED else step
 
 
 class Closure:
@@ -112,50 +121,8 @@ def plain_step(optimizer: Optimizer) -> Callable[..., Any] | None:
     of_a_schedule = hasattr(own, "_wrapped_by_lr_sched") and getattr(own, "__wrapped__", None) is step
     if has_step_hooks(optimizer) or (own is not None and not of_a_schedule):
         return None
-    step = step.__wrapped__ if hasattr(step, "hooked") else step
+    step = _step_of(optimizer)
     return lambda *closure: step(optimizer, *closure)
-
-
-def leaving_graphs(module: nn.Module) -> dict[int, Any]:
-    """Returns the memo with which `copy.deepcopy` detaches tensors that have a graph, such as a metric's last value."""
-    memo: dict[int, Any] = {}
-    for child in module.modules():
-        for value in child.__dict__.values():
-            for tensor in [value, *contents_of(value)]:
-                if isinstance(tensor, Tensor) and tensor.grad_fn is not None:
-                    memo[id(tensor)] = tensor.detach().clone()
-    return memo
-
-
-def copied(module: nn.Module, optimizer: Optimizer) -> tuple[Any, Any, set[int]]:
-    """Returns copies of a module and its optimizer, and the identities of all copied objects.
-
-    In the copies, objects that refuse any use replace datasets and the trainer.
-
-    Raises a CannotFuseError if a copied attribute is still shared with the module.
-    """
-    memo = leaving_graphs(module)
-    if (trainer := getattr(module, "_trainer", None)) is not None:
-        memo[id(trainer)] = trainer
-    for value in held_in(value for child in module.modules() for value in vars(child).values()):
-        if isinstance(value, (Dataset, DataLoader)):  # large, and a step must not use it
-            memo[id(value)] = RefusingValue("training_step uses a dataset or loader stored in the module")
-        ends = hasattr(type(value), "__del__") and not isinstance(value, io.IOBase)  # a file cannot be copied
-        if ends and is_foreign(type(value).__module__):
-            raise CannotFuseError(f"the module holds a {type(value).__name__}, whose copies would run its __del__")
-    other = copy.deepcopy(module, memo)
-    for child, twin in zip(module.modules(), other.modules(), strict=True):
-        for key, value in child.__dict__.items():
-            owner = getattr(value, "__self__", None) if isinstance(value, BOUND) else None
-            bound = owner is not None and not isinstance(owner, (types.ModuleType, type))  # deepcopy does not rebind it
-            if bound or isinstance(value, weakref.ref) or (is_own_object(value) and twin.__dict__.get(key) is value):
-                raise CannotFuseError(f"self.{key} is shared by the module and its copies")
-        if isinstance(twin, LightningModule):
-            twin.__dict__["_trainer"] = RefusingTrainer()
-    attributes = {key: value for key, value in vars(optimizer).items() if key != "step"}
-    stepper = object.__new__(type(optimizer))
-    stepper.__dict__.update(copy.deepcopy(attributes, memo))  # torch's own copy drops the attributes of subclasses
-    return other, stepper, {id(stepper), *map(id, memo.values())}
 
 
 def state_of(optimizer: Optimizer, names: Mapping[nn.Parameter, str]) -> dict[str, dict[str, Tensor]]:
@@ -270,8 +237,7 @@ def _twin(
 
 
 def _step(twin: Any, loss: Tensor, parameters: Sequence[Tensor]) -> None:
-    step: Any = type(twin).step
-    step = step.__wrapped__ if hasattr(step, "hooked") else step
+    step = _step_of(twin)
     flag = torch.compiler._is_compiling_flag
     torch.compiler._is_compiling_flag = True  # makes torch's optimizers keep their counters as tensors
     try:

@@ -83,6 +83,7 @@ def _imported(module: types.ModuleType) -> Iterator[str]:
     """Yields the names of the modules that a module imports or imports something from."""
     for value in list(vars(module).values()):
         name = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None)
+        name = module_of(value) if inspect.isfunction(value) else name
         if isinstance(name, str) and name in sys.modules and is_foreign(name):
             yield name
 
@@ -128,7 +129,20 @@ def loaded(name: str, package: str) -> list[types.ModuleType]:
 
 def is_own(value: Any) -> bool:
     """Returns whether a class or function is the user's, not an installed package's."""
-    return is_own_module(str(getattr(value, "__module__", "")))
+    return is_own_module(module_of(value))
+
+
+def module_of(value: Any) -> str:
+    """Returns the name of the module that a function or class, or the class of another object, was written in.
+
+    A function's `__module__` may be that of another one, copied by `functools.wraps`.
+    """
+    if isinstance(value, types.FunctionType):
+        return str(value.__globals__.get("__name__"))
+    if isinstance(value, (types.MethodType, functools.partial)):
+        return module_of(value.__func__ if isinstance(value, types.MethodType) else value.func)
+    plain = isinstance(value, (type, types.BuiltinFunctionType))
+    return str(value.__module__ if plain else type(value).__module__)
 
 
 def is_own_object(value: Any) -> bool:

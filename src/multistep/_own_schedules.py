@@ -83,6 +83,8 @@ class OwnSchedules:
         try:
             with state.kept(who):
                 other = copy.deepcopy(scheduler, memo)
+        except CannotFuseError:
+            raise
         except Exception as error:  # its attributes may raise anything
             raise CannotFuseError(f"{who} cannot be copied") from error
         watched = {id(trainer), *map(id, self._module.modules())}  # restored by other means, or refused when read

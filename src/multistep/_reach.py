@@ -1,20 +1,16 @@
 """Finds what hooks, data and metrics can reach, because they do not run under watch."""
 
-import dis
 import functools
 import types
 import weakref
 from collections import deque
 from collections.abc import Container, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import pairwise
-from operator import attrgetter
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -41,11 +37,6 @@ OWNERS = (type, ModuleType)  # objects that own names
 HOLDING = (MethodType, BuiltinFunctionType, partial, tuple, frozenset, weakref.ref)  # others' values alone
 UNCHANGING = (*OF_TORCH, *HOLDING, Trainer, Dataset, DataLoader)
 MAKING = ("__init__", "__new__", "__init_subclass__", "setup", "prepare_data")  # run before training
-# The attribute, and the functions of torch and Lightning, that read gradients; Python's, that read any attribute.
-GRADIENTS = {"grad", "grad_norm", "clip_grad_norm_", "clip_grad_value_", "get_total_norm"}
-GRADIENTS |= {"getattr", "attrgetter", "__getattribute__", "getmembers", "eval", "exec"}
-CALLED = {"train_dataloader", "step", "get_lr", "lr_lambdas"}  # besides hooks: of modules, and of schedules
-BEFORE_TRAINING = {"on_fit_start", "on_train_start", "on_sanity_check_start", "on_sanity_check_end"}
 
 
 def reaches_the_training(values: Iterable[Any], kept: Iterable[Any], state: Iterable[Tensor]) -> bool:
@@ -199,7 +190,7 @@ def _held_by(value: Any) -> Iterable[Any]:
     if isinstance(value, FunctionType):
         names = {*names_in(value.__code__)}
         found = [value.__globals__[name] for name in names if name in value.__globals__]
-        return [*enclosed(value), *found, *(x for owner in found for x in _named_in(owner, names))]
+        return [*enclosed(value), *found, *(x for owner in found for x in named_in(owner, names))]
     if isinstance(value, MethodType):
         return [value.__func__, value.__self__]
     if isinstance(value, weakref.ref):
@@ -216,7 +207,7 @@ def _held_by(value: Any) -> Iterable[Any]:
     return [*attributes.values(), *slots.values(), *_of_class(type(value)), *contents_of(value)[:FEW]]
 
 
-def _named_in(owner: Any, names: Iterable[str]) -> list[Any]:
+def named_in(owner: Any, names: Iterable[str]) -> list[Any]:
     """Returns what a user's class or module has under these names, such as `Settings.network`."""
     own = is_own(owner) if isinstance(owner, type) else isinstance(owner, ModuleType) and is_own_module(owner.__name__)
     return [vars(owner)[name] for name in names if name in vars(owner)] if own else []
@@ -228,72 +219,14 @@ def _of_class(kind: type) -> Iterator[Any]:
     for cls in kind.__mro__:
         if is_foreign(cls.__module__):
             for name in vars(cls).keys() - left:
-                yield from [*_functions_in(vars(cls)[name])] or [vars(cls)[name]]
+                yield from [*functions_in(vars(cls)[name])] or [vars(cls)[name]]
 
 
-def has_hooks(module: LightningModule) -> bool:
-    """Returns whether a module overrides an `on_` hook of LightningModule."""
-    hooks = [
-        name for name in dir(LightningModule) if name.startswith("on_") and callable(getattr(LightningModule, name))
-    ]
-    return any(is_overridden(name, module, LightningModule) for name in hooks)
-
-
-def reads_gradients(instance: Any, module: LightningModule) -> bool:
-    """Returns whether what training calls of an object, or the code that this calls, names gradients of parameters.
-
-    Args:
-        instance: the callback, module or schedule.
-        module: the module that is trained, whose methods a callback may call.
-    """
-    hooks = {name for name in dir(instance) if name.startswith("on_")} - BEFORE_TRAINING | CALLED
-    waiting: list[Any] = [value for name in sorted(hooks) for value in _of_name(name, instance)]
-    seen: set[int] = set()
-    while waiting:
-        value = waiting.pop()
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        waiting += contents_of(value)
-        if isinstance(value, type) and is_own(value):
-            waiting += vars(value).values()
-        elif is_own(type(value)) and not isinstance(value, Tensor):
-            waiting += [type(value), *(attributes_of(value) or {}).values()]
-        if isinstance(value, attrgetter):
-            return True
-        for function in _functions_in(value):
-            if not is_foreign(str(function.__module__)):
-                continue
-            if _names_gradients(function.__code__):
-                return True
-            waiting += enclosed(function)
-            names = {*names_in(function.__code__)}
-            found = [function.__globals__.get(name) for name in names]
-            waiting += [*found, *(x for owner in found for x in _named_in(owner, names))]
-            waiting += [value for name in names for one in (instance, module) for value in _of_name(name, one)]
-    return False
-
-
-def _of_name(name: str, instance: Any) -> Iterator[Any]:
-    """Yields what a name may refer to in an instance's class, attributes and submodules, without evaluating it."""
-    yield getattr(type(instance), name, None)
-    yield vars(instance).get(name)
-    yield vars(instance).get("_modules", {}).get(name)
-
-
-def _names_gradients(code: types.CodeType) -> bool:
-    """Returns whether a function's code contains a name in `GRADIENTS`, except as `autograd.grad`."""
-    inner = any(_names_gradients(constant) for constant in code.co_consts if isinstance(constant, types.CodeType))
-    if inner or GRADIENTS.isdisjoint([*names_in(code), *code.co_varnames, *code.co_cellvars, *code.co_freevars]):
-        return inner  # before listing the instructions, which takes long
-    names = [instruction.argval for instruction in dis.get_instructions(code)]
-    return any(name in GRADIENTS and before != "autograd" for before, name in pairwise([None, *names]))
-
-
-def _functions_in(value: Any) -> Iterator[types.FunctionType]:
+def functions_in(value: Any) -> Iterator[types.FunctionType]:
+    """Yields the functions that a value is or wraps."""
     if isinstance(value, types.FunctionType):
         yield value
     elif isinstance(value, (staticmethod, classmethod, types.MethodType)):
-        yield from _functions_in(value.__func__)
+        yield from functions_in(value.__func__)
     elif isinstance(value, (functools.partial, property)):
-        yield from _functions_in(value.func if isinstance(value, functools.partial) else value.fget)
+        yield from functions_in(value.func if isinstance(value, functools.partial) else value.fget)

@@ -9,6 +9,7 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, MultiStepLR, StepLR
 
 from multistep._describe import describe
+from multistep._origins import module_of
 
 
 def upcoming_rates(
@@ -70,8 +71,8 @@ def changes_more_than_the_learning_rate(scheduler: Any) -> bool:
 
 def steps_without_effect(scheduler: LRScheduler) -> int:
     """Returns how many of the schedule's next steps are known to leave the learning rate unchanged."""
-    if {"step", "get_lr"} & {name for name, own in vars(scheduler).items() if not hasattr(own, "__wrapped__")}:
-        return 0  # set by the user
+    if {"step", "get_lr"} & vars(scheduler).keys():  # set by the user
+        return 0
     if type(scheduler) is StepLR and not isinstance(scheduler.step_size, int):
         return 0
     if type(scheduler) is MultiStepLR:
@@ -92,7 +93,7 @@ def is_of_ones_own(scheduler: Any) -> bool:
     if any(map(is_of_ones_own, getattr(scheduler, "_schedulers", []))) or not _is_of_torch(scheduler):
         return True
     held = [item for value in vars(scheduler).values() for item in (value if isinstance(value, list) else [value])]
-    return any(callable(item) and not str(getattr(item, "__module__", "")).startswith("torch") for item in held)
+    return any(callable(item) and not module_of(item).startswith("torch") for item in held)
 
 
 def all_in(configs: Sequence[Any]) -> list[Any]:

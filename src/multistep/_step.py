@@ -16,12 +16,13 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 
 from multistep._capture import Capture, Captured
+from multistep._copies import copied
 from multistep._describe import first_difference, is_tensor
 from multistep._errors import CannotFuseError
 from multistep._guards import RefusingValue, guarded, identical, unchanged
-from multistep._optimizers import Closure, copied, is_torchs, plain_step, state_of
+from multistep._optimizers import Closure, is_torchs, plain_step, state_of
 from multistep._origins import count_as_own
-from multistep._reach import first_leaf, in_common, sharing
+from multistep._reach import first_leaf, held_in, in_common, sharing
 from multistep._tree import flatten, rebuild
 from multistep._user_state import UserState
 from multistep._watch import Watch
@@ -62,8 +63,14 @@ def perform_step(module: LightningModule, batch: Any) -> Captured:
     loss = output.get("loss") if isinstance(output, Mapping) else output
     if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
         raise CannotFuseError("training_step does not return a loss that can be differentiated")
+    if any(not isinstance(value, Tensor) and _holds_tensors(value) for value in extra.values()):
+        raise CannotFuseError("training_step returns tensors within other values")
     extra = {key: value.detach() if isinstance(value, Tensor) else value for key, value in extra.items()}
     return Captured(loss, extra, capture.logs, capture.calls)
+
+
+def _holds_tensors(value: Any) -> bool:
+    return any(isinstance(each, Tensor) for each in held_in([value]))
 
 
 @dataclass(eq=False)

@@ -47,7 +47,10 @@ def flatten(batch: Any) -> tuple[list[Tensor], Layout]:
         children = _children(value)
         if children is None:
             raise TypeError(f"the minibatch holds a {type(value).__name__}")
-        return (type(value), *((key, describe(child)) for key, child in children))
+        if any(isinstance(key, Tensor) for key, _ in children):
+            raise TypeError("the minibatch holds a tensor as a key")
+        keys = [key if type(key) in (str, int) else describe(key) for key, _ in children]
+        return (type(value), *zip(keys, (describe(child) for _, child in children), strict=True))
 
     structure = describe(batch)
     kinds = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in tensors)

@@ -13,10 +13,11 @@ from torch.utils._pytree import tree_structure, tree_unflatten
 
 from multistep._averaging import Average
 from multistep._capture import Captured
+from multistep._copies import copied
 from multistep._describe import first_difference
 from multistep._errors import CannotFuseError
 from multistep._guards import guarded
-from multistep._optimizers import copied, options_of, plain_step, state_of, traced_step
+from multistep._optimizers import options_of, plain_step, state_of, traced_step
 from multistep._step import Rule, named_tensors, names_of, perform_step, trained_buffers
 from multistep._tree import Layout, is_dense, is_simple, overlapping, rebuild
 from multistep._watch import Watch
@@ -64,6 +65,8 @@ class TracedUpdate:
         for group in optimizer.param_groups:
             if any(parameter not in self._names for parameter in group["params"]):
                 raise CannotFuseError("the optimizer holds a parameter that does not belong to the module")
+        if any(key not in self._names for key in optimizer.state):
+            raise CannotFuseError("the optimizer keeps state that belongs to no parameter of the module")
         if type(optimizer).zero_grad is not Optimizer.zero_grad or "zero_grad" in vars(optimizer):
             raise CannotFuseError("the optimizer overrides zero_grad")
         if plain_step(optimizer) is None:  # asked of the original, as copies drop it

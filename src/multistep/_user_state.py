@@ -107,12 +107,13 @@ class UserState:
         kind: Any = type(value)
         if issubclass(kind, functools._lru_cache_wrapper):  # changing its table would break it
             return [value.__wrapped__, *cached_in(value)]
-        inner = [] if issubclass(kind, Tensor) else gc.get_referents(value)
+        of_class = issubclass(kind, type)  # copying an object stores `__slotnames__` in its class
+        inner = [] if issubclass(kind, Tensor) else [*vars(value).values()] if of_class else gc.get_referents(value)
         if issubclass(kind, weakref.ref):
             inner.append(value())
         self._kept += [_Kept(label, value, get, set_, get(value)) for get, set_ in _keepers_of(kind)]
-        if issubclass(kind, type):
-            return [*inner, *kind.__subclasses__(value)]
+        if of_class:
+            return [*inner, *value.__bases__, *kind.__subclasses__(value)]
         if kind not in WITHOUT_ATTRIBUTES:
             inner += [each for each in [attributes_of(value)] if each is not None]
             if _has_slots(kind) and (slots := slots_of(value)):

@@ -17,7 +17,7 @@ from torchmetrics import Metric, MetricCollection
 
 from multistep._describe import OF_EVERY_MODULE, Describer, Unhashable
 from multistep._errors import CannotFuseError
-from multistep._origins import PLAIN, is_foreign, name_of
+from multistep._origins import PLAIN, is_foreign, module_of, name_of
 from multistep._record import Recorder
 from multistep._undo import Place
 
@@ -175,5 +175,5 @@ def _refuse_hooks(module: nn.Module, name: str) -> None:
         if getattr(torch.nn.modules.module, f"_global{hooks}", None):
             raise CannotFuseError("a hook is registered on all modules")
         for hook in module.__dict__[hooks].values():
-            if not str(getattr(hook, "__module__", type(hook).__module__)).startswith("torch."):
+            if not module_of(hook).startswith("torch."):
                 raise CannotFuseError(f"a hook is registered on {name or 'the module'}")

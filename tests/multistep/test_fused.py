@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from multistep import Calls, EngineMismatchError, EngineUnavailableError, _choice, _fused
 from multistep._calls import is_others
 from multistep._fused import FusedEngine
-from multistep._reach import reads_gradients
+from multistep._hooks import reads_gradients
 from multistep.compiled import cache, inductor, program
 from multistep.compiled.inductor import fast_tanh
 from tests.multistep import training

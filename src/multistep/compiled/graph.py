@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from multistep._errors import CannotFuseError
+
 aten = torch.ops.aten
 # Operators whose index inductor does not check, or counts from the end if it is negative.
 UNCHECKED = {aten.scatter, aten.index_add, aten.index_copy}
@@ -16,8 +18,14 @@ COPYING |= {aten.slice_scatter, aten.select_scatter, torch.ops.prims.convert_ele
 
 
 def check_indices(graph: GraphModule) -> None:
-    """Inserts checks of indices before operators that do not check them."""
+    """Inserts checks of indices before operators that do not check them.
+
+    Raises a CannotFuseError if an operator has no result but an effect, such as an assertion: it would be dropped.
+    """
     for node in list(graph.graph.nodes):
+        schema = getattr(node.target, "_schema", None)
+        if schema and schema.name.startswith("aten::") and not (schema.returns or schema.is_mutable):
+            raise CannotFuseError(f"compiled code would leave out {node.target}")
         if getattr(node.target, "overloadpacket", None) in UNCHECKED:
             x, dim, index, *rest = node.args
             shape = x.meta["val"].shape
@@ -39,11 +47,27 @@ def lifted_constants(graph: GraphModule) -> list[Tensor]:
                 last = lifted[node.target] = graph.graph.placeholder(node.target)
         node.replace_all_uses_with(lifted[node.target])
         graph.graph.erase_node(node)
+    if {*lifted.values()} & {*_written_in(graph)}:
+        raise CannotFuseError("an update changes a tensor that is no parameter, buffer or optimizer state")
     constants = [getattr(graph, name).detach().clone() for name in lifted]
     for name in lifted:
         delattr(graph, name)
     graph.recompile()
     return constants
+
+
+def _written_in(graph: GraphModule) -> Iterator[Node]:
+    """Yields the nodes whose memory the operators of a graph write to, directly or through views."""
+    for node in graph.graph.nodes:
+        arguments = getattr(getattr(node.target, "_schema", None), "arguments", ())
+        for number, argument in enumerate(arguments):
+            if argument.alias_info is None or not argument.alias_info.is_write:
+                continue
+            value = node.args[number] if number < len(node.args) else node.kwargs.get(argument.name)
+            for each in value if isinstance(value, (list, tuple)) else [value]:
+                while isinstance(each, Node):
+                    yield each
+                    each = each.args[0] if getattr(each.target, "is_view", False) else None
 
 
 def read_before_written(graph: GraphModule) -> None:

@@ -1,0 +1,91 @@
+"""Finds out which hooks of the user run, and whether they or schedules read gradients."""
+
+import dis
+import types
+from collections.abc import Iterator
+from itertools import pairwise
+from operator import attrgetter
+from typing import Any
+
+from pytorch_lightning import LightningModule
+from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
+
+from multistep._calls import is_overridden
+from multistep._describe import enclosed
+from multistep._origins import attributes_of, contents_of, is_foreign, is_own, module_of, names_in
+from multistep._reach import functions_in, named_in
+
+# The attribute, and what of torch and Lightning reads or adds to gradients; Python's functions that read any attribute.
+GRADIENTS = {"grad", "_grad", "grad_norm", "clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_"}
+GRADIENTS |= {"get_total_norm", "clip_gradients", "backward", "manual_backward", "optimizer_step"}
+GRADIENTS |= {"getattr", "attrgetter", "__getattribute__", "getmembers", "eval", "exec"}
+CALLED = {"train_dataloader", "step", "get_lr", "lr_lambdas"}  # besides hooks: of modules, and of schedules
+BEFORE_TRAINING = {"on_fit_start", "on_train_start", "on_sanity_check_start", "on_sanity_check_end"}
+
+
+def has_hooks(module: LightningModule) -> bool:
+    """Returns whether a module overrides an `on_` hook of LightningModule."""
+    hooks = [
+        name for name in dir(LightningModule) if name.startswith("on_") and callable(getattr(LightningModule, name))
+    ]
+    return any(is_overridden(name, module, LightningModule) for name in hooks)
+
+
+def reads_gradients(instance: Any, module: LightningModule) -> bool:
+    """Returns whether what training calls of an object, or the code that this calls, names gradients of parameters.
+
+    Args:
+        instance: the callback, module or schedule.
+        module: the module that is trained, whose methods a callback may call.
+    """
+    hooks = {name for name in dir(instance) if name.startswith("on_")} - BEFORE_TRAINING | CALLED
+    waiting: list[Any] = [value for name in sorted(hooks) for value in _of_name(name, instance)]
+    seen: set[int] = set()
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        waiting += contents_of(value)
+        if isinstance(value, type) and is_own(value):
+            waiting += vars(value).values()
+        elif is_own(type(value)) and not isinstance(value, Tensor):
+            waiting += [type(value), *(attributes_of(value) or {}).values()]
+        if isinstance(value, attrgetter):
+            return True
+        for function in functions_in(value):
+            if not is_foreign(module_of(function)):
+                continue
+            if _names_gradients(function.__code__, not isinstance(instance, LRScheduler)):
+                return True
+            waiting += enclosed(function)
+            names = {*names_in(function.__code__)}
+            found = [function.__globals__.get(name) for name in names]
+            waiting += [*found, *(x for owner in found for x in named_in(owner, names))]
+            waiting += [value for name in names for one in (instance, module) for value in _of_name(name, one)]
+    return False
+
+
+def _of_name(name: str, instance: Any) -> Iterator[Any]:
+    """Yields what a name may refer to in an instance's class, attributes and submodules, without evaluating it."""
+    yield getattr(type(instance), name, None)
+    yield vars(instance).get(name)
+    yield vars(instance).get("_modules", {}).get(name)
+
+
+def _names_gradients(code: types.CodeType, steps: bool) -> bool:
+    """Returns whether a function's code contains a name in `GRADIENTS`, except as `autograd.grad`.
+
+    An attribute `step` counts as one if `steps`: it may be that of the optimizer.
+    """
+    if any(_names_gradients(each, steps) for each in code.co_consts if isinstance(each, types.CodeType)):
+        return True
+    names = [*names_in(code), *code.co_varnames, *code.co_cellvars, *code.co_freevars]
+    if (GRADIENTS | {"step"}).isdisjoint(names):
+        return False  # before listing the instructions, which takes long
+    instructions = [*dis.get_instructions(code)]
+    if steps and any(each.argval == "step" and each.opname in ("LOAD_ATTR", "LOAD_METHOD") for each in instructions):
+        return True
+    names = [each.argval for each in instructions]
+    return any(name in GRADIENTS and before != "autograd" for before, name in pairwise([None, *names]))
