@@ -13,7 +13,7 @@ import random
 import types
 import weakref
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ from torchmetrics import Metric
 from multistep._errors import CannotFuseError
 from multistep._guards import RefusingValue
 from multistep._origins import PLAIN, attributes_of, contents_of, is_own, kind_of, name_of, settings_of
+
+K = TypeVar("K")
 
 FUNCTIONS = (types.FunctionType, types.MethodType, functools.partial, staticmethod, classmethod, property)
 # The attributes of a bare module; its parameters, buffers and submodules are described separately.
@@ -37,9 +39,9 @@ class Unhashable(str):
     """Stands for a value known only by its identity; what depends on it cannot outlive the process."""
 
 
-def first_difference(one: dict[str, Any], other: dict[str, Any]) -> str | None:
+def first_difference(one: Mapping[K, Any], other: Mapping[K, Any]) -> K | None:
     """Returns the first name whose values differ between two descriptions, or None if they agree."""
-    return next((name for name in one | other if one.get(name) != other.get(name)), None)
+    return next((name for name in {**one, **other} if one.get(name) != other.get(name)), None)
 
 
 def is_tensor(described: Any) -> bool:

@@ -47,7 +47,8 @@ class LateMetrics:
         reads: Callable[[str], bool],
     ) -> None:
         self._module, self._data, self._reads = module, data, reads
-        self._paths = [call.path for call in captured.calls]
+        self._read: dict[str, list[tuple[str, str]]] = {}  # attributes that are read elsewhere, by metric
+        self._runs_own_code = False  # of the user
         self.places: list[Place] = []
         rest = iter(outputs[1 + sum(isinstance(log.value, Tensor) for log in captured.logs) :])
         for call in captured.calls:
@@ -56,16 +57,14 @@ class LateMetrics:
     @contextmanager
     def checked(self) -> Iterator[None]:
         """Raises an EngineMismatchError if the metrics' updates in the block do what the trial ruled out."""
-        if not self._paths:
+        if not (self._runs_own_code or any(self._read.values())):
             yield
             return
-        before, plain = random_states(), [self._plain(self._module.get_submodule(path)) for path in self._paths]
+        before, plain = random_states(), {path: self._plain(path) for path in self._read}
         yield
-        after = [self._plain(self._module.get_submodule(path)) for path in self._paths]
-        for path, one, other in zip(self._paths, plain, after, strict=True):
-            if changed := first_difference(one, other):
-                what = f"changes its attribute {changed}, which a step or schedule reads"
-                raise EngineMismatchError(f"the metric {path} {what}; use engine eager")
+        for path, one in plain.items():
+            if changed := first_difference(one, self._plain(path)):
+                raise EngineMismatchError(f"{_changes(path, changed)}; use engine eager")
         if random_states() != before:
             raise EngineMismatchError("a metric draws random numbers; use engine eager")
 
@@ -77,24 +76,26 @@ class LateMetrics:
         with guarded(), state.kept(who):
             before = torch.get_rng_state()
             twin = copy.deepcopy(metric, leaving_graphs(metric))
-            plain = self._plain(twin)
+            plain = self._all_read(twin)
             copies = {*map(id, held_in([twin]))} - {*map(id, held_in([metric]))}
             recorder = Recorder(nn.Module(), copies, who, shared=in_common([twin], [metric]))
             rows = [*zip(*tensors, strict=True)] or [()]
             (args, kwargs), *others = [rebuild(call.layout, [*row]) for row in rows]
             with state.kept(who):  # by itself, as the next may undo its change
                 recorder.run(lambda: twin.update(*args, **kwargs))
-            once = self._plain(twin)
+            once = self._all_read(twin)
             for more, options in others:
                 twin.update(*more, **options)
             drew = not torch.equal(before, torch.get_rng_state())
-            changed = first_difference(plain, once) or first_difference(plain, self._plain(twin))
+            changed = first_difference(plain, once) or first_difference(plain, self._all_read(twin))
         if drew:
             raise CannotFuseError(f"{who} draws random numbers")
         if not all(map(identical, given, tensors)):
             raise CannotFuseError(f"{who} changes its arguments in place")
         if changed is not None:
-            raise CannotFuseError(f"{who} changes its attribute {changed}, which a step or schedule reads")
+            raise CannotFuseError(_changes(call.path, changed))
+        self._read[call.path] = [*plain]
+        self._runs_own_code = self._runs_own_code or bool(recorder.codes)
         self.places += [*recorder.places, *recorder.shared]
 
     def _refuse_what_it_can_access(self, metric: nn.Module, who: str) -> None:
@@ -110,11 +111,21 @@ class LateMetrics:
         if any(isinstance(getattr(part, "nan_strategy", None), float) for part in metric.modules()):
             raise CannotFuseError(f"{who} changes its arguments in place")
 
-    def _plain(self, metric: nn.Module) -> dict[str, Any]:
+    def _all_read(self, metric: nn.Module) -> dict[tuple[str, str], Any]:
         """Returns a description of the attributes of a metric that are no states and that are read elsewhere."""
         return {
-            f"{path}.{key}".strip("."): describe(value)
+            (path, key): describe(value)
             for path, part in metric.named_modules()
             for key, value in vars(part).items()
             if key not in OF_EVERY_METRIC and key not in getattr(part, "_defaults", ()) and self._reads(key)
         }
+
+    def _plain(self, path: str) -> dict[tuple[str, str], Any]:
+        """Returns the same of a metric of the module, for the attributes that the trial found."""
+        metric = self._module.get_submodule(path)
+        return {(part, key): describe(vars(metric.get_submodule(part)).get(key)) for part, key in self._read[path]}
+
+
+def _changes(path: str, attribute: tuple[str, str]) -> str:
+    name = ".".join(filter(None, (path, *attribute)))
+    return f"{name} is changed by the update of a metric, and read by a step or schedule"

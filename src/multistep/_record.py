@@ -63,6 +63,9 @@ class Recorder:
         watched: a module that is watched separately, if the update does not run on copies. Anything else that it may
             change is then refused before it runs, if it cannot be restored.
         shared: the objects that the copies share with the originals.
+
+    Attributes:
+        codes: the code of the user's functions, and of others that are not torch's, that has run.
     """
 
     def __init__(
@@ -77,7 +80,7 @@ class Recorder:
         self._modules = {} if watched is None else {id(child): path for path, child in watched.named_modules()}
         self._keys = {"training_step", "forward"}
         self._by_any_name = False
-        self._codes: set[types.CodeType] = set()
+        self.codes: set[types.CodeType] = set()
         self._classes: set[type] = set()
         self._places: dict[_Key, Place] = {}
         self._back: dict[_Key, Callable[[], None]] = {}
@@ -185,8 +188,8 @@ class Recorder:
     def _enter(self, frame: types.FrameType, module: str) -> None:
         """Records a function that is about to run, and everything that it can read or change."""
         code, own = frame.f_code, is_own_module(module)
-        if code not in self._codes:
-            self._codes.add(code)
+        if code not in self.codes:
+            self.codes.add(code)
             names = set(names_in(code))
             self._keys |= names
             self._by_any_name = self._by_any_name or not BY_ANY_NAME.isdisjoint(names)

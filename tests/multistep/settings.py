@@ -1116,3 +1116,5 @@ SETTINGS = {
         }.items()
     },
 }
+
+HERE = frozenset(SETTINGS)  # other files add to them

@@ -4,7 +4,7 @@ import pytest
 
 from multistep import EngineMismatchError
 from tests.multistep import around, deceiving, later, wrapped  # noqa: F401  # which add to SETTINGS
-from tests.multistep.settings import EAGER, FUSED, LIGHTNING, SETTINGS, Rows
+from tests.multistep.settings import EAGER, FUSED, HERE, LIGHTNING, SETTINGS, Rows
 from tests.multistep.training import assert_same, train
 
 # What shares its compiled code with others, or is one of its kind, runs always; the rest is slow.
@@ -81,8 +81,8 @@ def assert_same_rows(rows, expected, exactly):
 
 @pytest.mark.parametrize(
     "name",
-    [  # of those that `auto` leaves to eager, it is seen below
-        pytest.param(name, marks=[pytest.mark.slow] * (setting.engine == EAGER))
+    [  # of those that `auto` leaves to eager, it is seen below; the other files' deceive compiled code alone
+        pytest.param(name, marks=[pytest.mark.slow] * (setting.engine == EAGER or name not in HERE))
         for name, setting in SETTINGS.items()
         if setting.engine != LIGHTNING
     ],
