@@ -63,9 +63,6 @@ class Recorder:
         watched: a module that is watched separately, if the update does not run on copies. Anything else that it may
             change is then refused before it runs, if it cannot be restored.
         shared: the objects that the copies share with the originals.
-
-    Attributes:
-        codes: the code of the user's functions, and of others that are not torch's, that has run.
     """
 
     def __init__(
@@ -80,7 +77,7 @@ class Recorder:
         self._modules = {} if watched is None else {id(child): path for path, child in watched.named_modules()}
         self._keys = {"training_step", "forward"}
         self._by_any_name = False
-        self.codes: set[types.CodeType] = set()
+        self.codes: set[types.CodeType] = set()  # of functions that have run, of the user and of other packages
         self._classes: set[type] = set()
         self._places: dict[_Key, Place] = {}
         self._back: dict[_Key, Callable[[], None]] = {}
