@@ -87,7 +87,7 @@ class Choice:
         except CannotFuseError as error:
             self.fall_back(f"after {self._trainer.global_step:,} updates: {error}")
         self._others = 0
-        return tensors if self.engine is not None and layout == self.engine.layout else None
+        return tensors if self.engine and tensors and self.engine.accepted.takes(tensors, layout) else None
 
     @deferring_signals(interrupts=False)
     def expected(self, batch: Any) -> dict[str, Tensor] | None:

@@ -15,7 +15,7 @@ from multistep._errors import CannotFuseError
 from multistep._minibatches import Odd, Stacked
 from multistep._schedules import upcoming_rates
 from multistep._signals import deferring_signals
-from multistep._tree import rebuild
+from multistep._tree import is_finite, rebuild
 
 SECONDS = 0.25  # after which a chunk ends, to show progress and handle signals
 
@@ -38,6 +38,8 @@ class Chunk:
         self.losses: list[Tensor] = []
         self.logged: dict[str, list[Tensor]] = {}
         self._seconds = SECONDS / 50  # for a fused minibatch; a high guess at first
+        self._singly = 0  # minibatches that are performed as Python
+        self._loss_was_infinite = self._has_diverged = False
         self._layout: Any = None  # of the minibatches being performed
 
     def clear(self) -> None:
@@ -56,7 +58,7 @@ class Chunk:
         most = min(most, self._choice.longest, max(1, int(SECONDS / self._seconds)))
         done = 0
         with deferring_signals():  # so that fetched minibatches are performed
-            for piece in self._choice.source.take(fetcher, most, self._choice.engine.layout, self._choice.engine.draws):
+            for piece in self._choice.source.take(fetcher, most, self._choice.engine):
                 done += piece.count if isinstance(piece, Stacked) else 1
                 if isinstance(piece, Odd):
                     self._perform_one(piece.batch)
@@ -71,11 +73,13 @@ class Chunk:
         """Performs stacked minibatches, and keeps Lightning's counters of them; returns how many."""
         trainer: Any = self._trainer
         loop, engine = self._epoch_loop, self._choice.engine
-        if engine is None:  # it has fallen back within this chunk
+        if engine is None or self._singly:  # it has fallen back within this chunk
+            self._singly = max(0, self._singly - 1)
             self._perform_one(rebuild(self._layout, [tensor[0] for tensor in tensors]))
             return 1
         assert self._choice.schedules is not None
         self._layout = engine.layout
+        self._note_divergence()
         each, ready, first = trainer.accumulate_grad_batches, loop.batch_progress.current.ready, trainer.global_step
         ends = [(ready + n) % each == 0 for n in range(1, count + 1)]
         optimizer = trainer.optimizers[0]
@@ -92,11 +96,7 @@ class Chunk:
         started = time.perf_counter()
         with deferring_signals():
             some, due = [tensor[:count] for tensor in tensors], self._due(first, ends)
-            try:
-                outputs = engine.run(some, rates, torch.tensor(ends), due, ready % each != 0)
-            except Exception as error:  # from any minibatch: performed one by one, the right one raises it
-                undo()
-                self._choice.fall_back_from(error)
+            if (outputs := self._run(some, rates, ends, due, ready % each != 0, undo)) is None:
                 return 0
             self._seconds = max((time.perf_counter() - started) / count, 1e-6)
             self._note(outputs, ends, tensors)
@@ -105,6 +105,33 @@ class Chunk:
             number = f"{trainer.global_step:,}"
             self._choice.fall_back(f"after {number} updates: a schedule changes more than the learning rate")
         return count
+
+    def _run(
+        self,
+        tensors: Sequence[Tensor],
+        rates: Tensor,
+        ends: Sequence[bool],
+        due: Tensor,
+        within: bool,
+        undo: Callable[[], None],
+    ) -> list[Tensor] | None:
+        """Runs the engine; returns None, with everything restored, if the minibatches have to be performed as Python.
+
+        These are all minibatches after an exception, so that the right one raises it, and some whose loss is infinite,
+        as compiled code may treat infinities otherwise.
+        """
+        assert self._choice.engine is not None
+        try:
+            outputs = self._choice.engine.run(tensors, rates, torch.tensor(ends), due, within)
+        except Exception as error:
+            undo()
+            self._choice.fall_back_from(error)
+            return None
+        if is_finite(outputs[0]) or self._has_diverged:
+            return outputs
+        undo()
+        self._singly, self._loss_was_infinite = len(rates), True
+        return None
 
     def perform_last(self, tensors: list[Tensor], optimizer: Optimizer, batch: Any) -> dict[str, Any] | None:
         """Performs the minibatch that Lightning passes in; Lightning keeps all its counters except the optimizer's.
@@ -115,16 +142,14 @@ class Chunk:
         assert self._choice.replay is not None
         ends = not self._trainer.fit_loop._should_accumulate()
         rates = torch.tensor([[float(group["lr"]) for group in optimizer.param_groups]], dtype=torch.float64)
+        self._note_divergence()
         undo, due = self._undoing(), self._due(self._trainer.global_step, [ends])
         with deferring_signals():
             within = self._epoch_loop.batch_idx % self._trainer.accumulate_grad_batches != 0
             gradients = self._choice.engine.gradients(batch, within) if ends and self._choice.reads_gradients else None
             one = [tensor[None] for tensor in tensors]
-            try:
-                outputs = self._choice.engine.run(one, rates, torch.tensor([ends]), due, within)
-            except Exception as error:
-                undo()
-                self._choice.fall_back_from(error)
+            if (outputs := self._run(one, rates, [ends], due, within, undo)) is None:
+                self._singly = 0  # Lightning performs it
                 return None
             self._accounts.note_updates([ends], self._epoch_loop.batch_idx)
             if gradients is not None:
@@ -138,6 +163,13 @@ class Chunk:
         extra = {key: next(values)[0] if isinstance(value, Tensor) else value for key, value in extra.items()}
         loss = outputs[0][0]
         return {"loss": loss / self._trainer.accumulate_grad_batches, **extra}
+
+    def _note_divergence(self) -> None:
+        """Notes whether minibatches with an infinite loss, performed as Python, have made the parameters infinite."""
+        if self._loss_was_infinite:
+            assert self._choice.engine is not None
+            self._has_diverged = not all(map(is_finite, self._choice.engine.state()))
+            self._loss_was_infinite = False
 
     def _due(self, first: int, ends: Sequence[bool]) -> Tensor:
         """Returns whether the update of each minibatch moves each average, (K, averages)."""

@@ -128,6 +128,8 @@ class Describer:
             return described
         if isinstance(value, torch.Generator):
             return _digest(value.get_state())
+        if isinstance(value, memoryview):
+            return [kind, _sha256(value.tobytes())]
         if isinstance(value, random.Random):
             return [kind, *value.getstate()]
         changing = isinstance(value, (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler))
@@ -152,6 +154,8 @@ class Describer:
             return [kind, name_of(value), _code(value.__code__), *map(self, inside)]
         if isinstance(value, property):
             return [kind, self(value.fget), self(value.fset)]
+        if isinstance(value, functools.cached_property):
+            return [kind, self(value.func)]
         if isinstance(value, functools._lru_cache_wrapper):
             return [kind, self(value.__wrapped__), value.cache_info().currsize, *map(self, cached_in(value))]
         return None
@@ -190,7 +194,8 @@ def has_attributes(value: Any) -> bool:
 
 def is_by_value(kind: Any) -> bool:
     """Returns whether objects of a class are compared by value, as immutable objects are."""
-    return kind.__hash__ not in (None, object.__hash__) and not _is_of_other_code(kind)
+    by_value = kind.__hash__ not in (None, object.__hash__) and not issubclass(kind, memoryview)
+    return by_value and not _is_of_other_code(kind)
 
 
 def _is_of_other_code(kind: Any) -> bool:

@@ -22,7 +22,7 @@ from multistep._origins import sources_of
 from multistep._signals import abandoned_by_signals
 from multistep._step import Outcome, Reference, Rule, gradients_on_a_copy, perform_on_copies, state_of_users
 from multistep._threads import use_fastest
-from multistep._tree import flatten, is_simple
+from multistep._tree import Accepted, flatten, is_simple
 from multistep._update import TracedUpdate, tracing
 from multistep.compiled import cache, compiler
 from multistep.compiled.program import Program
@@ -52,6 +52,8 @@ class FusedEngine:
         say: prints a line for the user.
 
     Attributes:
+        layout: the layout of the minibatches that the compiled code is for.
+        accepted: recognizes these minibatches.
         watch: watches what the step depends on.
     """
 
@@ -75,6 +77,7 @@ class FusedEngine:
             raise CannotFuseError(str(error)) from error
         if not all(map(is_simple, tensors)):
             raise CannotFuseError("the minibatch holds a tensor that is sparse, conjugated, or requires a gradient")
+        self.accepted = Accepted(tensors, self.layout)
         self._shapes = repr([self.layout.structure, [(dtype, shape) for shape, dtype, _ in self.layout.tensors]])
         storages = {tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel()}
         if len(storages) < sum(tensor.numel() > 0 for tensor in tensors):
@@ -205,25 +208,28 @@ class FusedEngine:
             reference = Reference(self._module, self._optimizer, self._rule, self.watch)
             if perturbed is not None:
                 shifts = _check.perturb(reference.parameters(), self.low, perturbed)
-            outcome = reference.run([self._batch] * (updates * self._rule.accumulate), self._rates())
+            count = updates * self._rule.accumulate
+            outcome = reference.run([self._batch] * count, self._rates(count).tolist())
         outcome.tensors |= {name: outcome.tensors[name] - shift for name, shift in shifts.items()}
         self.draws = self.draws or reference.draws
         return outcome
 
-    def _rates(self) -> list[float]:
-        """Returns learning rates for a trial, none of them zero."""
+    def _rates(self, count: int) -> Tensor:
+        """Returns learning rates for a trial, (count, groups): none of them zero, except in one of several updates."""
         groups = self._optimizer.param_groups
-        return [max(float(group["lr"]), float(group.get("initial_lr", 0.0))) or RAISED for group in groups]
+        rates = [max(float(group["lr"]), float(group.get("initial_lr", 0.0))) or RAISED for group in groups]
+        found = torch.tensor(rates, dtype=torch.float64).repeat(count, 1)
+        found[self._rule.accumulate : -self._rule.accumulate][: self._rule.accumulate] = 0
+        return found
 
     def _trial_inputs(self, updates: int) -> list[Tensor]:
         each = self._rule.accumulate
         count = updates * each
         tensors, _ = flatten(self._batch)
         stacked = [tensor.detach().expand(count, *tensor.shape).contiguous() for tensor in tensors]
-        rates = torch.tensor(self._rates(), dtype=torch.float64).expand(count, -1).contiguous()
         ends = torch.arange(1, count + 1) % each == 0
         due = torch.zeros(count, len(self._averages), dtype=torch.bool)
-        return [*stacked, rates, ends, due, *self._outputs(count)]
+        return [*stacked, self._rates(count), ends, due, *self._outputs(count)]
 
     def _outputs(self, count: int) -> list[Tensor]:
         return [torch.empty(count, *tensor.shape, dtype=tensor.dtype) for tensor in self.captured.tensors()]

@@ -23,7 +23,7 @@ from multistep._eager import is_plain, perform_plainly
 from multistep._loaders import as_lightning_hands_it, take_one
 from multistep._logs import QuickLog
 from multistep._step import gradients_of
-from multistep._tree import flatten, is_simple
+from multistep._tree import flatten
 
 
 class StepLoop(_AutomaticOptimization):
@@ -85,7 +85,7 @@ class StepLoop(_AutomaticOptimization):
         tensors = None
         if self._choice.engine is not None and not (self._choice.source and self._choice.source.has_changed()):
             tensors, layout = self._flattened(batch)
-            if layout != self._choice.engine.layout or not all(map(is_simple, tensors or [])):
+            if tensors is None or not self._choice.engine.accepted.takes(tensors, layout):
                 tensors = self._choice.takes(tensors, layout, batch)
         outputs = None if tensors is None else self._chunk.perform_last(tensors, optimizer, batch)
         if outputs is None:

@@ -17,6 +17,7 @@ from torch.utils.data import (
 )
 from torch.utils.data.dataloader import _DatasetKind, _SingleProcessDataLoaderIter
 
+from multistep._fused import FusedEngine
 from multistep._loaders import (
     as_lightning_hands_it,
     draw_of,
@@ -46,7 +47,7 @@ class Stacked:
 
 @dataclass(eq=False)
 class Odd:
-    """A minibatch that is performed alone: of another layout, or fetched after data changed what an update reads."""
+    """A minibatch that is performed alone: unlike the others, or fetched after data changed what an update reads."""
 
     batch: Any
 
@@ -75,16 +76,19 @@ class Source:
         self._error: BaseException | None = None
         self._apart: Any = None  # the loader whose first minibatch drew nothing from torch's default generator
 
-    def take(self, fetcher: Any, most: int, layout: Layout, step_draws: bool) -> Pieces:
+    def take(self, fetcher: Any, most: int, engine: FusedEngine) -> Pieces:
         """Returns up to `most` minibatches in order, and leaves the last one of the epoch to Lightning.
 
         Args:
             fetcher: Lightning's fetcher.
             most: the maximum number.
-            layout: the layout of the stacked minibatches.
-            step_draws: whether the step draws from torch's generator; if the data may, too, one minibatch is taken,
-                unless `draw_minibatches` has left the generator alone before.
+            engine: performs the stacked minibatches. If its step and the data may both draw from torch's generator, one
+                minibatch is taken, unless `draw_minibatches` has left the generator alone before.
         """
+        pieces = self._taken(fetcher, most, engine.layout, engine.draws)
+        return [part for piece in pieces for part in _parts_of(piece, engine)]
+
+    def _taken(self, fetcher: Any, most: int, layout: Layout, step_draws: bool) -> Pieces:
         self.raise_error()
         if not (step_draws and may_draw(fetcher)):
             return self._many(fetcher, most, layout)
@@ -247,6 +251,21 @@ def _pieces(batches: Iterable[Any], layout: Layout, most: int) -> Pieces:
         if isinstance(piece, Stacked):
             piece.tensors = [tensor[: piece.count] for tensor in piece.tensors]
     return pieces
+
+
+def _parts_of(piece: Stacked | Odd, engine: FusedEngine) -> Pieces:
+    """Returns a piece, or its parts if the engine leaves some of its minibatches to be performed alone."""
+    if isinstance(piece, Odd) or (unusual := engine.accepted.unusual(piece.tensors)) is None:
+        return [piece]
+    parts: Pieces = []
+    begin = 0
+    for number in [*unusual.nonzero().flatten().tolist(), piece.count]:
+        if number > begin:
+            parts.append(Stacked([tensor[begin:number] for tensor in piece.tensors], number - begin))
+        if number < piece.count:
+            parts.append(Odd(rebuild(engine.layout, [tensor[number] for tensor in piece.tensors])))
+        begin = number + 1
+    return parts
 
 
 def longest_chunk(layout: Layout, outputs: Sequence[Tensor]) -> int:

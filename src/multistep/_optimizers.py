@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from multistep._describe import describe
 from multistep._errors import CannotFuseError
+from multistep._guards import identical
 from multistep._origins import module_of
 from multistep._reach import held_in
 
@@ -24,17 +25,23 @@ TENSORS_BY_OTHER_MEANS = {"foreach": False, "fused": False, "capturable": True}
 class TensorScalars(TorchFunctionMode):
     """Computes products with tensors as `alpha=` and `value=`, where torch accepts only numbers.
 
-    It also replaces division by a scalar tensor, and in `addcdiv`, by multiplication with the reciprocal: a division of
-    vectors takes a processor as long as a dozen products.
+    Args:
+        by_reciprocal: whether to replace division by a scalar tensor, and in `addcdiv`, by multiplication with the
+            reciprocal: a division of vectors takes a processor as long as a dozen products. The reciprocal of a tiny
+            number is infinite; torch's optimizers do not divide by any.
     """
 
     TERMS: ClassVar[dict[str, Callable[..., Tensor]]] = {
         "add": lambda x: x,
         "sub": lambda x: -x,
         "addcmul": lambda x, y: x * y,
-        "addcdiv": lambda x, y: x * y.reciprocal(),
+        "addcdiv": lambda x, y: x / y,
     }
     QUOTIENTS = ("div", "truediv", "itruediv")
+
+    def __init__(self, by_reciprocal: bool) -> None:
+        super().__init__()
+        self._by_reciprocal = by_reciprocal
 
     def __torch_function__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -44,11 +51,14 @@ class TensorScalars(TorchFunctionMode):
         plain, in_place = name.strip("_"), name.endswith("_") and not name.startswith("__")
         factor: Any = next((kwargs[key] for key in ("alpha", "value") if key in kwargs), 1)
         if plain in self.TERMS and (isinstance(factor, Tensor) or plain == "addcdiv") and kwargs.keys() <= NAMES:
+            if plain == "addcdiv" and self._by_reciprocal:
+                rest, plain = (rest[0], rest[1].reciprocal()), "addcmul"
             term = self.TERMS[plain](*rest)
             if isinstance(factor, Tensor) or factor != 1:
                 term = term * (factor.to(x.dtype) if isinstance(factor, Tensor) else factor)
             return x.add_(term) if in_place else x + term
-        if plain in self.QUOTIENTS and len(rest) == 1 and not kwargs and _is_scalar_of(rest[0], x):
+        divides = self._by_reciprocal and plain in self.QUOTIENTS and len(rest) == 1 and not kwargs
+        if divides and _is_scalar_of(rest[0], x):
             inverse = rest[0].reciprocal()
             return x.mul_(inverse) if in_place or plain == "itruediv" else x * inverse
         return func(*args, **kwargs)
@@ -112,7 +122,7 @@ def _mark(tensor: Tensor) -> Any:
 
 
 def _has_mark(tensor: Tensor, mark: Any) -> bool:
-    return torch.equal(tensor.detach(), mark) if isinstance(mark, Tensor) else bool(tensor._version == mark)
+    return identical(tensor, mark) if isinstance(mark, Tensor) else bool(tensor._version == mark)
 
 
 def plain_step(optimizer: Optimizer) -> Callable[..., Any] | None:
@@ -224,6 +234,8 @@ def _twin(
     twin.param_groups, twin.state = [], defaultdict(dict)
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         other = {k: TENSORS_BY_OTHER_MEANS.get(k, v) for k, v in group.items()}
+        if isinstance(optimizer, torch.optim.Adam):  # if capturable, it divides by the learning rate, which may be 0
+            other["capturable"] = False
         twin.param_groups.append({**other, "lr": rate, "params": [tensors[names[p]] for p in group["params"]]})
         for parameter in group["params"]:
             name = names[parameter]
@@ -241,7 +253,7 @@ def _step(twin: Any, loss: Tensor, parameters: Sequence[Tensor]) -> None:
     flag = torch.compiler._is_compiling_flag
     torch.compiler._is_compiling_flag = True  # makes torch's optimizers keep their counters as tensors
     try:
-        with torch.no_grad(), TensorScalars():
+        with torch.no_grad(), TensorScalars(is_torchs(twin)):
             step(twin) if is_torchs(twin) else step(twin, Closure(loss, parameters))
     finally:
         torch.compiler._is_compiling_flag = flag

@@ -20,6 +20,9 @@ PLAIN = (bool, int, float, complex, str, bytes, type(None))
 KNOWN_PACKAGES = {"torch", "pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics", "numpy", "multistep"}
 OF_PYTHON = Path(types.__file__).parent  # the folder of the standard library
 CONTAINERS: tuple[Any, ...] = (collections.OrderedDict, dict, list, tuple, set, frozenset, collections.deque)
+OF_PYTHON_ITSELF = {*dir(type), *dir(object), *dir(types)} - {key for key in dir(types) if not key.startswith("__")}
+OF_PYTHON_ITSELF |= {f"__{key}__" for key in ("slotnames", "slots", "warningregistry", "path", "all", "orig_bases")}
+OF_PYTHON_ITSELF |= {f"__{key}__" for key in ("parameters", "static_attributes", "firstlineno", "annotate", "set_name")}
 FEW = 1_000  # a container of at least this many values is not searched
 
 
@@ -52,7 +55,7 @@ def settings_of(module: types.ModuleType) -> dict[str, Any]:
     """Returns a module's numbers and strings, and containers of them, by name; nothing for an installed package."""
     if not is_own_module(module.__name__):
         return {}
-    return {key: value for key, value in vars(module).items() if not is_dunder(key) and _is_plain(value)}
+    return {key: value for key, value in vars(module).items() if not is_of_python(key) and _is_plain(value)}
 
 
 def _is_plain(value: Any, depth: int = 4) -> bool:
@@ -61,9 +64,9 @@ def _is_plain(value: Any, depth: int = 4) -> bool:
     return isinstance(value, PLAIN)
 
 
-def is_dunder(key: str) -> bool:
-    """Returns whether a name begins and ends with two underscores."""
-    return key.startswith("__") and key.endswith("__")
+def is_of_python(key: str) -> bool:
+    """Returns whether Python itself uses this name in a class or module; others may look alike, such as `__calls__`."""
+    return key in OF_PYTHON_ITSELF or (key.startswith("__dataclass_") and key.endswith("__"))
 
 
 def names_in(code: types.CodeType) -> Iterator[str]:

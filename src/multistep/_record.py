@@ -4,7 +4,6 @@ Other code, or the function itself, may change what it names, receives or enclos
 clock, a file or the trainer, are refused: compiled code would make them once or never.
 """
 
-import dis
 import gc
 import operator
 import os
@@ -29,8 +28,8 @@ from multistep._origins import (
     attributes_of,
     can_change,
     contents_of,
-    is_dunder,
     is_foreign,
+    is_of_python,
     is_own,
     is_own_module,
     is_own_object,
@@ -38,7 +37,17 @@ from multistep._origins import (
     name_of,
     names_in,
 )
-from multistep._refusals import ENVIRONMENT, OF_THE_TRAINER, REFUSED, SET_STATE, is_of_ones_own, refused_in_c
+from multistep._refusals import (
+    ENVIRONMENT,
+    OF_THE_TRAINER,
+    REFUSED,
+    SET_STATE,
+    RefusedError,
+    imports_in,
+    is_of_ones_own,
+    refused_in_c,
+    refused_in_code,
+)
 from multistep._undo import Place
 
 # Code with one of these may read an attribute that it does not name.
@@ -47,10 +56,6 @@ NOBODY = 2  # references to an object that only a place holds, while they are co
 # Attributes of classes that a step does not use: it does not make its modules.
 MAKING = ("__init__", "__new__", "__init_subclass__", "__class_getitem__", "_abc_impl")
 _Key = tuple[int, str | None]
-
-
-class _Refused(BaseException):
-    """Raised when a step makes a refused call; an `except Exception` in the step does not catch it."""
 
 
 class Recorder:
@@ -86,7 +91,7 @@ class Recorder:
         self._enclosed: dict[types.CodeType, set[tuple[int, ...]]] = {}
         self._refusal: str | None = None
         self._looked: dict[int, Any] = {}  # values searched for classes; held, so that no other has the same identity
-        with suppress(_Refused):
+        with suppress(RefusedError):
             whose = "shared by the module and its copies" if watched is None else f"that {who} holds"
             for value in self._common:
                 held = vars(value) if isinstance(value, types.FunctionType) else value
@@ -132,7 +137,7 @@ class Recorder:
             finally:
                 sys.setprofile(None)
                 (gc.enable if collects else gc.disable)()
-        except _Refused:
+        except RefusedError:
             pass
         finally:
             self._drop_what_is_gone()
@@ -143,7 +148,7 @@ class Recorder:
             changed = next((self._places[key].label for key in undone), None)
         if self._refusal is not None or changed is not None:
             raise CannotFuseError(self._refusal or f"{self._who} changes {changed}")
-        with suppress(_Refused):
+        with suppress(RefusedError):
             self._settle()
         if self._refusal is not None:
             raise CannotFuseError(self._refusal)
@@ -180,28 +185,24 @@ class Recorder:
 
     def _refuse(self, what: str) -> None:
         self._refusal = self._refusal or what.replace("training_step", self._who)
-        raise _Refused(what)
+        raise RefusedError(what)
 
     def _enter(self, frame: types.FrameType, module: str) -> None:
         """Records a function that is about to run, and everything that it can read or change."""
         code, own = frame.f_code, is_own_module(module)
         if code not in self.codes:
             self.codes.add(code)
-            names = set(names_in(code))
-            self._keys |= names
+            self._keys |= (names := set(names_in(code)))
             self._by_any_name = self._by_any_name or not BY_ANY_NAME.isdisjoint(names)
             self._meet_names(names, frame.f_globals, module)
-            for instruction in dis.get_instructions(code):
-                if instruction.opname == "STORE_DEREF" and instruction.argval in code.co_freevars:
-                    self._refuse(f"{code.co_name} changes {instruction.argval}, a variable of an enclosing function")
-                if instruction.opname == "STORE_ATTR" and instruction.argval == "data":
-                    self._refuse(f"{code.co_name} assigns to .data")
-                if instruction.opname == "IMPORT_NAME":
-                    found = loaded(instruction.argval, str(frame.f_globals.get("__package__")))
-                    if own and self._on_copies and not found:
-                        self._refuse(f"{code.co_name} imports {instruction.argval}, which is not loaded yet")
-                    for imported in found:
-                        self._meet_names(names, vars(imported), imported.__name__)
+            if (what := refused_in_code(code, frame.f_globals)) is not None:
+                self._refuse(what)
+            for imported in imports_in(code):
+                found = loaded(imported, str(frame.f_globals.get("__package__")))
+                if own and self._on_copies and not found:
+                    self._refuse(f"{code.co_name} imports {imported}, which is not loaded yet")
+                for each in found:
+                    self._meet_names(names, vars(each), each.__name__)
         if own:
             values = frame.f_locals
             if code.co_freevars:
@@ -257,7 +258,7 @@ class Recorder:
             if each not in self._classes:
                 self._classes.add(each)
                 for key, value in list(vars(each).items()):
-                    if key not in MAKING and (isinstance(value, FUNCTIONS) or not is_dunder(key)):
+                    if key not in MAKING and (isinstance(value, FUNCTIONS) or not is_of_python(key)):
                         needed = key in named or hasattr(type(value), "__next__")
                         self._meet(Place(f"{name_of(each)}.{key}", each, key), needed)
                         self._meet_classes_in([value])
@@ -282,7 +283,7 @@ class Recorder:
         self._back.clear()
         for key, place in list(self._places.items()):
             name = str(place.key)
-            if isinstance(place.space, type) and not (self._by_any_name or name in self._keys or is_dunder(name)):
+            if isinstance(place.space, type) and not (self._by_any_name or name in self._keys or is_of_python(name)):
                 del self._places[key]
             elif key in self._problems:
                 raise CannotFuseError(f"{place.label} cannot be restored after a trial")

@@ -1,15 +1,17 @@
 """Refuses calls that read or change more than tensors, because compiled code would make them once or never."""
 
+import dis
 import inspect
 import logging
 import os
+import sys
 import types
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
 
-from multistep._origins import KNOWN_PACKAGES, is_foreign
+from multistep._origins import KNOWN_PACKAGES, is_foreign, is_own_module
 
 # Members of LightningModule whose values change from update to update, or that have side effects.
 OF_THE_MODULE = {"trainer", "fabric", "global_step", "current_epoch", "global_rank", "local_rank", "logger", "loggers"}
@@ -21,6 +23,7 @@ OUTSIDE |= {"_posixsubprocess", "_winapi", "_contextvars", "_signal"}
 NOT_OUTSIDE = {"fspath", "_path_normpath", "_path_splitroot", "_path_splitroot_ex"}
 WRAPPERS = ("torch._compile", "torch._dynamo")  # torch calls some of its own functions through these
 CLOCK = {"now", "today", "utcnow"}
+OF_DECIMAL = {"getcontext", "setcontext", "localcontext"}
 PRINTING = {"print", "input", "open", "breakpoint"}
 
 
@@ -36,9 +39,58 @@ def refused_in_c(function: Any) -> str | None:
         return "training_step seeds a generator"
     if name in ("warn", "warn_explicit", "start_new_thread", "start_joinable_thread"):
         return "training_step issues a warning" if name.startswith("warn") else "training_step starts a thread"
+    if (module == "sys" and name.startswith("set")) or name in OF_DECIMAL:
+        return f"training_step calls {module.lstrip('_')}.{name}"
     if module in OUTSIDE and name not in NOT_OUTSIDE:
         return f"training_step calls {module.lstrip('_')}.{name}"
     return None
+
+
+class RefusedError(BaseException):
+    """Raised when a step makes a refused call; an `except Exception` in the step does not catch it."""
+
+
+def imports_in(code: types.CodeType) -> list[str]:
+    """Returns the names of the modules that a function imports."""
+    return [each.argval for each in dis.get_instructions(code) if each.opname == "IMPORT_NAME"]
+
+
+def refused_in_code(code: types.CodeType, space: dict[str, Any]) -> str | None:
+    """Returns the reason why a step must not run this function, or None.
+
+    Args:
+        code: the function's code.
+        space: its global names.
+    """
+    value, kept = None, None  # the module that the last instruction has loaded, and one below it on the stack
+    local: dict[str, Any] = {}  # the modules that the function imports
+    for instruction in dis.get_instructions(code):
+        operation, argument = instruction.opname, instruction.argval
+        if operation == "STORE_DEREF" and argument in code.co_freevars:
+            return f"{code.co_name} changes {argument}, a variable of an enclosing function"
+        if operation == "STORE_ATTR" and argument == "data":
+            return f"{code.co_name} assigns to .data"
+        if operation == "STORE_ATTR" and isinstance(value, types.ModuleType) and not is_own_module(value.__name__):
+            return f"{code.co_name} changes {value.__name__}.{argument}"
+        if argument == "_version" and operation == "LOAD_ATTR":
+            return f"{code.co_name} reads the version of a tensor"
+        if operation == "COPY":
+            kept = value
+        elif operation == "STORE_FAST":
+            local[argument], value = value, None
+        else:
+            names = local if operation == "LOAD_FAST" else space
+            value = kept if operation == "SWAP" else _loaded_by(operation, argument, value, names)
+    return None
+
+
+def _loaded_by(operation: str, argument: Any, value: Any, names: dict[str, Any]) -> Any:
+    """Returns the value that an instruction leaves on the stack, if it may be a module."""
+    if operation == "IMPORT_NAME":
+        return sys.modules.get(argument.partition(".")[0])
+    if operation in ("LOAD_ATTR", "LOAD_METHOD"):
+        return vars(value).get(argument) if isinstance(value, types.ModuleType) else None
+    return names.get(argument) if operation in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FAST") else None
 
 
 def _refused() -> dict[types.CodeType, str]:

@@ -197,13 +197,11 @@ class Reference:
         """Returns the parameters, named as in `Outcome.tensors`."""
         return {f"parameter {name}": parameter.detach() for name, parameter in self.module.named_parameters()}
 
-    def run(self, minibatches: Sequence[Any], rates: Sequence[float]) -> Outcome:
-        """Performs the updates of these minibatches, at one learning rate for each parameter group.
+    def run(self, minibatches: Sequence[Any], rates: Sequence[Sequence[float]]) -> Outcome:
+        """Performs the updates of these minibatches, each at the learning rates of the parameter groups.
 
         Raises a CannotFuseError if the step does something that compiled code could not repeat.
         """
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
         before, random_state = self._watch.describe(self.module), torch.get_rng_state()
         plain = [{k: v for k, v in d.items() if not is_tensor(v)} for d in (self._described, before)]
         if other := first_difference(*plain):  # tensors are copied exactly, except for their graphs
@@ -213,6 +211,8 @@ class Reference:
         old = named_tensors(self.module, self.optimizer)
         with self._watch.preserved(), unchanged(self._originals):
             for number, batch in enumerate(minibatches, 1):
+                for group, rate in zip(self.optimizer.param_groups, rates[number - 1], strict=True):
+                    group["lr"] = rate
                 found = _perform(self.module, self.optimizer, self._rule, batch, number)
                 if captured is not None and found.structure() != captured.structure():
                     raise CannotFuseError("training_step does not do the same at every update")

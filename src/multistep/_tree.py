@@ -63,6 +63,11 @@ def is_simple(tensor: Tensor) -> bool:
     return tensor.layout == torch.strided and not (tensor.requires_grad or tensor.is_conj() or tensor.is_neg())
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Returns whether the sum of a tensor's values, and therefore each of them, is finite."""
+    return not (tensor.is_floating_point() or tensor.is_complex()) or bool(tensor.sum().isfinite())
+
+
 def is_contiguous(tensor: Tensor) -> bool:
     """Returns whether a tensor is contiguous; True if it is not strided."""
     return tensor.layout != torch.strided or tensor.is_contiguous()
@@ -84,6 +89,38 @@ def overlapping(tensors: Mapping[K, Tensor]) -> tuple[K, K] | None:
     sized = [(tensor.data_ptr(), tensor.numel() * tensor.element_size(), name) for name, tensor in tensors.items()]
     places = sorted(((begin, begin + size, name) for begin, size, name in sized if size), key=lambda place: place[:2])
     return next(((a, b) for (_, end, a), (begin, _, b) in pairwise(places) if begin < end), None)
+
+
+class Accepted:
+    """Recognizes minibatches like the one that was compiled for: of its layout, and with no special values but its own.
+
+    Compiled code may treat nan and infinite values otherwise than plain PyTorch: it may drop a nan that is multiplied
+    by 0, for example.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor], layout: Layout) -> None:
+        self._layout = layout
+        self._specials = [(bool(tensor.isnan().any()), bool(tensor.isinf().any())) for tensor in tensors]
+
+    def takes(self, tensors: Sequence[Tensor], layout: Layout) -> bool:
+        """Returns whether the compiled code is for this minibatch."""
+        if layout != self._layout or not all(map(is_simple, tensors)):
+            return False
+        return self.unusual([tensor[None] for tensor in tensors]) is None
+
+    def unusual(self, tensors: Sequence[Tensor]) -> Tensor | None:
+        """Returns which of K minibatches of the layout hold other special values, (K,), or None if none does.
+
+        Args:
+            tensors: the tensors of the minibatches, each (K, ...).
+        """
+        found: Tensor | None = None
+        for tensor, (nan, infinite) in zip(tensors, self._specials, strict=True):
+            if not is_finite(tensor):
+                flat = tensor.reshape(len(tensor), -1)
+                holds = (flat.isnan().any(1) & (not nan)) | (flat.isinf().any(1) & (not infinite))
+                found = holds if found is None else found | holds
+        return found if found is not None and bool(found.any()) else None
 
 
 def rebuild(layout: Layout, tensors: Sequence[Tensor]) -> Any:

@@ -24,6 +24,7 @@ from multistep._origins import PLAIN, contents_of, kind_of, settings_of
 CONTENTS: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {
     np.ndarray: (np.copy, np.copyto),
     Tensor: (lambda value: value.detach().clone(), lambda value, content: value.detach().copy_(content)),
+    memoryview: (memoryview.tobytes, lambda value, content: value.cast("B").__setitem__(slice(None), content)),
     random.Random: (random.Random.getstate, random.Random.setstate),
     torch.Generator: (torch.Generator.get_state, torch.Generator.set_state),
     np.random.RandomState: (np.random.RandomState.get_state, np.random.RandomState.set_state),
@@ -125,6 +126,8 @@ def _keeping(value: Any, seen: set[int] | None = None) -> Callable[[], None] | N
         return partial(_call_all, [partial(vars(value).update, settings), *inner]) if settings else None
     if isinstance(value, (*PLAIN, *OF_TORCH, type, logging.Logger, np.ufunc)) or id(value) in seen:
         return None
+    if isinstance(value, functools.cached_property):  # it holds a lock
+        return _keeping(value.func, seen)
     if inspect.isdatadescriptor(value) and not has_attributes(value):  # descriptors of slots and named tuples
         return None
     seen.add(id(value))

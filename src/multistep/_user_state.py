@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from multistep._describe import OF_TORCH, cached_in, describe, slots_of
 from multistep._errors import CannotFuseError
 from multistep._guards import RefusingValue
-from multistep._origins import PLAIN, attributes_of, is_dunder, is_own, is_own_module
+from multistep._origins import PLAIN, attributes_of, is_of_python, is_own, is_own_module
 from multistep._undo import CONTENTS, HOLDERS
 
 LARGEST = 2**24  # bytes of a tensor or array whose contents are kept
@@ -30,6 +30,7 @@ MOST = 1_000_000  # objects that are followed
 OF_PYTHON = (types.CodeType, types.FrameType, types.GeneratorType, types.ModuleType, logging.Logger)
 SKIPPED = (*PLAIN, *OF_TORCH, *OF_PYTHON, Trainer)
 OF_OTHERS = ("multistep.", "pytorch_lightning.", "lightning_fabric.", "_abc")  # modules of classes without such state
+OF_FUNCTIONS = ("__code__", "__defaults__", "__kwdefaults__", "__doc__")  # what code can replace
 WITHOUT_ATTRIBUTES = {dict, list, tuple, set, frozenset, types.CellType}
 LOCKS = (type(threading.Lock()), type(threading.RLock()), threading.Condition, threading.Event)
 
@@ -172,6 +173,15 @@ def _are_same(some: Iterable[Any], others: Iterable[Any]) -> bool:
     )
 
 
+def _of_function(function: Any) -> dict[str, Any]:
+    return {name: getattr(function, name) for name in OF_FUNCTIONS}
+
+
+def _set_function(function: Any, content: dict[str, Any]) -> None:
+    for name, value in content.items():
+        setattr(function, name, value)
+
+
 def _set_slots(value: Any, content: dict[str, Any]) -> None:
     for name in slots_of(value).keys() - content:
         object.__delattr__(value, name)
@@ -195,7 +205,7 @@ def _set_cell(cell: types.CellType, content: list[Any]) -> None:
 
 def _named_in(owner: Any) -> dict[str, Any]:
     """Returns the names of a class or module, except Python's own."""
-    return {key: value for key, value in list(vars(owner).items()) if not is_dunder(key)}
+    return {key: value for key, value in list(vars(owner).items()) if not is_of_python(key)}
 
 
 def _set_names(owner: Any, content: dict[str, Any]) -> None:
@@ -254,6 +264,7 @@ KINDS: list[tuple[Any, Callable[[Any], Any], Callable[[Any, Any], None]]] = [
     *((kind, _reader(get), _writer(put)) for kind, (get, put) in CONTENTS.items() if kind is not Tensor),
     *HOLDERS,
     (types.CellType, _in_cell, _set_cell),
+    (types.FunctionType, _of_function, _set_function),
     (type, _named_in, _set_names),
     (Tensor, _of_tensor, _set_tensor),
 ]

@@ -8,6 +8,7 @@ import torch
 from torch._inductor.cpp_builder import CppBuilder, CppTorchDeviceOptions
 from torch._inductor.cpu_vec_isa import pick_vec_isa
 
+from multistep._errors import CannotFuseError
 from multistep.compiled.header import INCLUDES, precompiled
 from multistep.compiled.program import ARENA, BufferView, Plan
 from multistep.compiled.recorder import Kernel, MatMul, Recording, Step
@@ -189,9 +190,14 @@ def _multiplications(step: MatMul, plan: Plan, scratch: int) -> list[str]:
 
 
 def _matrix(place: BufferView, type_: str, number: int, plan: Plan) -> str:
-    across, along = place.stride[-2:]
+    (across, along), (rows, columns) = place.stride[-2:], place.size[-2:]
     transposed = along != 1
     ld = max(along if transposed else across, 1)
+    count, length = (columns, rows) if transposed else (rows, columns)  # of what lies in memory in one piece
+    if count == 1:
+        ld = max(ld, length)
+    elif ld < length:
+        raise CannotFuseError("a product of a matrix whose rows overlap")
     return f"{{(const {type_}*){_address(_item(place, number), plan)}, {ld}, {'true' if transposed else 'false'}}}"
 
 
