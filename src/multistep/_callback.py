@@ -135,6 +135,9 @@ class MultiStep(Callback):
             self._loop.remove()
             self._loop = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_loop": None}  # a copy does not train
+
     def state_dict(self) -> dict[str, Any]:
         return {"engine": self.engine_used, "threads": self.threads}
 

@@ -14,7 +14,7 @@ from multistep._check import are_close
 from multistep._errors import CannotFuseError, EngineMismatchError
 from multistep._fused import FusedEngine
 from multistep._fusible import refuse_what_cannot_be_fused
-from multistep._hooks import has_hooks, reads_gradients
+from multistep._hooks import has_hooks, has_state_hooks, reads_gradients
 from multistep._late_metrics import LateMetrics
 from multistep._loaders import data_of, loaders_of, may_repeat, refused_data
 from multistep._logs import Replay
@@ -40,8 +40,7 @@ class Choice:
     Attributes:
         decided: whether an engine has been chosen.
         engine: the fused engine, if it was chosen.
-        replay: passes its outputs to Lightning.
-        source: fetches its minibatches.
+        replay, source: passes its outputs to Lightning, and fetches its minibatches.
         schedules: steps user-defined schedules for it.
         longest: the maximum number of its minibatches in a chunk.
         last_batch: the last minibatch that it performed.
@@ -146,7 +145,8 @@ class Choice:
         swa = any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks)
         others = [callback for callback in trainer.callbacks if callback is not self._owner and is_others(callback)]
         # After averaging weights, Lightning's epoch of batch statistics begins with the gradients that are left.
-        self.reads_gradients = swa or any(reads_gradients(each, module) for each in [*others, module])
+        reads = any(reads_gradients(each, module) for each in [*others, module, trainer.datamodule] if each is not None)
+        self.reads_gradients = swa or reads or has_state_hooks(optimizer)
         if self.reads_gradients and (name := without_optimizer(module, optimizer)):
             raise CannotFuseError(f"a hook reads gradients, and those of {name}, in no optimizer, are never reset")
         engine = FusedEngine(

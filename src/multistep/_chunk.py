@@ -15,7 +15,7 @@ from multistep._errors import CannotFuseError
 from multistep._minibatches import Odd, Stacked
 from multistep._schedules import upcoming_rates
 from multistep._signals import deferring_signals
-from multistep._tree import is_finite, rebuild
+from multistep._tree import is_moderate, rebuild
 
 SECONDS = 0.25  # after which a chunk ends, to show progress and handle signals
 
@@ -127,7 +127,7 @@ class Chunk:
             undo()
             self._choice.fall_back_from(error)
             return None
-        if is_finite(outputs[0]) or self._has_diverged:
+        if is_moderate(outputs[0]) or self._has_diverged:
             return outputs
         undo()
         self._singly, self._loss_was_infinite = len(rates), True
@@ -168,7 +168,7 @@ class Chunk:
         """Notes whether minibatches with an infinite loss, performed as Python, have made the parameters infinite."""
         if self._loss_was_infinite:
             assert self._choice.engine is not None
-            self._has_diverged = not all(map(is_finite, self._choice.engine.state()))
+            self._has_diverged = not all(map(is_moderate, self._choice.engine.state()))
             self._loss_was_infinite = False
 
     def _due(self, first: int, ends: Sequence[bool]) -> Tensor:

@@ -61,7 +61,8 @@ RefusingValue: Any = type(
 def active_modes() -> list[str]:
     """Returns the names of the active torch modes that intercept every operation."""
     modes = [*_get_current_dispatch_mode_stack(), *_get_current_function_mode_stack()]  # type: ignore[no-untyped-call]
-    return [type(mode).__name__ for mode in modes]
+    hooked = torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+    return [*(type(mode).__name__ for mode in modes), *(["saved_tensors_hooks"] if hooked else [])]
 
 
 def surroundings() -> list[Any]:

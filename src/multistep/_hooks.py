@@ -2,13 +2,14 @@
 
 import dis
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from operator import attrgetter
 from typing import Any
 
-from pytorch_lightning import LightningModule
+from pytorch_lightning import Callback, LightningDataModule, LightningModule
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from multistep._calls import is_overridden
@@ -19,9 +20,10 @@ from multistep._reach import functions_in, named_in
 # The attribute, and what of torch and Lightning reads or adds to gradients; Python's functions that read any attribute.
 GRADIENTS = {"grad", "_grad", "grad_norm", "clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_"}
 GRADIENTS |= {"get_total_norm", "clip_gradients", "backward", "manual_backward", "optimizer_step"}
-GRADIENTS |= {"getattr", "attrgetter", "__getattribute__", "getmembers", "eval", "exec"}
-CALLED = {"train_dataloader", "step", "get_lr", "lr_lambdas"}  # besides hooks: of modules, and of schedules
-BEFORE_TRAINING = {"on_fit_start", "on_train_start", "on_sanity_check_start", "on_sanity_check_end"}
+GRADIENTS |= {"attrgetter", "__getattribute__", "getmembers"}
+CALLED = {"train_dataloader", "state_dict", "teardown", "step", "get_lr", "lr_lambdas"}  # besides hooks
+BEFORE_TRAINING = {"on_fit_start", "on_train_start", "on_sanity_check_start", "on_sanity_check_end", "setup"}
+BEFORE_TRAINING |= {"__init__", "prepare_data"}
 
 
 def has_hooks(module: LightningModule) -> bool:
@@ -32,15 +34,19 @@ def has_hooks(module: LightningModule) -> bool:
     return any(is_overridden(name, module, LightningModule) for name in hooks)
 
 
+def has_state_hooks(optimizer: Optimizer) -> bool:
+    """Returns whether a hook is registered on the optimizer's `state_dict`."""
+    return bool(optimizer._optimizer_state_dict_pre_hooks or optimizer._optimizer_state_dict_post_hooks)
+
+
 def reads_gradients(instance: Any, module: LightningModule) -> bool:
     """Returns whether what training calls of an object, or the code that this calls, names gradients of parameters.
 
     Args:
-        instance: the callback, module or schedule.
+        instance: the callback, module, data module or schedule.
         module: the module that is trained, whose methods a callback may call.
     """
-    hooks = {name for name in dir(instance) if name.startswith("on_")} - BEFORE_TRAINING | CALLED
-    waiting: list[Any] = [value for name in sorted(hooks) for value in _of_name(name, instance)]
+    waiting: list[Any] = [value for name in sorted(_called_of(instance)) for value in _of_name(name, instance)]
     seen: set[int] = set()
     while waiting:
         value = waiting.pop()
@@ -67,6 +73,15 @@ def reads_gradients(instance: Any, module: LightningModule) -> bool:
     return False
 
 
+def _called_of(instance: Any) -> set[str]:
+    """Returns the names of the methods that training may call; of callbacks and data, Lightning's may call any."""
+    names = {name for name in dir(instance) if name.startswith("on_")} | CALLED
+    if isinstance(instance, (Callback, LightningDataModule)):
+        names |= {name for kind in type(instance).__mro__ if is_own(kind) for name in vars(kind)}
+        names |= {name for name, value in vars(instance).items() if callable(value)}
+    return names - BEFORE_TRAINING
+
+
 def _of_name(name: str, instance: Any) -> Iterator[Any]:
     """Yields what a name may refer to in an instance's class, attributes and submodules, without evaluating it."""
     yield getattr(type(instance), name, None)
@@ -82,10 +97,32 @@ def _names_gradients(code: types.CodeType, steps: bool) -> bool:
     if any(_names_gradients(each, steps) for each in code.co_consts if isinstance(each, types.CodeType)):
         return True
     names = [*names_in(code), *code.co_varnames, *code.co_cellvars, *code.co_freevars]
-    if (GRADIENTS | {"step"}).isdisjoint(names):
+    if (GRADIENTS | {"step", "getattr", "eval", "exec"}).isdisjoint(names):
         return False  # before listing the instructions, which takes long
     instructions = [*dis.get_instructions(code)]
-    if steps and any(each.argval == "step" and each.opname in ("LOAD_ATTR", "LOAD_METHOD") for each in instructions):
-        return True
+    for number, each in enumerate(instructions):
+        is_global, is_attribute = (
+            each.opname in ("LOAD_GLOBAL", "LOAD_NAME"),
+            each.opname in ("LOAD_ATTR", "LOAD_METHOD"),
+        )
+        if is_global and (each.argval in ("eval", "exec")):
+            return True
+        if is_global and each.argval == "getattr" and _takes_a_variable(instructions[number:]):
+            return True
+        if is_attribute and steps and each.argval == "step":
+            return True
     names = [each.argval for each in instructions]
     return any(name in GRADIENTS and before != "autograd" for before, name in pairwise([None, *names]))
+
+
+def _takes_a_variable(instructions: Sequence[dis.Instruction]) -> bool:
+    """Returns whether the second argument of a call is no constant; the first instruction loads the function."""
+    depth, last = 0, None  # arguments on the stack, and the instruction that has completed the second one
+    for each in instructions[1:]:
+        if each.opname.startswith(("CALL", "PRECALL")) and each.arg == depth:
+            return last is None or not isinstance(last.argval, str) or last.opcode not in dis.hasconst
+        if each.opcode in (*dis.hasjrel, *dis.hasjabs):
+            return True
+        depth += dis.stack_effect(each.opcode, each.arg)
+        last = each if depth == 2 else last
+    return True

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import inspect
 import sys
+import threading
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -168,6 +169,8 @@ def contents_of(value: Any) -> list[Any]:
 
 def attributes_of(value: Any) -> dict[str, Any] | None:
     """Returns the dictionary of an object's attributes, without running a user's code; None if it has none."""
+    if type(value) is threading.local:
+        return value.__dict__
     try:
         found = object.__getattribute__(value, "__dict__")
     except AttributeError:

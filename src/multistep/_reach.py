@@ -1,12 +1,14 @@
 """Finds what hooks, data and metrics can reach, because they do not run under watch."""
 
 import functools
+import gc
 import types
 import weakref
 from collections import deque
 from collections.abc import Container, Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from functools import partial
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, FunctionType, GeneratorType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -201,6 +203,12 @@ def _held_by(value: Any) -> Iterable[Any]:
         return contents_of(value) if len(value) < FEW else []
     if isinstance(value, OWNERS):
         return []
+    if isinstance(value, GeneratorType):
+        return [*value.gi_frame.f_locals.values()] if value.gi_frame is not None else []
+    if isinstance(value, ContextVar):
+        return [value.get(None)]
+    if hasattr(type(value), "__next__") and not is_own(type(value)):  # such as a `map`
+        return gc.get_referents(value)
     # A data module has a trainer; its code shows whether it reads it.
     attributes = {} if isinstance(value, LightningDataModule) else attributes_of(value) or {}
     slots = {} if isinstance(value, LightningDataModule) else slots_of(value)

@@ -19,11 +19,13 @@ OF_THE_MODULE |= {"optimizers", "lr_schedulers", "manual_backward", "print"}
 OF_THE_TRAINER = ("pytorch_lightning.trainer", "pytorch_lightning.loops", "pytorch_lightning.loggers")
 # Python's C modules whose functions read or change something outside the process's own memory.
 OUTSIDE = {"time", "posix", "nt", "_io", "_socket", "socket", "_ssl", "_sqlite3", "sqlite3", "select", "mmap"}
-OUTSIDE |= {"_posixsubprocess", "_winapi", "_contextvars", "_signal"}
+OUTSIDE |= {"_csv", "_posixsubprocess", "_winapi", "_contextvars", "_signal"}
 NOT_OUTSIDE = {"fspath", "_path_normpath", "_path_splitroot", "_path_splitroot_ex"}
 WRAPPERS = ("torch._compile", "torch._dynamo")  # torch calls some of its own functions through these
 CLOCK = {"now", "today", "utcnow"}
+OF_GENERATORS = {"manual_seed", "seed", "set_state", "initial_seed", "get_state"}
 OF_DECIMAL = {"getcontext", "setcontext", "localcontext"}
+IDENTITY = {"id", "hash"}
 PRINTING = {"print", "input", "open", "breakpoint"}
 
 
@@ -33,10 +35,12 @@ def refused_in_c(function: Any) -> str | None:
     module = function.__module__ or type(owner).__module__
     if name in PRINTING and module == "builtins":
         return "training_step prints" if name == "print" else f"training_step calls {name}"
+    if name in IDENTITY and module == "builtins":
+        return f"training_step calls {name}, which is another one for a copy"
     if isinstance(owner, type) and owner.__module__ == "datetime" and name in CLOCK:
         return f"training_step calls datetime.{name}"
-    if isinstance(owner, torch.Generator) and name in ("manual_seed", "seed", "set_state"):
-        return "training_step seeds a generator"
+    if isinstance(owner, torch.Generator) and name in OF_GENERATORS:
+        return "training_step seeds a generator, or reads its state"
     if name in ("warn", "warn_explicit", "start_new_thread", "start_joinable_thread"):
         return "training_step issues a warning" if name.startswith("warn") else "training_step starts a thread"
     if (module == "sys" and name.startswith("set")) or name in OF_DECIMAL:
@@ -100,8 +104,11 @@ def _refused() -> dict[types.CodeType, str]:
         member: Any = vars(LightningModule)[name]
         member = member.fget if isinstance(member, property) else member
         refused[inspect.unwrap(member).__code__] = f"training_step reads self.{name}"
-    for function in (torch.manual_seed, torch.seed, torch.set_rng_state):
-        refused[inspect.unwrap(function).__code__] = "training_step seeds torch's generator"
+    seeding: list[Any] = [torch.manual_seed, torch.seed, torch.set_rng_state]
+    reading: list[Any] = [torch.initial_seed, torch.get_rng_state]
+    refused |= {inspect.unwrap(each).__code__: "training_step seeds torch's generator" for each in seeding}
+    refused |= {inspect.unwrap(each).__code__: "training_step reads torch's random state" for each in reading}
+    refused |= {each.__code__: f"training_step calls torch.{each.__name__}" for each in (torch.save, torch.load)}
     for function in (torch.compiler.is_compiling, torch.compiler.is_dynamo_compiling, torch._jit_internal.is_scripting):
         refused[function.__code__] = "training_step checks whether it is being compiled"
     refused[logging.Logger._log.__code__] = "training_step uses Python's logging"
@@ -118,7 +125,7 @@ def is_of_ones_own(frame: types.FrameType | None) -> bool:
     while frame is not None:
         name = str(frame.f_globals.get("__name__"))
         top = name.partition(".")[0]
-        if name.startswith(WRAPPERS):
+        if name.startswith(WRAPPERS) or top == "numpy":  # numpy opens files for its caller
             frame = frame.f_back
             continue
         if top in KNOWN_PACKAGES - {"pytorch_lightning", "lightning"} or "importlib" in top:

@@ -63,9 +63,23 @@ def is_simple(tensor: Tensor) -> bool:
     return tensor.layout == torch.strided and not (tensor.requires_grad or tensor.is_conj() or tensor.is_neg())
 
 
-def is_finite(tensor: Tensor) -> bool:
-    """Returns whether the sum of a tensor's values, and therefore each of them, is finite."""
-    return not (tensor.is_floating_point() or tensor.is_complex()) or bool(tensor.sum().isfinite())
+def is_moderate(tensor: Tensor) -> bool:
+    """Returns whether the squares of a tensor's values have a finite sum: no value is nan, infinite or huge."""
+    is_exact = not (tensor.is_floating_point() or tensor.is_complex())
+    return is_exact or bool(torch.linalg.vector_norm(tensor).isfinite())
+
+
+def specials_in(tensor: Tensor) -> Tensor:
+    """Returns whether each of K minibatches holds nan, infinite and huge values, (K, 3); huge ones have no square.
+
+    Args:
+        tensor: (K, ...).
+    """
+    if is_moderate(tensor):
+        return torch.zeros(len(tensor), 3, dtype=torch.bool)
+    sizes = tensor.reshape(len(tensor), -1).abs()
+    huge = sizes.square().isinf() & ~sizes.isinf()
+    return torch.stack([kind.any(1) for kind in (sizes.isnan(), sizes.isinf(), huge)], 1)
 
 
 def is_contiguous(tensor: Tensor) -> bool:
@@ -94,13 +108,13 @@ def overlapping(tensors: Mapping[K, Tensor]) -> tuple[K, K] | None:
 class Accepted:
     """Recognizes minibatches like the one that was compiled for: of its layout, and with no special values but its own.
 
-    Compiled code may treat nan and infinite values otherwise than plain PyTorch: it may drop a nan that is multiplied
-    by 0, for example.
+    Compiled code may treat nan, infinite and huge values otherwise than plain PyTorch. For example, it may drop a nan
+    that is multiplied by 0.
     """
 
     def __init__(self, tensors: Sequence[Tensor], layout: Layout) -> None:
         self._layout = layout
-        self._specials = [(bool(tensor.isnan().any()), bool(tensor.isinf().any())) for tensor in tensors]
+        self._specials = [specials_in(tensor[None]) for tensor in tensors]
 
     def takes(self, tensors: Sequence[Tensor], layout: Layout) -> bool:
         """Returns whether the compiled code is for this minibatch."""
@@ -114,13 +128,9 @@ class Accepted:
         Args:
             tensors: the tensors of the minibatches, each (K, ...).
         """
-        found: Tensor | None = None
-        for tensor, (nan, infinite) in zip(tensors, self._specials, strict=True):
-            if not is_finite(tensor):
-                flat = tensor.reshape(len(tensor), -1)
-                holds = (flat.isnan().any(1) & (not nan)) | (flat.isinf().any(1) & (not infinite))
-                found = holds if found is None else found | holds
-        return found if found is not None and bool(found.any()) else None
+        others = [(specials_in(t) & ~own).any(1) for t, own in zip(tensors, self._specials, strict=True)]
+        found = torch.stack(others).any(0) if others else torch.zeros(0)
+        return found if bool(found.any()) else None
 
 
 def rebuild(layout: Layout, tensors: Sequence[Tensor]) -> Any:

@@ -164,6 +164,14 @@ SETTINGS |= {
         data=lambda: DataLoader(TensorDataset(*_with_gaps(examples())), SIZE),
     ),
     "an infinite loss": Setting(make=Logarithmic, data=partial(with_one, 0.0)),
+    "a value whose square is infinite": Setting(
+        make=partial(Transformed, lambda x: x.clamp(-5, 5) * x.std(1, keepdim=True).log1p()),
+        data=partial(with_one, 1e25),
+    ),
+    "values as whole numbers": Setting(
+        EAGER, make=partial(Transformed, lambda x: (40 * x).round().to(torch.int8).float() / 40)
+    ),
+    "values in 16 bits": Setting(EAGER, make=partial(Transformed, lambda x: x.half().float())),
     "a rate that falls to 0": Setting(make=partial(ToZero, partial(torch.optim.AdamW, lr=0.01))),
     "a rate of 0": Setting(make=AtZero),
     "a step of one's own that diverges": Setting(make=partial(Classifier, partial(Diverging, lr=0.1))),

@@ -3,7 +3,7 @@
 import pytest
 
 from multistep import EngineMismatchError
-from tests.multistep import around, deceiving, later, rare, wrapped  # noqa: F401  # which add to SETTINGS
+from tests.multistep import around, deceiving, later, rare, reaching, wrapped  # noqa: F401  # which add to SETTINGS
 from tests.multistep.settings import EAGER, FUSED, HERE, LIGHTNING, SETTINGS, Rows
 from tests.multistep.training import assert_same, train
 
