@@ -17,7 +17,6 @@ KINDS = (
     "GradientPenalty",
     "CountingMetric",
     "LogsEverything",
-    "SwapsBlocks",
     "CachedSettings",
 )
 # What is different in each run.
