@@ -102,7 +102,8 @@ class LateMetrics:
         parts = {*map(id, metric.modules())}
         inside = [value for part in metric.modules() for key, value in vars(part).items() if key != "_modules"]
         others = [each for each in self._module.modules() if id(each) not in parts]
-        trained = [*self._module.parameters(), *self._module.buffers()]
+        own = {*map(id, metric.buffers())}
+        trained = [*self._module.parameters(), *(b for b in self._module.buffers() if id(b) not in own)]
         if reaches_the_training(inside, others, trained):
             raise CannotFuseError(f"{who} can access the module or the trainer")
         held = [value for value in held_in(self._data) if isinstance(value, Tensor)]

@@ -9,11 +9,12 @@ import torch
 from pytorch_lightning import Callback
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader, Dataset
+from torchmetrics.classification import MulticlassAUROC
 
 from multistep import Calls
 from tests.multistep.deceiving import Dropping, Summing
 from tests.multistep.settings import EAGER, SETTINGS, Scheduled, Setting
-from tests.multistep.training import SIZE, Classifier, examples
+from tests.multistep.training import CLASSES, SIZE, Classifier, examples
 
 # Metrics
 
@@ -78,6 +79,19 @@ class ByMetric(Measured):
         optimizer = super().configure_optimizers()
         schedule = LambdaLR(optimizer, lambda _: 1 / (1 + self.metric.times % 3))
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+class Binned(Classifier):
+    """Updates a metric that has a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.area = MulticlassAUROC(CLASSES, thresholds=20)
+
+    def training_step(self, batch, batch_idx):
+        self.area.update(self(batch[0]).softmax(1), batch[1])
+        self.log("area", self.area, on_step=False, on_epoch=True)
+        return super().training_step(batch, batch_idx)
 
 
 class Fading(Summing):
@@ -294,6 +308,7 @@ def scheduled(make, **options):
 SETTINGS |= {
     "a metric that appends to a file": Setting(EAGER, make=partial(Measured, Appending)),
     "a metric that counts": Setting(make=partial(Measured, Counting)),
+    "a metric with a buffer": Setting(make=Binned),
     "a metric whose count a step reads": Setting(EAGER, make=partial(Paced, Counting)),
     "a metric whose count a schedule reads": Setting(EAGER, make=partial(ByMetric, Counting)),
     "a metric that changes the data": Setting(EAGER, make=Faded, data=lambda: None),
