@@ -63,7 +63,7 @@ def reads_gradients(instance: Any, module: LightningModule) -> bool:
         for function in functions_in(value):
             if not is_foreign(module_of(function)):
                 continue
-            if _names_gradients(function.__code__, not isinstance(instance, LRScheduler)):
+            if _names_gradients(function.__code__, not isinstance(instance, LRScheduler), function.__globals__):
                 return True
             waiting += enclosed(function)
             names = {*names_in(function.__code__)}
@@ -89,12 +89,12 @@ def _of_name(name: str, instance: Any) -> Iterator[Any]:
     yield vars(instance).get("_modules", {}).get(name)
 
 
-def _names_gradients(code: types.CodeType, steps: bool) -> bool:
+def _names_gradients(code: types.CodeType, steps: bool, space: dict[str, Any]) -> bool:
     """Returns whether a function's code contains a name in `GRADIENTS`, except as `autograd.grad`.
 
     An attribute `step` counts as one if `steps`: it may be that of the optimizer.
     """
-    if any(_names_gradients(each, steps) for each in code.co_consts if isinstance(each, types.CodeType)):
+    if any(_names_gradients(each, steps, space) for each in code.co_consts if isinstance(each, types.CodeType)):
         return True
     names = [*names_in(code), *code.co_varnames, *code.co_cellvars, *code.co_freevars]
     if (GRADIENTS | {"step", "getattr", "eval", "exec"}).isdisjoint(names):
@@ -107,7 +107,7 @@ def _names_gradients(code: types.CodeType, steps: bool) -> bool:
         )
         if is_global and (each.argval in ("eval", "exec")):
             return True
-        if is_global and each.argval == "getattr" and _takes_a_variable(instructions[number:]):
+        if is_global and each.argval == "getattr" and _takes_a_variable(instructions[number:], space):
             return True
         if is_attribute and steps and each.argval == "step":
             return True
@@ -115,8 +115,15 @@ def _names_gradients(code: types.CodeType, steps: bool) -> bool:
     return any(name in GRADIENTS and before != "autograd" for before, name in pairwise([None, *names]))
 
 
-def _takes_a_variable(instructions: Sequence[dis.Instruction]) -> bool:
-    """Returns whether the second argument of a call is no constant; the first instruction loads the function."""
+def _takes_a_variable(instructions: Sequence[dis.Instruction], space: dict[str, Any]) -> bool:
+    """Returns whether the second argument of a call is no constant, unless the first one is of a module.
+
+    Args:
+        instructions: the first one loads the function that is called.
+        space: the global names of the code.
+    """
+    if isinstance(space.get(str(instructions[1].argval)), types.ModuleType):
+        return False
     depth, last = 0, None  # arguments on the stack, and the instruction that has completed the second one
     for each in instructions[1:]:
         if each.opname.startswith(("CALL", "PRECALL")) and each.arg == depth:

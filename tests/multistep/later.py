@@ -300,6 +300,9 @@ class Left(Classifier):
     def on_train_epoch_end(self):
         self.log("left", float(len(LEFT)))
 
+    def on_train_end(self):
+        del self.other  # not at some time within another test
+
 
 def scheduled(make, **options):
     return partial(Scheduled, make, interval="step", **options)

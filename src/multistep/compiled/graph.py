@@ -20,8 +20,8 @@ COPYING |= {aten.slice_scatter, aten.select_scatter, torch.ops.prims.convert_ele
 def check_indices(graph: GraphModule) -> None:
     """Inserts checks of indices before operators that do not check them.
 
-    Raises a CannotFuseError if an operator has no result but an effect, such as an assertion, if one rounds to 16 bits
-    outside of autocast, or if one converts to int8: compiled code would do these otherwise, or not at all.
+    Raises a CannotFuseError if an operator has no result but an effect, such as an assertion, or if one converts
+    to int8: compiled code would leave out the one, and do the other otherwise.
     """
     for node in list(graph.graph.nodes):
         schema = getattr(node.target, "_schema", None)
@@ -30,8 +30,6 @@ def check_indices(graph: GraphModule) -> None:
         to = node.kwargs.get("dtype") if node.target is aten._to_copy.default else None
         if to is torch.int8 and node.args[0].meta["val"].is_floating_point():
             raise CannotFuseError("compiled code converts numbers beyond its range to int8 otherwise")
-        if to is not None and to.is_floating_point and to.itemsize < 4 and not torch.is_autocast_enabled("cpu"):
-            raise CannotFuseError("compiled code would leave out a rounding to 16 bits")
         if getattr(node.target, "overloadpacket", None) in UNCHECKED:
             x, dim, index, *rest = node.args
             shape = x.meta["val"].shape

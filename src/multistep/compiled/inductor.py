@@ -18,6 +18,7 @@ from torch._inductor.pattern_matcher import ReplacementPatternEntry
 from torch._inductor.scheduler import SchedulerNode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from multistep._errors import CannotFuseError
 from multistep.compiled.codegen import build, scratch_for, source_of
@@ -190,7 +191,7 @@ def _record(update: Callable[..., None], inputs: list[Tensor]) -> Recording:
         enabled = torch._C._get_mkldnn_enabled()
         torch._C._set_mkldnn_enabled(False)  # its recurrent layers keep memory of unknown size
         try:
-            with _CheckedClasses():
+            with _Checked():
                 graph = make_fx(returning_nothing, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
         finally:
             torch._C._set_mkldnn_enabled(enabled)
@@ -261,8 +262,11 @@ def _is_left_out(entry: Any) -> bool:
     return not any(getattr(each, "__module__", None) == post_grad.__name__ for each in used)
 
 
-class _CheckedClasses(TorchFunctionMode):
-    """Checks the classes that become one-hot vectors, which torch does not do while tracing."""
+class _Checked(TorchFunctionMode):
+    """Checks the classes that become one-hot vectors, which torch does not do while tracing.
+
+    Raises a CannotFuseError at a cast to 16 bits outside of autocast: compiled code may leave out its rounding.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -270,4 +274,13 @@ class _CheckedClasses(TorchFunctionMode):
             classes, number = (lambda tensor, num_classes=-1: (tensor, num_classes))(*args, **kwargs)
             if number > 0:
                 return func(torch.ops.multistep.within(classes, number), number)
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if isinstance(result, Tensor) and _is_low(result) and not torch.is_autocast_enabled("cpu"):
+            given = [value for value in tree_leaves([args, kwargs]) if isinstance(value, Tensor)]
+            if any(value.is_floating_point() and not _is_low(value) for value in given):
+                raise CannotFuseError("compiled code may leave out a rounding to 16 bits")
+        return result
+
+
+def _is_low(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.itemsize < 4
