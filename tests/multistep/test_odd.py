@@ -16,7 +16,6 @@ KINDS = (
     "PlainTensorRead",
     "GradientPenalty",
     "CountingMetric",
-    "LogsEverything",
     "CachedSettings",
 )
 # What is different in each run.

@@ -61,6 +61,8 @@ LONG = (
     "freezing between epochs of one minibatch",
     "accumulation that ends with an odd minibatch",
     "a change at the end",
+    "parameters that are thawed",
+    "a schedule that appends to the module's list",
     "a schedule that damps the momentum",
     "a schedule that drops the momentum",
     "a schedule that sets an attribute of the optimizer",
