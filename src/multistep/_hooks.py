@@ -101,15 +101,12 @@ def _names_gradients(code: types.CodeType, steps: bool, space: dict[str, Any]) -
         return False  # before listing the instructions, which takes long
     instructions = [*dis.get_instructions(code)]
     for number, each in enumerate(instructions):
-        is_global, is_attribute = (
-            each.opname in ("LOAD_GLOBAL", "LOAD_NAME"),
-            each.opname in ("LOAD_ATTR", "LOAD_METHOD"),
-        )
-        if is_global and (each.argval in ("eval", "exec")):
-            return True
-        if is_global and each.argval == "getattr" and _takes_a_variable(instructions[number:], space):
-            return True
-        if is_attribute and steps and each.argval == "step":
+        if each.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            if each.argval in ("eval", "exec"):
+                return True
+            if each.argval == "getattr" and _takes_a_variable(instructions[number:], space):
+                return True
+        elif steps and each.opname in ("LOAD_ATTR", "LOAD_METHOD") and each.argval == "step":
             return True
     names = [each.argval for each in instructions]
     return any(name in GRADIENTS and before != "autograd" for before, name in pairwise([None, *names]))
