@@ -13,10 +13,10 @@ from collections.abc import Iterator
 
 from multistep import _choice
 from multistep._fused import FusedEngine
-from tests.multistep import reached  # noqa: F401  # adds to ODD
+from tests.multistep.cases import ODD, SETTINGS
 from tests.multistep.foreign import FOREIGN
-from tests.multistep.odd import ODD, reset
-from tests.multistep.settings import SETTINGS, Rows
+from tests.multistep.odd import reset
+from tests.multistep.settings import Rows
 from tests.multistep.training import train
 
 

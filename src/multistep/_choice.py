@@ -2,6 +2,7 @@
 
 import copy
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import torch
@@ -40,7 +41,8 @@ class Choice:
     Attributes:
         decided: whether an engine has been chosen.
         engine: the fused engine, if it was chosen.
-        replay, source: passes its outputs to Lightning, and fetches its minibatches.
+        replay: passes its outputs to Lightning.
+        source: fetches its minibatches.
         schedules: steps user-defined schedules for it.
         longest: the maximum number of its minibatches in a chunk.
         last_batch: the last minibatch that it performed.
@@ -86,7 +88,7 @@ class Choice:
         except CannotFuseError as error:
             self.fall_back(f"after {self._trainer.global_step:,} updates: {error}")
         self._others = 0
-        return tensors if self.engine and tensors and self.engine.accepted.takes(tensors, layout) else None
+        return tensors if self.engine and tensors is not None and self.engine.accepted.takes(tensors, layout) else None
 
     @deferring_signals(interrupts=False)
     def expected(self, batch: Any) -> dict[str, Tensor] | None:
@@ -183,13 +185,10 @@ class Choice:
         module, optimizer, data = trainer.lightning_module, trainer.optimizers[0], data_of(trainer)
         schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
         roots = {"module": module, "optimizer": optimizer, "schedules": schedules, "data": data}
-        needed = bool(engine.captured.calls or schedules)
-        state = UserState({f"what the {name} holds": root for name, root in roots.items()} if needed else {}, (), True)
+        named = {f"what the {name} holds": root for name, root in roots.items()}
+        state = cache(lambda: UserState(named, data=True))  # most trainings have neither
         self.schedules = own = OwnSchedules(trainer, engine, state)
-        outputs = engine.trial_outputs()
-        metrics = LateMetrics(
-            module, engine.captured, outputs, state, data, lambda key: engine.watch.has(key) or own.may_read(key)
-        )
+        metrics = LateMetrics(module, engine, state, data, lambda key: engine.watch.has(key) or own.may_read(key))
         own.later = metrics.places
         self.replay = Replay(module, engine.captured, metrics)
 

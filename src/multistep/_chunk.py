@@ -166,7 +166,7 @@ class Chunk:
 
     def _note_divergence(self) -> None:
         """Notes whether minibatches with an infinite loss, performed as Python, have made the parameters infinite."""
-        if self._loss_was_infinite:
+        if self._loss_was_infinite or self._has_diverged:  # a callback may have replaced them since
             assert self._choice.engine is not None
             self._has_diverged = not all(map(is_moderate, self._choice.engine.state()))
             self._loss_was_infinite = False

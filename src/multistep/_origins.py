@@ -86,9 +86,8 @@ def names_in(code: types.CodeType) -> Iterator[str]:
 def _imported(module: types.ModuleType) -> Iterator[str]:
     """Yields the names of the modules that a module imports or imports something from."""
     for value in list(vars(module).values()):
-        name = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None)
-        name = module_of(value) if inspect.isfunction(value) else name
-        if isinstance(name, str) and name in sys.modules and is_foreign(name):
+        name = value.__name__ if inspect.ismodule(value) else module_of(value)
+        if name in sys.modules and is_foreign(name):
             yield name
 
 

@@ -2,7 +2,7 @@
 
 import copy
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,14 +29,14 @@ class OwnSchedules:
     Args:
         trainer: the trainer that has the schedules.
         engine: the engine whose updates they precede.
-        state: what else they must not change.
+        state: returns what else they must not change.
 
     Attributes:
         places: the places where the functions of these schedules find values.
         later: the places where metrics find values, after the updates.
     """
 
-    def __init__(self, trainer: Any, engine: FusedEngine, state: UserState) -> None:
+    def __init__(self, trainer: Any, engine: FusedEngine, state: Callable[[], UserState]) -> None:
         self._module: nn.Module = trainer.lightning_module
         self._engine = engine
         stepped = [c for c in trainer.lr_scheduler_configs if c.interval == "step" and not c.reduce_on_plateau]
@@ -46,7 +46,7 @@ class OwnSchedules:
         self.later: Sequence[Place] = ()
         self._recorders: list[Recorder] = []
         for scheduler in self._own:
-            self._try(scheduler, trainer, state)
+            self._try(scheduler, trainer, state())
 
     def may_read(self, key: str) -> bool:
         """Returns whether the code of the schedules may read an attribute of this name."""

@@ -63,14 +63,11 @@ def perform_step(module: LightningModule, batch: Any) -> Captured:
     loss = output.get("loss") if isinstance(output, Mapping) else output
     if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
         raise CannotFuseError("training_step does not return a loss that can be differentiated")
-    if any(not isinstance(value, Tensor) and _holds_tensors(value) for value in extra.values()):
+    others = [value for value in extra.values() if not isinstance(value, Tensor)]
+    if any(isinstance(value, Tensor) for value in held_in(others)):
         raise CannotFuseError("training_step returns tensors within other values")
     extra = {key: value.detach() if isinstance(value, Tensor) else value for key, value in extra.items()}
     return Captured(loss, extra, capture.logs, capture.calls)
-
-
-def _holds_tensors(value: Any) -> bool:
-    return any(isinstance(each, Tensor) for each in held_in([value]))
 
 
 @dataclass(eq=False)

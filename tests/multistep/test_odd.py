@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from multistep import EngineUnavailableError
-from tests.multistep import enclosed, reached, renewed, shared, user_state  # noqa: F401  # which add to ODD
-from tests.multistep.odd import EAGER, FUSED, LIGHTNING, ODD, SEEN, reset
+from tests.multistep.cases import ODD
+from tests.multistep.odd import EAGER, FUSED, LIGHTNING, SEEN, reset
 from tests.multistep.training import assert_same, train
 
 COMPILED = [name for name, (_, engine) in ODD.items() if engine == FUSED]

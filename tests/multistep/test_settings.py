@@ -3,8 +3,9 @@
 import pytest
 
 from multistep import EngineMismatchError
-from tests.multistep import around, deceiving, later, rare, reaching, wrapped  # noqa: F401  # which add to SETTINGS
-from tests.multistep.settings import EAGER, FUSED, HERE, LIGHTNING, SETTINGS, Rows
+from tests.multistep import later
+from tests.multistep.cases import SETTINGS
+from tests.multistep.settings import EAGER, FUSED, HERE, LIGHTNING, Rows
 from tests.multistep.training import assert_same, train
 
 # What shares its compiled code with others, or is one of its kind, runs always; the rest is slow.
