@@ -29,6 +29,7 @@ def text_of(notebook) -> str:
     return "".join(output.get("text", "") + output.get("data", {}).get("text/plain", "") for output in outputs)
 
 
+@pytest.mark.slow
 def test_the_tour_tells_the_notebooks_story(printed):
     plain, scaled = map(float, re.findall(r"^first loss ([\d.]+)", printed, flags=re.MULTILINE))
     assert plain > 20

@@ -147,7 +147,7 @@ class Choice:
         swa = any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks)
         others = [callback for callback in trainer.callbacks if callback is not self._owner and is_others(callback)]
         # After averaging weights, Lightning's epoch of batch statistics begins with the gradients that are left.
-        reads = any(reads_gradients(each, module) for each in [*others, module, trainer.datamodule] if each is not None)
+        reads = reads_gradients([each for each in (*others, module, trainer.datamodule) if each is not None], module)
         self.reads_gradients = swa or reads or has_state_hooks(optimizer)
         if self.reads_gradients and (name := without_optimizer(module, optimizer)):
             raise CannotFuseError(f"a hook reads gradients, and those of {name}, in no optimizer, are never reset")

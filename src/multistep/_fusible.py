@@ -36,7 +36,7 @@ def refuse_what_cannot_be_fused(trainer: Any) -> None:
     if (average := own_formula(trainer)) is not None:
         raise CannotFuseError(f"the callback {average} averages weights with its own formula or timing")
     for config in trainer.lr_scheduler_configs:
-        if reads_gradients(config.scheduler, trainer.lightning_module):
+        if reads_gradients([config.scheduler], trainer.lightning_module):
             raise CannotFuseError(f"the schedule {type(config.scheduler).__name__} reads gradients")
         if changes_more_than_the_learning_rate(config.scheduler):
             raise CannotFuseError(f"the schedule {type(config.scheduler).__name__} also changes the momentum")

@@ -3,6 +3,7 @@
 import dis
 import types
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import pairwise
 from operator import attrgetter
 from typing import Any
@@ -14,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from multistep._calls import is_overridden
 from multistep._describe import enclosed
-from multistep._origins import attributes_of, contents_of, is_foreign, is_own, module_of, names_in
+from multistep._origins import PLAIN, attributes_of, contents_of, is_foreign, is_own, module_of, names_in
 from multistep._reach import functions_in, named_in
 
 # The attribute, and what of torch and Lightning reads or adds to gradients; Python's functions that read any attribute.
@@ -39,18 +40,20 @@ def has_state_hooks(optimizer: Optimizer) -> bool:
     return bool(optimizer._optimizer_state_dict_pre_hooks or optimizer._optimizer_state_dict_post_hooks)
 
 
-def reads_gradients(instance: Any, module: LightningModule) -> bool:
-    """Returns whether what training calls of an object, or the code that this calls, names gradients of parameters.
+def reads_gradients(instances: Sequence[Any], module: LightningModule) -> bool:
+    """Returns whether what training calls of some objects, or the code that this calls, names gradients of parameters.
 
     Args:
-        instance: the callback, module, data module or schedule.
+        instances: callbacks, modules and data modules, or schedules.
         module: the module that is trained, whose methods a callback may call.
     """
-    waiting: list[Any] = [value for name in sorted(_called_of(instance)) for value in _of_name(name, instance)]
+    waiting: list[Any] = [x for one in instances for name in sorted(_called_of(one)) for x in _of_name(name, one)]
+    steps = not any(isinstance(one, LRScheduler) for one in instances)
+    of_name = cache(lambda name: [value for one in (*instances, module) for value in _of_name(name, one)])
     seen: set[int] = set()
     while waiting:
         value = waiting.pop()
-        if id(value) in seen:
+        if type(value) in PLAIN or id(value) in seen:  # a list may hold many plain values, such as words
             continue
         seen.add(id(value))
         waiting += contents_of(value)
@@ -63,13 +66,13 @@ def reads_gradients(instance: Any, module: LightningModule) -> bool:
         for function in functions_in(value):
             if not is_foreign(module_of(function)):
                 continue
-            if _names_gradients(function.__code__, not isinstance(instance, LRScheduler), function.__globals__):
+            if _names_gradients(function.__code__, steps, function.__globals__):
                 return True
             waiting += enclosed(function)
             names = {*names_in(function.__code__)}
             found = [function.__globals__.get(name) for name in names]
             waiting += [*found, *(x for owner in found for x in named_in(owner, names))]
-            waiting += [value for name in names for one in (instance, module) for value in _of_name(name, one)]
+            waiting += [value for name in names for value in of_name(name)]
     return False
 
 

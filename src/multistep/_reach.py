@@ -121,8 +121,8 @@ def held_in(values: Iterable[Any], skipped: Container[int] = ()) -> Iterator[Any
     waiting = deque(values)
     while waiting:
         value = waiting.popleft()
-        if type(value) is RefusingValue or id(value) in seen or id(value) in skipped:
-            continue
+        if type(value) in PLAIN or type(value) is RefusingValue or id(value) in seen or id(value) in skipped:
+            continue  # plain values first: a list may hold many, such as words
         if isinstance(value, (*PLAIN, *OWNERS)):
             continue
         seen.add(id(value))

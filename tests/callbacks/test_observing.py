@@ -337,6 +337,7 @@ def test_a_callback_is_called_at_the_updates_that_it_declares(corpus_file, tmp_p
     assert len(after.ends) < 25  # and not at every update
 
 
+@pytest.mark.slow
 def test_what_every_run_observes_has_no_engine_keep_gradients(run_train, monkeypatch):
     """That would cost an update by plain PyTorch for every chunk."""
     kept = []

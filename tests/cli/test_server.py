@@ -2,7 +2,10 @@ import os
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_the_server_of_a_study_has_parsed_a_command_line_without_a_word_and_without_a_thread(tmp_path):
     """Threads would not live on in the runs that are forked from it; those of numpy's OpenBLAS are begun anew there."""
     code = """

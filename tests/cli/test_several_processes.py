@@ -102,6 +102,7 @@ def test_an_interrupted_run_of_two_goes_on(run_train, corpus_file, tmp_path):
     np.testing.assert_allclose(np.load(together / "losses.npy"), np.load(alone / "losses.npy"), atol=1e-3)
 
 
+@pytest.mark.slow
 @on_linux
 @pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_process_that_dies_ends_the_others(victim, corpus_file, tmp_path):

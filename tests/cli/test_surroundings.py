@@ -47,6 +47,7 @@ def odd_folder(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_without_home_terminal_and_unicode_in_a_folder_of_an_odd_name_behind_a_link(odd_folder):
     (odd_folder / "elsewhere").mkdir()
     (odd_folder / "runs").symlink_to(odd_folder / "elsewhere")

@@ -43,6 +43,7 @@ LEAST = {"--model.optimizer": 13, "--model.lr_scheduler": 15, "--trainer.callbac
 IN_EVERY_RUN = ("--model.optimizer", "--model.lr_scheduler")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "option", [pytest.param(one, marks=[pytest.mark.slow] * (one not in IN_EVERY_RUN)) for one in NAMES]
 )

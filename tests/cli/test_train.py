@@ -68,6 +68,7 @@ def test_the_learning_rate_changes_at_the_update_that_the_schedule_names(run_tra
     assert rates[799] == pytest.approx(0.01)
 
 
+@pytest.mark.slow
 def test_without_a_schedule_the_rate_stays_and_a_resumed_run_keeps_it(run_train):
     folder, _ = run_train(*SHORT, "--model.lr_scheduler", "null")
     run_train("--resume", str(folder), "--trainer.max_steps", "1500")
@@ -175,6 +176,7 @@ def test_a_resumed_run_ends_with_the_same_bits(run_train):
         assert value.equal(found[name]), name
 
 
+@pytest.mark.slow
 def test_observing_changes_nothing(run_train):
     plain, _ = run_train(*EAGER)
     for extra in (
@@ -296,6 +298,7 @@ def test_averaged_weights_are_validated_with_statistics_of_their_own(run_train):
     assert json.loads((plain / "metrics.json").read_text())["val"]["loss"] != metrics["val"]["loss"]
 
 
+@pytest.mark.slow
 def test_a_random_seed_is_written_down_so_that_the_run_can_be_repeated(run_train):
     first, _ = run_train(*EAGER, "--model", "MLP", "--seed_everything", "true")
     seed = yaml.safe_load((first / "config.yaml").read_text())["seed_everything"]

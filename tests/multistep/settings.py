@@ -1116,5 +1116,3 @@ SETTINGS = {
         }.items()
     },
 }
-
-HERE = frozenset(SETTINGS)  # other files add to them

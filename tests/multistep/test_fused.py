@@ -43,6 +43,7 @@ def said(monkeypatch):
     return lines
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_cache")
 def test_dropout_draws_the_same_whether_the_code_is_compiled_or_kept(said, monkeypatch):
     monkeypatch.setattr(FusedEngine, "pays_from", lambda engine: 1_000)
@@ -66,6 +67,7 @@ def test_auto_weighs_what_compiling_costs_against_the_updates_to_come():
     assert found.multistep.reason == "compiling pays off from 5,550 updates on; 59 remain"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_cache")
 def test_auto_decides_the_same_whatever_was_compiled_before():
     reasons = set()
@@ -113,6 +115,7 @@ def test_kept_code_that_cannot_be_trusted_is_compiled_anew(own_cache, said, harm
     assert "engine fused: compiling ..." in said
 
 
+@pytest.mark.slow
 def test_where_code_cannot_be_kept_one_line_says_so(own_cache, said):
     own_cache.mkdir()
     own_cache.chmod(0o777)
@@ -131,6 +134,7 @@ def test_without_a_compiler_training_is_eager_and_one_line_says_so(monkeypatch):
     assert_same(found, train(Classifier, None), exactly=True)
 
 
+@pytest.mark.slow
 def test_a_global_value_that_another_process_has_otherwise_is_not_served_from_the_cache(own_cache, monkeypatch):
     train(ReadsAGlobal, "fused")
     monkeypatch.setattr("tests.multistep.odd.SCALE", 0.5)
@@ -385,10 +389,10 @@ def test_what_reads_gradients_is_found_wherever_a_hook_finds_it(monkeypatch):
     plain, module = Classifier(), OfNet()
     given = LambdaCallback(on_train_epoch_end=lambda trainer, pl_module: pl_module.net[0].weight.grad)
     for instance, owner in ((module, module), (Reporting(), module), (ByAModule(), plain), (given, plain)):
-        assert reads_gradients(instance, owner), instance
+        assert reads_gradients([instance], owner), instance
         assert is_others(instance) or instance is module
     for instance, owner in ((plain, plain), (Harmless(), plain), (Harmless(), module), (EarlyStopping("a"), plain)):
-        assert not reads_gradients(instance, owner), instance
+        assert not reads_gradients([instance], owner), instance
 
 
 def test_compiled_tanh_is_accurate_to_four_units_and_reaches_1():
@@ -463,6 +467,7 @@ def test_minibatches_of_another_size_are_compiled_for_where_they_stay(said):
     assert said.count("engine fused: compiling ...") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("said")
 def test_a_private_folder_behind_a_link_is_a_cache(own_cache, tmp_path):
     (tmp_path / "elsewhere").mkdir(mode=0o700)
@@ -471,6 +476,7 @@ def test_a_private_folder_behind_a_link_is_a_cache(own_cache, tmp_path):
     assert len([*(tmp_path / "elsewhere").glob("*/plan.pt")]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("always_compile")
 def test_a_handler_of_a_signal_sees_accounts_that_agree():
     seen = []
@@ -559,6 +565,7 @@ def pooled(engine):
     return {name: value - before[name] for name, value in after.items() if value.is_floating_point()}
 
 
+@pytest.mark.slow
 def test_changes_in_16_bits_are_those_of_ordinary_training():
     expected = pooled("lightning")
     for name, change in pooled("fused").items():
@@ -577,6 +584,7 @@ class Shuffling(Classifier):
         return super().training_step([batch[0][torch.randperm(len(batch[0]))], batch[1]], batch_idx)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("always_compile")
 def test_a_step_that_shuffles_is_compiled_although_others_have_compiled_before():
     with torch._inductor.config.patch(fx_graph_cache=False):

@@ -8,8 +8,7 @@ from tests.multistep.cases import ODD
 from tests.multistep.odd import EAGER, FUSED, LIGHTNING, SEEN, reset
 from tests.multistep.training import assert_same, train
 
-COMPILED = [name for name, (_, engine) in ODD.items() if engine == FUSED]
-# One of each kind; the others, alike or long to compile, are slow.
+# One of each kind; the others, which take minutes, are slow.
 KINDS = (
     "Dropout",
     "BufferAssigned",
@@ -17,9 +16,34 @@ KINDS = (
     "GradientPenalty",
     "CountingMetric",
     "CachedSettings",
+    "PythonsRandom",
+    "CounterDeepInAGlobal",
+    "ReadsTheEpoch",
+    "BranchesOnValues",
+    "LogsTheTime",
+    "GradientHook",
+    "AugmentsItsBatchInPlace",
+    "ComputesWithAMetric",
+    "LooksItselfUpById",
+    "OptimizerCounts",
+    "reads_a_file",
+    "counts_by_a_generator",
+    "counts_and_hands_over",
+    "draws_in_a_fork",
+    "reads_live_weights_by_a_closure",
+    "scales_by_numpy",
+    "is_perturbed_by_a_global",
 )
 # What is different in each run.
 NOT_COMPARED = {"LogsTheTime": {"time"}}
+
+
+def those_that_end_by(*engines):
+    return [
+        pytest.param(name, marks=[] if name in KINDS else [pytest.mark.slow])
+        for name, (_, engine) in ODD.items()
+        if engine in engines
+    ]
 
 
 def run(name, engine):
@@ -39,7 +63,7 @@ def as_before():
 
 
 @pytest.mark.usefixtures("always_compile")
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in KINDS else pytest.mark.slow) for n in COMPILED])
+@pytest.mark.parametrize("name", those_that_end_by(FUSED))
 def test_what_can_be_compiled_agrees_with_ordinary_training(name):
     found = run(name, "auto")
     assert (found.multistep.engine_used, found.multistep.reason) == (FUSED, None)
@@ -47,14 +71,7 @@ def test_what_can_be_compiled_agrees_with_ordinary_training(name):
 
 
 @pytest.mark.usefixtures("always_compile")
-@pytest.mark.parametrize(
-    "name",
-    [  # the one that is compiled before it is found out takes long
-        pytest.param(name, marks=[pytest.mark.slow] * (name == "ReadsGradients"))
-        for name, (_, engine) in ODD.items()
-        if engine == EAGER
-    ],
-)
+@pytest.mark.parametrize("name", those_that_end_by(EAGER))
 def test_what_cannot_be_compiled_has_the_bits_of_ordinary_training_and_one_line_says_why(name):
     found = run(name, "auto")
     assert found.multistep.engine_used == EAGER
@@ -63,14 +80,7 @@ def test_what_cannot_be_compiled_has_the_bits_of_ordinary_training_and_one_line_
     assert_same(found, run(name, None), exactly=True)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [  # one of each kind of refusal; all are slow
-        pytest.param(name, marks=[] if name in ("PythonsRandom", "counts_and_hands_over") else pytest.mark.slow)
-        for name, (_, engine) in ODD.items()
-        if engine == EAGER
-    ],
-)
+@pytest.mark.parametrize("name", those_that_end_by(EAGER))
 def test_what_cannot_be_compiled_is_refused_in_one_line_where_fused_is_asked_for(name):
     with pytest.raises(EngineUnavailableError, match=r"^engine fused: .*; use auto or eager$"):
         run(name, FUSED)
@@ -85,14 +95,7 @@ def test_what_wants_every_update_is_trained_by_lightning(name):
         run(name, EAGER)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [  # of those that `auto` leaves to eager, it was seen above
-        pytest.param(name, marks=[pytest.mark.slow] * (engine == EAGER))
-        for name, (_, engine) in ODD.items()
-        if engine != LIGHTNING
-    ],
-)
+@pytest.mark.parametrize("name", those_that_end_by(FUSED, EAGER))
 def test_eager_has_the_bits_of_ordinary_training(name):
     ordinary = run(name, None)
     assert_same(run(name, EAGER), ordinary, exactly=True)

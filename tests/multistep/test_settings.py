@@ -5,85 +5,41 @@ import pytest
 from multistep import EngineMismatchError
 from tests.multistep import later
 from tests.multistep.cases import SETTINGS
-from tests.multistep.settings import EAGER, FUSED, HERE, LIGHTNING, Rows
+from tests.multistep.settings import EAGER, FUSED, LIGHTNING, Rows
 from tests.multistep.training import assert_same, train
 
-# What shares its compiled code with others, or is one of its kind, runs always; the rest is slow.
-LONG = (
-    "a dataclass that derives more",
-    "a precision of one epoch on",
-    "clipping by value",
-    "an average by a formula of one's own",
-    "a change of space",
-    "a dataclass",
-    "sizes in turn",
-    "a constant that changes",
-    "validation where accumulation is not done",
-    "two schedules",
-    "a change of clip",
-    "a change of plain",
-    "a further parameter group",
-    "a parameter that is replaced",
-    "a change at every epoch",
-    "64 bits",
-    "EMAWeightAveraging of accumulated updates",
-    "EMAWeightAveraging at times",
-    "a change of activation",
-    "a change of decay",
-    "a change of dropout",
-    "a change of mode",
-    "a change of plain by data",
-    "a change of table",
-    "a named tuple",
-    "a rate that falls with accumulation",
-    "several loaders",
-    "parameter groups",
-    "a schedule of one's own",
-    "freezing",
-    "a further group between epochs of one minibatch",
-    "a renewed table between epochs of one minibatch",
-    "a change between validations of one minibatch",
-    "StochasticWeightAveraging",
-    "a mapping",
-    "a rate by a function of the number",
-    "a loader that draws",
-    "clipping by norm",
-    "a dataset with noise and dropout",
-    "a sampler that draws and dropout",
-    "a batch sampler that draws and dropout",
-    "a loader that draws from the default generator and dropout",
-    "data that change what the step reads",
-    "a level of a logger",
-    "a change of a metric's attribute",
-    "a buffer that is set late",
-    "items with other keys",
-    "data of another precision",
-    "a rate by weights",
-    "freezing between epochs of one minibatch",
-    "accumulation that ends with an odd minibatch",
-    "a change at the end",
-    "parameters that are thawed",
-    "a schedule that appends to the module's list",
-    "a schedule that damps the momentum",
-    "a schedule that drops the momentum",
-    "a schedule that sets an attribute of the optimizer",
-    "a callback that finds gradients among others",
-    "a container that counts its visits, asked for its length",
-    "a metric that changes a dataset",
-    "a hook that goes back again",
-    "a window that is zero at first",
-    "an infinite value that is shrunk",
-    "a value whose square is infinite",
-    "a rate of 0",
-    "a callback of Lightning's by gradients",
-    "a change of what an enum holds",
-    "a change when a checkpoint is saved",
-    "a rate by gradients",
-    "data that reach the module by an iterator",
-    "an epoch's hook, wrapped",
-    "a weight for all",
-    "an object of a class of one's own",
+# One of each kind; the others, which take minutes, are slow. What Lightning trains alone runs always.
+KINDS = (
+    "GradientAccumulationScheduler",
+    "EMAWeightAveraging",
+    "LearningRateMonitor",
+    "accumulation, clipping and momentum",
+    "a change of rate",
+    "a change of weights",
+    "a rate that falls at every update",
+    "a rate that falls to 0",
+    "a warm-up from zero",
+    "an infinite loss",
+    "a list of a metric",
+    "a dataset that seldom draws and dropout",
+    "a loader that draws for each minibatch",
+    "validation",
+    "validation at a fraction",
+    "a callback that finds gradients by a getter",
+    "a count in a name like Python's",
+    "a metric that appends to a file",
+    "a rate by chance",
+    "a scale by identity",
+    "a schedule that counts",
+    "a step that writes a row",
+    "a tensor that a function encloses",
+    "data that reach the module by a value of their class",
+    "hooks of saved tensors",
 )
+
+
+def quick(name, setting):
+    return [] if name in KINDS or setting.engine == LIGHTNING else [pytest.mark.slow]
 
 
 def run(name, engine):
@@ -102,12 +58,7 @@ def assert_same_rows(rows, expected, exactly):
 
 
 @pytest.mark.parametrize(
-    "name",
-    [  # of those that `auto` leaves to eager, it is seen below; the other files' deceive compiled code alone
-        pytest.param(name, marks=[pytest.mark.slow] * (setting.engine == EAGER or name not in HERE))
-        for name, setting in SETTINGS.items()
-        if setting.engine != LIGHTNING
-    ],
+    "name", [pytest.param(name, marks=quick(name, s)) for name, s in SETTINGS.items() if s.engine != LIGHTNING]
 )
 def test_eager_has_the_bits_and_the_logged_rows_of_ordinary_training(name):
     (ordinary, expected), (found, rows) = run(name, None), run(name, EAGER)
@@ -117,7 +68,7 @@ def test_eager_has_the_bits_and_the_logged_rows_of_ordinary_training(name):
 
 
 @pytest.mark.usefixtures("always_compile")
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in LONG else []) for n in SETTINGS])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=quick(name, s)) for name, s in SETTINGS.items()])
 def test_auto_agrees_with_ordinary_training(name):
     (ordinary, expected), (found, rows) = run(name, None), run(name, "auto")
     engine = SETTINGS[name].engine

@@ -190,6 +190,7 @@ def test_an_installed_project_and_a_file_named_as_one_of_pythons_are_the_users(m
     assert module.CALLS == [60]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("always_compile")
 def test_a_dataset_that_a_module_keeps_and_its_step_does_not_use_is_no_reason_to_fall_back():
     class Keeping(Classifier):

@@ -9,7 +9,7 @@ from torch._inductor.cpp_builder import CppBuilder, CppTorchDeviceOptions
 from torch._inductor.cpu_vec_isa import pick_vec_isa
 
 from multistep._errors import CannotFuseError
-from multistep.compiled.header import INCLUDES, precompiled
+from multistep.compiled.header import FLAGS, INCLUDES, precompiled
 from multistep.compiled.program import ARENA, BufferView, Plan
 from multistep.compiled.recorder import Kernel, MatMul, Recording, Step
 
@@ -155,7 +155,7 @@ def build(source: str, folder: Path, say: Callable[[str], None]) -> Path:
     path = folder / "update.cpp"
     path.write_text(source, encoding="utf-8")
     isa = pick_vec_isa()
-    options = CppTorchDeviceOptions(vec_isa=isa, device_type="cpu")
+    options = CppTorchDeviceOptions(vec_isa=isa, device_type="cpu", extra_flags=FLAGS)
     options.precompiled_header = precompiled(isa, say)
     builder = CppBuilder(name="update", sources=str(path), output_dir=str(folder), BuildOption=options)
     builder.build()
