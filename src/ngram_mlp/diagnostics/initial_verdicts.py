@@ -18,6 +18,7 @@ from ngram_mlp.diagnostics.statistics import SATURATION, baseline_saturation, de
 from ngram_mlp.diagnostics.trial import UPDATES, Trial, try_updates
 from ngram_mlp.diagnostics.verdicts import Remedy, Rule, Verdict
 from ngram_mlp.models import LanguageModel
+from runlab import flattened
 
 EXAMPLES = 4096  # of the training split, to judge a network from
 LARGEST_LOGITS = 2**25
@@ -162,7 +163,7 @@ def judge_units(
 
 def arguments_of(model: LanguageModel) -> dict[str, Any]:
     """Returns the constructor arguments of a model, nested ones as `outer.inner`."""
-    return dict(_flat(model.hparams))
+    return dict(flattened(dict(model.hparams)))
 
 
 def enough_of(vocab_size: int) -> int:
@@ -235,11 +236,3 @@ def _rounded_up(number: float) -> int:
     """Returns a number of updates rounded up to two digits, the rest zeros."""
     unit: int = 10 ** max(0, math.floor(math.log10(max(1.0, number))) - 1)
     return math.ceil(number / unit) * unit
-
-
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in nested.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +38,8 @@ class LanguageModel(LightningModule):
     """
 
     network: nn.Module
+    # Constructor arguments that a checkpoint does not keep; config.yaml names the classes of optimizer and schedule.
+    not_hyperparameters: ClassVar[tuple[str, ...]] = ("optimizer", "lr_scheduler")
 
     def __init__(
         self,
@@ -56,8 +58,7 @@ class LanguageModel(LightningModule):
         # Typed `| None`, the schedule would have no default in `--help` and config.yaml.
         lr_scheduler = constant_rate if lr_scheduler is None else lr_scheduler
         _require_function("lambda optimizer: StepLR(optimizer, 1_000)", lr_scheduler=lr_scheduler)
-        # Optimizer and schedule are functions here; config.yaml names their classes.
-        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
+        self.save_hyperparameters(ignore=self.not_hyperparameters)
         # Plain dictionaries, so that a checkpoint names no class (promise 6).
         self.save_hyperparameters({k: asdict(v) if is_dataclass(type(v)) else v for k, v in self.hparams.items()})
         self.vocabulary = vocabulary

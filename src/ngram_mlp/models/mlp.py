@@ -65,7 +65,7 @@ class MLP(LanguageModel):
         self.network = mlp_network(*sizes, activation, *drawn, residual=residual, direct=direct)
 
 
-class BatchNormMLP(LanguageModel):
+class BatchNormMLP(MLP):
     """The network of `MLP` with batch norm between each hidden linear layer and its non-linearity.
 
     The defaults are those of cell 11 of notebook 002: batch norm written by hand, with running statistics.
@@ -73,35 +73,21 @@ class BatchNormMLP(LanguageModel):
     Args:
         vocabulary: the tokens in the order of their ids, as in `Tokenizer`.
         block_size: the number of tokens the network sees.
-        n_embd: the dimensions of a token's embedding.
-        n_hidden: the units of a hidden layer.
-        n_layers: the number of hidden layers.
-        activation: a non-linearity of torch.nn by name: Tanh, ReLU, GELU, ...
-        residual: whether to add an identity shortcut around each hidden layer of equal input and output width.
-        direct: whether a linear layer also connects the embeddings to the output directly.
         batch_norm: the options of batch norm, or its kind alone.
-        initialization: how each parameter is drawn.
-        **training: optimizer and lr_scheduler, as in `LanguageModel`.
+        **others: as in `MLP`, without `norm`.
     """
+
+    not_hyperparameters = (*MLP.not_hyperparameters, "norm")  # `batch_norm` is
 
     def __init__(
         self,
         vocabulary: Vocabulary,
         block_size: int,
-        n_embd: int = 10,
-        n_hidden: int = 200,
-        n_layers: int = 1,
-        activation: str = "Tanh",
-        residual: bool = False,
-        direct: bool = False,
         batch_norm: BatchNormalization = BatchNormalization(),
-        initialization: Initialization = Initialization(),
-        **training: Any,
+        **others: Any,
     ) -> None:
-        super().__init__(vocabulary, block_size, **training)
-        sizes = (len(vocabulary), block_size, n_embd, n_hidden, n_layers)
-        drawn = (BatchNormalization.of(batch_norm), Initialization.of(initialization))
-        self.network = mlp_network(*sizes, activation, *drawn, residual=residual, direct=direct)
+        norm: Any = BatchNormalization.of(batch_norm)  # which `MLP` takes from here alone
+        super().__init__(vocabulary, block_size, norm=norm, **others)
 
 
 def mlp_network(
