@@ -9,7 +9,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +80,7 @@ def test_a_killed_search_is_resumed_and_ends_with_as_many_trials(run_search, tmp
     assert len([*folder.glob("trials/*/version_0/metrics.json")]) < 6
     assert run_search(*shared, "--name", "killed") == folder
     killed = counted(trials_of(folder))
-    assert {trial.state for trial in killed} == {TrialState.PRUNED, TrialState.COMPLETE}
+    assert {trial.state for trial in killed} <= {TrialState.PRUNED, TrialState.COMPLETE}
     # What was running was resumed, and what was trained before was as it is in a search that is not killed.
     assert [(t.params, t.value) for t in killed[:3]] == [(t.params, t.value) for t in whole[:3]]
     assert len(killed) == len([*folder.glob("trials/*/version_0")]) == len([*folder.glob("trials/*/version_*")]) == 6
@@ -157,15 +159,32 @@ def test_a_trial_that_is_killed_is_gone_on_with_from_its_checkpoint(run_search, 
 
 def test_two_calls_share_a_search_and_no_trial_runs_twice(run_search, tmp_path):
     options = ["--trials", "4", "--jobs", "1", "--confirm", "0", "--pruner", "none"]
-    calls = [subprocess.Popen([*run_search.command, *options], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    told = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    calls = [subprocess.Popen([*run_search.command, *options], **told) for _ in range(2)]
     printed = [call.communicate(timeout=120)[0] for call in calls]
-    assert [call.returncode for call in calls] == [0, 0]
+    assert [call.returncode for call in calls] == [0, 0], printed
     folder = tmp_path / "runs" / "search" / "search"
     trials = counted(trials_of(folder))
     assert len(trials) == 4
     assert {trial.state for trial in trials} == {TrialState.COMPLETE}
     assert len([*folder.glob("trials/*/version_0")]) == len([*folder.glob("trials/*/version_*")]) == 4
     assert any("report  " in text for text in printed)
+
+
+def test_threads_that_begin_at_once_begin_different_trials(tmp_path, monkeypatch):
+    """Optuna alone reads a waiting trial and changes it in two steps, between which SQLite lets others read it."""
+    monkeypatch.setattr(storage_module, "HEARTBEAT", None)  # Optuna warns of it where trials are asked for by hand
+    for number in range(10):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with quiet_optuna():
+            study = optuna.create_study(storage=open_storage(None, folder))
+            for value in range(4):
+                study.enqueue_trial({"x": value})
+            together = threading.Barrier(4)
+            with ThreadPoolExecutor(4) as threads:
+                begun = [*threads.map(lambda _, s=study, t=together: (t.wait(), s.ask().number)[1], range(4))]
+        assert sorted(begun) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -452,7 +471,8 @@ def test_a_signal_ends_a_search_and_the_next_call_resumes_its_trials(number, sta
     _, printed = process.communicate(timeout=60)
     assert process.returncode == status
     assert "Traceback" not in printed
-    subprocess.run(command, check=True, capture_output=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
     trials = counted(trials_of(folder))
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
     assert [trial.number for trial in trials] == [0, 1, 2]

@@ -4,13 +4,14 @@ import logging
 import re
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
 from filelock import FileLock
 from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from runlab._errors import UserError
@@ -37,26 +38,37 @@ def open_storage(where: str | None, folder: Path) -> BaseStorage:
     """
     url = where or f"sqlite:///{folder / 'optuna.db'}"
     try:
-        with FileLock(folder / "search.lock"):  # two processes that create the tables at once would conflict
+        lock = FileLock(folder / "search.lock")
+        with lock:  # two processes that create the tables at once would conflict
             try:
-                return _database(url)
+                return _Database(url, lock)
             except SQLAlchemyError:  # another machine may be creating them
                 time.sleep(1)
-                return _database(url)
+                return _Database(url, lock)
     except (SQLAlchemyError, ImportError, ValueError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise UserError(f"cannot be opened ({reason}); give another URL", storage=without_password(url)) from error
 
 
-def _database(url: str) -> RDBStorage:
-    patience = {"connect_args": {"timeout": 60}} if url.startswith("sqlite:") else {}
-    return RDBStorage(
-        url,
-        engine_kwargs=patience,
-        heartbeat_interval=HEARTBEAT,
-        grace_period=PATIENCE,
-        heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(RETRIES, inherit_intermediate_values=True),
-    )
+class _Database(RDBStorage):
+    """Optuna's database, in which two threads or processes cannot begin the same waiting trial.
+
+    SQLite does not lock a row that Optuna reads to change it, as other databases do.
+    """
+
+    def __init__(self, url: str, lock: FileLock) -> None:
+        self._begins = lock
+        super().__init__(
+            url,
+            engine_kwargs={"connect_args": {"timeout": 60}} if url.startswith("sqlite:") else {},
+            heartbeat_interval=HEARTBEAT,
+            grace_period=PATIENCE,
+            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(RETRIES, inherit_intermediate_values=True),
+        )
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        with self._begins:
+            return bool(super().set_trial_state_values(trial_id, state, values))
 
 
 def without_password(text: str) -> str:
