@@ -113,7 +113,8 @@ def numbers_of_an_update(stack, X, Y):
     return numbers, loss
 
 
-@pytest.mark.parametrize("engine", ["eager", pytest.param("fused", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["eager", "fused"])
 def test_a_deep_batch_norm_stack_replays_its_loop_its_statistics_and_its_names(sample_words, tmp_path, engine):
     config = PROJECT / "configs" / "experiments" / "deep_batch_norm.yaml"
     args = ["--data.corpus", "sample", "--trainer.max_steps", "1001", "--engine", engine]

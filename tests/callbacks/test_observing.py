@@ -191,6 +191,7 @@ def noted(name, draws, drawn):
     return function
 
 
+@pytest.mark.slow
 def test_figures_show_the_first_look_the_middle_and_the_last_also_of_a_resumed_run(run_train, monkeypatch):
     drawn = {}
     for name in ("distributions_figure", "saturation_figure", "loss_figure"):

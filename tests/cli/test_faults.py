@@ -116,7 +116,7 @@ def test_a_signal_ends_a_run_with_its_state_and_the_command_to_go_on(
 @pytest.mark.parametrize(
     ("owner", "hook"),
     [
-        (LanguageModel, "on_validation_epoch_start"),
+        pytest.param(LanguageModel, "on_validation_epoch_start", marks=pytest.mark.slow),
         (LanguageModel, "training_step"),
         pytest.param(callbacks.Inspect, "on_train_end", marks=pytest.mark.slow),
     ],
@@ -162,6 +162,7 @@ def test_a_signal_before_the_first_update_ends_a_run(hook, run_train, monkeypatc
     assert ended.value.code == 143
 
 
+@pytest.mark.slow
 @on_linux
 def test_a_disk_that_fills_up_with_events_is_one_line(tmp_path, corpus_file):
     """A limit on the size of files stands for a disk; what is written beyond it fails as on a full one."""
@@ -193,8 +194,11 @@ def test_a_disk_that_fills_up_spares_the_checkpoint_before(whole, tmp_path, corp
 @pytest.mark.parametrize(
     "name",
     [
-        *("config.yaml", "last.ckpt", "best-150.ckpt", "metrics.json"),
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("losses.npy", "samples.txt")),
+        *("config.yaml", "last.ckpt"),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("best-150.ckpt", "metrics.json", "losses.npy", "samples.txt")
+        ),
     ],
 )
 def test_a_disk_that_is_full_for_one_file_names_it(name, run_train, fails, tmp_path, monkeypatch):

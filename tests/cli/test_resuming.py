@@ -139,7 +139,7 @@ def interrupt_and_go_on(whole, run_train, tmp_path, moment, update, seconds, tim
             assert update <= 60  # the first checkpoint comes at 30, or with the end of the block in training then
 
 
-@pytest.mark.parametrize("engine", ["eager", "lightning"])
+@pytest.mark.parametrize("engine", ["eager", pytest.param("lightning", marks=pytest.mark.slow)])
 def test_clipped_accumulated_and_averaged_updates_go_on_as_well(engine, run_train):
     averaging = ("--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay", "0.95")
     options = (*OPTIONS, "--trainer.accumulate_grad_batches", "2", "--trainer.gradient_clip_val", "0.5", *averaging)

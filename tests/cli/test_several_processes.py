@@ -104,7 +104,7 @@ def test_an_interrupted_run_of_two_goes_on(run_train, corpus_file, tmp_path):
 
 @pytest.mark.slow
 @on_linux
-@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_dies_ends_the_others(victim, corpus_file, tmp_path):
     more = ("--data.corpus", str(corpus_file), "--trainer.max_steps", "1000000")
     process = start(SCRIPT, *OPTIONS, *more, *DDP, cwd=tmp_path)

@@ -40,13 +40,10 @@ NAMES = {
     "--trainer.plugins": plugins.__all__,
 }
 LEAST = {"--model.optimizer": 13, "--model.lr_scheduler": 15, "--trainer.callbacks+": 20, "--model.activation": 25}
-IN_EVERY_RUN = ("--model.optimizer", "--model.lr_scheduler")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "option", [pytest.param(one, marks=[pytest.mark.slow] * (one not in IN_EVERY_RUN)) for one in NAMES]
-)
+@pytest.mark.parametrize("option", [*NAMES])
 def test_every_name_trains_or_is_one_line(option, tmp_path, monkeypatch, corpus_file, capfd):
     monkeypatch.chdir(tmp_path)
     assert len(set(NAMES[option])) >= LEAST.get(option, 5)

@@ -76,6 +76,7 @@ def test_without_a_schedule_the_rate_stays_and_a_resumed_run_keeps_it(run_train)
     assert rates == dict.fromkeys(range(99, 1500, 100), pytest.approx(0.1))
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_has_a_row_where_it_is_not_the_last_also_of_a_resumed_run(run_train):
     folder, _ = run_train(*SHORT, "--model.optimizer.lr", "0.5", "--observe.every_n_updates", "off")
     (best,) = (int(path.stem.removeprefix("best-")) for path in folder.glob("checkpoints/best-*.ckpt"))
@@ -93,6 +94,7 @@ def test_a_run_is_named_by_what_is_changed_and_the_last_one_is_found(run_train, 
     assert run_train("--config", str(named / "config.yaml"), "--name", "own")[0] == tmp_path / "runs/own/version_0"
 
 
+@pytest.mark.slow
 def test_a_run_says_every_10000_updates_how_it_stands(run_train):
     small = (
         "--model",
@@ -202,6 +204,7 @@ def test_no_updates_at_all_still_evaluates_the_initial_network(run_train):
     assert np.load(folder / "losses.npy").shape == (0,)
 
 
+@pytest.mark.slow
 def test_the_fused_engine_leaves_the_same_run_as_the_eager_one(run_train):
     eager, _ = run_train(*SHORT, "--engine", "eager")
     fused, out = run_train(*SHORT, "--engine", "fused")
@@ -322,6 +325,7 @@ def test_a_command_that_is_printed_works_when_it_is_copied(run_train):
     assert shlex.split(line)[-2:] == ["--logdir", str(folder.relative_to(Path.cwd()))]
 
 
+@pytest.mark.slow
 def test_a_text_is_trained_on_sampled_judged_and_resumed(run_train, tmp_path, capsys):
     text = "The n-gram was counted. Then it was learned, line by line,\nand the line did not end it.\n" * 40
     (tmp_path / "prose.txt").write_text(text)

@@ -125,6 +125,7 @@ MADE = {
     "ThroughputMonitor": partial(callbacks.ThroughputMonitor, batch_size_fn=len),
     "Timer": partial(callbacks.Timer, "00:01:00:00"),
 }
+COMPILED = {"EMAWeightAveraging", "GradientAccumulationScheduler", "StochasticWeightAveraging"}  # for longer
 NAMES = [
     name
     for name, cls in vars(callbacks).items()
@@ -133,7 +134,7 @@ NAMES = [
 
 
 @pytest.mark.usefixtures("always_compile")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in COMPILED)) for n in NAMES])
 def test_lightnings_own_callbacks_are_known(name, tmp_path):
     make = MADE.get(name, getattr(callbacks, name))
     options = {"logger": True, "default_root_dir": tmp_path, "log_every_n_steps": 5, "max_epochs": 2}

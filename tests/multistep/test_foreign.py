@@ -9,7 +9,15 @@ from tests.multistep.training import assert_same, train
 
 SHORT = ("tabular", "reads global_step", "counts")
 NAMES = [pytest.param(name, marks=[] if name in SHORT else pytest.mark.slow) for name in FOREIGN]
-LONG = ("LSTM", "attention", "convolution", "custom Function", "derivative in the loss")  # to compile
+LONG = (
+    "LSTM",
+    "attention",
+    "auto-encoder",
+    "convolution",
+    "custom Function",
+    "derivative in the loss",
+    "frozen groups",
+)  # to compile
 EPOCHS = {"max_epochs": 3}
 ACCUMULATED = {"max_epochs": -1, "max_steps": 11, "accumulate_grad_batches": 4, "gradient_clip_val": 0.1}
 

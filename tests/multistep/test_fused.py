@@ -77,6 +77,7 @@ def test_auto_decides_the_same_whatever_was_compiled_before():
     assert len(reasons - {None}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_cache")
 def test_large_minibatches_do_not_make_compiling_pay_for_few_updates():
     found = train(Classifier, "auto", DataLoader(examples(100_000), batch_size=50_000), max_epochs=3)
@@ -330,7 +331,8 @@ def test_data_that_fail_do_so_after_the_updates_before_them(engine):
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_callback_that_reads_gradients_finds_those_of_ordinary_training(accumulate):
     class Norms(Callback):
         update_calls = Calls(after=(5,))

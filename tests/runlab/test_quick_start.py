@@ -63,6 +63,8 @@ assert len(metric.plot()) == 2
 """,
 }
 
+SHORT = ("metrics", "an optimizer", "a plot of a metric")
+
 
 def test_what_a_command_leaves_behind_is_finalized(tmp_path):
     code = f"""
@@ -87,7 +89,7 @@ def run(code):
     return subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.parametrize("use", [*LATER])
+@pytest.mark.parametrize("use", [pytest.param(use, marks=[pytest.mark.slow] * (use not in SHORT)) for use in LATER])
 def test_what_waits_is_there_when_it_is_used(use):
     done = run(START + LATER[use])
     assert done.returncode == 0, done.stderr
