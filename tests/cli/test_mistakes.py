@@ -67,9 +67,10 @@ class Manual(MLP):
         (["--model.lr_scheduler", "ChainedScheduler"], ["--model.lr_scheduler", "choose another"]),
         (
             ["--trainer.callbacks+=LearningRateFinder"],
-            ["--trainer.callbacks", "LearningRateFinder", "several rates"],
+            ["--trainer.callbacks", "LearningRateFinder", "lr or learning_rate", "remove"],
         ),
-        (["--trainer.callbacks+=BaseFinetuning"], ["--trainer.callbacks", "BaseFinetuning", "subclass"]),
+        (["--trainer.callbacks+=BaseFinetuning"], ["--trainer: ", "callbacks.finetuning", "subclass"]),
+        (["--trainer.callbacks+=BackboneFinetuning"], ["--trainer.callbacks", "BackboneFinetuning", "backbone"]),
         (
             ["--trainer.callbacks+=WeightAveraging", "--engine", "fused"],
             ["--engine fused", "WeightAveraging", "use auto or lightning"],
@@ -128,7 +129,8 @@ def test_a_mistake_gets_one_line_that_names_it(args, told, fails, tmp_path, monk
 def test_what_is_monitored_but_not_logged_is_named_beside_what_is(run_train, fails):
     stopping = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor", "val/los"]
     line = fails(train.main, DEFAULT, ["--data.corpus", str(run_train.corpus), "--trainer.max_steps", "20", *stopping])
-    assert "--trainer.callbacks.monitor val/los: is never logged; choose one of train/loss, val/accuracy" in line
+    assert "--trainer: Early stopping conditioned on metric `val/los` which is not available." in line
+    assert "`train/loss`, `val/loss`" in line
 
 
 class Broken(MLP):

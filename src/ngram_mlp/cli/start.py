@@ -1,6 +1,6 @@
 """Turns a parsed command line into a run ready to train: its checkpoint, folder, callbacks and trainer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import Callback
-from pytorch_lightning.callbacks import LearningRateFinder, LearningRateMonitor, ProgressBar
+from pytorch_lightning.callbacks import BackboneFinetuning, LearningRateFinder, LearningRateMonitor, ProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins import AsyncCheckpointIO
 from pytorch_lightning.strategies import DDPStrategy
@@ -39,6 +39,11 @@ from runlab import (
     watcher,
     write_atomically,
 )
+
+NEEDED: dict[type[Callback], Sequence[str]] = {
+    LearningRateFinder: ("lr", "learning_rate"),
+    BackboneFinetuning: ("backbone",),
+}
 
 
 @dataclass(frozen=True)
@@ -123,9 +128,9 @@ def _build_trainer(cli: TrainCLI, folder: Path, checkpoint: Checkpoint | None, c
         if isinstance(callback, RunCheckpoints):
             trainer.callbacks = callback.in_order(trainer.callbacks)
     _refuse_other_starts(trainer)
+    _refuse_what_finds_nothing(trainer, cli.model)
     if trainer.strategy.root_device.type == "cpu":  # a GPU reports missing memory itself
         _refuse_what_does_not_fit(cli.model, cli.datamodule.batch_size)
-    _refuse_callbacks(trainer, cli.model)
     cli.datamodule.refuse_unequal_parts(trainer.world_size)
     if isinstance(trainer.strategy.checkpoint_io, AsyncCheckpointIO):
         remedy = "a checkpoint must be complete before the run continues; remove this plugin"
@@ -177,12 +182,12 @@ def _refuse_what_does_not_fit(model: LanguageModel, batch_size: int) -> None:
             raise UserError(f"{size}; {remedy}", batch_size=batch_size)
 
 
-def _refuse_callbacks(trainer: Any, model: LanguageModel) -> None:
-    """Raises a UserError for a Lightning callback that would end the run with a traceback."""
-    for callback in trainer.callbacks:
-        if isinstance(callback, LearningRateFinder) and not (hasattr(model, "lr") or hasattr(model, "learning_rate")):
-            reason = "needs a model with an attribute lr or learning_rate; compare several rates"
-            raise UserError(f"LearningRateFinder {reason}", callbacks=None)
+def _refuse_what_finds_nothing(trainer: Any, model: LanguageModel) -> None:
+    """Raises a UserError for a callback of Lightning's that needs an attribute which the model does not have."""
+    for kind, names in NEEDED.items():
+        if any(isinstance(one, kind) for one in trainer.callbacks) and not any(hasattr(model, name) for name in names):
+            reason = f"{kind.__name__} needs a model with an attribute {' or '.join(names)}; remove this callback"
+            raise UserError(reason, callbacks=None)
 
 
 def _callbacks(cli: TrainCLI, folder: Path, saved: str, console: Console) -> list[Callback]:

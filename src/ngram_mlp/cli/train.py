@@ -7,7 +7,7 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import Any
 
-from pytorch_lightning.callbacks import EarlyStopping
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.loggers import CSVLogger, LitLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from rich.console import Console
 from rich.panel import Panel
@@ -36,7 +36,7 @@ from runlab import (
     write_atomically,
 )
 
-FIT_LOOP = "pytorch_lightning.loops.fit_loop"
+REJECTED = (MisconfigurationException, ValueError, RuntimeError)
 Logger.register(LitLogger)  # it derives from Fabric's Logger only, so the parser would reject it
 
 
@@ -55,23 +55,17 @@ def main(default_config: Path, args: Sequence[str] | None = None) -> None:
         except BaseException as error:
             _report_interruption(run, console, error)
             raise_if_another_has_ended(error)
-            _refuse_mistakes(run, error)
+            _refuse_mistakes(error)
             raise
 
 
-def _refuse_mistakes(run: Run, error: BaseException) -> None:
-    """Raises a UserError for what Lightning rejects late, e.g. an unlogged metric or too long a validation interval."""
+def _refuse_mistakes(error: BaseException) -> None:
+    """Raises a UserError with the message of what Lightning itself rejects, such as a callback or an interval."""
     *_, (frame, _) = walk_tb(error.__traceback__)
     origin = str(frame.f_globals.get("__name__"))
-    if origin == FIT_LOOP and isinstance(error, ValueError):
-        raise UserError(f"--trainer: {' '.join(str(error).split())}") from error
-    if origin != EarlyStopping.__module__:
-        return
-    logged = sorted(run.trainer.callback_metrics)
-    for callback in run.trainer.callbacks:
-        if isinstance(callback, EarlyStopping) and callback.monitor not in logged:
-            remedy = f"is never logged; choose one of {', '.join(logged)}"
-            raise UserError(remedy, **{"trainer.callbacks.monitor": callback.monitor}) from error
+    if origin.startswith("pytorch_lightning.") and isinstance(error, REJECTED):
+        reason = " ".join(str(error).split()) or f"{frame.f_code.co_name} in {origin} is abstract; write a subclass"
+        raise UserError(f"--trainer: {reason}") from error
 
 
 def _introduce(cli: TrainCLI, run: Run, console: Console) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 from jsonargparse import SUPPRESS, Namespace
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import BackboneFinetuning, BaseFinetuning
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from multistep import EngineName
@@ -190,25 +189,12 @@ class TrainCLI(LightningCLI):
 
     def build_trainer(self, **kwargs: Any) -> Trainer:
         """Returns the trainer that the arguments ask for; keyword arguments take precedence."""
-        trainer: Trainer = super().instantiate_trainer(**kwargs)
-        _refuse_what_finds_nothing(trainer, self.model)
-        return trainer
+        return super().instantiate_trainer(**kwargs)
 
     def configuration(self, form: str = "yaml") -> str:
         """Returns all options with their values, which suffice to repeat the run."""
         text = str(self.parser.dump(self.config, skip_unset=False, format=form))
         return re.sub(r"(?:\\u[dD][cC][89a-fA-F][0-9a-fA-F])+", _in_utf_8, text)
-
-
-def _refuse_what_finds_nothing(trainer: Any, model: Any) -> None:
-    """Raises a UserError for a callback that is abstract, or that needs something the model does not have."""
-    for callback in trainer.callbacks:
-        name = type(callback).__name__
-        if isinstance(callback, BackboneFinetuning) and not hasattr(model, "backbone"):
-            remedy = "write a BaseFinetuning for the network's layers"
-            raise UserError(f"{name} needs a model with an attribute backbone; {remedy}", callbacks=None)
-        if type(callback) is BaseFinetuning:
-            raise UserError(f"{name} is abstract; write a subclass for the network's layers", callbacks=None)
 
 
 def _in_utf_8(found: re.Match[str]) -> str:
