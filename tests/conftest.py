@@ -4,6 +4,7 @@ import atexit
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -24,6 +25,8 @@ os.environ |= {"CUDA_VISIBLE_DEVICES": "", "DISABLE_MPS": "1"}
 if "MULTISTEP_CACHE_DIR" not in os.environ:
     os.environ["MULTISTEP_CACHE_DIR"] = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, os.environ["MULTISTEP_CACHE_DIR"])
+# A shell has what it starts in the background ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Several workers share the cores: with more threads than cores, each waits for the others.
 torch.set_num_threads(1)
 # A diagnosis that fails is to fail the test, too, instead of being switched off.

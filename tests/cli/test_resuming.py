@@ -379,7 +379,6 @@ def diverging_after(updates):
 def test_signals_end_a_run_with_their_status_and_a_second_one_at_once(
     signals, options, status, whole, run_train, monkeypatch, capsys
 ):
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it starts with & ignore it
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     end_block, updates = UpdateProgress.on_train_batch_end, []
 
