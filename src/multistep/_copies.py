@@ -38,9 +38,10 @@ def copied(module: nn.Module, optimizer: Optimizer) -> tuple[Any, Any, set[int]]
     Raises a CannotFuseError if a copied attribute is still shared with the module.
     """
     memo = leaving_graphs(module)
-    if (trainer := getattr(module, "_trainer", None)) is not None:
+    trainer = getattr(module, "_trainer", None)
+    if trainer is not None:
         memo[id(trainer)] = trainer
-    for value in held_in(value for child in module.modules() for value in vars(child).values()):
+    for value in held_in((value for child in module.modules() for value in vars(child).values()), {id(trainer)}):
         if isinstance(value, (Dataset, DataLoader)):  # large, and a step must not use it
             memo[id(value)] = RefusingValue("training_step uses a dataset or loader stored in the module")
         ends = hasattr(type(value), "__del__") and not isinstance(value, io.IOBase)  # a file cannot be copied

@@ -205,7 +205,8 @@ def _is_of_other_code(kind: Any) -> bool:
 
 def slots_of(value: Any) -> dict[str, Any]:
     """Returns the attributes that an object keeps in slots."""
-    names = [name for each in type(value).__mro__ for name in np.atleast_1d(vars(each).get("__slots__", ())).tolist()]
+    slots = [vars(each).get("__slots__", ()) for each in type(value).__mro__]
+    names = [name for each in slots for name in ([each] if isinstance(each, str) else each)]
     return {
         name: getattr(value, name) for name in names if name not in ("__dict__", "__weakref__") and hasattr(value, name)
     }

@@ -87,9 +87,9 @@ def _called_of(instance: Any) -> set[str]:
 
 def _of_name(name: str, instance: Any) -> Iterator[Any]:
     """Yields what a name may refer to in an instance's class, attributes and submodules, without evaluating it."""
-    yield getattr(type(instance), name, None)
-    yield vars(instance).get(name)
-    yield vars(instance).get("_modules", {}).get(name)
+    own = vars(instance)
+    found = (getattr(type(instance), name, None), own.get(name), own.get("_modules", {}).get(name))
+    yield from (value for value in found if value is not None)
 
 
 def _names_gradients(code: types.CodeType, steps: bool, space: dict[str, Any]) -> bool:
