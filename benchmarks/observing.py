@@ -53,7 +53,7 @@ Trainer.fit = timed(Trainer.fit, "fit")
 inspection.take_snapshot = timed(inspection.take_snapshot, "the snapshots")
 for name in OBSERVERS:
     kind = getattr(callbacks, name)
-    for hook in ("on_train_start", "before_update", "observe", "draw", "conclude", "on_train_end"):
+    for hook in ("on_train_start", "observe", "draw", "conclude", "on_train_end"):
         if hasattr(kind, hook):
             setattr(kind, hook, timed(getattr(kind, hook), name))
 with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):

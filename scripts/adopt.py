@@ -16,7 +16,7 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[1]
 OLD = "ngram_mlp"
 LONGEST_NAME = 24  # keeps lines within their limit
-TAKEN = {OLD, "torch", "tests", "scripts", "configs", "benchmarks", *sys.stdlib_module_names}
+TAKEN = {OLD, "multistep", "runlab", "torch", "tests", "scripts", "configs", "benchmarks", *sys.stdlib_module_names}
 # Environments, and the output of runs and builds.
 LEFT_ALONE = {".git", ".venv", ".venv-jax", ".hypothesis", "runs", "build", "dist"}
 SUFFIXES = {".py", ".md", ".toml", ".yaml", ".yml", ".ipynb", ".json", ".in", ".txt", ""}

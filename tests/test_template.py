@@ -72,6 +72,7 @@ def test_a_project_is_made_of_it_that_lints_and_passes_its_tests(name, tests, tm
     [
         (["My-Project"], "error: NAME=My-Project: give a new package name of lowercase letters"),
         (["class"], "error: NAME=class: give a new package name"),
+        (["runlab"], "error: NAME=runlab: give a new package name"),
         (["email"], "error: NAME=email: give a new package name"),
         (["n" * 30], "error: NAME=nnnnnnnnnnnnnnnnnnnnnnnnnnnnnn: give a name of at most 24 characters"),
     ],

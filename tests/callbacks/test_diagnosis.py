@@ -23,7 +23,7 @@ STRICT = inspection.strict
 OPTIONS = (
     *("--model", "MLP", "--model.n_hidden", "20", "--trainer.max_steps", "61", "--trainer.val_check_interval", "30"),
 )
-HOOKS = ("due", "before_update", "observe", "draw", "conclude", "state_dict")
+HOOKS = ("observe", "draw", "conclude", "state_dict")
 QUANTITIES = (
     "--observe.quantities+=tests.callbacks.test_diagnosis.Fragile",
     *("--observe.quantities.every_n_updates", "20/0/0"),
@@ -53,15 +53,11 @@ class Fragile(Quantity):
     first: ClassVar[int] = 0
     calls: ClassVar[list[str]] = []
 
-    def due(self, update, last):
-        raising("due")(self)
-        return super().due(update, last)
-
     def observe(self, snapshot, model, recorder):
         raising("observe")(self, snapshot)
         recorder.numbers({"fragile": snapshot.loss})
 
-    locals().update({name: raising(name) for name in HOOKS if name not in ("due", "observe")})
+    locals().update({name: raising(name) for name in HOOKS if name != "observe"})
 
 
 class Witness(Quantity):
@@ -142,7 +138,7 @@ def assert_trained_as(expected, folder):
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_a_hook_that_raises_costs_one_line_and_its_quantity(hook, run_train, undisturbed):
-    Fragile.hook, Fragile.first = hook, 20 if hook in ("before_update", "observe") else 0
+    Fragile.hook, Fragile.first = hook, 20 if hook == "observe" else 0
     folder, out = run_train(*OPTIONS, *QUANTITIES)
     (line,) = failures(out)
     assert line.startswith("Fragile failed at update ")

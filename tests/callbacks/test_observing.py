@@ -5,6 +5,7 @@ import re
 import warnings
 from contextlib import nullcontext
 from functools import partial
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -23,7 +24,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from multistep import Calls, MultiStep
 from multistep._fused import FusedEngine
 from ngram_mlp import MLP, NGramDataModule
-from ngram_mlp.callbacks import InitializationCheck, Intervals, Quantity
+from ngram_mlp.callbacks import InitializationCheck, Intervals, Quantity, SampledNames
 from ngram_mlp.callbacks.recorder import Due
 from ngram_mlp.diagnostics import figures
 from ngram_mlp.models import LanguageModel
@@ -359,3 +360,24 @@ def test_data_of_another_kind_are_judged_by_their_first_minibatch(corpus_file, t
         trainer.fit(model, DataLoader(examples, 32))
     found = json.loads((tmp_path / "preflight.json").read_text())
     assert [finding["about"] for finding in found["findings"]] == ["first loss", "saturation", "dead units"]
+
+
+def test_lines_of_the_corpus_are_not_novel_however_words_are_joined(monkeypatch, tmp_path):
+    (tmp_path / "lines.txt").write_text("\n".join(f'Say  "Hello {n % 3}" , world !' for n in range(30)))
+    data = NGramDataModule(str(tmp_path / "lines.txt"), tokens="words", min_count=2)
+    known = [data.tokenizer.decode(data.tokenizer.encode(line).tolist()) for line in data.corpus.words]
+    monkeypatch.setattr(SampledNames, "_sample", lambda *_: known)
+    found = {}
+    SampledNames().conclude(None, SimpleNamespace(trainer=SimpleNamespace(datamodule=data), numbers=found.update))
+    assert found == {"words/novel": 0}
+
+
+def test_figures_stand_in_the_runs_folder_whatever_the_logger(run_train, tmp_path):
+    logger = ["--trainer.logger", "TensorBoardLogger", "--trainer.logger.save_dir", str(tmp_path / "logs")]
+    folder, _ = run_train("--trainer.max_steps", "10", "--observe.every_n_updates", "default", *logger)
+    assert (folder / "figures" / "activations.png").exists()
+    assert (folder / "preflight.json").exists()
+    assert (folder / "verdicts.json").exists()
+    (config,) = tmp_path.glob("logs/**/projector_config.pbtxt")  # which TensorBoard looks for beside its events
+    assert [*config.parent.glob("events.out.tfevents.*")]
+    assert not (config.parent / "figures").exists()

@@ -55,6 +55,8 @@ class Manual(MLP):
         (["--observe.layers", "hiden*"], ["--observe.layers hiden*", "hidden1.linear"]),
         (["--observe.every_n_updates", "never"], ["--observe.every_n_updates never", "1000/10000/0"]),
         (["--model.activation", "tanh"], ["--model.activation tanh", "Tanh"]),
+        (["--model.activation", "RReLU"], ["--model.activation RReLU", "GELU"]),
+        (["--observe.saturation", "5"], ["--observe.saturation 5", "0.97"]),
         (["--model.initialization.output_bias", "0"], ["--model.initialization.output_bias", "normal"]),
         (["--model.initialization", "normal"], ["--model", "initialization"]),
         (["--statistics", "both"], ["--statistics", "calibrated"]),

@@ -296,6 +296,31 @@ def test_a_learning_rate_given_with_a_checkpoint_is_the_one_trained_with(cut, ru
     assert "lr: 0.02" in (folder / "config.yaml").read_text()
 
 
+@pytest.mark.parametrize(
+    ("schedule", "option", "rate"),
+    [
+        (["OneCycleLR", "--model.lr_scheduler.total_steps", "60"], ["--model.lr_scheduler.max_lr", "0.4"], 0.4),
+        (["torch.optim.lr_scheduler.ReduceLROnPlateau"], ["--model.optimizer.lr", "0.02"], 0.02),
+    ],
+)
+def test_the_rate_of_a_schedule_that_keeps_more_than_one_may_be_changed(schedule, option, rate, run_train):
+    options = ["--trainer.max_steps", "18", "--trainer.log_every_n_steps", "1", "--model.lr_scheduler", *schedule]
+    peak = ["--model.lr_scheduler.max_lr", "0.1"] if "OneCycleLR" in schedule else []
+    run_train(*options, *peak)
+    folder, _ = run_train("--ckpt_path", "last", "--trainer.max_steps", "40", *option)
+    rates = [value for step, value in scalars(folder)["lr-SGD"] if step >= 18]
+    if not peak:
+        assert rates == pytest.approx([rate] * 22)
+        return
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    expected, steps = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, 60), []
+    for _ in range(40):
+        steps.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        expected.step()
+    assert rates == pytest.approx(steps[18:], rel=1e-5)
+
+
 def training_examples(corpus, characters):
     from ngram_mlp.data import Tokenizer, build_ngrams, split_words
 

@@ -53,6 +53,13 @@ def test_epochs_go_through_the_split_as_a_shuffling_dataloader_does(ngrams):
     assert_equal(minibatches(loader, epochs=2), expected)
 
 
+def test_an_epoch_leaves_out_a_single_last_example_over_which_nothing_has_a_spread(ngrams):
+    for count, size, sizes in ((17, 8, [8, 8]), (18, 8, [8, 8, 2]), (3, 1, [1, 1, 1]), (1, 8, [1])):
+        loader = Minibatches(ngrams.some(count), size, seeded(), "epochs")
+        assert [len(targets) for _, targets in loader] == sizes
+        assert len(loader) == len(sizes)
+
+
 @pytest.mark.parametrize("sampling", ["replacement", "epochs"])
 @pytest.mark.parametrize("chunks", [[1, 5, 2], [9], [3, 3, 3]])
 def test_minibatches_may_be_drawn_several_at_a_time(ngrams, sampling, chunks):

@@ -1,9 +1,9 @@
 """Groups scalars into charts on TensorBoard's page of custom scalars."""
 
-from ngram_mlp.callbacks.quantity import Quantity
-from ngram_mlp.callbacks.recorder import EVERYTHING, NOTHING, Due, Recorder
-from ngram_mlp.diagnostics.snapshot import Snapshot
-from ngram_mlp.models import LanguageModel
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from ngram_mlp.callbacks.inspection import harmless
+from ngram_mlp.callbacks.recorder import Recorder
 from ngram_mlp.models.metrics import TRAIN_LOSS, VAL_LOSS
 
 # The tag patterns are the same for every network: TensorBoard lists the layouts of all runs, and equal ones only once.
@@ -19,17 +19,10 @@ LAYOUT = {
 }
 
 
-class CustomScalars(Quantity):
+class CustomScalars(Callback):
     """Charts the losses together, and each statistic over all layers."""
 
-    def __init__(self) -> None:
-        super().__init__("off")
-        self._is_shown = False
-
-    def due(self, update: int, last: int) -> Due:
-        return NOTHING if self._is_shown else EVERYTHING
-
-    def before_update(self, snapshot: Snapshot, model: LanguageModel, recorder: Recorder) -> None:
-        self._is_shown = True
-        for writer in recorder.writers:
-            writer.add_custom_scalars(LAYOUT)
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        with harmless(type(self).__name__, trainer):
+            for writer in Recorder(trainer, trainer.global_step).writers:
+                writer.add_custom_scalars(LAYOUT)

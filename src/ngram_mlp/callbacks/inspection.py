@@ -62,7 +62,8 @@ class Inspect(Callback):
     @property
     def update_calls(self) -> Calls:
         """The updates around which the trainer must call the hooks."""
-        around = [calls.around for quantity in self._quantities if (calls := quantity.calls).around is not None]
+        calls = [quantity.intervals.calls.around for quantity in self._quantities]
+        around = [numbers for numbers in calls if numbers is not None]
         return Calls(around=tuple({number for numbers in around for number in numbers}) if around else None)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -75,9 +76,10 @@ class Inspect(Callback):
         assert isinstance(pl_module, LanguageModel)
         if not begins_update(trainer, batch_idx):
             return
-        update = trainer.global_step
-        due = {one: self._due_of(one, update) for one in self._quantities}
-        self._due = {one: kinds for one, kinds in due.items() if kinds not in (NOTHING, None)}
+        update, last = trainer.global_step, updates_of(trainer) - 1
+        # Of those that have failed, too: perhaps on one process alone, and all must take a snapshot together.
+        due = {one: one.intervals.due(update, last) for one in self._quantities}
+        self._due = {one: kinds for one, kinds in due.items() if kinds != NOTHING}
         if not self._due or self._snapshots_failed:
             return
         who, precision = "The snapshot (needed by all quantities)", trainer.precision_plugin
@@ -90,12 +92,10 @@ class Inspect(Callback):
             self._failed.update(self._quantities)
             return
         self._snapshot = snapshot
-        for quantity, kinds in self._due.items():
+        for quantity in self._due:
             if not quantity.selected({**snapshot.layers, **snapshot.nonlinearities, **snapshot.parameters}):
                 names = ", ".join(snapshot.layers)
                 raise UserError(f"matches no layer; the layers are {names}", layers=quantity.layers)
-            recorder = Recorder(trainer, update, kinds)
-            self._call(quantity, update, quantity.before_update, snapshot, pl_module, recorder)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -145,12 +145,6 @@ class Inspect(Callback):
             counts[name] += 1
             found[name if counts[name] == 1 else f"{name}-{counts[name]}"] = quantity
         return found
-
-    def _due_of(self, quantity: Quantity, update: int) -> Due | None:
-        last = updates_of(self._trainer) - 1
-        if quantity in self._failed:  # on one process, perhaps, and all must take a snapshot together
-            return quantity.intervals.due(update, last)
-        return self._call(quantity, update, quantity.due, update, last)
 
     def _call(self, quantity: Quantity, update: int | None, hook: Callable[..., T], *args: Any) -> T | None:
         """Calls a hook of a quantity; returns None if it fails, now or before."""

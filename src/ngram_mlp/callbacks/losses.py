@@ -31,7 +31,7 @@ class Losses(Callback):
     update_calls = Calls()  # each call brings the losses of all minibatches since the last one
 
     def __init__(self, file: Path | None = None) -> None:
-        self._file = file
+        self.file = file
         self._room = torch.empty(0)
         self._count = 0
         self._accumulated: Tensor | None = None  # losses of an incomplete update
@@ -102,10 +102,10 @@ class Losses(Callback):
         self._count = count
 
     def _save(self, trainer: Trainer) -> None:
-        if self._file is not None and trainer.is_global_zero:
+        if self.file is not None and trainer.is_global_zero:
             buffer = io.BytesIO()
             np.save(buffer, self.all.numpy())
-            write_atomically(self._file, buffer.getvalue())
+            write_atomically(self.file, buffer.getvalue())
 
 
 def _of_minibatches(outputs: Any, accumulated: int) -> Tensor:

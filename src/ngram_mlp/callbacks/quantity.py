@@ -78,18 +78,6 @@ class Quantity:
         self.intervals = Intervals.parse(every_n_updates)
         self.layers = layers
 
-    @property
-    def calls(self) -> Calls:
-        """The updates around which the trainer must call the hooks."""
-        return self.intervals.calls
-
-    def due(self, update: int, last: int) -> Due:
-        """Returns what to record at an update of a run with this last update."""
-        return self.intervals.due(update, last)
-
-    def before_update(self, snapshot: Snapshot, model: LanguageModel, recorder: Recorder) -> None:
-        """Runs right before an update at which something is due."""
-
     def observe(self, snapshot: Snapshot, model: LanguageModel, recorder: Recorder) -> None:
         """Examines the snapshot, and the model right after the update, and records what is due."""
 

@@ -10,6 +10,7 @@ import numpy as np
 from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
+from ngram_mlp.callbacks.losses import Losses
 from ngram_mlp.callbacks.media_loggers import TensorBoard, media_loggers
 from runlab import updates_of
 
@@ -70,8 +71,10 @@ class Recorder:
 
     @property
     def _folder(self) -> Path:
+        """The folder of `losses.npy`, else of TensorBoard's files."""
+        folders = [one.file.parent for one in self.trainer.callbacks if isinstance(one, Losses) and one.file]
         # Not `trainer.log_dir`, which all processes must read at the same time.
-        folders = [logger.logger.log_dir for logger in self._media if isinstance(logger, TensorBoard)]
+        folders += [logger.logger.log_dir for logger in self._media if isinstance(logger, TensorBoard)]
         return Path(*folders[:1] or [self.trainer.default_root_dir])
 
     def numbers(self, values: Mapping[str, float]) -> None:

@@ -1,6 +1,7 @@
 """Shows what the network has learned: names or a text sampled from it, and its embedding."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +48,9 @@ class SampledNames(Quantity):
         data: NGramDataModule = recorder.trainer.datamodule
         if data.unit == "text":
             return
-        known = set(split_words(data.corpus.words)[0])
+        lines, coder = split_words(data.corpus.words)[0], data.tokenizer
+        # Words that are decoded have other spaces between them, and rare ones are one token.
+        known = {coder.decode(coder.encode(line).tolist()) for line in lines} if data.tokens == "words" else {*lines}
         names = self._sample(model, self._num_at_end, NAME)
         recorder.numbers({"words/novel": sum(name not in known for name in names) / len(names)})
 
@@ -68,15 +71,17 @@ class EmbeddingView(Quantity):
             rows = table.weight[:MOST_POINTS].detach().cpu()  # the most frequent words, if tokens are words
             labels = [printable(token) or "(start)" for token in model.vocabulary[:MOST_POINTS]]
             recorder.figure("embedding", embedding_figure(rows, labels))
-            if recorder.writers:
-                self._project(rows, labels, recorder)
+            for writer in recorder.writers:
+                _project(rows, labels, Path(writer.log_dir))
 
-    def _project(self, rows: Tensor, labels: Sequence[str], recorder: Recorder) -> None:
-        """Writes the files that TensorBoard's projector reads."""
-        rows = nn.functional.pad(rows, (0, max(0, 3 - rows.shape[1])))  # it shows nothing below three dimensions
-        table = "\n".join("\t".join(f"{value:.6g}" for value in row) for row in rows.tolist())
-        recorder.file("projector/vectors.tsv", table)
-        recorder.file("projector/labels.tsv", "\n".join(labels))
-        files = {"tensor_path": "vectors.tsv", "metadata_path": "labels.tsv"}
-        paths = "\n".join(f'  {key}: "projector/{file}"' for key, file in files.items())
-        recorder.file("projector_config.pbtxt", f'embeddings {{\n  tensor_name: "tokens"\n{paths}\n}}')
+
+def _project(rows: Tensor, labels: Sequence[str], folder: Path) -> None:
+    """Writes the files that TensorBoard's projector reads beside a logger's events."""
+    rows = nn.functional.pad(rows, (0, max(0, 3 - rows.shape[1])))  # it shows nothing below three dimensions
+    table = "\n".join("\t".join(f"{value:.6g}" for value in row) for row in rows.tolist())
+    (folder / "projector").mkdir(exist_ok=True)
+    (folder / "projector" / "vectors.tsv").write_text(f"{table}\n", encoding="utf-8")
+    (folder / "projector" / "labels.tsv").write_text("\n".join([*labels, ""]), encoding="utf-8")
+    files = {"tensor_path": "vectors.tsv", "metadata_path": "labels.tsv"}
+    paths = "\n".join(f'  {key}: "projector/{file}"' for key, file in files.items())
+    (folder / "projector_config.pbtxt").write_text(f'embeddings {{\n  tensor_name: "tokens"\n{paths}\n}}\n')

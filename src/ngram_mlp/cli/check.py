@@ -58,7 +58,8 @@ def main(default_config: Path, args: Sequence[str] | None = None) -> None:
 def _updates(trainer: Any, minibatches: int) -> int:
     """Returns the updates of a run with these trainer options and this many minibatches per epoch."""
     limit = trainer.limit_train_batches
-    minibatches = int(minibatches * limit) if isinstance(limit, float) else min(minibatches, limit or minibatches)
+    if limit is not None:
+        minibatches = int(minibatches * limit) if isinstance(limit, float) else min(minibatches, limit)
     each = -(-minibatches // trainer.accumulate_grad_batches)
     ends = [trainer.max_steps if trainer.max_steps >= 0 else sys.maxsize]
     ends += [trainer.max_epochs * each] if trainer.max_epochs not in (None, -1) else []

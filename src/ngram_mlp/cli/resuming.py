@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 MOST_THREADS = 1024
 OF_A_SHAPE = ("momentum_buffer", "exp_avg", "exp_avg_sq")  # optimizer state in the shape of a parameter
 RATES = ("model.optimizer.lr", "model.lr_scheduler")
+OF_A_RATE = ("lr", "initial_lr", "max_lr", "min_lr")  # what schedules keep in the optimizer's parameter groups
 # Options that a resumed run may change; files may have moved, as the corpus is known by its hash.
 CHANGEABLE = ("trainer", "checkpoint_every", *RATES, "engine", "observe", "statistics")
 PLACES = ("name", "runs_dir", "data.corpus", "data.data_dir", "ckpt_path", "resume")
@@ -108,5 +109,5 @@ def _renew_rates(checkpoint: Checkpoint, model: LanguageModel) -> None:
             scheduler.step()
     saved_groups = checkpoint.content["optimizer_states"][0]["param_groups"]
     for saved, new in zip(saved_groups, optimizer.param_groups, strict=True):
-        saved |= {key: new[key] for key in ("lr", "initial_lr")}
+        saved |= {key: new[key] for key in OF_A_RATE if key in new}
     checkpoint.content["lr_schedulers"] = [scheduler.state_dict()]

@@ -198,8 +198,6 @@ def _callbacks(cli: TrainCLI, folder: Path, saved: str, console: Console) -> lis
     chosen: list[Callback] = [callbacks.Hyperparameters(_hyperparameters(cli), config.name)] if autolog else []
     quantities = list(cli.config_init.observe.quantities)
     if every != "off":
-        if not 0 < saturation < 1:
-            raise UserError("give a number between 0 and 1, such as 0.97", saturation=saturation)
         quantities = [
             callbacks.ActivationStatistics(every, layers, saturation),
             callbacks.GradientStatistics(every, layers),
@@ -207,10 +205,10 @@ def _callbacks(cli: TrainCLI, folder: Path, saved: str, console: Console) -> lis
             callbacks.TrainingVerdicts(every, saturation, console),
             callbacks.SampledNames(every),
             callbacks.EmbeddingView(every),
-            callbacks.CustomScalars(),
             *quantities,
         ]
         chosen += [callbacks.InitializationCheck(console, saturation), callbacks.LossHistory()]
+        chosen.append(callbacks.CustomScalars())
     if quantities:
         chosen.append(callbacks.Inspect(quantities))
     if (connection := watcher()) is not None:

@@ -160,7 +160,8 @@ def _report_interruption(run: Run, console: Console, error: BaseException) -> No
         console.print(f"resume with: {as_typed([*called(), '--resume', str(run.folder)])}")
     if isinstance(error, SystemExit):
         # Lightning's own exceptions exit with 1 on Ctrl-C and with no status on SIGTERM.
-        raise SystemExit(130 if error.code == 1 else error.code or 143) from None
+        status: Any = error.code
+        raise SystemExit({1: 130, None: 143}.get(status, status)) from None
     restored = run.trainer.train_dataloader is not None
     if run.checkpoint and not restored and not isinstance(error, (UserError, OSError)):
         raise cannot_resume(run.checkpoint, error) from error

@@ -150,6 +150,8 @@ class TrainCLI(LightningCLI):
         for key in ("block_size", "vocabulary"):
             if (value := self.config.model.init_args.get(key)) is not None:
                 raise UserError(f"--model.{key} {value}: comes from the data; set --data.block_size or --data.corpus")
+        if not 0 < (saturation := self.config.observe.saturation) < 1:
+            raise UserError("give a number between 0 and 1, such as 0.97", **{"observe.saturation": saturation})
         options = self.config.trainer
         require_at_least(1, accumulate_grad_batches=options.accumulate_grad_batches)
         require_at_least(-1, max_steps=options.max_steps)

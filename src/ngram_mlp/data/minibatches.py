@@ -20,7 +20,8 @@ class Minibatches:
     - `replacement`: minibatch n holds the examples `torch.randint(0, N, (B,), generator=generator)` of the n-th call,
       as in the notebooks (promise 2). An epoch is max(1, N // B) minibatches, and the next one continues the stream.
     - `epochs`: an epoch goes through `torch.randperm(N, generator=generator)`, B examples at a time, like a DataLoader
-      over a TensorDataset with `shuffle=True`. The last minibatch may be smaller; several processes leave it out.
+      over a TensorDataset with `shuffle=True`. The last minibatch may be smaller; several processes leave it out, and a
+      single example, over which batch norm has no spread, is always left out.
 
     `state_dict` returns what a resumed run needs to continue with the next minibatch.
 
@@ -55,7 +56,7 @@ class Minibatches:
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.ngrams), self.batch_size)
-        return max(1, whole + (self.sampling == "epochs" and rest > 0 and self.part[1] == 1))
+        return max(1, whole + (self.sampling == "epochs" and rest > 1 and self.part[1] == 1))
 
     def __iter__(self) -> "Epoch":
         return Epoch(self)

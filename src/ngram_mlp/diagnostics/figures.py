@@ -41,7 +41,7 @@ def loss_figure(losses: Losses, validation: Sequence[tuple[int, float]] = (), dr
         for drop in drops:
             label = "lower learning rate" if drop == drops[0] else None
             axis.axvline(drop, color="black", linewidth=1, linestyle=":", label=label)
-        axis.set_ylabel("nats per character")
+        axis.set_ylabel("nats per token")
     whole, late = axes
     whole.set_xscale("log")
     whole.set_yscale("log")

@@ -14,7 +14,7 @@ def test_non_linearities_are_torchs_by_name(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["tanh", "Linear", "MultiheadAttention", "Threshold", "GLU", "Softmax", "os.system", ""]
+    "name", ["tanh", "Linear", "MultiheadAttention", "RReLU", "Threshold", "GLU", "Softmax", "os.system", ""]
 )
 def test_what_is_no_non_linearity_of_single_units_is_refused(name):
     with pytest.raises(UserError, match="is not an elementwise non-linearity"):

@@ -3,6 +3,7 @@ import torch
 
 from ngram_mlp.models.layers import BatchNorm, examples_of
 from ngram_mlp.models.layers.batch_norm import UnitsLastBatchNorm1d
+from runlab import UserError
 
 
 def activations(seed=0, shape=(32, 7)):
@@ -126,3 +127,9 @@ def test_torchs_layer_is_had_with_the_units_last():
     assert examples_of(x, norm).equal(x.reshape(24, 7))
     assert examples_of(x.transpose(1, 2), theirs).equal(x.reshape(24, 7))
     assert norm(x[0]).equal(torch.nn.functional.batch_norm(x[0], None, None, norm.weight, norm.bias, training=True))
+
+
+@pytest.mark.parametrize("statistic", ["std", "var"])
+def test_one_example_has_no_spread(statistic):
+    with pytest.raises(UserError, match="batch norm has no standard deviation over 1 example"):
+        BatchNorm(3, statistic=statistic)(torch.ones(1, 3))

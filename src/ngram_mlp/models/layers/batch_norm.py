@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ngram_mlp.models.layers.names import named_layers
 from ngram_mlp.processes import processes, total
+from runlab import UserError
 
 
 class BatchNorm(nn.Module):
@@ -56,6 +57,8 @@ class BatchNorm(nn.Module):
             return self._normalize(x, self.running_mean, running)
         examples = examples_of(x, self)
         size = len(examples) * processes()
+        if size < 2:
+            raise UserError("batch norm has no standard deviation over 1 example; give at least 2", batch_size=size)
         mean, spread = self._measure(examples, size)
         with torch.no_grad():
             # The estimates stay in float32 if the activations have fewer bits.
