@@ -27,8 +27,12 @@ from runlab import UserError, require_at_least
 class MLP(LanguageModel):
     """An embedding, hidden layers (linear, optional norm, non-linearity), and a linear output layer.
 
-    With one hidden layer it is the network of Bengio et al. 2003 as in the notebooks. The defaults are those of cell 4
-    of notebook 002.
+    With one hidden layer it is the network of Bengio et al. 2003 as in the notebooks; with `direct` that of its section
+    2, y = b + W x + U tanh(d + H x). The defaults are those of cell 4 of notebook 002.
+
+    Its layers are `embedding`, `flatten`, `hidden1`, `hidden2`, ... (each `linear`, `norm`, `activation`) and `output`
+    (`linear`, `norm`), whose parameters are drawn in this order. With `direct`, all layers after `flatten` are in
+    `sum`, whose last layer is `direct`.
 
     Args:
         vocabulary: the tokens in the order of their ids, as in `Tokenizer`.
@@ -60,9 +64,25 @@ class MLP(LanguageModel):
         **training: Any,
     ) -> None:
         super().__init__(vocabulary, block_size, **training)
-        sizes = (len(vocabulary), block_size, n_embd, n_hidden, n_layers)
-        drawn = (Normalization.of(norm), Initialization.of(initialization))
-        self.network = mlp_network(*sizes, activation, *drawn, residual=residual, direct=direct)
+        require_at_least(1, n_embd=n_embd, n_hidden=n_hidden, n_layers=n_layers)
+        norm, init = Normalization.of(norm), Initialization.of(initialization)
+        vocab_size, gain = len(vocabulary), gain_of(activation_layer(activation))
+        layers = OrderedDict[str, nn.Module](
+            embedding=embedding(vocab_size, n_embd, init.embedding),  # (B, T, n_embd)
+            flatten=nn.Flatten(),  # (B, T * n_embd)
+        )
+        fan_in = n_inputs = block_size * n_embd
+        to_output = OrderedDict[str, nn.Module]()
+        for number in range(1, n_layers + 1):
+            hidden = hidden_layers(fan_in, n_hidden, activation, norm, init, gain)
+            container = Residual if residual and fan_in == n_hidden else nn.Sequential
+            to_output[f"hidden{number}"] = container(hidden)  # (B, n_hidden)
+            fan_in = n_hidden
+        to_output["output"] = output_layer(fan_in, vocab_size, norm, init, gain)  # (B, vocab_size)
+        if direct:
+            to_output["direct"] = linear(n_inputs, vocab_size, init.output_weight, NO_BIAS, gain)
+            to_output = OrderedDict[str, nn.Module](sum=Sum(to_output))
+        self.network = nn.Sequential(layers | to_output)
 
 
 class BatchNormMLP(MLP):
@@ -88,46 +108,6 @@ class BatchNormMLP(MLP):
     ) -> None:
         norm: Any = BatchNormalization.of(batch_norm)  # which `MLP` takes from here alone
         super().__init__(vocabulary, block_size, norm=norm, **others)
-
-
-def mlp_network(
-    vocab_size: int,
-    block_size: int,
-    n_embd: int,
-    n_hidden: int,
-    n_layers: int,
-    activation_name: str,
-    norm: Norm,
-    init: Initialization,
-    *,
-    residual: bool,
-    direct: bool,
-) -> nn.Sequential:
-    """Returns a network from contexts (B, T) to logits (B, vocab_size).
-
-    Its layers are `embedding`, `flatten`, `hidden1`, `hidden2`, ... (each `linear`, `norm`, `activation`) and `output`
-    (`linear`, `norm`); their parameters are drawn in this order. With `direct`, all layers after `flatten` are in
-    `sum`, whose last layer is `direct`. With one hidden layer, that is the network of Bengio et al. 2003, section 2,
-    y = b + W x + U tanh(d + H x).
-    """
-    require_at_least(1, n_embd=n_embd, n_hidden=n_hidden, n_layers=n_layers)
-    gain = gain_of(activation_layer(activation_name))
-    layers = OrderedDict[str, nn.Module](
-        embedding=embedding(vocab_size, n_embd, init.embedding),  # (B, T, n_embd)
-        flatten=nn.Flatten(),  # (B, T * n_embd)
-    )
-    fan_in = n_inputs = block_size * n_embd
-    to_output = OrderedDict[str, nn.Module]()
-    for number in range(1, n_layers + 1):
-        hidden = hidden_layers(fan_in, n_hidden, activation_name, norm, init, gain)
-        container = Residual if residual and fan_in == n_hidden else nn.Sequential
-        to_output[f"hidden{number}"] = container(hidden)  # (B, n_hidden)
-        fan_in = n_hidden
-    to_output["output"] = output_layer(fan_in, vocab_size, norm, init, gain)  # (B, vocab_size)
-    if direct:
-        to_output["direct"] = linear(n_inputs, vocab_size, init.output_weight, NO_BIAS, gain)
-        return nn.Sequential(OrderedDict[str, nn.Module](**layers, sum=Sum(to_output)))
-    return nn.Sequential(layers | to_output)
 
 
 def hidden_layers(
