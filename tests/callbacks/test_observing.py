@@ -381,3 +381,9 @@ def test_figures_stand_in_the_runs_folder_whatever_the_logger(run_train, tmp_pat
     (config,) = tmp_path.glob("logs/**/projector_config.pbtxt")  # which TensorBoard looks for beside its events
     assert [*config.parent.glob("events.out.tfevents.*")]
     assert not (config.parent / "figures").exists()
+
+
+def test_a_pattern_of_layers_matches_those_beside_a_direct_connection():
+    quantity = Quantity(layers="hidden*")
+    names = ("embedding", "sum.direct", "sum.hidden1.linear", "hidden2")
+    assert [*quantity.selected(dict.fromkeys(names))] == ["sum.hidden1.linear", "hidden2"]

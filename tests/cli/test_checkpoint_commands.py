@@ -7,7 +7,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ngram_mlp.cli import evaluate, sample
-from ngram_mlp.models import LanguageModel
+from ngram_mlp.models import MLP, LanguageModel
 from ngram_mlp.models.loading import load_model
 from ngram_mlp.models.sampling import sample_batched, sample_one_by_one
 from runlab import read_checkpoint
@@ -118,3 +118,17 @@ def test_statistics_of_a_model_without_batch_norm_are_refused(run_train, fails):
     assert "no batch norm" in fails(evaluate.main, args)
     assert "--statistics calibrated: a mixture is of" in fails(evaluate.main, [*args, "--mix", "0.5"])
     assert "no batch norm" in fails(run_train, "--model", "MLP", "--statistics", "batch")
+
+
+def test_a_text_is_sampled_however_low_the_temperature():
+    model = MLP(["", "a", "b"], 2)  # a text's vocabulary
+    with torch.no_grad():
+        model.network.output.linear.bias.copy_(torch.tensor([50.0, 0.0, 1.0]))
+    ((text, _),) = sample_one_by_one(model.eval(), 1, torch.Generator(), temperature=1e-3, max_length=5)
+    assert len(text) == 5
+
+
+def test_a_prompt_is_composed_as_a_corpus_is():
+    model = MLP(".a\u00e9", 2).eval()
+    ((word, _),) = sample_one_by_one(model, 1, torch.Generator(), prompt="ae\u0301", max_length=3)
+    assert word.startswith("a\u00e9")

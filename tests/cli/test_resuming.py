@@ -328,6 +328,28 @@ def training_examples(corpus, characters):
     return ngrams.contexts.long(), ngrams.targets.long()
 
 
+def test_resume_takes_a_runs_last_checkpoint_alone(cut, fails, monkeypatch, tmp_path):
+    other = cut / "checkpoints" / "best-9.ckpt"
+    shutil.copyfile(cut / "checkpoints" / "last.ckpt", other)
+    assert "is not a run's checkpoints/last.ckpt; give the run's folder" in fails(
+        train.main, DEFAULT, ["--resume", str(other)]
+    )
+    other.unlink()
+    (tmp_path / "numbers.yaml").write_text("ckpt_path: 5")
+    assert "ckpt_path: 5 is not a text" in fails(train.main, DEFAULT, ["--config", str(tmp_path / "numbers.yaml")])
+    monkeypatch.chdir(cut / "checkpoints")
+    assert "--model.n_hidden 8" in fails(train.main, DEFAULT, ["--resume", "last.ckpt", "--model.n_hidden", "8"])
+
+
+def test_an_interrupted_run_that_had_finished_before_may_end_where_it_is(run_train):
+    folder, _ = run_train(*OPTIONS, "--trainer.max_steps", "30")
+    kept = (folder / "metrics.json").read_bytes()
+    run_train("--ckpt_path", "last", "--trainer.max_steps", "60")
+    (folder / "metrics.json").write_bytes(kept)  # as an interruption at update 60 leaves it
+    run_train("--resume", str(folder), "--trainer.max_steps", "60")
+    assert json.loads((folder / "metrics.json").read_text())["updates"] == 60
+
+
 def test_a_finished_run_goes_on_to_more_updates_and_a_changed_interval(run_train, whole):
     folder, _ = run_train(*OPTIONS, "--trainer.max_steps", "100")
     run_train("--ckpt_path", "last", "--trainer.max_steps", "330", "--trainer.val_check_interval", "110")

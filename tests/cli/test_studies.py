@@ -47,7 +47,7 @@ def test_the_best_recipe_names_its_classes_and_trains_as_it_was_searched(tmp_pat
     given = [*shared, "--model.optimizer.init_args.lr", "0.123"]
     search.main([RECIPES[0], *axes, "--trials", "2", "--pruner", "none", "--confirm", "1", *given])
     folder = tmp_path / "runs" / "search" / "search"
-    best = min(trials_of(folder), key=lambda trial: trial.value)
+    best = min((one for one in trials_of(folder) if one.value is not None), key=lambda trial: trial.value)
     content = yaml.safe_load((folder / "best.yaml").read_text())
     assert content["model"]["init_args"]["optimizer"]["init_args"] == {"lr": float(best.params["model.optimizer.lr"])}
     assert "n_embd" not in content["model"]["init_args"]  # as by default

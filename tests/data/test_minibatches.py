@@ -104,3 +104,15 @@ def test_several_processes_share_each_minibatch(ngrams, sampling):
     parts = [minibatches(Minibatches(ngrams, 8, seeded(), sampling, part=(rank, 2))) for rank in range(2)]
     together = [tuple(map(torch.cat, zip(*pair, strict=True))) for pair in zip(*parts, strict=True)]
     assert_equal(together, whole[: len(ngrams) // 8])
+
+
+def test_an_epoch_that_the_trainer_ends_earlier_is_over_in_a_saved_state_too(ngrams):
+    def loader():
+        return Minibatches(ngrams, 8, seeded(), "epochs", most=lambda: 3)
+
+    whole, cut, resumed = loader(), loader(), loader()
+    expected = minibatches(whole, epochs=3)
+    assert len(expected) == 9
+    minibatches(cut)
+    resumed.load_state_dict(cut.state_dict())
+    assert_equal(minibatches(resumed, epochs=2), expected[3:])

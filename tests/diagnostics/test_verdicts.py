@@ -200,6 +200,7 @@ def test_a_run_that_sees_too_little_and_one_that_overfits_are_found(data):
         ),
         ({"updates": 10, "batch_size": 32, "examples": 182_630}, {"max_steps": 5_800}),
         ({"updates": 90_000, "batch_size": 32, "examples": 500, "parameters": 12_000}, {"max_steps": 320}),
+        ({"updates": 800, "batch_size": 32, "examples": 1_726, "parameters": 12_097}, {"max_steps": 770}),
         (
             {"updates": 9_000, "batch_size": 8, "examples": 40, "parameters": 12_000, "accumulated": 2},
             {"max_steps": 50},

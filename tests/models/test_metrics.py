@@ -51,3 +51,12 @@ def test_a_table_that_would_not_pay_is_not_made(data, monkeypatch):
     assert tabulated(long.network, split, CPU)[0] is long.network  # 12 characters are hardly ever the same
     monkeypatch.setattr(metrics, "LARGEST_TABLE", 100)
     assert tabulated(model.network, data.splits["train"], CPU)[0] is model.network
+
+
+def test_losses_of_16_bits_are_summed_in_more():
+    generator = torch.Generator().manual_seed(0)
+    logits, targets = torch.randn(4096, 27, generator=generator), torch.randint(27, (4096,), generator=generator)
+    metric = metrics.PredictionMetric()
+    metric.update(logits.bfloat16(), targets)
+    expected = torch.nn.functional.cross_entropy(logits.bfloat16().double(), targets).item()
+    assert metric.compute()["loss"].item() == pytest.approx(expected, rel=1e-6)

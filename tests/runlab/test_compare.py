@@ -219,3 +219,43 @@ def test_intervals_are_those_of_students_t(count, quantile):
     mean, half = paired_interval(values)
     assert mean == pytest.approx(np.mean(values))
     assert half == pytest.approx(quantile * np.std(values, ddof=1) / count**0.5, rel=1e-3)
+
+
+def test_a_study_of_no_updates_has_a_report(study):
+    report = (study("--seeds", "1", "--max_steps", "0") / "report.md").read_text()
+    assert "| plain | 1 | - |" in report
+    assert "curves.png" not in report
+
+
+def test_an_interval_of_fewer_pairs_than_seeds_says_so(study, tmp_path):
+    folder = tmp_path / "runs" / "compare" / "study"
+    for seed in (1, 2, 3):
+        fabricate(folder, "norm", seed, 2.0 + seed / 100)
+        if seed < 3:
+            fabricate(folder, "plain", seed, 2.5)
+    with ExitStack() as other:
+        (folder / "runs" / "plain" / "seed_3").mkdir(parents=True)
+        other.enter_context(alone_in(folder / "runs" / "plain" / "seed_3"))
+        report = (study("--seeds", "3") / "report.md").read_text()
+    assert ", of 2 seeds |" in report
+    assert "- no result: plain, seed 3: not trained yet" in report
+
+
+@pytest.mark.parametrize(
+    ("grid", "words"),
+    [
+        (["a.b=-3e-05,2"], [["--a.b=-3e-05"], ["--a.b", "2"]]),
+        (["a.b=[" + "1," * 200 + "1]"], [["--a.b", "[" + "1," * 200 + "1]"]]),
+    ],
+)
+@pytest.mark.usefixtures("run_compare")
+def test_values_that_look_like_options_or_are_long_are_values(grid, words):
+    runs = plan(Path("study"), ["plain.yaml"], grid, range(1, 2), ["--model=d.yaml"])
+    assert [[*run.overrides[1:]] for run in runs] == words
+    assert all(len(run.folder.parent.name) < 250 for run in runs)
+
+
+def test_an_option_is_varied_once(study, fails):
+    assert "--grid model.n_hidden=7: the option is given twice" in fails(
+        study, "--grid", "model.n_hidden=5,6", "--grid", "model.n_hidden=7"
+    )

@@ -107,3 +107,17 @@ def test_a_mistake_is_one_line(args, told, runs, fails):
 
 def test_a_folder_without_runs_is_one_line(tmp_path, fails):
     assert f"{tmp_path} contains no runs" in fails(list_runs, [str(tmp_path)])
+
+
+def test_a_condition_is_met_by_what_is_there_and_written_so(runs, capsys, fails):
+    assert [row["run"] for row in listed(capsys, runs, "--where", "model=WaveNet")] == ["wave/version_0"]
+    assert len(listed(capsys, runs, "--where", "trainer.logger=null")) == 4
+    assert len(listed(capsys, runs, "--where", "n_hidden=100.0")) == 2
+    assert "no run matches" in fails(list_runs, [runs, "--where", "trainer.logger=Csv"])
+    assert "no run matches" in fails(list_runs, [runs, "--where", "width=null"])
+
+
+def test_results_of_before_a_run_was_resumed_are_not_its_results(runs, capsys):
+    np.save(f"{runs}/default/version_1/losses.npy", np.zeros(2500, np.float32))  # interrupted
+    (row,) = listed(capsys, runs, "--where", "n_hidden=300")
+    assert (row["val"], row["updates"]) == ("", "2500")

@@ -6,12 +6,14 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -479,3 +481,31 @@ def test_a_signal_ends_a_search_and_the_next_call_resumes_its_trials(number, sta
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
     assert [trial.number for trial in trials] == [0, 1, 2]
     assert len([*folder.glob("trials/*/version_*")]) == 3
+
+
+def test_a_pruned_trial_stays_one_if_its_search_is_killed_before_optuna_hears_of_it(run_search):
+    options = ("--trials", "8", "--jobs", "1", "--pruner.n_startup_trials", "1")
+    folder = run_search(*options)
+    states = [trial.state for trial in trials_of(folder)]
+    assert states.count(TrialState.PRUNED) > 0
+    with sqlite3.connect(folder / "optuna.db") as database:
+        database.execute("update trials set state = 'RUNNING' where state = 'PRUNED'")
+    run_search(*options)
+    assert [trial.state for trial in trials_of(folder)] == states
+
+
+def test_a_path_that_a_database_would_cut_is_refused(run_search, fails):
+    assert "has a question mark; give another name" in fails(run_search, "--name", "what?")
+
+
+def test_a_grid_has_no_digits_of_rounding():
+    (axis,) = read_space({"x": "0.1..0.3 step 0.1"})
+    assert axis.grid == [0.1, 0.2, 0.3]
+    assert axis.words(-3e-05) == ("--x=-3e-05",)
+
+
+def test_confirming_runs_have_the_options_of_the_script(run_search, monkeypatch):
+    monkeypatch.setattr("tests.runlab.test_search.FAKE", replace(FAKE, options=("--batch_size", "4")))
+    folder = run_search("--trials", "1", confirm="1")
+    configs = [json.loads(path.read_text()) for path in folder.glob("confirmation/**/config.yaml")]
+    assert [config["batch_size"] for config in configs] == [4, 4]

@@ -96,5 +96,6 @@ class Quantity:
 
     def selected(self, items: Mapping[str, T]) -> dict[str, T]:
         """Returns the items whose name, or whose layer's name, matches the pattern."""
-        patterns = (self.layers, f"{self.layers}.*")
+        # With `direct` an MLP's layers stand in `sum`.
+        patterns = [f"{before}{self.layers}{after}" for before in ("", "sum.") for after in ("", ".*")]
         return {name: item for name, item in items.items() if any(fnmatch(name, pattern) for pattern in patterns)}

@@ -1,5 +1,6 @@
 """Defines the LightningDataModule: corpus, vocabulary, splits, and the stream of training minibatches."""
 
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict, cast, get_args
@@ -163,7 +164,8 @@ class NGramDataModule(LightningDataModule):
         loader = self._minibatches
         if loader is None or (loader.batch_size, loader.part) != (self.batch_size, self._part):
             train, state = self.splits["train"], self._generator
-            loader = Minibatches(train, self.batch_size, state, self.sampling, self._part, self._is_waiting)
+            trains = self._is_waiting, self._most
+            loader = Minibatches(train, self.batch_size, state, self.sampling, self._part, *trains)
             self._minibatches = loader
         return loader
 
@@ -173,6 +175,10 @@ class NGramDataModule(LightningDataModule):
             return False
         minibatches = self.trainer.fit_loop.epoch_loop.batch_progress.total
         return bool(minibatches.ready > minibatches.processed)
+
+    def _most(self) -> float:
+        """Returns the minibatches of an epoch by the trainer's options, such as limit_train_batches."""
+        return float(self.trainer.num_training_batches) if self.trainer else math.inf
 
     def refuse_unequal_parts(self, processes: int) -> None:
         """Raises a UserError if the processes cannot share a minibatch equally."""

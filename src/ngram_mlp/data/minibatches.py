@@ -1,5 +1,6 @@
 """Draws examples: random minibatches for training, whole splits for evaluation."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeAlias
 
@@ -33,6 +34,7 @@ class Minibatches:
         part: (rank, processes); each process gets its shard of every minibatch.
         is_waiting: returns True while the last fetched minibatch has not been trained on. A state saved meanwhile is
             the one before that minibatch.
+        most: returns the number of minibatches after which the trainer ends an epoch, if it does so earlier.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Minibatches:
         sampling: Sampling = "replacement",
         part: tuple[int, int] = (0, 1),
         is_waiting: Callable[[], bool] = lambda: False,
+        most: Callable[[], float] = lambda: math.inf,
     ) -> None:
         self.ngrams = ngrams
         self.batch_size = batch_size
@@ -50,6 +53,7 @@ class Minibatches:
         self.sampling = sampling
         self.part = part
         self._is_waiting = is_waiting
+        self.most = most
         self._resumed: State | None = None
         self.before: State | None = None  # the state before the last fetched minibatch
         self.now: State | None = None  # the state before the next one
@@ -92,7 +96,7 @@ class Epoch(Iterator[Minibatch]):
         self._loader = loader
         self._position: int | None = None  # of the next minibatch; None before the first is drawn
         self._order: Tensor | None = None  # a permutation of the examples
-        self._length = len(loader)
+        self._length = int(min(len(loader), loader.most()))
 
     def __next__(self) -> Minibatch:
         contexts, targets = self.draw_minibatches(1)

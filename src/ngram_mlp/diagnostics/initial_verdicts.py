@@ -108,7 +108,8 @@ def judge_model(
     trial = try_updates(model.network, optimizer, _drawn(train, data.batch_size, device), clip) if optimizer else None
     parameters = sum(parameter.numel() for parameter in model.parameters())
     known = updates < sys.maxsize
-    sizes = data.batch_size, len(train), parameters, validates, accumulated
+    size = min(data.batch_size, len(train)) if data.sampling == "epochs" else data.batch_size
+    sizes = size, len(train), parameters, validates, accumulated
     budget = Budget(updates, *sizes) if known else None
     return judge_initialization(snapshot, trial, budget, arguments_of(model), saturation)
 
@@ -219,7 +220,8 @@ def _examples_seen(budget: Budget) -> Verdict:
     finding = f"each of {budget.examples:,} examples about {passes:,.1f} times"
     repeated = math.sqrt(passes / 100 * budget.parameters / budget.examples)
     if budget.validates and repeated > REPEATED.limits[0]:
-        fewer = _rounded_up(20 * budget.examples / each)
+        enough = 20 if passes > 20 else 100 * budget.examples / budget.parameters  # passes; the latter end the warning
+        fewer = min(_rounded_up(enough * budget.examples / each), budget.updates - 1)
         remedies = [Remedy("stop early", {"max_steps": fewer}), Remedy("add data")]
         return REPEATED._replace(remedies=remedies).verdict(passes, finding, repeated)
     wanted = budget.examples / (max(1, budget.updates) * budget.accumulated)

@@ -39,6 +39,7 @@ class PredictionMetric(Metric):
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
         """Adds a batch of logits (n, vocabulary size) and targets (n,)."""
+        logits = logits.float() if logits.itemsize < 4 else logits  # 16 bits are too few for a sum
         self.loss_sum += F.cross_entropy(logits, targets, reduction="sum")
         self.correct += (logits.argmax(dim=1) == targets).sum()
         self.examples += len(targets)

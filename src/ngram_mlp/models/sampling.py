@@ -1,5 +1,6 @@
 """Samples new words, lines or texts from a trained model."""
 
+import unicodedata
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -82,7 +83,7 @@ def _start(
     """Returns the ids of the first context (boundaries, then the end of the prompt) and of the whole prompt."""
     if not 0 < temperature < float("inf"):
         raise UserError("give a number above 0, such as 0.8", temperature=temperature)
-    known = "".join(model.vocabulary[1:])
+    prompt, known = unicodedata.normalize("NFC", prompt), "".join(model.vocabulary[1:])  # as in a corpus
     for character in prompt if tokenizer.tokens == "characters" else "":
         if character not in known:
             reason = f"the model does not know {character!r}; use only {shortened(known)}"
@@ -96,9 +97,10 @@ def _draw(
     model: "LanguageModel", contexts: Tensor, temperature: float, generator: torch.Generator, tokenizer: Tokenizer
 ) -> Tensor:
     """Returns one token for each context: (n, block_size) -> (n,)."""
-    probabilities = torch.softmax(model(contexts.to(model.device)).cpu() / temperature, dim=1)
+    logits = model(contexts.to(model.device)).cpu() / temperature
+    if tokenizer.is_text:
+        logits[:, 0] = -torch.inf  # the boundary occurs only before the text
+    probabilities = torch.softmax(logits, dim=1)
     if probabilities.isnan().any():
         raise UserError("the model's outputs are not finite; use a checkpoint from before it diverged")
-    if tokenizer.is_text:
-        probabilities[:, 0] = 0  # the boundary occurs only before the text
     return torch.multinomial(probabilities, num_samples=1, generator=generator).squeeze(1)

@@ -35,6 +35,7 @@ def confirm_best(
     train: Callable[[Sequence[SeedRun]], list[SeedRun]],
     command: Sequence[str],
     console: Console,
+    first: Sequence[str] = (),
 ) -> Confirmation | None:
     """Trains two recipes with each seed, and compares their results.
 
@@ -48,6 +49,7 @@ def confirm_best(
         train: trains runs, and returns the ones that it trained.
         command: the command line of the search, for the report.
         console: for the table.
+        first: the script's options for every run.
 
     Returns:
         The comparison; None if no seed has a finite difference.
@@ -56,7 +58,8 @@ def confirm_best(
     copy = study / f"{study.name}.yaml"
     if not copy.exists():
         copy.write_bytes(found.read_bytes())
-    before, after = plan(study, [str(recipe)], [], seeds, overrides), plan(study, [str(copy)], [], seeds, [])
+    before = plan(study, [str(recipe)], [], seeds, overrides, first)
+    after = plan(study, [str(copy)], [], seeds, [], first)
     runs = [run for pair in zip(before, after, strict=True) for run in pair]
     record_recipes(study, runs)
     trained = train([run for run in runs if run.finished is None])

@@ -15,6 +15,7 @@ from runlab.many._trials import DOES_NOT_COUNT, FOLDER, Goal, Trials
 ATTEMPTS = 4  # at a trial whose process is killed
 INTERRUPTED = (130, 143)  # exit statuses of a run ended by Ctrl-C or SIGTERM
 TOO_LARGE = "its network is too large"
+PRUNED = "pruned"  # attribute of a trial that was ended early
 MEASURED = ("val/loss", "val/perplexity", "val/accuracy")  # the validation metrics in metrics.json
 
 
@@ -81,6 +82,8 @@ class Objective:
             return listener.outcome
         if run.finished is None:
             raise _failed(trial, run.last_line)
+        if PRUNED in _stored(trial).user_attrs:
+            raise TrialPruned
         return self._value(trial, run)
 
     def _value(self, trial: Trial, run: Run) -> float:
@@ -126,7 +129,10 @@ class Listener:
         if not math.isfinite(value):
             return self._goal.worst
         self._trial.report(value, message.update)
-        return TrialPruned() if not message.is_last and self._trial.should_prune() else None
+        if message.is_last or not self._trial.should_prune():
+            return None
+        self._trial.set_user_attr(PRUNED, True)  # for the case that this process is killed before Optuna hears of it
+        return TrialPruned()
 
 
 def _stored(trial: Trial) -> FrozenTrial:

@@ -13,7 +13,7 @@ from runlab._files import write_atomically
 from runlab._options import digest, options_in
 from runlab.many._run import Run
 
-LONGEST_NAME = 80
+LONGEST_NAME, LONGEST_FOLDER = 80, 200  # characters of a study's name, and of a recipe's folder
 # Options of `train.py` that the runs of a study or search do not take, with remedies.
 NOT_OF_RUNS = {
     "config": "each recipe is one file; name it before the options",
@@ -63,22 +63,24 @@ def plan(
     Raises:
         UserError: a configuration is missing, an axis is malformed, an option is refused, or two recipes share a name.
     """
-    axes = []
+    axes: list[list[tuple[str, str]]] = []
     for axis in grid:
         if (found := re.fullmatch(r"([\w.]+)=(.+)", axis)) is None:
             raise UserError("give OPTION=VALUE,VALUE,..., such as model.n_hidden=100,200", grid=axis)
+        if any(option == found[1] for given in axes for option, _ in given):
+            raise UserError("the option is given twice; give all its values at once", grid=axis)
         axes.append([(found[1], value) for value in values(found[2])])
     for config in configs:
         if not Path(config).is_file():
             raise UserError(f"{config}: no such file; give YAML files before the options")
     refuse_own_options(overrides, [option for axis in axes for option, _ in axis[:1]])
     for before, word in itertools.pairwise(["", *overrides]):
-        if word.endswith((".yaml", ".yml")) and not before.startswith("--"):
+        if word.endswith((".yaml", ".yml")) and not (before.startswith("--") or word.startswith("--")):
             raise UserError(f"{word}: give all configurations before the options")
     runs: dict[Path, SeedRun] = {}
     for seed, crossing, config in itertools.product(seeds, itertools.product(*axes), configs):
         point = " ".join(f"{option.split('.')[-1]}={value}" for option, value in crossing)
-        crossed = [word for option, value in crossing for word in (f"--{option}", value)]
+        crossed = [word for option, value in crossing for word in as_words(option, value)]
         recipe, made_of = f"{Path(config).stem} {point}".strip(), (*overrides, *crossed)
         folder = study / "runs" / _folder_name(recipe) / f"seed_{seed}"
         options = (*first, "--config", config, *made_of, "--seed_everything", str(seed))
@@ -86,6 +88,11 @@ def plan(
             raise UserError(f"{recipe}: given twice; rename one of the files, or remove one of the values")
         runs[folder] = SeedRun(folder, f"{recipe} seed {seed}", options, Path(config), point, made_of, seed)
     return list(runs.values())
+
+
+def as_words(option: str, value: str) -> tuple[str, ...]:
+    """Returns an option with its value as arguments; one word for what a parser may take for an option: -3e-05."""
+    return (f"--{option}={value}",) if value.startswith("-") else (f"--{option}", value)
 
 
 def refuse_own_options(overrides: Sequence[str], varied: Sequence[str] = ()) -> None:
@@ -113,9 +120,8 @@ def study_name(configs: Sequence[str], grid: Sequence[str]) -> str:
 
 def _folder_name(recipe: str) -> str:
     name = recipe.replace(" ", "_")
-    if (plain := re.sub(r"[^\w.=+-]+", "-", name)) != name:  # so that no two recipes share a folder
-        plain += f"-{digest(name)}"
-    return plain
+    plain = re.sub(r"[^\w.=+-]+", "-", name)[:LONGEST_FOLDER]
+    return plain if plain == name else f"{plain}-{digest(name)}"  # so that no two recipes share a folder
 
 
 def values(text: str) -> list[str]:

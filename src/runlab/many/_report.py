@@ -57,7 +57,8 @@ def write_report(
     console.print(table, soft_wrap=False)
     if any(row["val"] is not None for row in rows):
         losses = _values(panels, lambda row: np.load(Path(row["folder"], "losses.npy")))
-        (folder / "curves.png").write_bytes(draw(loss_bands_figure(losses))[0])
+        if _have_curves(rows):
+            (folder / "curves.png").write_bytes(draw(loss_bands_figure(losses))[0])
         points = _values(panels, lambda row: row["val"])
         (folder / "final.png").write_bytes(draw(points_figure(points, "validation loss"))[0])
     (folder / "report.md").write_text(_markdown(folder.name, lines, rows, words), encoding="utf-8")
@@ -97,8 +98,13 @@ def _row(run: SeedRun, failed: bool) -> Row:
         row |= {split: metrics[split]["loss"] for split in SPLITS}
         row |= {key: metrics[key] for key in ("updates", "updates_per_second")}
         row |= {"folder": str(path), "corpus": metrics["corpus"]["sha256"]}
-        row["first_loss"] = float(np.load(path / "losses.npy", mmap_mode="r")[0])
+        losses = np.load(path / "losses.npy", mmap_mode="r")
+        row["first_loss"] = float(losses[0]) if len(losses) else None
     return row | {"error": run.last_line if failed else None}
+
+
+def _have_curves(rows: Sequence[Row]) -> bool:
+    return all(row["first_loss"] is not None for row in rows if row["val"] is not None)
 
 
 def _panels(folder: Path, runs: Sequence[SeedRun], rows: Sequence[Row]) -> Panels:
@@ -140,10 +146,12 @@ def _lines(panels: Panels) -> list[list[str]]:
         for name, rows in recipes.items():
             line = [f"{name} {heading}".strip(), str(len(rows))]
             if rows:
-                line.append(_spread([row["first_loss"] for row in rows], 2))
+                line.append(_spread([row["first_loss"] for row in rows if row["first_loss"] is not None], 2))
                 line += [_spread([row[split] for row in rows], 4) for split in SPLITS]
                 pairs = [(row["val"], base.get((row["seed"], row["corpus"]))) for row in rows]
-                line.append("" if rows is first else _difference([a - b for a, b in pairs if b is not None]))
+                paired = [a - b for a, b in pairs if b is not None]
+                few = f", of {len(paired)} seeds" if 0 < len(paired) < len(rows) else ""
+                line.append("" if rows is first else f"{_difference(paired)}{few}")
                 line.append(f"{statistics.fmean(row['updates_per_second'] for row in rows):,.0f}")
             lines.append(line + ["-"] * (len(HEADINGS) - len(line)))
     return lines
@@ -153,6 +161,8 @@ def _spread(values: Sequence[float], digits: int) -> str:
     def written(value: float) -> str:
         return f"{value:.{digits}f}" if abs(value) < 1e4 else f"{value:.3g}"
 
+    if not values:
+        return "-"
     text = written(statistics.fmean(values))
     if len(values) < 2:
         return text
@@ -175,8 +185,12 @@ def _markdown(name: str, lines: Sequence[Sequence[str]], rows: Sequence[Row], wo
     text += ["```", shlex.join(words), "```", "", LEGEND, ""]
     text += [f"| {' | '.join(line)} |" for line in (HEADINGS, ["---"] * len(HEADINGS), *lines)]
     if any(row["val"] is not None for row in rows):
-        text += ["", "![training loss, mean and range over seeds](curves.png)"]
+        text += ["", "![training loss, mean and range over seeds](curves.png)"] * _have_curves(rows)
         text += ["", "![validation loss of every seed](final.png)"]
     text.append("")
-    text += [f"- no result: {row['recipe']}, seed {row['seed']}: {row['error']}" for row in rows if row["val"] is None]
+    text += [
+        f"- no result: {row['recipe']}, seed {row['seed']}: {row['error'] or 'not trained yet'}"
+        for row in rows
+        if row["val"] is None
+    ]
     return "\n".join(text).rstrip("\n") + "\n"

@@ -52,7 +52,7 @@ class Run:
 
     @property
     def log(self) -> Path:
-        return self.folder.with_suffix(".log")
+        return self.folder.with_name(f"{self.folder.name}.log")
 
     @property
     def last_line(self) -> str:

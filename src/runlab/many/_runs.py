@@ -92,13 +92,15 @@ def _read(path: Path) -> Any:
 
 def _results(run: Path) -> Row:
     """Returns the results of a run; for an unfinished one, the number of updates in its saved losses."""
+    updates = None
+    with suppress(OSError, ValueError):
+        updates = len(np.load(run / "losses.npy", mmap_mode="r"))
     with suppress(OSError, ValueError, KeyError, TypeError):
         metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
         losses = {split: metrics[split]["loss"] for split in SPLITS if split in metrics}
-        return {**losses, **{key: metrics[key] for key in ("updates", "engine", "seconds")}}
-    with suppress(OSError, ValueError):
-        return {"updates": len(np.load(run / "losses.npy", mmap_mode="r"))}
-    return {}
+        if updates in (None, metrics["updates"]):  # else the run was resumed since
+            return {**losses, **{key: metrics[key] for key in ("updates", "engine", "seconds")}}
+    return {} if updates is None else {"updates": updates}
 
 
 def _column(asked: str, name: str, rows: Iterable[Row]) -> str:
@@ -116,10 +118,12 @@ def _meets(row: Row, condition: str, rows: Sequence[Row]) -> bool:
     if parts is None:
         raise UserError("give COLUMN=VALUE, COLUMN<NUMBER or COLUMN>NUMBER", where=condition)
     name, relation, value = parts.groups()
-    found = row.get(_column("where", name, rows))
+    found = row.get(column := _column("where", name, rows))
+    limit = _number(value)
     if relation == "=":
-        return str(found) == value or found == _number(value)
-    if (limit := _number(value)) is None:
+        word = json.dumps(found) if found is None or isinstance(found, bool) else str(found)
+        return column in row and (value in (word, _value(found)) or (limit is not None and found == limit))
+    if limit is None:
         raise UserError("give a number to compare with", where=condition)
     return isinstance(found, int | float) and (found < limit if relation == "<" else found > limit)
 
@@ -151,7 +155,7 @@ def _value(value: Any) -> str:
     if isinstance(value, dict) and "class_path" in value:
         return _value(value["class_path"])
     text = f"{value:g}" if isinstance(value, float) else str(value)
-    return text.rpartition(".")[2] if re.fullmatch(r"[a-zA-Z_]\w*(\.\w+)+", text) else text
+    return text.rpartition(".")[2] if re.fullmatch(r"[a-zA-Z_]\w*(\.\w+)*\.[A-Z]\w*", text) else text
 
 
 def _shown(column: str, value: Any) -> str:

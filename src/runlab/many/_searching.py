@@ -173,6 +173,7 @@ class Search:
                 partial(train_all, self.script, jobs=self.jobs),
                 self.command,
                 self.console,
+                self.script.options,
             )
         write_search_report(self.folder, trials, self.goal, confirmation, self.command, self.console)
         return Result(trials.all, best, found, confirmation)

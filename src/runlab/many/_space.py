@@ -10,7 +10,7 @@ from optuna import Trial
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from runlab._errors import UserError
-from runlab.many._plan import values
+from runlab.many._plan import as_words, values
 
 NUMBER = r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
 RANGE = re.compile(rf"{NUMBER}\.\.{NUMBER}(?:\s+(log)|\s+step\s+{NUMBER})?")
@@ -24,9 +24,9 @@ class Axis:
     option: str
     distribution: BaseDistribution
 
-    def words(self, value: Any) -> tuple[str, str]:
+    def words(self, value: Any) -> tuple[str, ...]:
         """Returns the option with this value, as arguments of `train.py`."""
-        return f"--{self.option}", str(value)
+        return as_words(self.option, str(value))
 
     def suggest(self, trial: Trial) -> None:
         """Lets an Optuna trial choose a value."""
@@ -55,7 +55,8 @@ class Axis:
         low, high, step = distribution.low, distribution.high, distribution.step
         if step is None or distribution.log:
             raise UserError("a grid needs a step or choices", space=f"{self.option}={low}..{high}")
-        return [low + i * step for i in range(round((high - low) / step) + 1)]
+        count = round((high - low) / step) + 1
+        return [min(high, round(low + i * step, 12)) for i in range(count)]  # no digits of rounding
 
 
 def read_space(space: Mapping[str, Any]) -> list[Axis]:

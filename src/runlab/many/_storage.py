@@ -36,6 +36,8 @@ def open_storage(where: str | None, folder: Path) -> BaseStorage:
     Raises:
         UserError: it cannot be opened.
     """
+    if where is None and "?" in str(folder):  # where SQLAlchemy would end the path
+        raise UserError(f"{folder} has a question mark; give another name or runs_dir", name=folder.name)
     url = where or f"sqlite:///{folder / 'optuna.db'}"
     try:
         lock = FileLock(folder / "search.lock")

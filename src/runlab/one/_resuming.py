@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,9 @@ def split_arguments(
         given = read_configuration(file)
         configs += ["--config", read(file, given)]
         found = {key: given[key] for key in options if options[key] is None and given.get(key)}
+        for key, value in found.items():
+            if not isinstance(value, str):
+                raise UserError(f"{file}: {key}: {value} is not a text; put it in quotes")
         options |= found
         where |= dict.fromkeys(found, file)
     return [*configs, *typed, *others], _origin(where, **options)
@@ -63,7 +67,11 @@ def _origin(
     if resume is not None:
         if ckpt_path is not None:
             raise UserError("give either this or --ckpt_path, not both", resume=resume)
-        own = Path(resume).parents[1] if Path(resume).is_file() else Path(resume)
+        own = Path(resume)
+        if own.is_file():
+            if own.absolute().parts[-2:] != LAST.parts:
+                raise UserError(f"is not a run's {LAST}; give the run's folder, or --ckpt_path FILE", resume=resume)
+            own = own.absolute().parents[1]
         path = own / LAST
         for needed in (own / "config.yaml", path):
             if not needed.is_file():
@@ -137,6 +145,9 @@ def refuse_finished(folder: Path | None, checkpoint: Checkpoint, trainer: Any) -
         trainer: the trainer's options now; `max_steps` and `max_epochs` are read.
     """
     max_steps, max_epochs = trainer.max_steps, trainer.max_epochs
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        if folder is None or json.loads((folder / "metrics.json").read_text())["updates"] != checkpoint.update:
+            return  # not finished, or resumed and interrupted since
     if folder is None or not (folder / "metrics.json").exists():
         return
     if 0 <= max_steps <= checkpoint.update:

@@ -133,3 +133,12 @@ def test_torchs_layer_is_had_with_the_units_last():
 def test_one_example_has_no_spread(statistic):
     with pytest.raises(UserError, match="batch norm has no standard deviation over 1 example"):
         BatchNorm(3, statistic=statistic)(torch.ones(1, 3))
+
+
+def test_estimates_move_although_all_else_has_16_bits():
+    norm = BatchNorm(3).bfloat16()
+    for _ in range(100):
+        norm(torch.full((8, 3), 2.0, dtype=torch.bfloat16) + torch.arange(8, dtype=torch.bfloat16)[:, None])
+    assert norm.running_mean.dtype == torch.float32
+    torch.testing.assert_close(norm.running_mean, torch.full((3,), 5.5 * (1 - 0.999**100)), rtol=1e-2, atol=0)
+    assert norm.eval()(torch.ones(2, 3, dtype=torch.bfloat16)).dtype == torch.bfloat16

@@ -1,5 +1,6 @@
 """Defines batch normalization written by hand."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -54,20 +55,27 @@ class BatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         running = self.running_std if self.statistic == "std" else self.running_var
         if not self.training:
-            return self._normalize(x, self.running_mean, running)
+            kind = self.gain.dtype
+            return self._normalize(x, self.running_mean.to(kind), running.to(kind))
         examples = examples_of(x, self)
         size = len(examples) * processes()
         if size < 2:
             raise UserError("batch norm has no standard deviation over 1 example; give at least 2", batch_size=size)
         mean, spread = self._measure(examples, size)
         with torch.no_grad():
-            # The estimates stay in float32 if the activations have fewer bits.
             self.running_mean.lerp_(mean.to(running.dtype), self.momentum)
             running.lerp_(spread.to(running.dtype), self.momentum)
         if not self.unbiased:
             ratio = (size - 1) / size
             spread = spread * (ratio**0.5 if self.statistic == "std" else ratio)
         return self._normalize(x, mean, spread)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "BatchNorm":
+        """Moves and casts the parameters; the estimates stay in float32, as 16 bits would round their moves away."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, buffer in self.named_buffers():
+            setattr(self, name, buffer.float() if buffer.itemsize < 4 else buffer)
+        return self
 
     def _measure(self, x: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """Returns mean and unbiased spread (n,) over the examples of all processes, `size` in total."""
