@@ -37,7 +37,7 @@ def confirm_best(
     console: Console,
     first: Sequence[str] = (),
 ) -> Confirmation | None:
-    """Trains two recipes with each seed, and compares their results.
+    """Trains two recipes with each seed and compares their results; None if no seed has a finite difference.
 
     Args:
         study: the folder of the runs, named after the best trial.
@@ -50,9 +50,6 @@ def confirm_best(
         command: the command line of the search, for the report.
         console: for the table.
         first: the script's options for every run.
-
-    Returns:
-        The comparison; None if no seed has a finite difference.
     """
     study.mkdir(parents=True, exist_ok=True)
     copy = study / f"{study.name}.yaml"
