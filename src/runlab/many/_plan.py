@@ -63,13 +63,7 @@ def plan(
     Raises:
         UserError: a configuration is missing, an axis is malformed, an option is refused, or two recipes share a name.
     """
-    axes: list[list[tuple[str, str]]] = []
-    for axis in grid:
-        if (found := re.fullmatch(r"([\w.]+)=(.+)", axis)) is None:
-            raise UserError("give OPTION=VALUE,VALUE,..., such as model.n_hidden=100,200", grid=axis)
-        if any(option == found[1] for given in axes for option, _ in given):
-            raise UserError("the option is given twice; give all its values at once", grid=axis)
-        axes.append([(found[1], value) for value in values(found[2])])
+    axes = _axes(grid)
     for config in configs:
         if not Path(config).is_file():
             raise UserError(f"{config}: no such file; give YAML files before the options")
@@ -88,6 +82,18 @@ def plan(
             raise UserError(f"{recipe}: given twice; rename one of the files, or remove one of the values")
         runs[folder] = SeedRun(folder, f"{recipe} seed {seed}", options, Path(config), point, made_of, seed)
     return list(runs.values())
+
+
+def _axes(grid: Sequence[str]) -> list[list[tuple[str, str]]]:
+    """Returns the options of a grid with their values."""
+    axes: list[list[tuple[str, str]]] = []
+    for axis in grid:
+        if (found := re.fullmatch(r"([\w.]+)=(.+)", axis)) is None:
+            raise UserError("give OPTION=VALUE,VALUE,..., such as model.n_hidden=100,200", grid=axis)
+        if any(option == found[1] for given in axes for option, _ in given):
+            raise UserError("the option is given twice; give all its values at once", grid=axis)
+        axes.append([(found[1], value) for value in values(found[2])])
+    return axes
 
 
 def as_words(option: str, value: str) -> tuple[str, ...]:
