@@ -157,7 +157,8 @@ def test_memory_stays_flat_over_300_000_updates_and_a_million_names(tmp_path):
             assert process.returncode == 0
         return seen
 
-    training = peak("train", "--data.corpus", "sample", "--trainer.max_steps", "300000")
+    unobserved = ("--observe.every_n_updates", "off")  # figures take 80 MB at the end
+    training = peak("train", "--data.corpus", "sample", "--trainer.max_steps", "300000", *unobserved)
     compiled = training[len(training) // 3 :]
     assert max(compiled) < compiled[0] + 60
     sampling = peak("sample", "--ckpt_path", "runs/default/version_0", "--num", "1000000", "--batched")

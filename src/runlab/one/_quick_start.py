@@ -64,7 +64,6 @@ def quick_start() -> None:
     inspect.getframeinfo = frame_info
     gc.freeze()
     gc.enable()
-    gc.set_threshold(20_000)  # objects between two collections: a command makes many and drops few
 
 
 def _collect_once() -> None:
