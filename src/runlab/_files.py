@@ -1,5 +1,6 @@
 """Writes files atomically, and claims, rewinds and removes the folders of runs."""
 
+import json
 import os
 import shutil
 import tempfile
@@ -41,6 +42,13 @@ def remove_leftovers(folder: Path) -> None:
     """Removes the temporary files that a killed process left below `folder`."""
     for path in folder.rglob(f".*{SUFFIX}"):
         path.unlink(missing_ok=True)
+
+
+def finished_at(folder: Path) -> int | None:
+    """Returns the number of updates that the results in a run's folder are of; None if it has no results."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return int(json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["updates"])
+    return None
 
 
 def event_files(folder: Path) -> list[Path]:

@@ -207,8 +207,11 @@ def _callbacks(cli: TrainCLI, folder: Path, saved: str, console: Console) -> lis
             callbacks.EmbeddingView(every),
             *quantities,
         ]
-        chosen += [callbacks.InitializationCheck(console, saturation), callbacks.LossHistory()]
-        chosen.append(callbacks.CustomScalars())
+        chosen += [
+            callbacks.InitializationCheck(console, saturation),
+            callbacks.LossHistory(),
+            callbacks.CustomScalars(),
+        ]
     if quantities:
         chosen.append(callbacks.Inspect(quantities))
     if (connection := watcher()) is not None:

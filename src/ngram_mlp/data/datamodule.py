@@ -163,9 +163,8 @@ class NGramDataModule(LightningDataModule):
         """Returns the loader of random minibatches, rebuilt if BatchSizeFinder or a trainer changed its size."""
         loader = self._minibatches
         if loader is None or (loader.batch_size, loader.part) != (self.batch_size, self._part):
-            train, state = self.splits["train"], self._generator
-            trains = self._is_waiting, self._most
-            loader = Minibatches(train, self.batch_size, state, self.sampling, self._part, *trains)
+            train, of_trainer = self.splits["train"], (self._part, self._is_waiting, self._most)
+            loader = Minibatches(train, self.batch_size, self._generator, self.sampling, *of_trainer)
             self._minibatches = loader
         return loader
 

@@ -220,7 +220,8 @@ def _examples_seen(budget: Budget) -> Verdict:
     finding = f"each of {budget.examples:,} examples about {passes:,.1f} times"
     repeated = math.sqrt(passes / 100 * budget.parameters / budget.examples)
     if budget.validates and repeated > REPEATED.limits[0]:
-        enough = 20 if passes > 20 else 100 * budget.examples / budget.parameters  # passes; the latter end the warning
+        # 20 passes; for a run of fewer, those up to which it has no warning.
+        enough = 20 if passes > 20 else 100 * budget.examples / budget.parameters
         fewer = min(_rounded_up(enough * budget.examples / each), budget.updates - 1)
         remedies = [Remedy("stop early", {"max_steps": fewer}), Remedy("add data")]
         return REPEATED._replace(remedies=remedies).verdict(passes, finding, repeated)

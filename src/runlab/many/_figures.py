@@ -43,7 +43,7 @@ def loss_bands_figure(panels: Mapping[str, Mapping[str, Sequence[Losses]]]) -> F
                 x, means = curves[0][0], np.stack([mean for _, mean in curves])
                 axis.fill_between(x, means.min(0), means.max(0), color=styles[recipe]["color"], alpha=0.2, linewidth=0)
                 axis.plot(x, means.mean(0), **styles[recipe], linewidth=1.2, label=recipe)
-        whole.set(xscale="log", yscale="log", ylabel="nats per character", title=heading)
+        whole.set(xscale="log", yscale="log", ylabel="nats per token", title=heading)
         plain_ticks(whole.xaxis)
         plain_ticks(whole.yaxis, CLOSE)
         late.set(title=f"{heading}, after the first tenth" if heading else "after the first tenth")

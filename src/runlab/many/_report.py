@@ -25,7 +25,7 @@ SPLITS = ("train", "val", "test")
 DIFFERENCE = "val minus the first (95 %)"
 HEADINGS = ("recipe", "seeds", "first loss", *SPLITS, DIFFERENCE, "updates/s")
 LEGEND = (
-    "Losses in nats per character: mean ± standard deviation over seeds (best to worst). The difference in validation "
+    "Losses in nats per token: mean ± standard deviation over seeds (best to worst). The difference in validation "
     "loss is relative to the first recipe (with a grid, at the same grid point), paired by seed, with a 95 % interval "
     "of Student's t."
 )
@@ -56,8 +56,8 @@ def write_report(
         table.add_row(*(line[index].split(" (")[0] for index in shown))
     console.print(table, soft_wrap=False)
     if any(row["val"] is not None for row in rows):
-        losses = _values(panels, lambda row: np.load(Path(row["folder"], "losses.npy")))
         if _have_curves(rows):
+            losses = _values(panels, lambda row: np.load(Path(row["folder"], "losses.npy")))
             (folder / "curves.png").write_bytes(draw(loss_bands_figure(losses))[0])
         points = _values(panels, lambda row: row["val"])
         (folder / "final.png").write_bytes(draw(points_figure(points, "validation loss"))[0])
@@ -104,6 +104,7 @@ def _row(run: SeedRun, failed: bool) -> Row:
 
 
 def _have_curves(rows: Sequence[Row]) -> bool:
+    """Returns whether all runs with a result have updates to draw."""
     return all(row["first_loss"] is not None for row in rows if row["val"] is not None)
 
 
@@ -185,7 +186,8 @@ def _markdown(name: str, lines: Sequence[Sequence[str]], rows: Sequence[Row], wo
     text += ["```", shlex.join(words), "```", "", LEGEND, ""]
     text += [f"| {' | '.join(line)} |" for line in (HEADINGS, ["---"] * len(HEADINGS), *lines)]
     if any(row["val"] is not None for row in rows):
-        text += ["", "![training loss, mean and range over seeds](curves.png)"] * _have_curves(rows)
+        if _have_curves(rows):
+            text += ["", "![training loss, mean and range over seeds](curves.png)"]
         text += ["", "![validation loss of every seed](final.png)"]
     text.append("")
     text += [

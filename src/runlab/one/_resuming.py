@@ -2,13 +2,12 @@
 
 import json
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runlab._errors import UserError, shortened
-from runlab._files import LAST, checkpoint_file
+from runlab._files import LAST, checkpoint_file, finished_at
 from runlab._options import flattened
 from runlab._parser import PlainParser
 from runlab.one._checkpoint import Checkpoint, read_checkpoint
@@ -145,10 +144,7 @@ def refuse_finished(folder: Path | None, checkpoint: Checkpoint, trainer: Any) -
         trainer: the trainer's options now; `max_steps` and `max_epochs` are read.
     """
     max_steps, max_epochs = trainer.max_steps, trainer.max_epochs
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        if folder is None or json.loads((folder / "metrics.json").read_text())["updates"] != checkpoint.update:
-            return  # not finished, or resumed and interrupted since
-    if folder is None or not (folder / "metrics.json").exists():
+    if folder is None or finished_at(folder) != checkpoint.update:  # not finished, or resumed and interrupted since
         return
     if 0 <= max_steps <= checkpoint.update:
         raise UserError(

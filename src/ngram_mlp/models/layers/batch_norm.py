@@ -74,7 +74,8 @@ class BatchNorm(nn.Module):
         """Moves and casts the parameters; the estimates stay in float32, as 16 bits would round their moves away."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, buffer in self.named_buffers():
-            setattr(self, name, buffer.float() if buffer.itemsize < 4 else buffer)
+            if buffer.itemsize < 4:
+                setattr(self, name, buffer.float())
         return self
 
     def _measure(self, x: Tensor, size: int) -> tuple[Tensor, Tensor]:
