@@ -51,7 +51,7 @@ def run_search(tmp_path, monkeypatch):
 
     script = "import runlab; from tests.runlab.fake import FAKE; runlab.command(runlab.search_command)(FAKE)"
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]), prepend=os.pathsep)
-    run.command = [sys.executable, "-c", script, "plain.yaml", *SPACE]
+    run.command = [sys.executable, "-c", script, str(tmp_path / "plain.yaml"), *SPACE]
     return run
 
 
