@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ngram_mlp.callbacks import inspection
+from ngram_mlp.callbacks import harmless
 from ngram_mlp.cli import train
 from ngram_mlp.places import SAMPLE_CORPUS
 
@@ -30,7 +30,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Several workers share the cores: with more threads than cores, each waits for the others.
 torch.set_num_threads(1)
 # A diagnosis that fails is to fail the test, too, instead of being switched off.
-inspection.strict = True
+harmless.strict = True
 
 PROJECT = Path(__file__).resolve().parents[1]
 NAMES = PROJECT / "data" / "names.txt"

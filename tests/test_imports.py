@@ -35,7 +35,7 @@ def test_commands_start_without_what_waits():
 import sys
 from runlab import quick_start
 quick_start()
-import ngram_mlp.cli.train, ngram_mlp.cli.check, ngram_mlp.cli.sample, ngram_mlp.cli.evaluate
+from ngram_mlp.cli import check, evaluate, sample, train
 assert "eval_frame" not in vars(sys.modules["torch._dynamo"])
 assert "functional" not in vars(sys.modules["torchmetrics"])
 assert "matplotlib" not in sys.modules

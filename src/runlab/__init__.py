@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from runlab._artist import Artist as Artist
     from runlab._called import as_typed as as_typed
     from runlab._called import called as called
     from runlab._called import from_here as from_here
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from runlab._command import show as show
     from runlab._drawing import CLOSE as CLOSE
     from runlab._drawing import PARTS as PARTS
-    from runlab._drawing import STYLE as STYLE
     from runlab._drawing import Losses as Losses
+    from runlab._drawing import Picture as Picture
     from runlab._drawing import draw as draw
     from runlab._drawing import figure_with_panels as figure_with_panels
     from runlab._drawing import legend_below as legend_below
@@ -77,10 +78,11 @@ if TYPE_CHECKING:
     from runlab.one._supervised import updates_of as updates_of
 
 _HOMES = {
+    "_artist": "Artist",
     "_called": "as_typed called from_here program",
     "_channel": "watcher",
     "_command": "ConsoleHandler command open_console show",
-    "_drawing": "CLOSE PARTS STYLE Losses draw figure_with_panels legend_below plain_ticks smoothed",
+    "_drawing": "CLOSE PARTS Losses Picture draw figure_with_panels legend_below plain_ticks smoothed",
     "_errors": "Diverged UserError full_disk printable require_at_least shortened",
     "_files": "LAST claim_run_folder remove_folder rewind write_atomically",
     "_lock": "Occupied alone_in",

@@ -1,21 +1,20 @@
 """Draws the figures of runs and studies in one style, without a display.
 
-By default figures are 500 pixels wide, and legible at the 350 that TensorBoard gives them.
+By default figures are 500 pixels wide, and legible at the 350 that TensorBoard gives them. Matplotlib is imported when
+something is drawn, as an `Artist` draws elsewhere.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
-from PIL import Image
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 STYLE: dict[Any, Any] = {
     "font.size": 11,
@@ -36,14 +35,21 @@ LINE = 0.13  # inches at the bottom for the name of a run
 CLOSE = (1, 1.5, 2, 2.5, 3, 4, 5, 7)  # tick multiples for a short logarithmic axis
 PARTS = 80  # number of segments that a curve is averaged over
 Losses = npt.NDArray[np.float32]
+Picture = tuple[bytes, int, int]  # a PNG, its height and width in pixels
 
 
-@matplotlib.rc_context(STYLE)
-def draw(figure: Figure) -> tuple[bytes, int, int]:
-    """Returns a figure as PNG, with its height and width in pixels."""
-    canvas = FigureCanvasAgg(figure)
-    with warnings.catch_warnings():
+def draw(function: Callable[..., "Figure"], *args: Any, name: str = "") -> Picture:
+    """Draws the figure that a function returns for these arguments, with the name of a run in a corner."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as a box
+        figure = function(*args)
+        small: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 7, "color": "0.5", "parse_math": False}
+        figure.text(0.995, 0.005, name, **small)
+        canvas = FigureCanvasAgg(figure)
         canvas.draw()  # type: ignore[no-untyped-call]
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
     png = BytesIO()
@@ -66,6 +72,8 @@ def plain_ticks(axis: Any, at: Sequence[float] = (1,)) -> None:
 
     Matplotlib's own labels and minor ticks take half of the drawing time.
     """
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
     axis.set_major_locator(LogLocator(subs=at))
     axis.set_major_formatter(StrMethodFormatter("{x:,.6g}"))
     axis.set_minor_locator(NullLocator())
@@ -73,11 +81,13 @@ def plain_ticks(axis: Any, at: Sequence[float] = (1,)) -> None:
 
 def figure_with_panels(
     count: int, title: str, width: float = WIDTH, height: float = 3.6, columns: int = 9, legend: int = 0
-) -> tuple[Figure, list[Any]]:
+) -> tuple["Figure", list[Any]]:
     """Returns a titled figure with `count` panels in at most `columns` columns, and the panels' axes.
 
     `width` and `height` (of a row) are in inches. Below there is room for `legend` names and one more line.
     """
+    from matplotlib.figure import Figure
+
     columns = min(count, columns)
     rows = -(-count // columns)
     room = 0.21 * -(-legend // 2) + 0.25 + LINE if legend else 0
@@ -94,7 +104,7 @@ def figure_with_panels(
     return figure, axes
 
 
-def legend_below(figure: Figure, axis: Any, title: str | None = None) -> None:
+def legend_below(figure: "Figure", axis: Any, title: str | None = None) -> None:
     """Puts the legend of one panel below all of them, where `figure_with_panels` has left room."""
     handles, labels = axis.get_legend_handles_labels()
     place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, LINE / figure.get_figheight())}

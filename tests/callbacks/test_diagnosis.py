@@ -10,16 +10,15 @@ import numpy as np
 import pytest
 from torch import nn
 
-from ngram_mlp.callbacks import Inspect, Quantity, inspection
+from ngram_mlp.callbacks import Inspect, Quantity, harmless
 from ngram_mlp.cli import train
-from ngram_mlp.diagnostics import figures
 from ngram_mlp.diagnostics.snapshot import Snapshot
 from ngram_mlp.models import MLP
 from runlab import UserError
 from tests.cli.folders import scalars, weights
 from tests.conftest import PROJECT
 
-STRICT = inspection.strict
+STRICT = harmless.strict
 OPTIONS = (
     *("--model", "MLP", "--model.n_hidden", "20", "--trainer.max_steps", "61", "--trainer.val_check_interval", "30"),
 )
@@ -101,7 +100,7 @@ class Odd(nn.Module):
 @pytest.fixture(autouse=True)
 def lenient(monkeypatch):
     """As it is outside of tests; nothing of `Fragile` is left over from another one."""
-    monkeypatch.setattr(inspection, "strict", False)
+    monkeypatch.setattr(harmless, "strict", False)
     for name in ("hook", "error", "first"):
         monkeypatch.setattr(Fragile, name, getattr(Fragile, name))
     Fragile.calls.clear()
@@ -178,8 +177,8 @@ def test_figures_and_reports_that_fail_cost_one_line_each(run_train, monkeypatch
     def fail(*_):
         raise np.linalg.LinAlgError("SVD did not converge" + 100 * " again")
 
-    for name in ("saturation_figure", "loss_figure"):
-        monkeypatch.setattr(figures, name, fail)
+    for name in ("layer_statistics.saturation_figure", "loss_history.loss_figure"):
+        monkeypatch.setattr(f"ngram_mlp.callbacks.{name}", fail)
     monkeypatch.setattr("ngram_mlp.callbacks.verdicts.judge_training", fail)
     folder, out = run_train(*OPTIONS, "--observe.every_n_updates", "default")
     assert [line.split()[0] for line in failures(out)] == ["ActivationStatistics", "LossHistory", "TrainingVerdicts"]
@@ -212,7 +211,7 @@ def test_it_raises_with_detect_anomaly(hook, run_train):
 
 
 def test_it_raises_in_all_other_tests(run_train, monkeypatch):
-    monkeypatch.setattr(inspection, "strict", STRICT)
+    monkeypatch.setattr(harmless, "strict", STRICT)
     Fragile.hook = "observe"
     with pytest.raises(ValueError, match="no such"):
         run_train(*OPTIONS, *QUANTITIES)
@@ -265,3 +264,46 @@ def test_quantities_of_one_class_find_their_states_whatever_stands_before_them()
     quantities = [Witness(), Counting(0), Fragile(), Counting(0), Counting(0)]
     Inspect(quantities).load_state_dict(saved)
     assert [one.number for one in quantities if isinstance(one, Counting)] == [1, 2, 3]
+
+
+DRAWING = """
+import os
+from pathlib import Path
+
+from ngram_mlp.callbacks import Quantity
+
+def broken():
+    raise LookupError("no such curve")
+
+def of_this(*values):
+    from matplotlib.figure import Figure
+    Path(str(len(values))).write_text(str(os.getpid()))
+    return Figure((3, 1))
+
+class Drawing(Quantity):
+    def draw(self, model, recorder):
+        recorder.figure("broken", broken)
+        recorder.figure("local", lambda: of_this())
+        recorder.figure("fine", of_this, 1)
+        Path("here").write_text(str(os.getpid()))
+"""
+
+
+def test_the_figures_of_a_command_are_drawn_by_another_process(tmp_path, corpus_file):
+    """Not those of these tests, where matplotlib is imported already."""
+    (tmp_path / "drawing.py").write_text(DRAWING)
+    command = [sys.executable, str(PROJECT / "scripts" / "train.py"), "--data.corpus", str(corpus_file)]
+    command += ["--observe.quantities+=drawing.Drawing", *OPTIONS]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    process = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
+    (line,) = failures(process.stdout)
+    assert line.startswith("A figure failed at update 61")
+    assert "LookupError: no such curve" in line
+    figures = {path.stem for path in tmp_path.glob("runs/**/figures/*.png")}
+    assert {"loss", "activations", "local", "fine"} <= figures
+    assert "broken" not in figures
+    here, without, given = ((tmp_path / name).read_text() for name in ("here", "0", "1"))
+    assert without == here  # a local function, which another process could not find
+    assert given != here

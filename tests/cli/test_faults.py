@@ -67,7 +67,7 @@ def kill_and_go_on(whole, tmp_path, corpus_file, run_train, kills, number=signal
     folder = tmp_path / "runs" / "killed" / "version_0"
     moments = random.Random(kills)
     reached = []
-    for _ in range(kills):
+    while len(reached) < kills and not (folder / "metrics.json").exists():  # which ends a run
         process = begin(folder, corpus_file)
         # About as long as the run takes: the last kills may find it finished, and writing its reports.
         time.sleep(moments.uniform(0, 0.8 if len(reached) < kills - 1 else 1.6) / kills**0.5)
@@ -77,7 +77,9 @@ def kill_and_go_on(whole, tmp_path, corpus_file, run_train, kills, number=signal
         reached.append(read_checkpoint(folder / "checkpoints" / "last.ckpt").update)
     print("killed after the checkpoints of updates", reached)  # shown where the test fails
     assert reached == sorted(reached)
-    assert run_train("--name", "killed", "--ckpt_path", "last")[0] == folder
+    assert len(reached) > kills / 2
+    if not (folder / "metrics.json").exists():
+        assert run_train("--name", "killed", "--ckpt_path", "last")[0] == folder
     assert_same_run(whole, folder)
     assert not list(folder.rglob("*.part"))
 

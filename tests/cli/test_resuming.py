@@ -119,6 +119,10 @@ def test_many_exceptions_anywhere(witnessed, run_train, tmp_path, moment, update
     interrupt_and_go_on(witnessed, run_train, tmp_path, moment, update, seconds, times)
 
 
+def is_interrupted(folder):
+    return (folder / "checkpoints" / "last.ckpt").exists() and not (folder / "metrics.json").exists()
+
+
 def interrupt_and_go_on(whole, run_train, tmp_path, moment, update, seconds, times):
     folder = tmp_path / "runs" / "cut" / "version_0"
     shutil.rmtree(folder, ignore_errors=True)
@@ -129,11 +133,12 @@ def interrupt_and_go_on(whole, run_train, tmp_path, moment, update, seconds, tim
             sabotaged.setattr("runlab.one._run_checkpoints.SECONDS_AT_RISK", seconds)
             sabotage(sabotaged, moment, update)
             for form in [WITNESSED, ("--ckpt_path", "last")][:times]:
-                if form == WITNESSED or (folder / "checkpoints" / "last.ckpt").exists():
+                if form == WITNESSED or is_interrupted(folder):
                     with suppress(SabotageError):
                         run_train(*form, "--name", "cut")
-        if (folder / "checkpoints" / "last.ckpt").exists():
+        if is_interrupted(folder):
             assert run_train("--name", "cut", "--ckpt_path", "last")[0] == folder
+        if (folder / "metrics.json").exists():
             assert_same_run(whole, folder)
         else:
             assert update <= 60  # the first checkpoint comes at 30, or with the end of the block in training then

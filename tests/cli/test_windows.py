@@ -67,11 +67,14 @@ if __name__ == "__main__":
 
 
 def call(job, folder):
-    (folder / "job.py").write_text(HIDE + job)
+    (folder / "job.py").write_text(f"import hiding\n{job}")
+    installed = folder / "site-packages"  # code of whoever trains would be followed by the engine
+    installed.mkdir()
+    (installed / "hiding.py").write_text(HIDE)
     out = subprocess.run(
         [sys.executable, "job.py"],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(PROJECT / "src"), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": f"{PROJECT / 'src'}{os.pathsep}{installed}", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,

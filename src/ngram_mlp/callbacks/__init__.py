@@ -5,6 +5,7 @@ For research: `Inspect` measures a list of quantities; to add one, write one cla
 
 from ngram_mlp.callbacks.batch_norm_statistics import BatchNormStatistics, EvaluationStatistics
 from ngram_mlp.callbacks.custom_scalars import CustomScalars
+from ngram_mlp.callbacks.figures import Figures
 from ngram_mlp.callbacks.hyperparameters import Hyperparameters
 from ngram_mlp.callbacks.inspection import Inspect
 from ngram_mlp.callbacks.layer_statistics import ActivationStatistics, GradientStatistics
@@ -24,6 +25,7 @@ __all__ = [
     "CustomScalars",
     "EmbeddingView",
     "EvaluationStatistics",
+    "Figures",
     "GradientStatistics",
     "Hyperparameters",
     "InitializationCheck",

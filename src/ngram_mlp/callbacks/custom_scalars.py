@@ -2,7 +2,7 @@
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from ngram_mlp.callbacks.inspection import harmless
+from ngram_mlp.callbacks.harmless import harmless
 from ngram_mlp.callbacks.recorder import Recorder
 from ngram_mlp.models.metrics import TRAIN_LOSS, VAL_LOSS
 

@@ -9,7 +9,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.core.saving import save_hparams_to_yaml
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from ngram_mlp.callbacks.inspection import harmless
+from ngram_mlp.callbacks.harmless import harmless
 from ngram_mlp.callbacks.recorder import Recorder
 
 # Omitted from TensorBoard's page: the same for all runs on a corpus, or a duplicate, such as of `data/block_size`.

@@ -1,46 +1,20 @@
 """Inspects the network during training; a failing diagnosis never costs the run."""
 
-import logging
-import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from multistep import Calls
+from ngram_mlp.callbacks.harmless import harmless, is_an_end
 from ngram_mlp.callbacks.quantity import Quantity
 from ngram_mlp.callbacks.recorder import NOTHING, Due, Recorder, begins_update
 from ngram_mlp.diagnostics.snapshot import Snapshot, take_snapshot
 from ngram_mlp.models import LanguageModel
-from runlab import Diverged, UserError, full_disk, printable, updates_of
+from runlab import UserError, updates_of
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
-strict = False  # if True, failures raise; tests set it, so that no diagnosis fails unnoticed
-
-
-def is_an_end(exception: BaseException) -> bool:
-    """Returns whether a signal or divergence ended a run, rather than a mistake or bug; it then has figures."""
-    return isinstance(exception, (KeyboardInterrupt, SystemExit, Diverged))
-
-
-@contextmanager
-def harmless(who: str, trainer: Any, update: int | None = None) -> Iterator[None]:
-    """Turns an exception into one line, so that a diagnosis never costs a run (promise 9).
-
-    Three kinds still end the run: a `UserError`, because an option must change; a full disk, which affects more than
-    the diagnosis; and, with the trainer's `detect_anomaly`, every exception, so that its traceback is printed.
-    """
-    try:
-        yield
-    except Exception as error:
-        if strict or trainer._detect_anomaly or isinstance(error, UserError) or full_disk(error):
-            raise
-        what = printable(textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" ..."))
-        when = f"at update {trainer.global_step if update is None else update:,}"
-        log.warning("%s failed %s and was switched off: %s (use detect_anomaly for the traceback)", who, when, what)
 
 
 class Inspect(Callback):

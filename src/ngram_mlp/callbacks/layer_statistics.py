@@ -6,6 +6,7 @@ from typing import Any
 from ngram_mlp.callbacks.quantity import Quantity, tag
 from ngram_mlp.callbacks.recorder import Recorder
 from ngram_mlp.callbacks.snapshot_history import SnapshotHistory
+from ngram_mlp.diagnostics.figures import distributions_figure, saturation_figure, update_ratio_figure
 from ngram_mlp.diagnostics.snapshot import Snapshot, update_ratios
 from ngram_mlp.diagnostics.statistics import SATURATION, cells, dead, density, log10_ratio, mean_and_std, saturated
 from ngram_mlp.models import LanguageModel
@@ -46,16 +47,14 @@ class ActivationStatistics(Quantity):
         recorder.numbers(numbers)
 
     def draw(self, model: LanguageModel, recorder: Recorder) -> None:
-        from ngram_mlp.diagnostics.figures import distributions_figure, saturation_figure
-
         summaries = self._history.summaries()
         densities = {when: summary["densities"] for when, summary in summaries.items()}
         masks = {when: summary["cells"] for when, summary in summaries.items()}
         if any(densities.values()):
-            figure = distributions_figure("output of the non-linearities", "activation", densities)
-            recorder.figure("activations", figure)
+            title = "output of the non-linearities"
+            recorder.figure("activations", distributions_figure, title, "activation", densities)
             first_and_last = {when: masks[when] for when in [*masks][:: max(1, len(masks) - 1)]}
-            recorder.figure("saturation", saturation_figure(first_and_last))
+            recorder.figure("saturation", saturation_figure, first_and_last)
 
     def _summary(self, snapshot: Snapshot) -> dict[str, Any]:
         layers = self.selected(snapshot.nonlinearities)
@@ -110,8 +109,6 @@ class GradientStatistics(Quantity):
         recorder.numbers(numbers)
 
     def draw(self, model: LanguageModel, recorder: Recorder) -> None:
-        from ngram_mlp.diagnostics.figures import distributions_figure, update_ratio_figure
-
         summaries = self._history.summaries()
         for name, title in (
             ("gradients", "gradient at the layers' outputs"),
@@ -119,10 +116,10 @@ class GradientStatistics(Quantity):
         ):
             densities = {when: summary[name] for when, summary in summaries.items()}
             if any(densities.values()):
-                recorder.figure(name, distributions_figure(title, "gradient", densities))
+                recorder.figure(name, distributions_figure, title, "gradient", densities)
         finite = {n: [(u, r) for u, r in points if math.isfinite(r)] for n, points in self._ratios.items()}
         if finite:
-            recorder.figure("update_to_data", update_ratio_figure(finite))
+            recorder.figure("update_to_data", update_ratio_figure, finite)
 
     def _summary(self, snapshot: Snapshot) -> dict[str, Any]:
         layers = self.selected(snapshot.nonlinearities) or self.selected(snapshot.layers)

@@ -5,9 +5,10 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from multistep import Calls
-from ngram_mlp.callbacks.inspection import harmless, is_an_end
+from ngram_mlp.callbacks.harmless import harmless, is_an_end
 from ngram_mlp.callbacks.losses import Losses
 from ngram_mlp.callbacks.recorder import Recorder, among
+from ngram_mlp.diagnostics.figures import loss_figure
 from ngram_mlp.models.metrics import VAL_LOSS
 
 DROP = 0.7  # a learning rate below this fraction of the previous one is marked
@@ -40,13 +41,11 @@ class LossHistory(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if len(self._losses):
-            from ngram_mlp.diagnostics.figures import loss_figure
-
             # A gradual schedule drops at every call; that is not worth marking.
             drops = self._drops if len(self._drops) <= 5 else []
             with harmless("LossHistory", trainer):
-                figure = loss_figure(self._losses.all.numpy(), self._validation, drops)
-                Recorder(trainer, trainer.global_step).figure("loss", figure)
+                recorder = Recorder(trainer, trainer.global_step)
+                recorder.figure("loss", loss_figure, self._losses.all, self._validation, drops)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if is_an_end(exception):

@@ -1,18 +1,21 @@
 """Records results in the trainer's loggers and the run's folder."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from pytorch_lightning import Callback, Trainer
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
+from ngram_mlp.callbacks.figures import Figures
 from ngram_mlp.callbacks.losses import Losses
 from ngram_mlp.callbacks.media_loggers import TensorBoard, media_loggers
-from runlab import updates_of
+from runlab import Picture, draw, updates_of
 
 if TYPE_CHECKING:  # both are slow to import, and a run without figures needs neither
     from matplotlib.figure import Figure
@@ -90,18 +93,23 @@ class Recorder:
         for logger in self._media if len(x) else ():
             logger.histogram(tag, x, self.update)
 
-    def figure(self, name: str, figure: "Figure") -> None:
-        """Shows a figure, and saves it as `figures/NAME.png` in the run's folder."""
-        if self.is_first_process:
-            from runlab import draw
+    def figure(self, name: str, function: "Callable[..., Figure]", *args: Any) -> None:
+        """Shows the figure that a function returns for these arguments, and saves it as `figures/NAME.png`.
 
-            run = "/".join(self._folder.parts[-2:])
-            small: dict[str, Any] = {"ha": "right", "va": "bottom", "fontsize": 7, "color": "0.5", "parse_math": False}
-            figure.text(0.995, 0.005, run, **small)
-            png, height, width = draw(figure)
-            self.file(f"figures/{name}.png", png)
-            for logger in self._media:
-                logger.figure(name, png, (height, width), self.update)
+        The function gets NumPy arrays for tensors. The callback `Figures` may call it in another process.
+        """
+        if self.is_first_process:
+            args = tree_map_only(Tensor, lambda tensor: tensor.detach().float().cpu().numpy(), args)
+            show, run = partial(self._show, name), "/".join(self._folder.parts[-2:])
+            takers = (one for one in self.trainer.callbacks if isinstance(one, Figures))
+            if not any(one.takes(show, function, *args, name=run) for one in takers):
+                show(draw(function, *args, name=run))
+
+    def _show(self, name: str, picture: Picture) -> None:
+        png, height, width = picture
+        self.file(f"figures/{name}.png", png)
+        for logger in self._media:
+            logger.figure(name, png, (height, width), self.update)
 
     def file(self, name: str, content: str | bytes) -> None:
         """Writes a file in the run's folder."""

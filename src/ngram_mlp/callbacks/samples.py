@@ -10,6 +10,7 @@ from ngram_mlp.callbacks.quantity import Quantity
 from ngram_mlp.callbacks.recorder import Recorder
 from ngram_mlp.data import NGramDataModule
 from ngram_mlp.data.ngrams import split_words
+from ngram_mlp.diagnostics.figures import embedding_figure
 from ngram_mlp.diagnostics.snapshot import Snapshot
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.metrics import evaluation_mode
@@ -66,11 +67,9 @@ class EmbeddingView(Quantity):
     def draw(self, model: LanguageModel, recorder: Recorder) -> None:
         table = next((module for module in model.network.modules() if isinstance(module, nn.Embedding)), None)
         if table is not None and table.weight.isfinite().all():
-            from ngram_mlp.diagnostics.figures import embedding_figure
-
             rows = table.weight[:MOST_POINTS].detach().cpu()  # the most frequent words, if tokens are words
             labels = [printable(token) or "(start)" for token in model.vocabulary[:MOST_POINTS]]
-            recorder.figure("embedding", embedding_figure(rows, labels))
+            recorder.figure("embedding", embedding_figure, rows, labels)
             for writer in recorder.writers:
                 _project(rows, labels, Path(writer.log_dir))
 

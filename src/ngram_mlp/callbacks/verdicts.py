@@ -10,7 +10,7 @@ from pytorch_lightning import Callback, LightningModule
 from rich.console import Console
 
 from multistep import Calls
-from ngram_mlp.callbacks.inspection import harmless
+from ngram_mlp.callbacks.harmless import harmless
 from ngram_mlp.callbacks.losses import Losses
 from ngram_mlp.callbacks.outcome import Outcome
 from ngram_mlp.callbacks.quantity import Quantity

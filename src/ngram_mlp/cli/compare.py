@@ -1,4 +1,4 @@
-"""`ngram-mlp compare`: trains recipes with several seeds side by side, and compares them with error bars."""
+"""`ngram-mlp compare`: compares recipes over several seeds, with error bars."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""`ngram-mlp search`: searches a space for the best recipe, and tests whether it beats the recipe it started from."""
+"""`ngram-mlp search`: searches a space for a recipe better than the one to start from."""
 
 from collections.abc import Sequence
 

@@ -213,7 +213,7 @@ def _callbacks(cli: TrainCLI, folder: Path, saved: str, console: Console) -> lis
             callbacks.CustomScalars(),
         ]
     if quantities:
-        chosen.append(callbacks.Inspect(quantities))
+        chosen += [callbacks.Inspect(quantities), callbacks.Figures()]
     if (connection := watcher()) is not None:
         chosen.append(Supervised(connection))
     given = cli.config_init.trainer.callbacks or []

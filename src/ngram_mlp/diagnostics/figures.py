@@ -2,24 +2,24 @@
 
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
-from matplotlib.figure import Figure
-from torch import Tensor
 
-from ngram_mlp.diagnostics.statistics import Cells, Density
-from runlab import CLOSE, PARTS, STYLE, Losses, figure_with_panels, legend_below, plain_ticks, smoothed
+from runlab import CLOSE, PARTS, Losses, figure_with_panels, legend_below, plain_ticks, smoothed
+
+if TYPE_CHECKING:  # the process that draws imports neither torch nor Lightning
+    from matplotlib.figure import Figure
+
+    from ngram_mlp.diagnostics.statistics import Cells, Density
 
 FREQUENT = 8  # the scale is logarithmic if a density exceeds the median this many times
 FEW, FEW_WORDS = 150, 80  # labels that fit into a figure of the embedding
 LONGEST = 8  # the longest label of a single character, which may be escaped
 
 
-@matplotlib.rc_context(STYLE)
-def loss_figure(losses: Losses, validation: Sequence[tuple[int, float]] = (), drops: Sequence[int] = ()) -> Figure:
+def loss_figure(losses: Losses, validation: Sequence[tuple[int, float]] = (), drops: Sequence[int] = ()) -> "Figure":
     """Draws the smoothed training loss, a band of the middle 80 % of the minibatches, and the validation loss.
 
     The upper panel shows the whole run on logarithmic axes, the lower one all but its first tenth.
@@ -52,22 +52,21 @@ def loss_figure(losses: Losses, validation: Sequence[tuple[int, float]] = (), dr
     return figure
 
 
-@matplotlib.rc_context(STYLE)
-def distributions_figure(title: str, unit: str, panels: Mapping[str, Mapping[str, Density]]) -> Figure:
+def distributions_figure(title: str, unit: str, panels: Mapping[str, "Mapping[str, Density]"]) -> "Figure":
     """Draws the densities of tensors by heading and name, on the same scale; `unit` labels the x-axis.
 
     The scale is logarithmic if some values are much more frequent than most. The legend shows the standard deviations
     under the first and the last heading.
     """
     names = list(dict.fromkeys(name for tensors in panels.values() for name in tensors))
-    every = np.concatenate([tensor["values"].numpy() for tensors in panels.values() for tensor in tensors.values()])
+    every = np.concatenate([tensor["values"] for tensors in panels.values() for tensor in tensors.values()])
     logarithmic = every.max(initial=0) > FREQUENT * np.median(every[every > 0]) if every.any() else False
     ends = [*panels][:: max(1, len(panels) - 1)]  # the first and the last
     figure, axes = figure_with_panels(len(panels), title, height=1.4, columns=1, legend=len(names))
     for axis, (heading, tensors) in zip(axes, panels.items(), strict=True):
         for color, name in zip(_colors(len(names)), names, strict=True):
             if name in tensors and len(tensors[name]["values"]):
-                edges, values = tensors[name]["edges"].numpy(), tensors[name]["values"].numpy()
+                edges, values = tensors[name]["edges"], tensors[name]["values"]
                 stds = " → ".join(dict.fromkeys(f"{panels[place][name]['std']:.2g}" for place in ends))
                 axis.plot((edges[1:] + edges[:-1]) / 2, values, color=color, linewidth=1, label=f"{name}  {stds}")
         axis.set(title=heading, ylabel="density")
@@ -89,8 +88,7 @@ def distributions_figure(title: str, unit: str, panels: Mapping[str, Mapping[str
     return figure
 
 
-@matplotlib.rc_context(STYLE)
-def saturation_figure(panels: Mapping[str, Mapping[str, Cells]]) -> Figure:
+def saturation_figure(panels: Mapping[str, "Mapping[str, Cells]"]) -> "Figure":
     """Draws the saturated cells in white: a column of panels for each heading, a row for each layer.
 
     In a panel, each row is an example and each column a unit: a white column is a dead unit.
@@ -105,7 +103,7 @@ def saturation_figure(panels: Mapping[str, Mapping[str, Cells]]) -> Figure:
     for place, axis in enumerate(axes):
         name, (heading, layers) = names[place // len(panels)], list(panels.items())[place % len(panels)]
         shown = layers[name]
-        axis.imshow(shown["rows"].numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+        axis.imshow(np.asarray(shown["rows"]), cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
         dead = f", {shown['dead']} dead" if shown["dead"] else ""
         above = f"{heading}\n" if place < len(panels) else ""
         axis.set_title(f"{above}{name}: {shown['share']:.1%}{dead}", fontsize=10)
@@ -118,8 +116,7 @@ def saturation_figure(panels: Mapping[str, Mapping[str, Cells]]) -> Figure:
     return figure
 
 
-@matplotlib.rc_context(STYLE)
-def update_ratio_figure(histories: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
+def update_ratio_figure(histories: Mapping[str, Sequence[tuple[int, float]]]) -> "Figure":
     """Draws for each weight a curve of (update, log10 of std(update) / std(weight)), and the line of 1e-3."""
     figure, (axis,) = figure_with_panels(1, "update to data ratio", height=3.2, legend=len(histories))
     for color, (name, points) in zip(_colors(len(histories)), histories.items(), strict=True):
@@ -131,14 +128,12 @@ def update_ratio_figure(histories: Mapping[str, Sequence[tuple[int, float]]]) ->
     return figure
 
 
-@matplotlib.rc_context(STYLE)
-def embedding_figure(embedding: Tensor, labels: Sequence[str]) -> Figure:
+def embedding_figure(rows: npt.NDArray[np.float32], labels: Sequence[str]) -> "Figure":
     """Draws an embedding's rows (n, n_embd) as labelled points: their two dimensions, or two principal axes.
 
     Labels are moved apart if they would overlap; of many, only some are shown. The colors distinguish vowels, other
     tokens and the boundary, which is the first row.
     """
-    rows = embedding.detach().float().cpu().numpy()
     names, explained = ("dimension 1", "dimension 2"), ""
     if rows.shape[1] == 1:
         rows = np.hstack([rows, np.zeros_like(rows)])
@@ -190,4 +185,6 @@ def apart(points: npt.NDArray[np.float32], distance: float) -> npt.NDArray[np.fl
 
 def _colors(count: int) -> Iterable[Any]:
     """Returns this many colors, from dark to light with depth."""
+    import matplotlib
+
     return [matplotlib.colormaps["viridis"](0.85 * i / max(1, count - 1)) for i in range(count)]

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from runlab._drawing import (
     CLOSE,
     PARTS,
-    STYLE,
     Losses,
     figure_with_panels,
     legend_below,
@@ -21,7 +20,6 @@ from runlab._drawing import (
 Points = Sequence[tuple[int, float]]
 
 
-@matplotlib.rc_context(STYLE)
 def loss_bands_figure(panels: Mapping[str, Mapping[str, Sequence[Losses]]]) -> Figure:
     """Plots the training loss of recipes over updates: the mean over seeds, in a band from minimum to maximum.
 
@@ -53,7 +51,6 @@ def loss_bands_figure(panels: Mapping[str, Mapping[str, Sequence[Losses]]]) -> F
     return figure
 
 
-@matplotlib.rc_context(STYLE)
 def points_figure(panels: Mapping[str, Mapping[str, Sequence[float]]], unit: str) -> Figure:
     """Plots for each heading and recipe a point per seed and a line at the mean; `unit` names the values."""
     rows = [(heading, recipe, seeds) for heading, recipes in panels.items() for recipe, seeds in recipes.items()]
@@ -72,7 +69,6 @@ def points_figure(panels: Mapping[str, Mapping[str, Sequence[float]]], unit: str
     return figure
 
 
-@matplotlib.rc_context(STYLE)
 def history_figure(
     metric: str, ended: Sequence[tuple[int, float]], pruned: Sequence[tuple[int, float]], best: Any
 ) -> Figure:
@@ -89,7 +85,6 @@ def history_figure(
     return figure
 
 
-@matplotlib.rc_context(STYLE)
 def slices_figure(
     metric: str, values: Mapping[str, Sequence[Any]], logarithmic: set[str], results: Sequence[float]
 ) -> Figure:
@@ -117,7 +112,6 @@ def slices_figure(
     return figure
 
 
-@matplotlib.rc_context(STYLE)
 def importances_figure(importances: Mapping[str, float]) -> Figure:
     """Plots how much of the difference between good trials and others each option explains."""
     figure, (axis,) = figure_with_panels(1, "importance of the options", width=8, height=0.6 + 0.25 * len(importances))

@@ -58,9 +58,9 @@ def write_report(
     if any(row["val"] is not None for row in rows):
         if _have_curves(rows):
             losses = _values(panels, lambda row: np.load(Path(row["folder"], "losses.npy")))
-            (folder / "curves.png").write_bytes(draw(loss_bands_figure(losses))[0])
+            (folder / "curves.png").write_bytes(draw(loss_bands_figure, losses)[0])
         points = _values(panels, lambda row: row["val"])
-        (folder / "final.png").write_bytes(draw(points_figure(points, "validation loss"))[0])
+        (folder / "final.png").write_bytes(draw(points_figure, points, "validation loss")[0])
     (folder / "report.md").write_text(_markdown(folder.name, lines, rows, words), encoding="utf-8")
     console.print(f"report  {folder / 'report.md'}")
 

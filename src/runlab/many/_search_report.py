@@ -113,14 +113,16 @@ def _draw(folder: Path, trials: Trials, goal: Goal, ended: Sequence[FrozenTrial]
     """Draws the figures for which there are enough trials, and returns their names."""
     pruned = [trial for trial in trials.all if trial.state == TrialState.PRUNED and trial.intermediate_values]
     in_order = sorted(ended, key=lambda trial: trial.number)
-    figures = {
-        "history": history_figure(
+    figures: dict[str, tuple[Any, ...]] = {
+        "history": (
+            history_figure,
             goal.metric,
             [(trial.number, trial.values[0]) for trial in in_order],
             [(trial.number, list(trial.intermediate_values.values())[-1]) for trial in pruned],
             max if goal.maximize else min,
         ),
-        "slices": slices_figure(
+        "slices": (
+            slices_figure,
             goal.metric,
             {option: [_point(trial.params[option]) for trial in ended] for option in ended[0].params},
             {option for option, distribution in ended[0].distributions.items() if _is_logarithmic(distribution)},
@@ -131,9 +133,9 @@ def _draw(folder: Path, trials: Trials, goal: Goal, ended: Sequence[FrozenTrial]
         counted = optuna.create_study(direction=goal.toward)
         counted.add_trials(ended)
         evaluator = PedAnovaImportanceEvaluator()
-        figures["importances"] = importances_figure(get_param_importances(counted, evaluator=evaluator))
+        figures["importances"] = importances_figure, get_param_importances(counted, evaluator=evaluator)
     for name, figure in figures.items():
-        (folder / f"{name}.png").write_bytes(draw(figure)[0])
+        (folder / f"{name}.png").write_bytes(draw(*figure)[0])
     return list(figures)
 
 
