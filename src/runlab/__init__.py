@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from runlab._command import command as command
     from runlab._command import open_console as open_console
     from runlab._command import show as show
+    from runlab._config_files import read_configuration as read_configuration
     from runlab._drawing import CLOSE as CLOSE
     from runlab._drawing import PARTS as PARTS
     from runlab._drawing import Losses as Losses
@@ -82,6 +83,7 @@ _HOMES = {
     "_called": "as_typed called from_here program",
     "_channel": "watcher",
     "_command": "ConsoleHandler command open_console show",
+    "_config_files": "read_configuration",
     "_drawing": "CLOSE PARTS Losses Picture draw figure_with_panels legend_below plain_ticks smoothed",
     "_errors": "Diverged UserError full_disk printable require_at_least shortened",
     "_files": "LAST claim_run_folder remove_folder rewind write_atomically",

@@ -9,7 +9,9 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
 from runlab._called import usage
+from runlab._config_files import Setting, setting_of
 from runlab._mistakes import about_import, about_memory, about_value, exit_with, in_one_line, mistake_in
+from runlab._options import options_in
 from runlab._wanted import is_whole
 
 set_parsing_settings(add_print_completion_argument=True)
@@ -61,13 +63,33 @@ class OneLineParser(ArgumentParser):
             self.error(*nested.args)
 
     def error(self, message: str, ex: Exception | None = None, kind: Any = None) -> NoReturn:
-        if key := re.match('Parser key "(.+?)"', message):
-            kind = self._kinds().get(key[1], kind)
+        if found := re.match('Parser key "(.+?)"', message):
+            kind = self._kinds().get(found[1], kind)
         if getattr(self, "_inner_parser", False):
             raise _Nested(message, ex, kind)
-        line = mistake_in(ex, self.typed) or about_memory(ex) or about_import(ex)
-        line = line or (about_value(key[1], kind, self.typed) if key else None)
-        exit_with(line or in_one_line(_first_cause(ex) or message, self.typed, self._known(), key and key[1]))
+        if line := mistake_in(ex, self.typed) or about_memory(ex) or about_import(ex):
+            exit_with(line)
+        cause, key = _first_cause(ex) or message, found[1] if found else None
+        unknown = re.search("[Oo]ption '(.+?)'", cause)
+        setting = self._in_a_file(unknown[1] if unknown else key, "" if unknown else cause)
+        typed = [f"--{setting.option}", setting.value] if setting else self.typed
+        line = about_value(key, kind, typed) if key and not unknown else None
+        line = line or in_one_line(cause, typed, self._known(), key)
+        exit_with(f"{setting.file}: {line.removeprefix('--')}" if setting else line)
+
+    def _in_a_file(self, key: str | None, cause: str) -> Setting | None:
+        """Returns the setting of an option, given by its last words, in a configuration file, if that is at fault.
+
+        It is if the option was not typed, or if the message about the cause, unless empty, has its value alone.
+        """
+        typed = [value for option, value in options_in(self.typed).items() if key in option.lstrip("-").split(".")]
+        if key is None or any(value in cause or not cause for value in typed):
+            return None
+        parser = PlainParser(add_help=False, allow_abbrev=False)
+        parser.add_argument("--config", action="append", default=[])
+        files = [*map(str, self.default_config_files), *parser.parse_known_args(self.typed)[0].config]
+        setting = setting_of(key, files)
+        return setting if setting is None or not cause or setting.value in cause else None
 
     def _kinds(self) -> dict[str, Any]:
         """Returns the types of the options by name."""
@@ -89,8 +111,8 @@ class OneLineParser(ArgumentParser):
         """Returns all options, including those of the default classes."""
         try:
             keys = [key.replace(".init_args", "") for key, _ in self.get_defaults().items()]
-        except SystemExit:  # the mistake is in the file of defaults
-            return []
+        except (SystemExit, argparse.ArgumentError):  # the mistake is in the file of defaults
+            keys = [*self._kinds()]
         return [*dict.fromkeys(f"--{key}" for key in keys)]
 
 

@@ -1,5 +1,6 @@
 """A file for --config is read as what it says, or refused in one line, however it was made."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,59 @@ def test_a_file_that_no_run_could_mean_is_one_line(content, reason, tmp_path, mo
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     assert reason in fails(train.main, DEFAULT_CONFIG, ["--config", str(path), "--data.corpus", "sample"])
     assert [*tmp_path.iterdir()] == [path]
+
+
+MISTAKES = {
+    "a misspelt option of a model": (
+        "model: {class_path: MLP, init_args: {n_hiden: 3}}",
+        "model.n_hiden 3: Option 'n_hiden' is not accepted; did you mean --model.n_hidden?",
+    ),
+    "without its class": (
+        "model: {n_hiden: 3}",
+        "model.n_hiden 3: Option 'n_hiden' is not accepted; did you mean --model.n_hidden?",
+    ),
+    "a misspelt option of the trainer": (
+        "trainer: {max_stepz: 3}",
+        "trainer.max_stepz 3: Group 'trainer' does not accept option 'max_stepz'; did you mean --trainer.max_steps?",
+    ),
+    "a misspelt option": ("naem: a", "naem a: Option 'naem' is not accepted; did you mean --name?"),
+    "a misspelt class": (
+        "model: BatchNormMPL",
+        "model BatchNormMPL: give a subclass of LanguageModel or null; did you mean BatchNormMLP?",
+    ),
+    "a word for a number": (
+        "model: {class_path: MLP, init_args: {n_hidden: many}}",
+        "model.n_hidden many: give a whole number",
+    ),
+    "an option of 0.2": (
+        "model: {class_path: MLP, init_args: {engine: fused}}",
+        "model.engine fused: Option 'engine' is not accepted; did you mean --engine?",
+    ),
+}
+
+
+@pytest.mark.parametrize(("content", "line"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_in_a_file_names_the_file_and_what_may_be_meant(content, line, tmp_path, monkeypatch, fails):
+    monkeypatch.chdir(tmp_path)
+    path, default = tmp_path / "odd.yaml", tmp_path / "default.yaml"
+    path.write_text(content)
+    expected = f"error: {path}: {line}"
+    # A typed value that is fine is not the mistake, although it is of the same option.
+    for typed in ([], ["--trainer.max_steps", "9"], ["--model.n_hidden", "9"]):
+        assert fails(train.main, DEFAULT_CONFIG, ["--config", str(path), *typed]) == expected
+    shutil.copy(DEFAULT_CONFIG, default)
+    assert fails(train.main, default, ["--config", str(path)]) == expected
+    # Nor is the file that everything begins with right where it is edited.
+    default.write_text(content)
+    found = fails(train.main, default, [])
+    assert found.startswith(f"error: {default}: {line.partition('; did you mean')[0]}")
+
+
+def test_a_file_that_is_no_yaml_is_one_line_where_it_is_the_default_one(tmp_path, monkeypatch, fails):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "default.yaml").write_text("model: [MLP\n")
+    line = fails(train.main, tmp_path / "default.yaml", [])
+    assert f"{tmp_path / 'default.yaml'}: is not valid YAML" in line
 
 
 def test_what_cannot_be_read_is_one_line(tmp_path, monkeypatch, fails):

@@ -1,10 +1,6 @@
 """Checks whether a checkpoint belongs to a run, and what the resumed run may change."""
 
 import json
-import logging
-import re
-from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch.optim import Optimizer
@@ -15,8 +11,6 @@ from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.loading import load_weights
 from runlab import Checkpoint, UserError, cannot_resume, changed_options
 
-log = logging.getLogger(__name__)
-
 MOST_THREADS = 1024
 OF_A_SHAPE = ("momentum_buffer", "exp_avg", "exp_avg_sq")  # optimizer state in the shape of a parameter
 RATES = ("model.optimizer.lr", "model.lr_scheduler")
@@ -24,24 +18,6 @@ OF_A_RATE = ("lr", "initial_lr", "max_lr", "min_lr")  # what schedules keep in t
 # Options that a resumed run may change; files may have moved, as the corpus is known by its hash.
 CHANGEABLE = ("trainer", "checkpoint_every", *RATES, "engine", "observe", "statistics")
 PLACES = ("name", "runs_dir", "data.corpus", "data.data_dir", "ckpt_path", "resume")
-
-
-def engine_renamed(words: Sequence[str]) -> list[str]:
-    """Returns the arguments with the `--model.engine` of version 0.2 renamed to `--engine`."""
-    if any(word.split("=")[0] == "--model.engine" for word in words):
-        log.info("--model.engine is now --engine; using it as such")
-    return [re.sub(r"^--model\.engine(?==|$)", "--engine", word) for word in words]
-
-
-def with_engine(file: str, given: dict[str, Any]) -> str:
-    """Returns a configuration file, or its content as JSON after moving 0.2's `model.engine` to `engine`."""
-    model = given.get("model")
-    for group in (model, model.get("init_args") if isinstance(model, dict) else None):
-        if isinstance(group, dict) and "engine" in group:
-            log.info("%s: model.engine is now engine; using it as such", file)
-            given.setdefault("engine", group.pop("engine"))
-            return json.dumps(given)
-    return file
 
 
 def check_checkpoint(checkpoint: Checkpoint, configuration: str, model: LanguageModel, data: NGramDataModule) -> None:

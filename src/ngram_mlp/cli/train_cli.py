@@ -1,6 +1,5 @@
 """Builds a model and its data from arguments, with LightningCLI; the trainer is built when a run starts."""
 
-import os
 import re
 import secrets
 import sys
@@ -17,7 +16,6 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from multistep import EngineName
 from ngram_mlp.callbacks import Quantity
-from ngram_mlp.cli.resuming import engine_renamed, with_engine
 from ngram_mlp.data import NGramDataModule
 from ngram_mlp.data.corpus import SampleCorpusWarning
 from ngram_mlp.diagnostics.batch_norm_statistics import StatisticsName
@@ -33,6 +31,7 @@ from runlab import (
     about_memory,
     flattened,
     from_environment,
+    read_configuration,
     require_at_least,
     split_arguments,
     words_for,
@@ -59,12 +58,12 @@ class TrainCLI(LightningCLI):
         args = [*from_environment(GROUPS), *(sys.argv[1:] if args is None else args)]
         if args and args[-1] == "--model.help":  # of the default model, not of the shared class
             args = [*args[:-1], "--model.help=BatchNormMLP"]
-        args, self.resume_point = split_arguments(engine_renamed(args), with_engine)
+        args, self.resume_point = split_arguments(args)
         self._typed = args
         if self.resume_point and self.resume_point.folder:
             default_config = self.resume_point.folder / "config.yaml"
-        if default_config.is_file() and not os.access(default_config, os.R_OK):
-            raise UserError(f"{default_config} cannot be read; change its permissions")
+        if default_config.is_file():
+            read_configuration(str(default_config))  # raises for what the parser would not explain
         about = f"{self.description} {ABOUT_OPTIONS}"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SampleCorpusWarning)  # `train.py` shows a panel instead

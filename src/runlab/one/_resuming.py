@@ -1,17 +1,17 @@
 """Determines where a run resumes from, and which of its options may change."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runlab._config_files import read_configuration
 from runlab._errors import UserError, shortened
 from runlab._files import LAST, checkpoint_file, finished_at
 from runlab._options import flattened
 from runlab._parser import PlainParser
 from runlab.one._checkpoint import Checkpoint, read_checkpoint
-from runlab.one._config_files import read_configuration
 
 
 @dataclass(frozen=True)
@@ -22,17 +22,11 @@ class ResumePoint:
     folder: Path | None
 
 
-def split_arguments(
-    args: Sequence[str], read: Callable[[str, dict[str, Any]], str] = lambda file, _: file
-) -> tuple[list[str], ResumePoint | None]:
+def split_arguments(args: Sequence[str]) -> tuple[list[str], ResumePoint | None]:
     """Returns the arguments for the parser, and the point to resume from, which determines the default configuration.
 
     Moves `--config FILE` before the other arguments, so that overrides hold wherever they are typed: the parser applies
     arguments in order, and `--model.n_hidden 9 --config a.yaml` would lose the 9.
-
-    Args:
-        args: the arguments as typed.
-        read: returns the value for `--config`, given a file's path and content.
 
     Raises:
         UserError: there is no such checkpoint, or the name or runs_dir given is not that of its run.
@@ -49,7 +43,7 @@ def split_arguments(
     typed = [word for option, value in options.items() if value is not None for word in (f"--{option}", value)]
     for file in files:
         given = read_configuration(file)
-        configs += ["--config", read(file, given)]
+        configs += ["--config", file]
         found = {key: given[key] for key in options if options[key] is None and given.get(key)}
         for key, value in found.items():
             if not isinstance(value, str):

@@ -1,13 +1,24 @@
 """Reads `--config` files before the parser does, so that a mistake in one gives a one-line error."""
 
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from runlab._errors import UserError, shortened
+from runlab._options import flattened
 
 REMEDY = "give a YAML file with the values that differ from the defaults, such as `model: {init_args: {n_hidden: 300}}`"
+
+
+class Setting(NamedTuple):
+    """A line of a configuration file."""
+
+    file: str
+    option: str
+    value: str
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
@@ -34,3 +45,13 @@ def read_configuration(path: str) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UserError(f"contains no options; {REMEDY}", config=path)
     return content
+
+
+def setting_of(key: str, files: Iterable[str]) -> Setting | None:
+    """Returns what the last of these files that does so sets an option to, given by its last words."""
+    found = None
+    for file in files:
+        with suppress(UserError):
+            settings = (Setting(file, option, str(value)) for option, value in flattened(read_configuration(file)))
+            found = next((one for one in settings if f".{one.option}".endswith(f".{key}")), found)
+    return found
