@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 LONGEST_NAME = 60
+GROUPS = ("model", "data", "trainer")  # of options, in every LightningCLI
 
 
 def options_in(words: Sequence[str]) -> dict[str, str]:
@@ -19,16 +20,25 @@ def options_in(words: Sequence[str]) -> dict[str, str]:
     return options
 
 
-def from_environment(groups: Sequence[str]) -> list[str]:
+def from_environment(groups: Sequence[str] = GROUPS) -> list[str]:
     """Returns the options of these groups that the environment sets, as words of a command line.
 
     `PL_TRAINER__MAX_STEPS=100` (LightningCLI's form) and `PL_TRAINER_MAX_STEPS=100` (the trainer's) both give
     `--trainer.max_steps=100`.
     """
-    name = re.compile(rf"PL_({'|'.join(groups)})(?:__?(\w+))?", re.IGNORECASE)
-    found = [(name.fullmatch(variable), value) for variable, value in sorted(os.environ.items())]
-    named = [(".".join(filter(None, match.groups())).lower(), value) for match, value in found if match]
-    return [f"--{option.replace('__', '.')}={value}" for option, value in named]
+    found = ((_setting(variable, groups), value) for variable, value in sorted(os.environ.items()))
+    return [f"--{option}={value}" for option, value in found if option]
+
+
+def as_assignments(groups: Sequence[str] = GROUPS) -> list[str]:
+    """Returns the variables of the environment that set options of these groups, as `NAME=VALUE`."""
+    return [f"{name}={value}" for name, value in sorted(os.environ.items()) if _setting(name, groups)]
+
+
+def _setting(variable: str, groups: Sequence[str]) -> str:
+    """Returns the option that a variable of the environment sets; "" if it sets none of these groups."""
+    match = re.fullmatch(rf"PL_({'|'.join(groups)})(?:__?(\w+))?", variable, re.IGNORECASE)
+    return ".".join(filter(None, match.groups())).lower().replace("__", ".") if match else ""
 
 
 def words_for(typed: Sequence[str], groups: Sequence[str], places: Sequence[str] = ()) -> str:
@@ -63,7 +73,8 @@ def shortened_options(options: Sequence[str]) -> list[str]:
     for option in options:
         words = option.split(".")
         names = (".".join(words[-count:]) for count in range(1, len(words) + 1))
-        short.append(next(name for name in names if sum(f".{one}".endswith(f".{name}") for one in options) == 1))
+        alone = (name for name in names if sum(f".{one}".endswith(f".{name}") for one in options) == 1)
+        short.append(next(alone, option))  # the whole name may be the end of another
     return short
 
 

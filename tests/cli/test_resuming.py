@@ -475,3 +475,11 @@ def test_a_finished_run_that_has_nothing_left_to_train_stays_as_it_is(options, t
     more = ("--trainer.max_steps", "50") if options[1] == "40" else ("--trainer.max_epochs", "3")
     _, out = run_train("--resume", str(folder), *more)
     assert "trained to update" in out
+
+
+def test_of_several_files_the_last_one_says_which_run_goes_on(run_train, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.yaml").write_text(f"name: {name}\n")
+        run_train(*OPTIONS, "--trainer.max_steps", "30", "--config", f"{name}.yaml")
+    both = ("--config", "one.yaml", "--config", "two.yaml", "--ckpt_path", "last", "--trainer.max_steps", "60")
+    assert run_train(*both)[0].parts[-3:-1] == ("two", "n_hidden=20")

@@ -259,3 +259,66 @@ def test_an_option_is_varied_once(study, fails):
     assert "--grid model.n_hidden=7: the option is given twice" in fails(
         study, "--grid", "model.n_hidden=5,6", "--grid", "model.n_hidden=7"
     )
+
+
+def sizes_in(folder):
+    return {json.loads(path.read_text())["model"]["n_hidden"] for path in folder.rglob("config.yaml")}
+
+
+def test_a_recipe_may_be_edited_while_its_study_runs(run_compare, tmp_path, fails):
+    command = [*run_compare.command, "plain.yaml", "--seeds", "3", "--jobs", "1", "--pause", "0.01"]
+    (tmp_path / "plain.yaml").write_text("model: {n_hidden: 4}\n")
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while process.poll() is None and not [*tmp_path.rglob("version_0/config.yaml")]:
+        time.sleep(0.02)
+    (tmp_path / "plain.yaml").write_text("model: {n_hidden: 400}\n")
+    assert process.wait(timeout=60) == 0
+    assert len([*tmp_path.rglob("metrics.json")]) == 3
+    assert sizes_in(tmp_path / "runs") == {4}
+    assert "with a different file" in fails(run_compare, "plain.yaml", "--seeds", "4", "--pause", "0.01")
+
+
+def test_what_the_environment_sets_belongs_to_a_study(run_compare, fails, monkeypatch, tmp_path):
+    monkeypatch.setenv("PL_TRAINER__MAX_STEPS", "50")
+    run_compare("plain.yaml", "--seeds", "1")
+    assert "PL_TRAINER__MAX_STEPS=50 " in (tmp_path / "runs/compare/plain/report.md").read_text()
+    monkeypatch.setenv("PL_TRAINER__MAX_STEPS", "400")
+    assert "with different options" in fails(run_compare, "plain.yaml", "--seeds", "2")
+
+
+def test_two_recipes_never_share_a_folder(run_compare, fails, tmp_path):
+    (tmp_path / "my recipe.yaml").write_text("model: {n_hidden: 4}\n")
+    (tmp_path / "my_recipe.yaml").write_text("model: {n_hidden: 99}\n")
+    run_compare("my recipe.yaml", "--seeds", "1")
+    assert "my_recipe was trained there with a different file" in fails(run_compare, "my_recipe.yaml", "--seeds", "1")
+
+
+def test_a_run_that_was_lengthened_by_hand_is_not_averaged_with_the_others(run_compare, fails, tmp_path):
+    run_compare("plain.yaml", "--seeds", "2")
+    path = tmp_path / "runs/compare/plain/runs/plain/seed_1/version_0/config.yaml"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"max_steps": 600}))
+    line = fails(run_compare, "plain.yaml", "--seeds", "2")
+    assert "plain has runs with different max_steps" in line
+    assert "seed_1/version_0 and" in line
+
+
+def test_a_study_goes_on_where_hanging_up_is_ignored(run_compare, tmp_path):
+    """As `nohup` has it ignored."""
+    command = [*run_compare.command, "plain.yaml", "--seeds", "1", "--pause", "0.01"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    )
+    while process.poll() is None and not [*tmp_path.rglob("version_0/config.yaml")]:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=60) == 0
+
+
+def test_damaged_files_are_one_line_or_trained_again(run_compare, fails, tmp_path):
+    run_compare("plain.yaml", "--seeds", "1")
+    folder = tmp_path / "runs/compare/plain"
+    (folder / "runs/plain/seed_1/version_0/metrics.json").write_text("")
+    run_compare("plain.yaml", "--seeds", "1")
+    assert len(json.loads((folder / "results.json").read_text())) == 1
+    (folder / "study.json").write_text('{"a')
+    assert "study.json is damaged; remove it" in fails(run_compare, "plain.yaml", "--seeds", "1")

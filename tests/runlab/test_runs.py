@@ -121,3 +121,22 @@ def test_results_of_before_a_run_was_resumed_are_not_its_results(runs, capsys):
     np.save(f"{runs}/default/version_1/losses.npy", np.zeros(2500, np.float32))  # interrupted
     (row,) = listed(capsys, runs, "--where", "n_hidden=300")
     assert (row["val"], row["updates"]) == ("", "2500")
+
+
+def test_a_run_whose_loss_is_not_a_number_comes_last(tmp_path, capsys):
+    for number, val in enumerate([2.5, float("nan"), 2.1, float("nan"), 2.3]):
+        folder = tmp_path / f"version_{number}"
+        folder.mkdir()
+        (folder / "config.yaml").write_text("name: a\nwhen: 2024-13-45\n" if number == 4 else "name: a\n")
+        record = {split: {"loss": val} for split in ("train", "val", "test")}
+        (folder / "metrics.json").write_text(json.dumps(record | {"updates": 9, "engine": "eager", "seconds": 1.0}))
+    assert [row["run"] for row in listed(capsys, str(tmp_path))] == ["version_2", "version_0", "version_1", "version_3"]
+
+
+def test_an_option_whose_name_ends_anothers_has_its_whole_name(tmp_path, capsys):
+    for number in (0, 1):
+        folder = tmp_path / f"version_{number}"
+        folder.mkdir()
+        (folder / "config.yaml").write_text(f"optimizer: {{lr: {number}}}\nmodel: {{optimizer: {{lr: {number}}}}}\n")
+    list_runs([str(tmp_path)])
+    assert "optimizer.lr=" in capsys.readouterr().out

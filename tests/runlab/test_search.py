@@ -1,5 +1,6 @@
 """Searches: real processes of a script that trains nothing."""
 
+import io
 import json
 import math
 import os
@@ -495,7 +496,8 @@ def test_a_pruned_trial_stays_one_if_its_search_is_killed_before_optuna_hears_of
 
 
 def test_a_path_that_a_database_would_cut_is_refused(run_search, fails):
-    assert "has a question mark; give another name" in fails(run_search, "--name", "what?")
+    for name in ("what?", "a{b}", "50%41"):
+        assert "has one of the characters ?%{}; give another name" in fails(run_search, "--name", name)
 
 
 def test_a_grid_has_no_digits_of_rounding():
@@ -509,3 +511,119 @@ def test_confirming_runs_have_the_options_of_the_script(run_search, monkeypatch)
     folder = run_search("--trials", "1", confirm="1")
     configs = [json.loads(path.read_text()) for path in folder.glob("confirmation/**/config.yaml")]
     assert [config["batch_size"] for config in configs] == [4, 4]
+
+
+def test_a_recipe_may_be_edited_while_its_search_runs(run_search, tmp_path):
+    options = ("--trials", "3", "--jobs", "1", "--confirm", "0", "--pruner", "none", "--pause", "0.01")
+    space = ("--space", "model.optimizer.lr=0.1..0.2")
+    command = [*run_search.command[:4], *space, *options]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while process.poll() is None and not [*tmp_path.rglob("trials/0/version_0/config.yaml")]:
+        time.sleep(0.02)
+    (tmp_path / "plain.yaml").write_text("model: {n_hidden: 400}\n")
+    assert process.wait(timeout=60) == 0
+    configs = [json.loads(path.read_text()) for path in tmp_path.rglob("trials/*/version_0/config.yaml")]
+    assert [one["model"]["n_hidden"] for one in configs] == [8, 8, 8]
+    assert "n_hidden" not in (tmp_path / "runs/search/search/best.yaml").read_text()
+
+
+def test_what_the_environment_sets_belongs_to_a_search(run_search, fails, monkeypatch):
+    run_search("--trials", "1")
+    monkeypatch.setenv("PL_TRAINER_MAX_STEPS", "400")
+    assert "started with a different overrides" in fails(run_search, "--trials", "2")
+
+
+def test_trials_of_different_corpora_are_not_ranked(run_search, fails):
+    folder = run_search("--trials", "1")
+    with sqlite3.connect(folder / "optuna.db") as database:
+        database.execute("update trial_user_attributes set value_json = '\"another\"' where key = 'corpus'")
+    assert "trials 0 and 1 were trained on different corpora" in fails(run_search, "--trials", "2")
+
+
+@pytest.mark.usefixtures("run_search")
+def test_a_recipe_named_as_a_trial_is_confirmed_against_that_trial(tmp_path):
+    shutil.copy(tmp_path / "plain.yaml", tmp_path / "trial_0.yaml")
+    args = ["trial_0.yaml", "--space", "model.n_hidden=20,30", "--trials", "1", "--confirm", "2", "--jobs", "1"]
+    command(search_command)(FAKE, args)
+    study = tmp_path / "runs/search/search/confirmation/trial_0"
+    rows = json.loads((study / "results.json").read_text())
+    assert [(row["recipe"], row["seed"]) for row in rows] == [
+        (name, seed) for seed in (2, 3) for name in ("trial_0", "best")
+    ]
+
+
+def test_searches_that_share_a_database_share_no_trials(run_search):
+    shared = ("--trials", "1", "--storage", "sqlite:///shared.db", "--jobs", "1")
+    for name in ("tpe/lr", "random/lr"):
+        folder = run_search(*shared, "--name", name)
+        assert len([*folder.glob("trials/*/version_0/metrics.json")]) == 1
+
+
+def test_an_interrupted_search_whose_budget_is_spent_ends_its_trials(run_search, tmp_path):
+    options = ("--trials", "9", "--jobs", "2", "--confirm", "0", "--pruner", "none", "--budget_updates", "60")
+    command = [*run_search.command, *options, "--pause", "0.02", "--save_every", "5"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    folder = tmp_path / "runs/search/search"
+    while process.poll() is None:
+        time.sleep(0.05)
+        saved = [json.loads(path.read_text())["update"] for path in folder.glob("trials/*/version_0/checkpoints/*")]
+        if len(saved) == 2 and min(saved) > 40:
+            process.send_signal(signal.SIGINT)
+            break
+    assert process.wait(timeout=60) == 130
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [trial.state for trial in counted(trials_of(folder))] == [TrialState.COMPLETE] * 2
+    assert (folder / "best.yaml").exists()
+
+
+def test_a_limit_that_was_raised_is_not_judged_by_the_trials_before(run_search, fails, monkeypatch):
+    monkeypatch.setattr("runlab.many._searching.MAX_DUPLICATES", 4)
+    space = ("--space", "model.n_hidden=20..99")
+    options = ("--trials", "2", "--jobs", "1")
+    assert "almost no network" in fails(lambda: run_search(*options, "--max_parameters", "100", space=space))
+    folder = run_search(*options, "--max_parameters", "9000", space=space)
+    assert len(counted(trials_of(folder))) == 2
+
+
+def test_a_best_trial_without_any_result_of_fresh_seeds_is_told(tmp_path):
+    recipe, found = tmp_path / "base.yaml", tmp_path / "best.yaml"
+    for path in (recipe, found):
+        path.write_text("name: any\n")
+    console = Console(record=True, file=io.StringIO())
+    result = confirm_best(tmp_path / "trial_7", recipe, found, (1, 2), [], Goal(9), list, ["search.py"], console)
+    assert (result.seeds, result.lost) == (0, 2)
+    best = optuna.create_study()
+    best.add_trial(optuna.trial.create_trial(value=2.0))
+    assert "It could not be confirmed: no fresh seed has a result" in _verdict(best.trials[0], Goal(9), result)
+    assert console.export_text().count("failed: trial_7, seed") == 2
+
+
+def test_a_full_disk_is_one_line(run_search, fails, monkeypatch):
+    def fill(*_, **__):
+        raise optuna.exceptions.StorageInternalError from OSError(28, "No space left on device")
+
+    monkeypatch.setattr(storage_module.RDBStorage, "set_trial_user_attr", fill)
+    line = fails(run_search, "--trials", "1", "--jobs", "1")
+    assert "optuna.db cannot be written ([Errno 28] No space left on device)" in line
+
+
+NEEDY = """
+import sys
+from pathlib import Path
+from tests.runlab import fake
+
+if __name__ == "__main__":
+    if "--corpus" not in sys.argv and "--resume" not in sys.argv:
+        sys.exit("error: --corpus is required")
+    at = sys.argv.index("--corpus") if "--corpus" in sys.argv else len(sys.argv)
+    fake.main(sys.argv[1:at] + sys.argv[at + 2:])
+"""
+
+
+@pytest.mark.usefixtures("run_search")
+def test_a_script_that_needs_an_option_has_a_best_recipe(tmp_path):
+    (tmp_path / "needy.py").write_text(NEEDY)
+    args = ["plain.yaml", "--space", "model.n_hidden=20,30", "--trials", "1", "--confirm", "0", "--corpus", "x"]
+    command(search_command)(replace(FAKE, path=tmp_path / "needy.py"), args)
+    assert yaml.safe_load((tmp_path / "runs/search/search/best.yaml").read_text())["model"]["n_hidden"] in (20, 30)

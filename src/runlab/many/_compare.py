@@ -8,10 +8,11 @@ from runlab._called import called
 from runlab._command import command, open_console
 from runlab._errors import require_at_least
 from runlab._files import within
+from runlab._options import as_assignments
 from runlab._parser import PlainParser
 from runlab.many._plan import plan, record_recipes, study_name
 from runlab.many._pool import train_all
-from runlab.many._report import write_report
+from runlab.many._report import print_failures, write_report
 from runlab.many._script import Script, cores
 
 
@@ -28,12 +29,11 @@ def compare(script: Script, args: Sequence[str] | None = None) -> None:
     trained = train_all(script, missing, options.jobs)
     console = open_console()
     failures = [run for run in trained if run.finished is None]
-    for run in failures:
-        console.print(f"failed: {run.recipe}, seed {run.seed}: {run.last_line}; full log: {run.log}")
+    print_failures(failures, console)
     for run in missing:
         if run.finished is None and run not in trained:
             console.print(f"skipped: {run.recipe}, seed {run.seed}: another process is training it")
-    write_report(folder, runs, failures, [*called(), *args], console)
+    write_report(folder, runs, failures, [*as_assignments(), *called(), *args], console)
     if failures:
         raise SystemExit(1)
 

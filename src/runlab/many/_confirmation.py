@@ -7,9 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from runlab._files import write_atomically
 from runlab.many._objective import MEASURED
 from runlab.many._plan import SeedRun, plan, record_recipes
-from runlab.many._report import paired_interval, write_report
+from runlab.many._report import paired_interval, print_failures, write_report
 from runlab.many._trials import Goal
 
 
@@ -17,7 +18,7 @@ from runlab.many._trials import Goal
 class Confirmation:
     """The comparison of the best trial with the recipe that the search began from, over seeds new to the search."""
 
-    seeds: int  # the number of seeds with a finite difference
+    seeds: int  # the number of seeds with a finite difference; if 0, there is no change
     metric: str
     change: float  # in the metric, best trial minus recipe: the mean over seeds
     half: float  # half the width of its 95 % interval
@@ -36,8 +37,8 @@ def confirm_best(
     command: Sequence[str],
     console: Console,
     first: Sequence[str] = (),
-) -> Confirmation | None:
-    """Trains two recipes with each seed and compares their results; None if no seed has a finite difference.
+) -> Confirmation:
+    """Trains two recipes with each seed and compares their results.
 
     Args:
         study: the folder of the runs, named after the best trial.
@@ -52,28 +53,30 @@ def confirm_best(
         first: the script's options for every run.
     """
     study.mkdir(parents=True, exist_ok=True)
-    copy = study / f"{study.name}.yaml"
+    copy = study / f"{'best' if recipe.stem == study.name else study.name}.yaml"
     if not copy.exists():
-        copy.write_bytes(found.read_bytes())
+        write_atomically(copy, found.read_bytes())
     before = plan(study, [str(recipe)], [], seeds, overrides, first)
     after = plan(study, [str(copy)], [], seeds, [], first)
     runs = [run for pair in zip(before, after, strict=True) for run in pair]
     record_recipes(study, runs)
     trained = train([run for run in runs if run.finished is None])
     failures = [run for run in trained if run.finished is None]
+    print_failures(failures, console)
     write_report(study, runs, failures, command, console)
     return _compared(before, after, goal)
 
 
-def _compared(before: Sequence[SeedRun], after: Sequence[SeedRun], goal: Goal) -> Confirmation | None:
+def _compared(before: Sequence[SeedRun], after: Sequence[SeedRun], goal: Goal) -> Confirmation:
     """Compares the results of two recipes seed by seed."""
     metric = goal.metric if goal.metric in MEASURED else "val/loss"  # metrics.json lacks the user's own metrics
     pairs = [(old, new) for old, new in zip(before, after, strict=True) if old.finished and new.finished]
     differences = [new.measured(metric) - old.measured(metric) for old, new in pairs]
     differences = [one for one in differences if math.isfinite(one)]
+    lost = sum(not run.finished for run in after)
     if not differences:
-        return None
+        return Confirmation(0, metric, math.nan, math.nan, "not told apart", lost)
     change, half = paired_interval(differences)
     gain = change if goal.maximize and metric == goal.metric else -change
     verdict = "better" if gain > half else "worse" if -gain > half else "not told apart"
-    return Confirmation(len(differences), metric, change, half, verdict, sum(not run.finished for run in after))
+    return Confirmation(len(differences), metric, change, half, verdict, lost)

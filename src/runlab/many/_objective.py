@@ -15,6 +15,7 @@ from runlab.many._trials import DOES_NOT_COUNT, FOLDER, Goal, Trials
 ATTEMPTS = 4  # at a trial whose process is killed
 INTERRUPTED = (130, 143)  # exit statuses of a run ended by Ctrl-C or SIGTERM
 TOO_LARGE = "its network is too large"
+CORPUS = "corpus"  # attribute of a trial that trained to the end: its corpus
 PRUNED = "pruned"  # attribute of a trial that was ended early
 MEASURED = ("val/loss", "val/perplexity", "val/accuracy")  # the validation metrics in metrics.json
 
@@ -87,7 +88,16 @@ class Objective:
         return self._value(trial, run)
 
     def _value(self, trial: Trial, run: Run) -> float:
-        """Returns the last value that a finished run reported; from its folder if the report was lost."""
+        """Returns the last value that a finished run reported; from its folder if the report was lost.
+
+        Raises a UserError if the run was trained on another corpus than an earlier one.
+        """
+        corpus = run.result.get("corpus", {}).get("sha256")
+        trial.set_user_attr(CORPUS, corpus)
+        for other in self._trials.all:
+            if other.user_attrs.get(CORPUS, corpus) != corpus:
+                which = f"trials {other.number} and {trial.number} were trained on different corpora"
+                raise UserError(f"{which}; give a single --data.corpus, and a new name", name=None)
         reported = _stored(trial).intermediate_values.get(run.result["updates"])
         if reported is not None:
             return reported

@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from runlab._errors import UserError
 from runlab._files import write_atomically
-from runlab._options import digest, options_in
+from runlab._options import digest, from_environment, options_in
 from runlab.many._run import Run
 
 LONGEST_NAME, LONGEST_FOLDER = 80, 200  # characters of a study's name, and of a recipe's folder
@@ -77,7 +78,7 @@ def plan(
         crossed = [word for option, value in crossing for word in as_words(option, value)]
         recipe, made_of = f"{Path(config).stem} {point}".strip(), (*overrides, *crossed)
         folder = study / "runs" / _folder_name(recipe) / f"seed_{seed}"
-        options = (*first, "--config", config, *made_of, "--seed_everything", str(seed))
+        options = (*first, "--config", str(_copy(study, Path(config))), *made_of, "--seed_everything", str(seed))
         if folder in runs:
             raise UserError(f"{recipe}: given twice; rename one of the files, or remove one of the values")
         runs[folder] = SeedRun(folder, f"{recipe} seed {seed}", options, Path(config), point, made_of, seed)
@@ -142,20 +143,30 @@ def values(text: str) -> list[str]:
     return [value.strip() for value in found]
 
 
+def _copy(study: Path, recipe: Path) -> Path:
+    """Returns where a study keeps its copy of a recipe, so that the recipe may be edited while the study runs."""
+    return study / "recipes" / f"{recipe.stem}.yaml"
+
+
 def record_recipes(folder: Path, runs: Sequence[SeedRun]) -> None:
-    """Writes the recipes' files and arguments to `study.json`. A study may grow, but trained recipes stay the same.
+    """Copies the recipes' files, and writes their arguments to `study.json`. Trained recipes stay the same.
+
+    Options that the environment sets are among the arguments.
 
     Raises:
         UserError: a trained recipe has changed, a trained run is left out, so that the report would lose it, or the
             folder is not writable.
     """
     path = folder / "study.json"
-    recipes = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    recipes = _recorded(path)
+    contents = {run.path: run.path.read_bytes() for run in runs}
     for recipe, run in {run.recipe: run for run in runs}.items():
-        own = {"sha256": hashlib.sha256(run.path.read_bytes()).hexdigest(), "arguments": list(run.overrides)}
+        arguments = [*from_environment(), *run.overrides]
+        own = {"sha256": hashlib.sha256(contents[run.path]).hexdigest(), "arguments": arguments}
         before, old = recipes.get(recipe, own), run.folder.parent
-        if before != own and any(old.glob("*/version_*")):
-            what = "a different file" if before["arguments"] == own["arguments"] else "different options"
+        alike = [one for one in recipes if one != recipe and _folder_name(one) == old.name]
+        if (before != own or alike) and any(old.glob("*/version_*")):
+            what = "a different file" if alike or before["arguments"] == own["arguments"] else "different options"
             raise UserError(f"{recipe} was trained there with {what}; use a new name or remove {old}", name=folder.name)
         recipes[recipe] = own
     planned = {run.folder for run in runs}
@@ -164,10 +175,19 @@ def record_recipes(folder: Path, runs: Sequence[SeedRun]) -> None:
         held = ", ".join([*(f"{one.parent.name} {one.name}" for one in lost[:3]), *(["..."] if len(lost) > 3 else [])])
         reason = f"that study also has {held}, which would be missing from its report"
         raise UserError(f"{reason}; include all its runs, or give a new name", name=folder.name)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(
-            path, (json.dumps(recipes, indent=2) + "\n").encode()
-        )  # several machines may begin at the same time
+    try:  # several machines may begin at the same time
+        (folder / "recipes").mkdir(parents=True, exist_ok=True)
+        for original, content in contents.items():
+            write_atomically(_copy(folder, original), content)
+        write_atomically(path, (json.dumps(recipes, indent=2) + "\n").encode())
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error.strerror}); give another folder", runs_dir=None) from error
+
+
+def _recorded(path: Path) -> dict[str, Any]:
+    """Returns what `record_recipes` has written to a file, if it exists; raises a UserError if it is damaged."""
+    try:
+        recipes: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return {name: {key: one[key] for key in ("sha256", "arguments")} for name, one in recipes.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged; remove it, or use a new name", name=None) from error

@@ -56,14 +56,14 @@ class Pool:
         self._handlers = ExitStack()
 
     def __enter__(self) -> "Pool":
-        for number in SIGNALS:
+        for number in (one for one in SIGNALS if signal.getsignal(one) != signal.SIG_IGN):  # as nohup has it
             self._handlers.callback(signal.signal, number, signal.signal(number, self._on_signal))
         return self
 
     def __exit__(self, *_: object) -> None:
         self._handlers.close()
         if self._reason is not None:
-            raise self._reason from None
+            raise self._reason from self._reason.__cause__
 
     @property
     def running(self) -> list[Run]:

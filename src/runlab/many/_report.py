@@ -18,7 +18,9 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from runlab._errors import UserError
+from runlab._options import flattened
 from runlab.many._plan import SeedRun
+from runlab.many._runs import differing, read_configuration
 from runlab.many._script import cores
 
 SPLITS = ("train", "val", "test")
@@ -29,6 +31,7 @@ LEGEND = (
     "loss is relative to the first recipe (with a grid, at the same grid point), paired by seed, with a 95 % interval "
     "of Student's t."
 )
+OF_A_SEED = ("seed_everything", "data.corpus")  # options in which the runs of a recipe may differ
 Row = dict[str, Any]
 Panels = dict[str, dict[str, list[Row]]]  # the runs with a result, by heading and name of the recipe
 
@@ -63,6 +66,12 @@ def write_report(
         (folder / "final.png").write_bytes(draw(points_figure, points, "validation loss")[0])
     (folder / "report.md").write_text(_markdown(folder.name, lines, rows, words), encoding="utf-8")
     console.print(f"report  {folder / 'report.md'}")
+
+
+def print_failures(runs: Sequence[SeedRun], console: Console) -> None:
+    """Prints a line with the reason for each run that failed."""
+    for run in runs:
+        console.print(f"failed: {run.recipe}, seed {run.seed}: {run.last_line}; full log: {run.log}")
 
 
 def paired_interval(differences: Sequence[float]) -> tuple[float, float]:
@@ -112,7 +121,8 @@ def _panels(folder: Path, runs: Sequence[SeedRun], rows: Sequence[Row]) -> Panel
     """Returns the rows by recipe; if several configurations are crossed with a grid, each of its points is a heading.
 
     Raises:
-        UserError: the runs of a recipe used different corpora, for example after a failed download of names.txt.
+        UserError: the runs of a recipe used different corpora, for example after a failed download of names.txt, or
+            other options, as one that was resumed by hand.
     """
     several = len({run.config for run in runs}) > 1
     panels: Panels = {}
@@ -126,7 +136,18 @@ def _panels(folder: Path, runs: Sequence[SeedRun], rows: Sequence[Row]) -> Panel
                 f"{folder}: {run.recipe} was trained on different corpora with seeds {first['seed']} and {run.seed}; "
                 f"remove {first['folder']} or {row['folder']}, and give a single --data.corpus"
             )
+        if group and (option := differing([_options(Path(one["folder"])) for one in (group[0], group[-1])], OF_A_SEED)):
+            raise UserError(
+                f"{folder.name}: {run.recipe} has runs with different {option[0]}, {group[0]['folder']} and "
+                f"{row['folder']}; remove one, and repeat the command"
+            )
     return panels
+
+
+def _options(run: Path) -> Row:
+    """Returns the options of a run with its folder, by name; none if they cannot be read."""
+    found = read_configuration(run / "config.yaml")
+    return dict(flattened(found)) if isinstance(found, dict) else {}
 
 
 def _values(panels: Panels, value: Callable[[Row], Any]) -> dict[str, dict[str, list[Any]]]:

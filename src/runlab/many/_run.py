@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runlab._files import LAST, versions
+from runlab._files import LAST, finished_at, versions
 from runlab._lock import Occupied, alone_in
 
 LAST_SECONDS = 30  # allowed for a run to end after its pool was killed
@@ -36,7 +36,7 @@ class Run:
     @property
     def finished(self) -> Path | None:
         """The folder that holds its result; None before it has one."""
-        return next((path for path in self.versions if (path / "metrics.json").exists()), None)
+        return next((path for path in self.versions if finished_at(path) is not None), None)
 
     @property
     def result(self) -> dict[str, Any]:

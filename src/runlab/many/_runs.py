@@ -41,7 +41,7 @@ def list_runs(args: Sequence[str] | None = None) -> None:
         raise UserError("no run matches; remove or relax a condition", where=" ".join(options.where))
     columns, by = differing(rows), _column("sort", options.sort, every)
     rows.sort(key=lambda row: _order(row.get(by)), reverse=options.reverse)
-    rows.sort(key=lambda row: row.get(by) is None)  # runs without a value come last
+    rows.sort(key=lambda row: row.get(by) is None or row[by] != row[by])  # runs without a value, or nan, come last
     if options.csv:
         _print_csv(rows, ["run", *RESULTS, *columns])
         return
@@ -58,7 +58,7 @@ def runs_in(folder: Path) -> list[Row]:
     """Returns the runs below a folder, each with its folder as `run`, its results, and its options."""
     found = []
     for path in sorted(folder.rglob("config.yaml")):
-        configuration = _read(path)
+        configuration = read_configuration(path)
         if path.parent.name.startswith("version_") and isinstance(configuration, dict):
             run = path.parent.relative_to(folder).as_posix()
             results = dict.fromkeys(RESULTS) | _results(path.parent)
@@ -66,9 +66,12 @@ def runs_in(folder: Path) -> list[Row]:
     return found
 
 
-def differing(rows: Sequence[Row]) -> list[str]:
-    """Returns the options with several values, ignoring for each the runs that lack it because of their class."""
-    options = dict.fromkeys(key for row in rows for key in row if key not in ("run", *RESULTS, *PLACES))
+def differing(rows: Sequence[Row], besides: Sequence[str] = ()) -> list[str]:
+    """Returns the options with several values, ignoring for each the runs that lack it because of their class.
+
+    Results, files, and the options that `besides` names do not count.
+    """
+    options = dict.fromkeys(key for row in rows for key in row if key not in ("run", *RESULTS, *PLACES, *besides))
     return [key for key in options if len({repr(row[key]) for row in rows if key in row}) > 1]
 
 
@@ -84,8 +87,9 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(args)
 
 
-def _read(path: Path) -> Any:
-    with suppress(OSError, yaml.YAMLError, UnicodeDecodeError):  # not a run's, or being written
+def read_configuration(path: Path) -> Any:
+    """Returns the content of a run's config.yaml; None if it cannot be read."""
+    with suppress(OSError, yaml.YAMLError, ValueError):  # not a run's, or being written
         return yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     return None
 
@@ -135,7 +139,8 @@ def _number(text: str) -> float | None:
 
 
 def _order(value: Any) -> tuple[int, float, str]:
-    return (0, float(value), "") if isinstance(value, int | float) else (1, 0.0, str(value))
+    is_number = isinstance(value, int | float) and value == value  # nan has no place in an order
+    return (0, float(value), "") if is_number else (1, 0.0, str(value))
 
 
 def _differences(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:

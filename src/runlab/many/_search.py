@@ -10,6 +10,7 @@ from typing import Any
 from runlab._called import called
 from runlab._command import command, open_console
 from runlab._errors import UserError, require_at_least
+from runlab._options import as_assignments
 from runlab._parser import OneLineParser, PlainParser
 from runlab.many._plan import refuse_own_options
 from runlab.many._script import Script, cores
@@ -47,7 +48,7 @@ def search_command(script: Script, args: Sequence[str] | None = None) -> None:
         overrides=overrides,
         sampler=sampler,
         pruner=pruner,
-        command=[*called(), *(without_password(arg) for arg in args)],
+        command=[*as_assignments(), *called(), *(without_password(arg) for arg in args)],
         console=open_console(),
         **{name: getattr(options, name) for name in ("name", "runs_dir", "storage", "jobs", "confirm")},
     ).run()

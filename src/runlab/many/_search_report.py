@@ -58,6 +58,8 @@ def _verdict(best: FrozenTrial, goal: Goal, confirmation: Confirmation | None) -
     if confirmation is None:
         luck = "the best of many trials is partly luck, so its recipe will do worse on average"
         return f"{found}. It was not confirmed: {luck}."
+    if not confirmation.seeds:
+        return f"{found}. It could not be confirmed: no fresh seed has a result of its recipe and of the initial one."
     interval = f" ± {confirmation.half:.4f} (95 %)" if math.isfinite(confirmation.half) else ""
     seeds = f"{confirmation.seeds} fresh seed{'s' if confirmation.seeds > 1 else ''}"
     more = f"{confirmation.lost} more seed{'s' if confirmation.lost > 1 else ''}"

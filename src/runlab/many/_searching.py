@@ -16,6 +16,7 @@ from rich.console import Console
 
 from runlab._errors import UserError
 from runlab._files import within, write_atomically
+from runlab._options import from_environment
 from runlab.many._confirmation import Confirmation, confirm_best
 from runlab.many._dry_run import check_space, difference, dry_run, without_places
 from runlab.many._objective import TOO_LARGE, Failed, Objective
@@ -23,7 +24,7 @@ from runlab.many._pool import Pool, Stopped, display, train_all
 from runlab.many._script import Script, cores
 from runlab.many._search_report import write_search_report
 from runlab.many._space import Axis, read_space
-from runlab.many._storage import open_storage, quiet_optuna
+from runlab.many._storage import one_line, open_storage, quiet_optuna
 from runlab.many._trials import Goal, Trials
 
 MAX_DUPLICATES = 100  # consecutive trials that do not count before a search gives up
@@ -75,18 +76,25 @@ class Search:
         axes = read_space(self.space)
         self._refuse_searched(axes)
         self._make_folder()
-        storage, options = open_storage(self.storage, self.folder), ("--config", str(self.recipe), *self.overrides)
-        base = check_space(self.script, options, axes)
+        with one_line(self.storage, self.folder):
+            return self._run(axes)
+
+    def _run(self, axes: Sequence[Axis]) -> Result | None:
+        definition, copy = self._definition(axes), self.folder / "recipes" / Path(self.recipe).name
+        base = check_space(self.script, ("--config", str(self.recipe), *self.overrides), axes)
         study = optuna.create_study(
-            storage=storage,
-            study_name=self.folder.name,
+            storage=open_storage(self.storage, self.folder),
+            study_name=self.name if self.storage else self.folder.name,
             direction=self.goal.toward,
             sampler=self.sampler,
             pruner=self.pruner,
             load_if_exists=True,
         )
-        trials = Trials(self.folder, study, (*self.script.options, *options), axes, self.goal)
-        trials.define(self._definition(axes))
+        options = (*self.script.options, "--config", str(copy), *self.overrides)
+        trials = Trials(self.folder, study, options, axes, self.goal)
+        trials.define(definition)
+        copy.parent.mkdir(exist_ok=True)  # so that the recipe may be edited while the search runs
+        write_atomically(copy, definition["recipe"].encode())
         self._train(trials)
         if any(not trial.state.is_finished() for trial in trials.all):
             others = "other processes are still training for this search"
@@ -95,7 +103,7 @@ class Search:
         if not trials.ranked:
             self.console.print("no trial ended with a finite value")
             return Result(trials.all, None, None, None)
-        return self._concluded(trials, int(base["seed_everything"]))
+        return self._concluded(trials, copy, int(base["seed_everything"]))
 
     def _refuse_searched(self, axes: Sequence[Axis]) -> None:
         given = {word.split("=")[0] for word in self.overrides}
@@ -113,7 +121,7 @@ class Search:
     def _definition(self, axes: Sequence[Axis]) -> dict[str, Any]:
         return {
             "recipe": Path(self.recipe).read_text(encoding="utf-8"),
-            "overrides": list(self.overrides),
+            "overrides": [*from_environment(), *self.overrides],
             "space": {axis.option: repr(axis.distribution) for axis in axes},
             "metric": self.goal.metric,
             "direction": self.goal.toward,
@@ -132,19 +140,20 @@ class Search:
             def ended(study: Study, trial: FrozenTrial) -> None:
                 began.append(trial.number)
                 progress.update(task, completed=trials.done, description=trials.summary)
-                if trials.is_out_of_budget or len(trials.latest_that_do_not_count) >= MAX_DUPLICATES:
+                spent = trials.is_out_of_budget and not trials.missing
+                if spent or len(trials.latest_that_do_not_count) >= MAX_DUPLICATES:
                     study.stop()
 
             objective = Objective(pool, trials)
-            while missing := 0 if trials.is_out_of_budget else trials.missing:
+            while missing := trials.missing:
                 began.clear()
                 try:
                     jobs = min(self.jobs, missing)
                     trials.study.optimize(objective, missing, n_jobs=jobs, catch=Failed, callbacks=[ended])
                 except Stopped:
                     break
-                if len(began) < missing:
-                    break  # the sampler proposes nothing new, or the budget is spent
+                if len(began) < missing and not trials.is_out_of_budget:
+                    break  # the sampler proposes nothing new
         self._print_failures(trials)
 
     def _print_failures(self, trials: Trials) -> None:
@@ -158,14 +167,14 @@ class Search:
         if trials.missing and not trials.is_out_of_budget:
             self.console.print(f"nothing left to try after {len(trials.all)} trials")
 
-    def _concluded(self, trials: Trials, seed: int) -> Result:
+    def _concluded(self, trials: Trials, recipe: Path, seed: int) -> Result:
         """Writes the best recipe, confirms it with seeds other than the search's own, and writes the report."""
         best, confirmation = trials.ranked[0], None
         found = self._write_best(trials, best)
         if self.confirm:
             confirmation = confirm_best(
                 self.folder / "confirmation" / f"trial_{best.number}",
-                Path(self.recipe),
+                recipe,
                 found,
                 [one for one in range(1, self.confirm + 2) if one != seed][: self.confirm],
                 self.overrides,
@@ -181,11 +190,10 @@ class Search:
     def _write_best(self, trials: Trials, best: FrozenTrial) -> Path:
         """Writes `best.yaml`, which holds how the best trial differs from a run of the script without arguments."""
         default, configuration = dry_run(self.script, [(), trials.options_of(best)])
-        for refused in (default, configuration):
-            if isinstance(refused, UserError):
-                raise refused
-        assert isinstance(default, dict)
-        assert isinstance(configuration, dict)
+        if isinstance(configuration, UserError):
+            raise configuration
+        if isinstance(default, UserError):  # the script needs options
+            default = {}
         which = f"Trial {best.number} of the search {self.name}"
         about = f"# {which}; report.md in its folder says whether it beats the initial recipe.\n"
         path = self.folder / "best.yaml"

@@ -36,8 +36,8 @@ def open_storage(where: str | None, folder: Path) -> BaseStorage:
     Raises:
         UserError: it cannot be opened.
     """
-    if where is None and "?" in str(folder):  # where SQLAlchemy would end the path
-        raise UserError(f"{folder} has a question mark; give another name or runs_dir", name=folder.name)
+    if where is None and {*"?%{}"} & {*str(folder)}:  # which have a meaning in a URL
+        raise UserError(f"{folder} has one of the characters ?%{{}}; give another name or runs_dir", name=folder.name)
     url = where or f"sqlite:///{folder / 'optuna.db'}"
     try:
         lock = FileLock(folder / "search.lock")
@@ -50,6 +50,20 @@ def open_storage(where: str | None, folder: Path) -> BaseStorage:
     except (SQLAlchemyError, ImportError, ValueError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise UserError(f"cannot be opened ({reason}); give another URL", storage=without_password(url)) from error
+
+
+@contextmanager
+def one_line(storage: str | None, folder: Path) -> Iterator[None]:
+    """Turns an error of the database that trials are written to, such as a full disk, into a UserError."""
+    try:
+        yield
+    except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        where = without_password(storage) if storage else folder / "optuna.db"
+        reason = " ".join(str(cause).split())[:200]
+        raise UserError(f"{where} cannot be written ({reason}); repeat the command when it can") from error
 
 
 class _Database(RDBStorage):

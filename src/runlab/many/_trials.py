@@ -1,6 +1,7 @@
 """Reads the trials of a search from Optuna's storage: which count, which are best, which were interrupted."""
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from runlab.many._run import Run
 from runlab.many._space import Axis
 
 DOES_NOT_COUNT = "does not count"  # attribute of a trial that is not one of those asked for; its value is the reason
+SECONDS_TO_TELL = 2.0  # within which another call tells Optuna the result of a run that has just finished
 FOLDER = "folder"  # attribute of a trial whose run was begun
 
 
@@ -62,6 +64,7 @@ class Trials:
         self.axes = axes
         self.goal = goal
         self._options = tuple(options)
+        self._first = len(self._stored)  # the number of this call's first trial
 
     def define(self, definition: Mapping[str, Any]) -> None:
         """Stores what makes trials comparable; raises a UserError if the search has trials of another definition."""
@@ -97,7 +100,7 @@ class Trials:
     def missing(self) -> int:
         """The number of trials to begin or resume."""
         waiting = sum(trial.state == TrialState.WAITING for trial in self.all)
-        return max(0, self.goal.trials - len(self.all)) + waiting
+        return waiting + (0 if self.is_out_of_budget else max(0, self.goal.trials - len(self.all)))
 
     @property
     def is_out_of_budget(self) -> bool:
@@ -106,9 +109,9 @@ class Trials:
 
     @property
     def latest_that_do_not_count(self) -> list[str]:
-        """The reasons why the latest trials do not count, newest first, back to the last trial that does."""
+        """The reasons why this call's latest trials do not count, newest first, back to the last trial that does."""
         reasons: list[str] = []
-        for trial in reversed(self._stored):
+        for trial in reversed(self._stored[self._first :]):
             if DOES_NOT_COUNT not in trial.user_attrs:
                 break
             reasons.append(trial.user_attrs[DOES_NOT_COUNT])
@@ -145,6 +148,8 @@ class Trials:
             if not run.folder.exists() or (lock := run.lock()) is None:  # on another machine, or being trained
                 continue
             with lock:
+                if run.finished is not None:
+                    time.sleep(SECONDS_TO_TELL)
                 try:
                     storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
                 except UpdateFinishedTrialError:  # it has finished by now

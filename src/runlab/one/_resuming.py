@@ -40,11 +40,12 @@ def split_arguments(args: Sequence[str]) -> tuple[list[str], ResumePoint | None]
     files = options.pop("config")
     configs: list[str] = []
     where: dict[str, str] = {}  # the file that sets each option
+    open_ = [option for option, value in options.items() if value is None]
     typed = [word for option, value in options.items() if value is not None for word in (f"--{option}", value)]
     for file in files:
         given = read_configuration(file)
         configs += ["--config", file]
-        found = {key: given[key] for key in options if options[key] is None and given.get(key)}
+        found = {key: given[key] for key in open_ if given.get(key)}
         for key, value in found.items():
             if not isinstance(value, str):
                 raise UserError(f"{file}: {key}: {value} is not a text; put it in quotes")
