@@ -4,9 +4,11 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
+from queue import SimpleQueue
 from typing import Any
 
 from runlab._drawing import Picture, draw
@@ -16,36 +18,49 @@ class Artist:
     """A process that draws figures one after the other; the caller closes it."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-c", "from runlab._artist import serve; serve()"]
-        paths = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        path = [entry for entry in sys.path if isinstance(entry, str)]
+        # Not by PYTHONPATH, before which Python would look for modules in the current folder.
+        code = f"import sys; sys.path[:] = {path!r}; from runlab._artist import serve; serve()"
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         # In a session of its own, where Ctrl-C does not reach it: an interrupted run has figures, too.
-        self._process = subprocess.Popen(command, env=paths, start_new_session=True, **pipes)
-        self._asking = ThreadPoolExecutor(1, "artist")
+        self._process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, **pipes)
+        self._requests: SimpleQueue[tuple[bytes, Future[Picture]] | None] = SimpleQueue()
+        threading.Thread(target=self._ask, daemon=True).start()
 
     def draw(self, function: Callable[..., Any], *args: Any, name: str = "") -> "Future[Picture]":
         """Begins to draw, as `runlab.draw` does; raises pickle's exceptions if it cannot be sent."""
         if getattr(function, "__module__", None) == "__main__":
             raise pickle.PicklingError("the process that draws has another main module")
-        return self._asking.submit(self._ask, pickle.dumps((function, args, name)))
+        picture: Future[Picture] = Future()
+        self._requests.put((pickle.dumps((function, args, name)), picture))
+        return picture
 
     def close(self) -> None:
-        """Ends the process, whatever it draws."""
-        self._asking.shutdown(wait=False, cancel_futures=True)
+        """Kills the process, even while it draws."""
         self._process.kill()
-        self._process.communicate()
+        self._process.wait()
+        self._requests.put(None)
 
-    def _ask(self, request: bytes) -> Picture:
-        pickle.dump(request, self._process.stdin)  # type: ignore[arg-type]
-        self._process.stdin.flush()  # type: ignore[union-attr]
-        answer = pickle.load(self._process.stdout)  # type: ignore[arg-type]
-        if isinstance(answer, Exception):
-            raise answer
-        return answer  # type: ignore[no-any-return]
+    def _ask(self) -> None:
+        to, answers = self._process.stdin, self._process.stdout
+        assert to is not None
+        assert answers is not None
+        while (request := self._requests.get()) is not None:
+            question, picture = request
+            try:
+                pickle.dump(question, to)
+                to.flush()
+                answer = pickle.load(answers)
+            except Exception as error:  # the process has ended
+                answer = error
+            picture.set_exception(answer) if isinstance(answer, Exception) else picture.set_result(answer)
+        for pipe in (to, answers):
+            with suppress(OSError):
+                pipe.close()
 
 
 def serve() -> None:
-    """Draws what comes through standard input, until it is closed."""
+    """Draws what is asked for on standard input, until that is closed."""
     if hasattr(os, "nice"):  # not on Windows
         os.nice(5)  # the run's threads wait for each other, and long if another process takes one's core
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")

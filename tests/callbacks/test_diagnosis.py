@@ -4,10 +4,12 @@ import errno
 import os
 import subprocess
 import sys
+import time
 from typing import ClassVar
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from ngram_mlp.callbacks import Inspect, Quantity, harmless
@@ -293,17 +295,36 @@ def test_the_figures_of_a_command_are_drawn_by_another_process(tmp_path, corpus_
     """Not those of these tests, where matplotlib is imported already."""
     (tmp_path / "drawing.py").write_text(DRAWING)
     command = [sys.executable, str(PROJECT / "scripts" / "train.py"), "--data.corpus", str(corpus_file)]
-    command += ["--observe.quantities+=drawing.Drawing", *OPTIONS]
+    command += ["--observe.quantities+=drawing.Drawing", "--observe.quantities.every_n_updates", "20/20/20", *OPTIONS]
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
     process = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=True
     )
     (line,) = failures(process.stdout)
-    assert line.startswith("A figure failed at update 61")
-    assert "LookupError: no such curve" in line
+    assert line.startswith("The figure broken failed at update 0 and was switched off: LookupError: no such curve")
     figures = {path.stem for path in tmp_path.glob("runs/**/figures/*.png")}
     assert {"loss", "activations", "local", "fine"} <= figures
     assert "broken" not in figures
     here, without, given = ((tmp_path / name).read_text() for name in ("here", "0", "1"))
     assert without == here  # a local function, which another process could not find
     assert given != here
+
+
+def test_a_figure_that_is_due_before_a_checkpoint_is_not_lost_with_the_process(tmp_path, corpus_file):
+    """The resumed run keeps TensorBoard's events of before the checkpoint, and draws the later figures again."""
+    command = [sys.executable, str(PROJECT / "scripts" / "train.py"), "--data.corpus", str(corpus_file)]
+    command += [*OPTIONS, "--engine", "eager", "--trainer.max_steps", "3000", "--checkpoint_every", "1000"]
+    command += ["--observe.every_n_updates", "100/500/500", "--name", "cut"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+    folder = tmp_path / "runs/cut/version_0"
+    while process.poll() is None and not [*tmp_path.rglob("last.ckpt")]:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    (folder,) = tmp_path.glob("runs/cut/**/version_0")
+    resume = [*command[:2], "--resume", str(folder)]
+    subprocess.run(resume, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, check=True, timeout=120)
+    events = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
+    for name in ("views/embedding", "views/activations", "views/update_to_data"):
+        assert [event.step for event in events.Images(name)] == [0, 500, 1000, 1500, 2000, 2500, 2999], name

@@ -12,10 +12,10 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from ngram_mlp.callbacks.figures import Figures
+from ngram_mlp.callbacks.figures import Drawing, Figures
 from ngram_mlp.callbacks.losses import Losses
 from ngram_mlp.callbacks.media_loggers import TensorBoard, media_loggers
-from runlab import Picture, draw, updates_of
+from runlab import Picture, updates_of
 
 if TYPE_CHECKING:  # both are slow to import, and a run without figures needs neither
     from matplotlib.figure import Figure
@@ -101,9 +101,9 @@ class Recorder:
         if self.is_first_process:
             args = tree_map_only(Tensor, lambda tensor: tensor.detach().float().cpu().numpy(), args)
             show, run = partial(self._show, name), "/".join(self._folder.parts[-2:])
-            takers = (one for one in self.trainer.callbacks if isinstance(one, Figures))
-            if not any(one.takes(show, function, *args, name=run) for one in takers):
-                show(draw(function, *args, name=run))
+            drawing = Drawing(name, self.update, run, function, args, show)
+            if not any(one.takes(drawing) for one in self.trainer.callbacks if isinstance(one, Figures)):
+                drawing.here()
 
     def _show(self, name: str, picture: Picture) -> None:
         png, height, width = picture
