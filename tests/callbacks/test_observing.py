@@ -390,3 +390,19 @@ def test_a_pattern_of_layers_matches_those_beside_a_direct_connection():
     quantity = Quantity(layers="hidden*")
     names = ("embedding", "sum.direct", "sum.hidden1.linear", "hidden2")
     assert [*quantity.selected(dict.fromkeys(names))] == ["sum.hidden1.linear", "hidden2"]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "drops"),
+    [
+        (("CosineAnnealingLR", "--model.lr_scheduler.T_max", "400"), []),
+        (("ExponentialLR", "--model.lr_scheduler.gamma", "0.99"), []),
+        (("MultiStepLR", "--model.lr_scheduler.milestones", "[200]"), [200]),
+    ],
+)
+def test_a_schedule_that_falls_gradually_has_no_drops(schedule, drops, run_train, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(loss_history, "loss_figure", noted("loss", loss_history.loss_figure, drawn))
+    options = ("--trainer.max_steps", "400", "--trainer.val_check_interval", "40", "--observe.every_n_updates", "0/0/0")
+    run_train(*options, "--model.lr_scheduler", *schedule, "--engine", "eager")
+    assert drawn["loss"][2] == drops

@@ -128,6 +128,14 @@ def test_a_text_is_sampled_however_low_the_temperature():
     assert len(text) == 5
 
 
+def test_so_is_a_name():
+    model = MLP(".ab", 2)
+    with torch.no_grad():
+        model.network.output.linear.bias.copy_(torch.tensor([0.0, 50.0, 1.0]))
+    ((name, _),) = sample_one_by_one(model.eval(), 1, torch.Generator(), temperature=1e-40, max_length=5)
+    assert name == "aaaaa"
+
+
 def test_a_prompt_is_composed_as_a_corpus_is():
     model = MLP(".a\u00e9", 2).eval()
     ((word, _),) = sample_one_by_one(model, 1, torch.Generator(), prompt="ae\u0301", max_length=3)

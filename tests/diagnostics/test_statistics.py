@@ -38,6 +38,8 @@ def test_what_a_normal_input_saturates():
     expected = math.erfc(math.atanh(0.97) / math.sqrt(2))
     assert baseline_saturation(nn.Tanh()) == pytest.approx(expected, abs=1e-3)
     assert baseline_saturation(nn.ReLU()) == pytest.approx(0.5, abs=1e-3)
+    for kind in (torch.float64, torch.bfloat16):  # a non-linearity's parameters have the run's precision
+        assert baseline_saturation(nn.PReLU(init=0.0, dtype=kind)) == pytest.approx(0.5, abs=1e-3)
 
 
 def test_a_unit_is_dead_that_is_saturated_for_every_example():

@@ -225,6 +225,37 @@ def test_the_rate_of_a_cycle_is_mended_where_it_stands(data):
     assert [*verdict.changes] == ["lr_scheduler.max_lr"]
 
 
+def test_a_rate_that_its_schedule_sets_is_mended_in_words(data):
+    def cycle(optimizer):
+        return torch.optim.lr_scheduler.CyclicLR(optimizer, base_lr=20, max_lr=40, cycle_momentum=False)
+
+    for lr in (0.1, 0.01):
+        verdict = with_data(data, lr=lr, lr_scheduler=cycle)["learning rate"]
+        assert (verdict.level, verdict.remedy, [*verdict.changes]) == ("bad", "lower it", [])
+
+
+def test_a_rate_to_be_lowered_is_given_a_lower_number(data):
+    """Although the first update is small against the weights, of which the embedding's are huge."""
+    initialization = {
+        "embedding": "normal * 100",
+        "hidden_weight": "normal * 0.001",
+        "output_weight": "normal * 0.01",
+    }
+    options = {"n_hidden": 30, "activation": "ReLU", "initialization": initialization}
+    verdict = with_data(data, lr=1.0, **options)["learning rate"]
+    assert verdict.level == "bad"
+    assert verdict.remedy.startswith("lower it")
+    assert float(verdict.changes["optimizer.lr"]) < 1
+
+
+def test_a_run_of_one_update_is_not_told_to_stop_before():
+    snapshot = take_snapshot(made().network, torch.randint(27, (64, 3)), torch.randint(27, (64,)))
+    budget = Budget(updates=1, batch_size=64, examples=16, parameters=12_000)
+    verdict = judge_initialization(snapshot, budget=budget)[-1]
+    assert verdict.level != "ok"
+    assert verdict.remedy == "add data"
+
+
 def test_weights_that_are_all_zero_are_named_and_not_their_learning_rate(data):
     zero = dict.fromkeys(("embedding", "hidden_weight", "output_weight"), "constant * 0")
     verdicts = with_data(data, initialization=zero)
@@ -405,6 +436,12 @@ def test_check_judges_as_a_run_does(run_train, corpus_file):
     check.main(DEFAULT, ["--data.corpus", str(corpus_file), *options, "--output", "check.json"])
     checked = json.loads((corpus_file.parent / "check.json").read_text())
     assert checked == json.loads((folder / "preflight.json").read_text())
+
+
+def test_check_counts_the_epochs_of_a_run_without_an_end(capsys):
+    for end in ("--trainer.max_steps=-1", "--trainer.max_epochs=1000"):
+        check.main(DEFAULT, ["--data.corpus", "sample", "--trainer.max_steps", "-1", end])
+        assert "999." in capsys.readouterr().out
 
 
 def test_check_does_not_ignore_a_checkpoint(run_train, fails):

@@ -23,6 +23,7 @@ class LossHistory(Callback):
         self._validation: list[tuple[int, float]] = []
         self._drops: list[int] = []
         self._rate = 0.0
+        self._is_steady = True
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._losses = among(trainer, Losses)
@@ -31,8 +32,9 @@ class LossHistory(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         rate = float(trainer.optimizers[0].param_groups[0]["lr"])
-        if rate < DROP * self._rate:
+        if self._is_steady and rate < DROP * self._rate:
             self._drops.append(trainer.global_step)
+        self._is_steady = rate == self._rate or not self._rate  # a gradual schedule never is
         self._rate = rate
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -41,7 +43,6 @@ class LossHistory(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if len(self._losses):
-            # A gradual schedule drops at every call; that is not worth marking.
             drops = self._drops if len(self._drops) <= 5 else []
             with harmless("LossHistory", trainer):
                 recorder = Recorder(trainer, trainer.global_step)

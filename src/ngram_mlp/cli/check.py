@@ -61,6 +61,8 @@ def _updates(trainer: Any, minibatches: int) -> int:
     if limit is not None:
         minibatches = int(minibatches * limit) if isinstance(limit, float) else min(minibatches, limit)
     each = -(-minibatches // trainer.accumulate_grad_batches)
+    epochs = trainer.max_epochs
+    if epochs is None and trainer.max_steps == -1 and trainer.max_time is None:
+        epochs = 1_000  # Lightning's default
     ends = [trainer.max_steps if trainer.max_steps >= 0 else sys.maxsize]
-    ends += [trainer.max_epochs * each] if trainer.max_epochs not in (None, -1) else []
-    return min(ends)
+    return min(ends + ([epochs * each] if epochs not in (None, -1) else []))

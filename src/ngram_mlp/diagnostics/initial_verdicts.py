@@ -207,8 +207,10 @@ def _learning_rate(trial: Trial) -> Verdict:
     else:
         rule, excess = (FAST, trial.ratio) if trial.ratio > RATIO else (SLOW, -trial.ratio)
         finding = f"update:data 1e{trial.ratio:.1f} {after}"
-    present = trial.first_ratio if rule is DIVERGES else trial.ratio  # before the trial diverged
-    better = {trial.option: f"{trial.lr * 10 ** (RATIO - present):.1g}"} if math.isfinite(present) else {}
+    power = RATIO - (trial.first_ratio if rule is DIVERGES else trial.ratio)  # before the trial diverged
+    if rule is DIVERGES and power >= 0:  # its first updates were small, though
+        power = -1.0
+    better = {trial.option: f"{trial.lr * 10**power:.1g}"} if trial.option and math.isfinite(power) else {}
     remedy = Remedy("raise it" if rule is SLOW else "lower it", better)
     return rule._replace(remedies=[remedy]).verdict(trial.ratio, finding, excess)
 
@@ -223,7 +225,7 @@ def _examples_seen(budget: Budget) -> Verdict:
         # 20 passes; for a run of fewer, those up to which it has no warning.
         enough = 20 if passes > 20 else 100 * budget.examples / budget.parameters
         fewer = min(_rounded_up(enough * budget.examples / each), budget.updates - 1)
-        remedies = [Remedy("stop early", {"max_steps": fewer}), Remedy("add data")]
+        remedies = [*([Remedy("stop early", {"max_steps": fewer})] if fewer else []), Remedy("add data")]
         return REPEATED._replace(remedies=remedies).verdict(passes, finding, repeated)
     wanted = budget.examples / (max(1, budget.updates) * budget.accumulated)
     size = 2 ** math.ceil(math.log2(max(wanted, 32)))  # a power of two, as usual

@@ -42,7 +42,7 @@ def baseline_saturation(nonlinearity: nn.Module, threshold: float = SATURATION) 
     z = torch.linspace(-5, 5, 4_001)
     parameter = next(nonlinearity.parameters(), z)
     density = torch.exp(-(z**2) / 2)
-    flat = saturated(nonlinearity, z.to(parameter.device), threshold).cpu()
+    flat = saturated(nonlinearity, z.to(parameter.device, parameter.dtype), threshold).cpu()
     return ((flat * density).sum() / density.sum()).item()
 
 

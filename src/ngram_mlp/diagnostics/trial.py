@@ -25,7 +25,7 @@ class Trial:
     first_ratio: float  # log10 of norm(update) / norm(weights) over all weights, at the first update
     ratio: float  # its median over the second half
     lr: float
-    option: str = "optimizer.lr"  # the model's option that sets the rate
+    option: str = "optimizer.lr"  # the model's option that sets the rate; "" if none does alone
 
     @property
     def rise(self) -> float:
@@ -73,7 +73,10 @@ def try_updates(
             optimizer.step()
             ratios.append(log10_of_norms([w.detach() - o for w, o in zip(weights, old, strict=True)], old))
     ratio, group = statistics.median(ratios[len(ratios) // 2 :] or [math.inf]), optimizer.param_groups[0]
-    option = "lr_scheduler.max_lr" if "max_lr" in group else "optimizer.lr"  # OneCycleLR reads only max_lr
+    own = optimizer.defaults.get("lr") == group.get("initial_lr", group["lr"])  # CyclicLR overwrites it
+    option = "optimizer.lr" if own else ""
+    if "max_lr" in group:  # of OneCycleLR, which reads nothing else
+        option = "lr_scheduler.max_lr"
     return Trial(losses, (ratios or [math.inf])[0], ratio, float(group["lr"]), option)
 
 

@@ -97,10 +97,11 @@ def _draw(
     model: "LanguageModel", contexts: Tensor, temperature: float, generator: torch.Generator, tokenizer: Tokenizer
 ) -> Tensor:
     """Returns one token for each context: (n, block_size) -> (n,)."""
-    logits = model(contexts.to(model.device)).cpu() / temperature
+    logits = model(contexts.to(model.device)).cpu()
     if tokenizer.is_text:
         logits[:, 0] = -torch.inf  # the boundary occurs only before the text
-    probabilities = torch.softmax(logits, dim=1)
+    # The largest is 0, so that the division cannot overflow.
+    probabilities = torch.softmax((logits - logits.amax(1, keepdim=True)) / temperature, dim=1)
     if probabilities.isnan().any():
         raise UserError("the model's outputs are not finite; use a checkpoint from before it diverged")
     return torch.multinomial(probabilities, num_samples=1, generator=generator).squeeze(1)
