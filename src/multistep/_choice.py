@@ -165,7 +165,7 @@ class Choice:
         if wanted == "auto":
             left, pays_from = self._updates_left(), engine.pays_from()
             if left < pays_from:
-                self._owner.tell("eager", f"compiling pays off from {pays_from:,} updates on; {left:,.0f} remain")
+                self._owner.tell("eager", f"compiling pays off from {pays_from:,} updates; {left:,.0f} remain")
                 return None
         engine.compile(self._owner.candidates(trainer, batch))
         self._owner.note_threads()

@@ -45,7 +45,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def finished_at(folder: Path) -> int | None:
-    """Returns the number of updates that the results in a run's folder are of; None if it has no results."""
+    """Returns how many updates a run's results are from; None if it has no results."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         return int(json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["updates"])
     return None

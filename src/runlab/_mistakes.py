@@ -45,6 +45,8 @@ def in_one_line(message: str, typed: Sequence[str], known: Iterable[str], key: s
     about = [option for option in options if _last(option) in line]
     about += _named(key, options) if key else []
     about += [option for option, value in reversed(options.items()) if value[:1].isupper()]  # a class may lack it
+    if not about and not key:  # of Lightning's messages some name the value alone
+        about = [option for option, value in options.items() if len(value) > 2 and value in line.split()]
     if key and not about and key not in line:  # the option is in a file
         line = f"{key}: {line}"
     for option in about[:1]:

@@ -68,7 +68,7 @@ def digest(name: str) -> str:
 
 
 def shortened_options(options: Sequence[str]) -> list[str]:
-    """Returns for each option as few of its last words as tell it from the others."""
+    """Returns each option's fewest last words that distinguish it."""
     short = []
     for option in options:
         words = option.split(".")

@@ -116,7 +116,7 @@ def test_statistics_of_a_model_without_batch_norm_are_refused(run_train, fails):
     folder, _ = run_train("--trainer.max_steps", "1", "--model", "MLP")
     args = ["--ckpt_path", str(folder / "checkpoints" / "last.ckpt"), "--statistics", "calibrated"]
     assert "no batch norm" in fails(evaluate.main, args)
-    assert "--statistics calibrated: a mixture is of" in fails(evaluate.main, [*args, "--mix", "0.5"])
+    assert "--statistics calibrated: --mix uses the running statistics" in fails(evaluate.main, [*args, "--mix", "0.5"])
     assert "no batch norm" in fails(run_train, "--model", "MLP", "--statistics", "batch")
 
 

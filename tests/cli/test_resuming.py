@@ -341,7 +341,7 @@ def test_resume_takes_a_runs_last_checkpoint_alone(cut, fails, monkeypatch, tmp_
     )
     other.unlink()
     (tmp_path / "numbers.yaml").write_text("ckpt_path: 5")
-    assert "ckpt_path: 5 is not a text" in fails(train.main, DEFAULT, ["--config", str(tmp_path / "numbers.yaml")])
+    assert "ckpt_path: 5 is not a string" in fails(train.main, DEFAULT, ["--config", str(tmp_path / "numbers.yaml")])
     monkeypatch.chdir(cut / "checkpoints")
     assert "--model.n_hidden 8" in fails(train.main, DEFAULT, ["--resume", "last.ckpt", "--model.n_hidden", "8"])
 

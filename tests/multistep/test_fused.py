@@ -64,7 +64,7 @@ def test_auto_weighs_what_compiling_costs_against_the_updates_to_come():
     found = train(Classifier, "auto")
     # The graph has 11 nodes: log-softmax, its loss, tanh, and 4 for each layer: (200,000 + 4 * 5,500) / (25 + 11 + 4).
     assert found.multistep.engine_used == "eager"
-    assert found.multistep.reason == "compiling pays off from 5,550 updates on; 59 remain"
+    assert found.multistep.reason == "compiling pays off from 5,550 updates; 59 remain"
 
 
 @pytest.mark.slow

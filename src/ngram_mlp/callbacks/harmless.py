@@ -1,4 +1,4 @@
-"""Lets what only observes fail without ending the run."""
+"""Lets observers fail without ending the run."""
 
 import logging
 import textwrap

@@ -34,7 +34,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser = Parser(description="Prints the loss, perplexity and accuracy of a checkpoint on train, val and test.")
     add = parser.add_argument
     add("--ckpt_path", type=str, required=True, help="The checkpoint file, or the folder of its run.")
-    corpus = "Names, sample or a file; by default the corpus the model was trained on."
+    corpus = "The corpus: names, sample or a file; by default the corpus the model was trained on."
     add("--corpus", type=str | None, default=None, help=corpus)
     add("--data_dir", type=str | None, default=None, help="The folder of names.txt.")
     add(
@@ -51,7 +51,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if not 0 <= options.mix < 1:
         raise UserError("give the n-gram model's weight, at least 0 and below 1", mix=options.mix)
     if options.mix and options.statistics != "running":
-        raise UserError("a mixture is of the running statistics; remove this option", statistics=options.statistics)
+        raise UserError("--mix uses the running statistics; remove this option", statistics=options.statistics)
     checkpoint = read_checkpoint(options.ckpt_path)
     model = load_model(checkpoint, variant(options.model, LanguageModel))
     trained_on = stream_of(checkpoint)["corpus"]

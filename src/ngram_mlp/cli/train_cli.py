@@ -83,7 +83,7 @@ class TrainCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         add = parser.add_argument
-        where = "The run goes to RUNS_DIR/NAME/version_N. By default NAME is the recipe plus the changed options."
+        where = "The run goes to RUNS_DIR/NAME/version_N. By default NAME is the recipe plus changes to model, data and seed."
         add("--name", type=str, default="default", help=where)
         add("--runs_dir", type=str, default="runs", help="The folder of all runs.")
         point = "The checkpoint to resume, or its run's folder; last: the newest run's."
@@ -136,7 +136,7 @@ class TrainCLI(LightningCLI):
             raise UserError(str(error), seed_everything=None) from error
 
     def _refuse_what_is_no_value(self) -> None:
-        """Raises a UserError if a required option is null, or if a group has a value, which a file can give it."""
+        """Raises a UserError if a required option is null, or if a file gives a group a value."""
         for group in GROUPS:
             if not isinstance(self.config.get(group), Namespace):
                 raise UserError(f"--{group} is a group of options; set them one by one")

@@ -1,4 +1,4 @@
-"""Judges a training at its end, and names what would have helped.
+"""Judges a run at its end, and names what would have helped.
 
 docs/verdicts.md shows how the limits were chosen, and how often the verdicts are right.
 """
@@ -39,7 +39,7 @@ def judge_training(
     arguments: Mapping[str, Any] | None = None,
     saturation: float = SATURATION,
 ) -> list[Verdict]:
-    """Returns verdicts on a training that has ended.
+    """Returns verdicts on a finished run.
 
     Args:
         losses: the loss of every update, (updates,).

@@ -134,7 +134,7 @@ def output_layer(fan_in: int, vocab_size: int, norm: Norm, init: Initialization,
 def activation_layer(name: str) -> nn.Module:
     """Returns the non-linearity `torch.nn.NAME`; raises a UserError unless it maps each unit to one value.
 
-    RReLU draws random numbers, so that looking at a network would change its training (promise 4).
+    RReLU draws random numbers, so inspecting a network would change its training (promise 4).
     """
     error = UserError("is not an elementwise non-linearity of torch.nn; try Tanh, ReLU or GELU", activation=name)
     if name not in torch_activations.__all__ or name == "RReLU":

@@ -162,7 +162,7 @@ class Search:
             self.console.print(f"failed: trial {trial.number}: {reason}")
         reasons = trials.latest_that_do_not_count
         if len(reasons) >= MAX_DUPLICATES and {*reasons} == {TOO_LARGE}:
-            reason = "almost no network in the space is that small; increase it"
+            reason = "almost all networks of the space are larger; increase it"
             raise UserError(reason, max_parameters=self.goal.max_parameters)
         if trials.missing and not trials.is_out_of_budget:
             self.console.print(f"nothing left to try after {len(trials.all)} trials")

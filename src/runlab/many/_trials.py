@@ -76,7 +76,7 @@ class Trials:
 
     @property
     def all(self) -> list[FrozenTrial]:
-        """The trials that count: not too large, not a duplicate, not one too many, not one that was retried."""
+        """The trials that count: not too large, not a duplicate, not surplus, not retried."""
         again = {number for trial in self._stored for number in RetryHeartbeatStaleTrialCallback.retry_history(trial)}
         counted = [one for one in self._stored if one.number not in again and DOES_NOT_COUNT not in one.user_attrs]
         # A call killed while the sampler was at work leaves a trial without values.
@@ -138,7 +138,7 @@ class Trials:
     def requeue_interrupted(self) -> None:
         """Requeues the trials that are marked as running but that no process on this machine is training.
 
-        Optuna itself does so for a trial of another machine that has sent no heartbeat for long.
+        Optuna itself requeues other machines' trials whose heartbeat stopped.
         """
         storage = self.study._storage
         for trial in self._stored:

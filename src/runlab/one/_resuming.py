@@ -48,7 +48,7 @@ def split_arguments(args: Sequence[str]) -> tuple[list[str], ResumePoint | None]
         found = {key: given[key] for key in open_ if given.get(key)}
         for key, value in found.items():
             if not isinstance(value, str):
-                raise UserError(f"{file}: {key}: {value} is not a text; put it in quotes")
+                raise UserError(f"{file}: {key}: {value} is not a string; put it in quotes")
         options |= found
         where |= dict.fromkeys(found, file)
     return [*configs, *typed, *others], _origin(where, **options)
@@ -90,7 +90,7 @@ def _origin(
         option, value = ("name", name) if name else ("runs_dir", runs_dir)
         wrong = {"config": files[option]} if option in files else {option: value}
         named = f"gives another location, {value}; " if option in files else ""
-        raise UserError(f"{named}the run resumes in its own folder, {folder}; remove this {option}", **wrong)
+        raise UserError(f"{named}the run resumes in its own folder, {folder}; remove --{option}", **wrong)
     return ResumePoint(read_checkpoint(path), folder)
 
 
@@ -126,7 +126,7 @@ def changed_options(
                 f"a resumed run can change only --{', --'.join(changeable)}; restore the old value, or start a new run"
             )
     if 0 <= (updates := now["trainer.max_steps"]) < checkpoint.update:
-        raise UserError(f"the checkpoint is at update {checkpoint.update}; give at least that", max_steps=updates)
+        raise UserError(f"the checkpoint is at update {checkpoint.update:,}; give {checkpoint.update:,} or more", max_steps=updates)
     return changed
 
 
