@@ -83,7 +83,7 @@ class TrainCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         add = parser.add_argument
-        where = "The run goes to RUNS_DIR/NAME/version_N. By default NAME is the recipe plus changes to model, data and seed."
+        where = "The run goes to RUNS_DIR/NAME/version_N. By default NAME has the changes to model, data and seed."
         add("--name", type=str, default="default", help=where)
         add("--runs_dir", type=str, default="runs", help="The folder of all runs.")
         point = "The checkpoint to resume, or its run's folder; last: the newest run's."

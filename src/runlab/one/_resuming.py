@@ -126,7 +126,8 @@ def changed_options(
                 f"a resumed run can change only --{', --'.join(changeable)}; restore the old value, or start a new run"
             )
     if 0 <= (updates := now["trainer.max_steps"]) < checkpoint.update:
-        raise UserError(f"the checkpoint is at update {checkpoint.update:,}; give {checkpoint.update:,} or more", max_steps=updates)
+        least = f"{checkpoint.update:,}"
+        raise UserError(f"the checkpoint is at update {least}; give {least} or more", max_steps=updates)
     return changed
 
 
