@@ -444,6 +444,14 @@ def test_check_counts_the_epochs_of_a_run_without_an_end(capsys):
         assert "999." in capsys.readouterr().out
 
 
+def test_what_a_run_sees_of_a_split_is_not_judged_where_it_overfits_a_minibatch(run_train, corpus_file):
+    options = ("--trainer.overfit_batches", "1", "--trainer.max_steps", "9")
+    folder, _ = run_train(*options, "--observe.every_n_updates", "0/0/0")
+    check.main(DEFAULT, ["--data.corpus", str(corpus_file), *options, "--output", "check.json"])
+    for path in (folder / "preflight.json", corpus_file.parent / "check.json"):
+        assert "examples seen" not in path.read_text()
+
+
 def test_check_does_not_ignore_a_checkpoint(run_train, fails):
     folder, _ = run_train("--trainer.max_steps", "1")
     assert "remove these options" in fails(check.main, DEFAULT, ["--resume", str(folder)])

@@ -322,3 +322,9 @@ def test_damaged_files_are_one_line_or_trained_again(run_compare, fails, tmp_pat
     assert len(json.loads((folder / "results.json").read_text())) == 1
     (folder / "study.json").write_text('{"a')
     assert "study.json is damaged; remove it" in fails(run_compare, "plain.yaml", "--seeds", "1")
+
+
+def test_a_recipe_has_its_whole_name_in_the_table(run_compare, tmp_path, capsys):
+    shutil.copy(tmp_path / "plain.yaml", tmp_path / "plain (1).yaml")
+    run_compare("plain.yaml", "plain (1).yaml", "--seeds", "1")
+    assert " plain (1) " in capsys.readouterr().out

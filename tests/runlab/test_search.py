@@ -581,7 +581,7 @@ def test_a_limit_that_was_raised_is_not_judged_by_the_trials_before(run_search, 
     monkeypatch.setattr("runlab.many._searching.MAX_DUPLICATES", 4)
     space = ("--space", "model.n_hidden=20..99")
     options = ("--trials", "2", "--jobs", "1")
-    assert "almost no network" in fails(lambda: run_search(*options, "--max_parameters", "100", space=space))
+    assert "almost all networks of the space are larger" in fails(lambda: run_search(*options, "--max_parameters", "100", space=space))
     folder = run_search(*options, "--max_parameters", "9000", space=space)
     assert len(counted(trials_of(folder))) == 2
 
@@ -627,3 +627,24 @@ def test_a_script_that_needs_an_option_has_a_best_recipe(tmp_path):
     args = ["plain.yaml", "--space", "model.n_hidden=20,30", "--trials", "1", "--confirm", "0", "--corpus", "x"]
     command(search_command)(replace(FAKE, path=tmp_path / "needy.py"), args)
     assert yaml.safe_load((tmp_path / "runs/search/search/best.yaml").read_text())["model"]["n_hidden"] in (20, 30)
+
+
+def test_a_confirmation_keeps_the_seeds_that_it_has(run_search):
+    folder = run_search("--trials", "1", "--jobs", "2", confirm="3")
+    (study,) = folder.glob("confirmation/trial_*")
+    run_search("--trials", "1", "--jobs", "2", confirm="2")
+    assert {row["seed"] for row in json.loads((study / "results.json").read_text())} == {2, 3, 4}
+
+
+def test_the_last_call_that_confirms_gives_the_verdict(run_search, capsys):
+    folder = run_search("--trials", "1", "--jobs", "1", confirm="1")
+    (study,) = folder.glob("confirmation/trial_*")
+    (folder / "report.md").unlink()
+    (run,) = study.glob("runs/plain/seed_2")
+    shutil.rmtree(run / "version_0")
+    with alone_in(run):  # as another call does
+        run_search("--trials", "1", "--jobs", "1", confirm="1")
+    assert "other processes are still confirming the best trial" in capsys.readouterr().out
+    assert not (folder / "report.md").exists()
+    run_search("--trials", "1", "--jobs", "1", confirm="1")
+    assert "Retrained with 1 fresh seed" in (folder / "report.md").read_text()

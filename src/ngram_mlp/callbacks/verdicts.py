@@ -62,7 +62,7 @@ class InitializationCheck(Callback):
             verdicts = judge_model(
                 pl_module,
                 trainer.datamodule,
-                recorder.updates,
+                sys.maxsize if trainer.overfit_batches else recorder.updates,  # which take from a part of the split
                 accumulated=trainer.accumulate_grad_batches,
                 validates=trainer.limit_val_batches > 0,
                 clip=clipping(trainer.gradient_clip_val, trainer.gradient_clip_algorithm),

@@ -56,7 +56,9 @@ def main(default_config: Path, args: Sequence[str] | None = None) -> None:
 
 
 def _updates(trainer: Any, minibatches: int) -> int:
-    """Returns the updates of a run with these trainer options and this many minibatches per epoch."""
+    """Returns the updates of a run with these trainer options and this many minibatches per epoch, if known."""
+    if trainer.overfit_batches:
+        return sys.maxsize
     limit = trainer.limit_train_batches
     if limit is not None:
         minibatches = int(minibatches * limit) if isinstance(limit, float) else min(minibatches, limit)

@@ -37,8 +37,8 @@ def confirm_best(
     command: Sequence[str],
     console: Console,
     first: Sequence[str] = (),
-) -> Confirmation:
-    """Trains two recipes with each seed and compares their results.
+) -> Confirmation | None:
+    """Trains two recipes with each seed and compares their results; None if another process still trains one.
 
     Args:
         study: the folder of the runs, named after the best trial.
@@ -53,6 +53,8 @@ def confirm_best(
         first: the script's options for every run.
     """
     study.mkdir(parents=True, exist_ok=True)
+    before_now = {int(run.name.removeprefix("seed_")) for run in study.glob("runs/*/seed_*") if run.is_dir()}
+    seeds = sorted({*seeds, *before_now})  # of earlier calls with more seeds, too
     copy = study / f"{'best' if recipe.stem == study.name else study.name}.yaml"
     if not copy.exists():
         write_atomically(copy, found.read_bytes())
@@ -61,6 +63,8 @@ def confirm_best(
     runs = [run for pair in zip(before, after, strict=True) for run in pair]
     record_recipes(study, runs)
     trained = train([run for run in runs if run.finished is None])
+    if any(run.finished is None and run not in trained for run in runs):
+        return None
     failures = [run for run in trained if run.finished is None]
     print_failures(failures, console)
     write_report(study, runs, failures, command, console)

@@ -56,7 +56,7 @@ def write_report(
     columns = (Column(HEADINGS[index], overflow="fold") for index in shown)  # as many as fit a terminal
     table = Table(*columns, title=title, title_justify="left", box=SIMPLE, pad_edge=False)
     for line in lines:
-        table.add_row(*(line[index].split(" (")[0] for index in shown))
+        table.add_row(line[0], *(line[index].split(" (")[0] for index in shown[1:]))
     console.print(table, soft_wrap=False)
     if any(row["val"] is not None for row in rows):
         if _have_curves(rows):

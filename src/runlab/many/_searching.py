@@ -167,7 +167,7 @@ class Search:
         if trials.missing and not trials.is_out_of_budget:
             self.console.print(f"nothing left to try after {len(trials.all)} trials")
 
-    def _concluded(self, trials: Trials, recipe: Path, seed: int) -> Result:
+    def _concluded(self, trials: Trials, recipe: Path, seed: int) -> Result | None:
         """Writes the best recipe, confirms it with seeds other than the search's own, and writes the report."""
         best, confirmation = trials.ranked[0], None
         found = self._write_best(trials, best)
@@ -184,6 +184,9 @@ class Search:
                 self.console,
                 self.script.options,
             )
+            if confirmation is None:
+                self.console.print("other processes are still confirming the best trial; the last one will report it")
+                return None
         write_search_report(self.folder, trials, self.goal, confirmation, self.command, self.console)
         return Result(trials.all, best, found, confirmation)
 
