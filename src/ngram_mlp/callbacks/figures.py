@@ -51,6 +51,7 @@ class Figures(Callback):
     # Not before: the initial checks compute with all cores, and take three times as long if one is busy.
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._trainer, self._trains = trainer, True
+        self._failed.clear()
         if trainer.is_global_zero and "matplotlib" not in sys.modules:
             with suppress(Exception):  # such as too many processes
                 self._artist = Artist()
