@@ -25,10 +25,13 @@ os.environ |= {"CUDA_VISIBLE_DEVICES": "", "DISABLE_MPS": "1"}
 if "MULTISTEP_CACHE_DIR" not in os.environ:
     os.environ["MULTISTEP_CACHE_DIR"] = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, os.environ["MULTISTEP_CACHE_DIR"])
-# A shell has what it starts in the background ignore Ctrl-C.
+# A shell has what it starts in the background ignore Ctrl-C, and `nohup` SIGHUP.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # Several workers share the cores: with more threads than cores, each waits for the others.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # A diagnosis that fails is to fail the test, too, instead of being switched off.
 harmless.strict = True
 

@@ -103,6 +103,22 @@ def test_each_mistake_is_called_bad_and_its_remedy_mends_it(options, about, caus
         assert judged(**options | {"initialization": options["initialization"] | mended})[about].level == "ok"
 
 
+@pytest.mark.parametrize(
+    ("norm", "about", "changes"),
+    [
+        ({"gain": 30.0}, "saturation", {"norm.gain": 1.0}),
+        ({"on_logits": True, "logits_gain": 20.0}, "first loss", {"norm.logits_gain": 0.1}),
+    ],
+)
+@pytest.mark.parametrize("kind", ["batch", "layer"])
+def test_what_a_norms_own_gain_does_is_mended_there(kind, norm, about, changes):
+    options = {"model": BatchNormMLP, "norm": norm} if kind == "batch" else {"norm": norm | {"kind": "layer"}}
+    verdict = judged(**options)[about]
+    assert (verdict.level, verdict.changes) == ("bad", changes)
+    options["norm"] = options["norm"] | {name.split(".")[1]: value for name, value in changes.items()}
+    assert judged(**options)[about].level == "ok"
+
+
 def test_a_remedy_is_not_what_the_network_has_already():
     odd_bias = {"hidden_weight": KAIMING["initialization.hidden_weight"], "hidden_bias": "constant * 30"}
     assert "hidden_bias: auto" in judged(initialization=odd_bias)["dead units"].remedy

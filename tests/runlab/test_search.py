@@ -581,7 +581,9 @@ def test_a_limit_that_was_raised_is_not_judged_by_the_trials_before(run_search, 
     monkeypatch.setattr("runlab.many._searching.MAX_DUPLICATES", 4)
     space = ("--space", "model.n_hidden=20..99")
     options = ("--trials", "2", "--jobs", "1")
-    assert "almost all networks of the space are larger" in fails(lambda: run_search(*options, "--max_parameters", "100", space=space))
+    assert "almost all networks of the space are larger" in fails(
+        lambda: run_search(*options, "--max_parameters", "100", space=space)
+    )
     folder = run_search(*options, "--max_parameters", "9000", space=space)
     assert len(counted(trials_of(folder))) == 2
 

@@ -32,6 +32,8 @@ SCALED = Remedy(
     "scale the hidden weights to their fan-in",
     {"initialization.hidden_weight": "normal * gain / sqrt(fan_in)", "initialization.hidden_bias": "auto"},
 )
+SMALL_LOGITS = Remedy("start the normalized logits small", {"norm.logits_gain": 0.1})
+UNIT_GAIN = Remedy("normalize to a gain of 1", {"norm.gain": 1.0})
 NORMALIZED = Remedy("normalize the hidden layers", {"norm.kind": "layer"})
 FIRST_LOSS = Rule("first loss", (1, 15), "the output layer is confidently wrong", [SMALL_OUTPUT])
 ALREADY_TRAINED = Rule(
@@ -44,13 +46,13 @@ SATURATED = Rule(
     "saturation",
     (0.3, 0.5),
     "its inputs are too large; hardly any gradient passes",
-    [SCALED, NORMALIZED],
+    [UNIT_GAIN, SCALED, NORMALIZED],
 )
 DEAD = Rule(
     "dead units",
     (0.1, 0.3),
     "saturated for every example, so they get no gradient and do not learn",
-    [SCALED, NORMALIZED],
+    [UNIT_GAIN, SCALED, NORMALIZED],
 )
 GRADIENTS = Rule("gradient over depth", (1, 1.5), "gradients change from layer to layer", [NORMALIZED, SCALED])
 FAST = Rule("learning rate", (-1.3, -1), "the weights jump at every update", [])
@@ -133,6 +135,8 @@ def judge_initialization(
     expected = math.log(snapshot.logits.shape[1])
     excess = snapshot.loss - expected
     rule = ALREADY_TRAINED if excess < -0.5 else FIRST_LOSS
+    if rule is FIRST_LOSS and arguments and arguments.get("norm.on_logits"):
+        rule = rule._replace(remedies=[SMALL_LOGITS])
     verdicts = [rule.verdict(snapshot.loss, f"{snapshot.loss:.2f}, expected {expected:.2f}", excess, arguments)]
     zero = bool(snapshot.weights) and not any(weight.value.any() for weight in snapshot.weights.values())
     if zero:

@@ -73,11 +73,15 @@ def try_updates(
             optimizer.step()
             ratios.append(log10_of_norms([w.detach() - o for w, o in zip(weights, old, strict=True)], old))
     ratio, group = statistics.median(ratios[len(ratios) // 2 :] or [math.inf]), optimizer.param_groups[0]
-    own = optimizer.defaults.get("lr") == group.get("initial_lr", group["lr"])  # CyclicLR overwrites it
-    option = "optimizer.lr" if own else ""
+    return Trial(losses, (ratios or [math.inf])[0], ratio, float(group["lr"]), _option_of_the_rate(optimizer))
+
+
+def _option_of_the_rate(optimizer: Optimizer) -> str:
+    group = optimizer.param_groups[0]
     if "max_lr" in group:  # of OneCycleLR, which reads nothing else
-        option = "lr_scheduler.max_lr"
-    return Trial(losses, (ratios or [math.inf])[0], ratio, float(group["lr"]), option)
+        return "lr_scheduler.max_lr"
+    is_own = optimizer.defaults.get("lr") == group.get("initial_lr", group["lr"])
+    return "optimizer.lr" if is_own else ""  # CyclicLR overwrites it
 
 
 @contextmanager

@@ -20,7 +20,7 @@ def load_model(checkpoint: Checkpoint, model_class: type[M], strict: bool = True
     name = checkpoint.model
     model_class = next((kind for kind in _of_this_package(model_class) if kind.__name__ == name), model_class)
     if model_class.__name__ != name:
-        remedy = "add --model package.module.Class, or call load_from_checkpoint on the class"
+        remedy = "name its class as the model (package.module.Class), or call load_from_checkpoint on it"
         raise checkpoint.error(f"holds a model {shortened(name)}; {remedy}")
     try:
         model = model_class(**checkpoint.hyperparameters | arguments)
