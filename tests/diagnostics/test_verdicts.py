@@ -106,17 +106,16 @@ def test_each_mistake_is_called_bad_and_its_remedy_mends_it(options, about, caus
 @pytest.mark.parametrize(
     ("norm", "about", "changes"),
     [
-        ({"gain": 30.0}, "saturation", {"norm.gain": 1.0}),
-        ({"on_logits": True, "logits_gain": 20.0}, "first loss", {"norm.logits_gain": 0.1}),
+        ({"gain": 30.0}, "saturation", {"gain": 1.0}),
+        ({"on_logits": True, "logits_gain": 20.0}, "first loss", {"logits_gain": 0.1}),
     ],
 )
 @pytest.mark.parametrize("kind", ["batch", "layer"])
 def test_what_a_norms_own_gain_does_is_mended_there(kind, norm, about, changes):
-    options = {"model": BatchNormMLP, "norm": norm} if kind == "batch" else {"norm": norm | {"kind": "layer"}}
-    verdict = judged(**options)[about]
-    assert (verdict.level, verdict.changes) == ("bad", changes)
-    options["norm"] = options["norm"] | {name.split(".")[1]: value for name, value in changes.items()}
-    assert judged(**options)[about].level == "ok"
+    argument, model = ("batch_norm", BatchNormMLP) if kind == "batch" else ("norm", MLP)
+    verdict = judged(model, **{argument: norm | {"kind": kind}})[about]
+    assert (verdict.level, verdict.changes) == ("bad", {f"{argument}.{name}": value for name, value in changes.items()})
+    assert judged(model, **{argument: norm | {"kind": kind} | changes})[about].level == "ok"
 
 
 def test_a_remedy_is_not_what_the_network_has_already():

@@ -32,8 +32,6 @@ SCALED = Remedy(
     "scale the hidden weights to their fan-in",
     {"initialization.hidden_weight": "normal * gain / sqrt(fan_in)", "initialization.hidden_bias": "auto"},
 )
-SMALL_LOGITS = Remedy("start the normalized logits small", {"norm.logits_gain": 0.1})
-UNIT_GAIN = Remedy("normalize to a gain of 1", {"norm.gain": 1.0})
 NORMALIZED = Remedy("normalize the hidden layers", {"norm.kind": "layer"})
 FIRST_LOSS = Rule("first loss", (1, 15), "the output layer is confidently wrong", [SMALL_OUTPUT])
 ALREADY_TRAINED = Rule(
@@ -46,13 +44,13 @@ SATURATED = Rule(
     "saturation",
     (0.3, 0.5),
     "its inputs are too large; hardly any gradient passes",
-    [UNIT_GAIN, SCALED, NORMALIZED],
+    [SCALED, NORMALIZED],
 )
 DEAD = Rule(
     "dead units",
     (0.1, 0.3),
     "saturated for every example, so they get no gradient and do not learn",
-    [UNIT_GAIN, SCALED, NORMALIZED],
+    [SCALED, NORMALIZED],
 )
 GRADIENTS = Rule("gradient over depth", (1, 1.5), "gradients change from layer to layer", [NORMALIZED, SCALED])
 FAST = Rule("learning rate", (-1.3, -1), "the weights jump at every update", [])
@@ -135,8 +133,8 @@ def judge_initialization(
     expected = math.log(snapshot.logits.shape[1])
     excess = snapshot.loss - expected
     rule = ALREADY_TRAINED if excess < -0.5 else FIRST_LOSS
-    if rule is FIRST_LOSS and arguments and arguments.get("norm.on_logits"):
-        rule = rule._replace(remedies=[SMALL_LOGITS])
+    if rule is FIRST_LOSS and (smaller := _of_norms("on_logits", "logits_gain", 0.1, arguments)):
+        rule = rule._replace(remedies=smaller)
     verdicts = [rule.verdict(snapshot.loss, f"{snapshot.loss:.2f}, expected {expected:.2f}", excess, arguments)]
     zero = bool(snapshot.weights) and not any(weight.value.any() for weight in snapshot.weights.values())
     if zero:
@@ -156,14 +154,23 @@ def judge_units(
     layers: Mapping[str, LayerSnapshot], rule: Rule, arguments: Mapping[str, Any] | None, saturation: float
 ) -> list[Verdict]:
     """Returns verdicts on the saturated cells, by this rule, and on the dead units of the non-linearities."""
+    rules = [one._replace(remedies=[*_of_norms("gain", "gain", 1.0, arguments), *one.remedies]) for one in (rule, DEAD)]
     masks = {name: saturated(layer.module, layer.input, saturation) for name, layer in layers.items()}
     shares = {name: mask.float().mean().item() for name, mask in masks.items()}
     baseline = {name: baseline_saturation(layer.module, saturation) for name, layer in layers.items()}
     name, excess = _largest({name: share - baseline[name] for name, share in shares.items()})
     finding = f"{shares[name]:.0%} of {name}'s activations ({baseline[name]:.0%} for a standard normal input)"
-    verdict = rule.verdict(shares[name], finding, excess, arguments)
+    verdict = rules[0].verdict(shares[name], finding, excess, arguments)
     name, share = _largest({name: dead(mask).float().mean().item() for name, mask in masks.items()})
-    return [verdict, DEAD.verdict(share, f"{share:.1%} of {name}", share, arguments)]
+    return [verdict, rules[1].verdict(share, f"{share:.1%} of {name}", share, arguments)]
+
+
+def _of_norms(condition: str, gain: str, value: float, arguments: Mapping[str, Any] | None) -> list[Remedy]:
+    """Returns the remedy of setting a gain of the model's norm, if an argument of the norm is set that calls for it."""
+    norms = [
+        norm for norm in ("norm", "batch_norm") if (arguments or {}).get(f"{norm}.{condition}", value) not in (value, 0)
+    ]
+    return [Remedy(f"normalize to a gain of {value:g}", {f"{norm}.{gain}": value}) for norm in norms]
 
 
 def arguments_of(model: LanguageModel) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from runlab._options import as_assignments
 from runlab._parser import PlainParser
 from runlab.many._plan import plan, record_recipes, study_name
 from runlab.many._pool import train_all
-from runlab.many._report import print_failures, write_report
+from runlab.many._report import write_report
 from runlab.many._script import Script, cores
 
 
@@ -29,7 +29,6 @@ def compare(script: Script, args: Sequence[str] | None = None) -> None:
     trained = train_all(script, missing, options.jobs)
     console = open_console()
     failures = [run for run in trained if run.finished is None]
-    print_failures(failures, console)
     for run in missing:
         if run.finished is None and run not in trained:
             console.print(f"skipped: {run.recipe}, seed {run.seed}: another process is training it")

@@ -10,7 +10,7 @@ from rich.console import Console
 from runlab._files import write_atomically
 from runlab.many._objective import MEASURED
 from runlab.many._plan import SeedRun, plan, record_recipes
-from runlab.many._report import paired_interval, print_failures, write_report
+from runlab.many._report import paired_interval, write_report
 from runlab.many._trials import Goal
 
 
@@ -53,8 +53,7 @@ def confirm_best(
         first: the script's options for every run.
     """
     study.mkdir(parents=True, exist_ok=True)
-    before_now = {int(run.name.removeprefix("seed_")) for run in study.glob("runs/*/seed_*") if run.is_dir()}
-    seeds = sorted({*seeds, *before_now})  # of earlier calls with more seeds, too
+    seeds = sorted({*seeds, *_seeds_in(study)})  # of earlier calls with more seeds, too
     copy = study / f"{'best' if recipe.stem == study.name else study.name}.yaml"
     if not copy.exists():
         write_atomically(copy, found.read_bytes())
@@ -65,10 +64,12 @@ def confirm_best(
     trained = train([run for run in runs if run.finished is None])
     if any(run.finished is None and run not in trained for run in runs):
         return None
-    failures = [run for run in trained if run.finished is None]
-    print_failures(failures, console)
-    write_report(study, runs, failures, command, console)
+    write_report(study, runs, [run for run in trained if run.finished is None], command, console)
     return _compared(before, after, goal)
+
+
+def _seeds_in(study: Path) -> list[int]:
+    return [int(run.name.removeprefix("seed_")) for run in study.glob("runs/*/seed_*") if run.is_dir()]
 
 
 def _compared(before: Sequence[SeedRun], after: Sequence[SeedRun], goal: Goal) -> Confirmation:

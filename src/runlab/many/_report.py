@@ -39,10 +39,12 @@ Panels = dict[str, dict[str, list[Row]]]  # the runs with a result, by heading a
 def write_report(
     folder: Path, runs: Sequence[SeedRun], failures: Sequence[SeedRun], words: Sequence[str], console: Console
 ) -> None:
-    """Writes results.csv, results.json, report.md with the command `words`, and any figures; prints a table."""
+    """Writes results.csv, results.json, report.md with the command `words`, and any figures; prints failures and a table."""
     from runlab._drawing import draw
     from runlab.many._figures import loss_bands_figure, points_figure
 
+    for run in failures:
+        console.print(f"failed: {run.recipe}, seed {run.seed}: {run.last_line}; full log: {run.log}")
     rows = [_row(run, run in failures) for run in runs]
     (folder / "results.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     with (folder / "results.csv").open("w", newline="", encoding="utf-8") as file:
@@ -66,12 +68,6 @@ def write_report(
         (folder / "final.png").write_bytes(draw(points_figure, points, "validation loss")[0])
     (folder / "report.md").write_text(_markdown(folder.name, lines, rows, words), encoding="utf-8")
     console.print(f"report  {folder / 'report.md'}")
-
-
-def print_failures(runs: Sequence[SeedRun], console: Console) -> None:
-    """Prints a line with the reason for each run that failed."""
-    for run in runs:
-        console.print(f"failed: {run.recipe}, seed {run.seed}: {run.last_line}; full log: {run.log}")
 
 
 def paired_interval(differences: Sequence[float]) -> tuple[float, float]:
