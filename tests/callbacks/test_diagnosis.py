@@ -310,6 +310,44 @@ def test_the_figures_of_a_command_are_drawn_by_another_process(tmp_path, corpus_
     assert given != here
 
 
+ENDING = """
+import os
+import signal
+
+from pytorch_lightning import Callback
+
+class Ending(Callback):
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 51:
+            os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def images_after(folder, updates, *calls):
+    """The steps of the curve's images after some calls of train.py with their statuses; checks those of the others."""
+    command = [sys.executable, str(PROJECT / "scripts" / "train.py")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
+    for status, *words in calls:
+        process = subprocess.run([*command, *words], cwd=folder, env=environment, capture_output=True, check=False)
+        assert process.returncode == status, process.stderr.decode()
+    (run,) = folder.glob("runs/*/**/version_0")
+    events = EventAccumulator(str(run), size_guidance={"images": 0}).Reload()
+    names = [name for name in events.Tags()["images"] if name != "views/loss"]
+    assert {"views/embedding", "views/activations", "views/update_to_data"} <= {*names}
+    for name in names:
+        assert [event.step for event in events.Images(name)] == updates, name
+    return [event.step for event in events.Images("views/loss")]
+
+
+def test_no_figure_is_lost_or_doubled_by_an_end_and_a_longer_run(tmp_path, corpus_file):
+    (tmp_path / "ending.py").write_text(ENDING)
+    new = ("--data.corpus", str(corpus_file), *OPTIONS, "--observe.every_n_updates", "10/50/50")
+    new += ("--trainer.max_steps", "51", "--trainer.val_check_interval", "50", "--trainer.callbacks+=ending.Ending")
+    resume = (0, "--ckpt_path", "last", "--trainer.callbacks", "null")
+    assert images_after(tmp_path, [0, 50], (143, *new), resume)[-1] == 51
+    assert images_after(tmp_path, [0, 50, 100, 150], (*resume, "--trainer.max_steps", "151")) == [51, 151]
+
+
 def test_a_figure_that_is_due_before_a_checkpoint_is_not_lost_with_the_process(tmp_path, corpus_file):
     """The resumed run keeps TensorBoard's events of before the checkpoint, and draws the later figures again."""
     command = [sys.executable, str(PROJECT / "scripts" / "train.py"), "--data.corpus", str(corpus_file)]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -24,7 +24,21 @@ from torch.utils.data import DataLoader, TensorDataset
 from multistep import Calls, MultiStep
 from multistep._fused import FusedEngine
 from ngram_mlp import MLP, NGramDataModule
-from ngram_mlp.callbacks import InitializationCheck, Intervals, Quantity, SampledNames, layer_statistics, loss_history
+from ngram_mlp.callbacks import (
+    ActivationStatistics,
+    GradientStatistics,
+    InitializationCheck,
+    Inspect,
+    Intervals,
+    Losses,
+    LossHistory,
+    Outcome,
+    Quantity,
+    SampledNames,
+    TrainingVerdicts,
+    layer_statistics,
+    loss_history,
+)
 from ngram_mlp.callbacks.recorder import Due
 from ngram_mlp.models import LanguageModel
 from ngram_mlp.models.layers import BatchNorm
@@ -406,3 +420,46 @@ def test_a_schedule_that_falls_gradually_has_no_drops(schedule, drops, run_train
     options = ("--trainer.max_steps", "400", "--trainer.val_check_interval", "40", "--observe.every_n_updates", "0/0/0")
     run_train(*options, "--model.lr_scheduler", *schedule, "--engine", "eager")
     assert drawn["loss"][2] == drops
+
+
+def test_callbacks_forget_one_run_before_the_next(corpus_file):
+    """The same objects observe a run with a rate that is much too high, and then one that is well."""
+    quantities = [ActivationStatistics("10/0/20"), GradientStatistics("10/0/20"), TrainingVerdicts("10/0/20")]
+    shared = [Losses(), Outcome(), LossHistory(), Inspect(quantities)]
+    histories = []
+    for callbacks, lr in ((shared, 3.0), (shared, 0.1)):
+        seed_everything(1)
+        data = NGramDataModule(str(corpus_file))
+        model = MLP(data.vocabulary, data.block_size, n_hidden=20, optimizer=lambda p, lr=lr: torch.optim.SGD(p, lr=lr))
+        trainer = Trainer(
+            max_steps=60,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            callbacks=[MultiStep("eager"), *callbacks],
+            default_root_dir=corpus_file.parent / f"{lr}",
+        )
+        trainer.fit(model, data)
+        histories.append(quantities[1].state_dict()["ratios"])
+    first, second = histories
+    assert [update for update, _ in second["hidden1.linear.weight"]] == [0, 10, 20, 30, 40, 50, 59]
+    assert second != first
+    verdicts = json.loads((corpus_file.parent / "0.1" / "verdicts.json").read_text())["findings"]
+    assert {one["about"]: one["level"] for one in verdicts}["update:data ratio"] == "ok"
+
+
+def test_a_resumed_run_remembers_that_its_rate_falls_gradually():
+    history = LossHistory()
+    history.setup(SimpleNamespace(callbacks=[Losses()]), None, "fit")
+    history._rate, history._is_steady = 0.1, False
+    again = LossHistory()
+    again.setup(SimpleNamespace(callbacks=[Losses()]), None, "fit")
+    again.load_state_dict(history.state_dict())
+    trainer = SimpleNamespace(optimizers=[SimpleNamespace(param_groups=[{"lr": 0.01}])], global_step=9)
+    again.on_train_batch_end(trainer, None, None, None, 0)
+    assert again.state_dict()["drops"] == []
+
+
+def test_names_are_sampled_of_an_ngram_data_module_alone(capsys):
+    SampledNames().conclude(None, SimpleNamespace(trainer=SimpleNamespace(datamodule=None)))
+    assert capsys.readouterr().out == ""

@@ -5,7 +5,7 @@ from torch import nn
 from ngram_mlp.data import NGramDataModule, SplitBatches
 from ngram_mlp.diagnostics.batch_norm_statistics import drifts, evaluating_with, measure
 from ngram_mlp.models import BatchNormMLP
-from ngram_mlp.models.layers import BatchNormalization, batch_norms
+from ngram_mlp.models.layers import BatchNorm, BatchNormalization, batch_norms
 from ngram_mlp.models.metrics import evaluate
 
 CPU = torch.device("cpu")
@@ -75,3 +75,26 @@ def test_the_drift_says_how_far_the_running_estimates_are_off(data):
         layer.running_std.copy_(std * 1.25)
     for drift in drifts(model.network, measured).values():
         assert (drift.mean, drift.std) == pytest.approx((0.5, 0.25), rel=1e-4)
+
+
+class Twice(nn.Module):
+    """A network that uses one batch norm at two places."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.linear, self.norm = nn.Embedding(27, 4), nn.Linear(12, 12), BatchNorm(12)
+        self.output = nn.Linear(12, 27)
+
+    def forward(self, contexts):
+        x = self.norm(self.linear(self.embedding(contexts).flatten(1))).tanh()
+        return self.output(self.norm(5 + 3 * self.linear(x)))
+
+
+def test_a_layer_that_is_used_twice_is_measured_over_both_uses(data):
+    torch.manual_seed(0)
+    network, seen = Twice(), []
+    found = measure(network, SplitBatches(data.splits["train"]), torch.device("cpu"))
+    handle = network.norm.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    network.eval()(data.splits["train"].contexts.long())
+    handle.remove()
+    torch.testing.assert_close(found["norm"][0], torch.cat(seen).mean(0), rtol=1e-4, atol=1e-4)

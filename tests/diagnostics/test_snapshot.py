@@ -77,6 +77,20 @@ def test_frozen_parameters_and_unused_layers_are_no_obstacle():
     assert "unused" not in snapshot.layers
 
 
+def test_a_layer_that_works_in_place_is_seen_as_one_that_does_not():
+    seen = []
+    for inplace in (False, True):
+        torch.manual_seed(0)
+        layers = (nn.Embedding(27, 4), nn.Flatten(), nn.Linear(12, 20), nn.ELU(inplace=inplace), nn.Linear(20, 27))
+        seen.append(take_snapshot(nn.Sequential(*layers).train(), *minibatch()))
+    plain, in_place = seen
+    assert plain.layers.keys() == in_place.layers.keys()
+    for name, layer in plain.layers.items():
+        assert in_place.layers[name].input.equal(layer.input), name
+        assert in_place.layers[name].output.equal(layer.output), name
+        torch.testing.assert_close(in_place.layers[name].gradient, layer.gradient)
+
+
 def test_no_gradient_mode_of_the_caller_matters():
     with torch.no_grad():
         assert take_snapshot(network(), *minibatch()).weights["linear1.weight"].gradient.any()

@@ -7,6 +7,7 @@ from torch import nn
 from ngram_mlp.diagnostics.statistics import (
     baseline_saturation,
     dead,
+    density,
     is_nonlinearity,
     log10_ratio,
     mean_and_std,
@@ -67,3 +68,12 @@ def test_ratios_of_deviations():
 def test_non_linearities_are_torchs_own_of_single_units():
     assert all(is_nonlinearity(module()) for module in (nn.Tanh, nn.ReLU, nn.GELU, nn.PReLU))
     assert not any(is_nonlinearity(m) for m in (nn.Linear(2, 2), nn.Softmax(1), nn.LayerNorm(2), nn.Dropout()))
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-7, 1.0, 1e7])
+def test_a_density_has_all_its_bins_whatever_the_scale(scale):
+    torch.manual_seed(0)
+    found = density(torch.rand(10_000) * scale, 20)
+    assert found["values"].gt(0).all()
+    assert found["values"].mul(found["edges"].diff()).sum().item() == pytest.approx(1, rel=1e-3)
+    assert density(torch.full((9,), scale))["values"].gt(0).sum() == 1

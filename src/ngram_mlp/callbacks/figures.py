@@ -1,11 +1,11 @@
 """Draws figures while the run continues."""
 
+import copy
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
-from pickle import PicklingError
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -46,12 +46,13 @@ class Figures(Callback):
         self._artist: Artist | None = None
         self._asked: list[tuple[Drawing, Future[Picture]]] = []
         self._failed: set[str] = set()
-        self._trains = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._trainer = trainer
+        self._failed.clear()
 
     # Not before: the initial checks compute with all cores, and take three times as long if one is busy.
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._trainer, self._trains = trainer, True
-        self._failed.clear()
         if trainer.is_global_zero and "matplotlib" not in sys.modules:
             with suppress(Exception):  # such as too many processes
                 self._artist = Artist()
@@ -63,51 +64,48 @@ class Figures(Callback):
         if drawing.name in self._failed:
             return True
         if self._artist is not None:
-            with suppress(PicklingError, AttributeError, TypeError):  # such as a local function
-                self._asked.append((drawing, self._artist.draw(drawing.function, *drawing.args, name=drawing.run)))
+            with suppress(Exception):  # of pickle, such as for a local function
+                drawing = replace(drawing, args=copy.deepcopy(drawing.args))  # as they are now
+                picture = self._artist.draw(drawing.function, *drawing.args, name=drawing.run)
+                self._asked.append((drawing, picture))
                 return True
         return False
 
     def state_dict(self) -> dict[str, Any]:
-        """Shows what is asked for, which a run resumed from this state would not draw again; but not at the end."""
-        if self._trains:
-            self._show_all()
+        """Shows what is asked for, because a run that resumes from this state would not draw it again."""
+        self._show_all()
         return {}
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._trains = False
+        self._show_all()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._show_all()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if is_an_end(exception):
-            self._show_all()
-        self.teardown(trainer, pl_module, "fit")
+        try:
+            while self._asked and (is_an_end(exception) or self._asked[0][1].done()):
+                self._show_next()
+        finally:  # a second signal does not wait
+            self.teardown(trainer, pl_module, "fit")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._asked.clear()
         if self._artist:
             self._artist.close()
             self._artist = None
 
     def _show_all(self) -> None:
-        try:
-            while self._asked:
-                self._show_next()
-        except BaseException:  # a second signal, which does not wait
-            self._asked.clear()
-            raise
+        while self._asked:
+            self._show_next()
 
     def _show_next(self) -> None:
-        (drawing, picture), self._asked = self._asked[0], self._asked[1:]
+        drawing, picture = self._asked[0]
+        error = picture.exception()  # waits; the function's, or the process has ended
+        del self._asked[0]
         if drawing.name in self._failed:
             return
         self._failed.add(drawing.name)
         with harmless(f"The figure {drawing.name}", self._trainer, drawing.update):
-            try:
-                found = picture.result()
-            except Exception:  # the function's, or the process has ended
-                drawing.here()
-            else:
-                drawing.show(found)
+            drawing.show(picture.result()) if error is None else drawing.here()
             self._failed.remove(drawing.name)

@@ -45,6 +45,9 @@ class Inspect(Callback):
         if stage == "fit":
             self._snapshots_failed = False
             self._failed.clear()
+            self._undrawn.clear()
+            for quantity in self._quantities:
+                quantity.reset()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         assert isinstance(pl_module, LanguageModel)

@@ -29,6 +29,8 @@ class ActivationStatistics(Quantity):
     def __init__(self, every_n_updates: str = "default", layers: str = "*", saturation: float = SATURATION) -> None:
         super().__init__(every_n_updates, layers)
         self.saturation = saturation
+
+    def reset(self) -> None:
         self._history = SnapshotHistory(self._summary)
 
     def observe(self, snapshot: Snapshot, model: LanguageModel, recorder: Recorder) -> None:
@@ -84,6 +86,8 @@ class GradientStatistics(Quantity):
 
     def __init__(self, every_n_updates: str = "default", layers: str = "*") -> None:
         super().__init__(every_n_updates, layers)
+
+    def reset(self) -> None:
         self._history = SnapshotHistory(self._summary)
         self._ratios: dict[str, list[tuple[int, float]]] = {}
 

@@ -19,14 +19,12 @@ class LossHistory(Callback):
 
     update_calls = Calls()  # requests no calls; records at the updates where it is called
 
-    def __init__(self) -> None:
-        self._validation: list[tuple[int, float]] = []
-        self._drops: list[int] = []
-        self._rate = 0.0
-        self._is_steady = True
-
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._losses = among(trainer, Losses)
+        self._validation: list[tuple[int, float]] = []
+        self._drops: list[int] = []
+        self._rate, self._is_steady = 0.0, True
+        self._drawn_at = -1
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -42,7 +40,8 @@ class LossHistory(Callback):
             self._validation.append((trainer.global_step, float(trainer.callback_metrics[VAL_LOSS])))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if len(self._losses):
+        if len(self._losses) and self._drawn_at != trainer.global_step:
+            self._drawn_at = trainer.global_step
             drops = self._drops if len(self._drops) <= 5 else []
             with harmless("LossHistory", trainer):
                 recorder = Recorder(trainer, trainer.global_step)
@@ -53,8 +52,14 @@ class LossHistory(Callback):
             self.on_train_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"validation": self._validation, "drops": self._drops, "rate": self._rate}
+        return {
+            "validation": self._validation,
+            "drops": self._drops,
+            "rate": self._rate,
+            "is_steady": self._is_steady,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._validation = [tuple(point) for point in state_dict["validation"]]
         self._drops, self._rate = state_dict["drops"], state_dict["rate"]
+        self._is_steady = state_dict.get("is_steady", True)

@@ -77,6 +77,10 @@ class Quantity:
     def __init__(self, every_n_updates: str = "default", layers: str = "*") -> None:
         self.intervals = Intervals.parse(every_n_updates)
         self.layers = layers
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets what was observed, before a run begins or goes on from a checkpoint."""
 
     def observe(self, snapshot: Snapshot, model: LanguageModel, recorder: Recorder) -> None:
         """Examines the snapshot, and the model right after the update, and records what is due."""

@@ -46,8 +46,8 @@ class SampledNames(Quantity):
             recorder.text("run/samples", ", ".join(self._sample(model, self._num, NAME)))
 
     def conclude(self, model: LanguageModel, recorder: Recorder) -> None:
-        data: NGramDataModule = recorder.trainer.datamodule
-        if data.unit == "text":
+        data = recorder.trainer.datamodule
+        if not isinstance(data, NGramDataModule) or data.unit == "text":
             return
         lines, coder = split_words(data.corpus.words)[0], data.tokenizer
         # Words that are decoded have other spaces between them, and rare ones are one token.

@@ -96,8 +96,24 @@ class TrainingVerdicts(Quantity):
         super().__init__(every_n_updates)
         self.saturation = saturation
         self._console = console or Console()
+
+    def reset(self) -> None:
         self._ratios: list[tuple[int, float]] = []
         self._highest_rate = 0.0
+        self._counted: dict[str, dict[str, float]] = {}  # by split
+
+    def draw(self, model: LanguageModel, recorder: Recorder) -> None:
+        """Draws nothing, but counts n-grams for the verdicts while another process draws figures."""
+        trainer = recorder.trainer
+        if recorder.is_first_process and isinstance(trainer.datamodule, NGramDataModule):
+            self._count(trainer.datamodule, "val" if trainer.limit_val_batches else "train")
+
+    def _count(self, data: NGramDataModule, split: str) -> dict[str, float]:
+        if split not in self._counted:
+            vocab_size = len(data.vocabulary)
+            losses = counted_losses(data.splits["train"], data.splits[split], vocab_size)
+            self._counted[split] = {"guessing": math.log(vocab_size)} | losses
+        return self._counted[split]
 
     def observe(self, snapshot: Snapshot, model: LanguageModel, recorder: Recorder) -> None:
         rate = float(recorder.trainer.optimizers[0].param_groups[0]["lr"])
@@ -113,10 +129,10 @@ class TrainingVerdicts(Quantity):
         data: NGramDataModule = trainer.datamodule
         validates = VAL_LOSS in trainer.callback_metrics
         metrics = {split: values["loss"] for split, values in outcome.metrics.items() if split != "val" or validates}
-        vocab_size, split = len(data.vocabulary), data.splits["val" if validates else "train"]
-        counted = {"guessing": math.log(vocab_size)} | counted_losses(data.splits["train"], split, vocab_size)
+        counted = self._count(data, "val" if validates else "train")
+        some = enough_of(len(data.vocabulary))
         with evaluation_mode(model.network):
-            contexts, targets = (x.to(model.device) for x in evenly_spaced(data.splits["train"], enough_of(vocab_size)))
+            contexts, targets = (x.to(model.device) for x in evenly_spaced(data.splits["train"], some))
             snapshot = take_snapshot(model.network, contexts, targets, trainer.global_step)
         evidence = (losses.all, metrics, counted, self._ratios, snapshot)
         verdicts = judge_training(*evidence, arguments_of(model), self.saturation)

@@ -127,7 +127,8 @@ def _moments_of_input(
     try:
         for contexts, _ in batches:
             network(contexts.to(device))
-            x = examples_of(inputs.pop(), layer)
+            x = torch.cat([examples_of(one, layer) for one in inputs])  # of each use in the network
+            inputs.clear()
             new_mean = x.mean(0)
             change, share = new_mean - mean, len(x) / (count + len(x))
             squares = squares + ((x - new_mean) ** 2).sum(0) + change**2 * (count * share)

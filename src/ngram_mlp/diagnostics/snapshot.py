@@ -77,12 +77,18 @@ def take_snapshot(network: nn.Module, contexts: Tensor, targets: Tensor, update:
     norms = batch_norms(network)
     names = {module: name for name, module in named_layers(network) if name in norms or _is_layer(module)}
     passed: dict[str, tuple[nn.Module, Tensor, Tensor]] = {}
+    given: dict[nn.Module, Tensor] = {}
+
+    def keep(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        given[module], *others = args
+        return given[module].clone(), *others
 
     def note(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
-            passed[names[module]] = module, args[0], output
+            passed[names[module]] = module, given.get(module, args[0]), output
 
     handles = [module.register_forward_hook(note) for module in names]
+    handles += [module.register_forward_pre_hook(keep) for module in names if getattr(module, "inplace", False)]
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     devices = [contexts.device] if contexts.device.type == "cuda" else []
     try:

@@ -92,7 +92,7 @@ def density(x: Tensor, bins: int = BINS) -> Density:
     x = x[x.isfinite()]
     if not len(x):
         return {"edges": x, "values": x, "std": float("nan")}
-    margin = 1e-6 * max(1.0, float(x.abs().max()))  # in case all are equal
+    margin = 1e-6 * (float(x.abs().max()) or 1.0)  # in case all are equal
     values, edges = x.histogram(bins, range=(float(x.min()) - margin, float(x.max()) + margin), density=True)
     return {"edges": edges, "values": values, "std": x.std(correction=0).item()}
 

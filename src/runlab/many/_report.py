@@ -39,7 +39,7 @@ Panels = dict[str, dict[str, list[Row]]]  # the runs with a result, by heading a
 def write_report(
     folder: Path, runs: Sequence[SeedRun], failures: Sequence[SeedRun], words: Sequence[str], console: Console
 ) -> None:
-    """Writes results.csv, results.json, report.md with the command `words`, and any figures; prints failures and a table."""
+    """Writes results.csv, results.json, report.md with the command `words`, figures; prints failures and a table."""
     from runlab._drawing import draw
     from runlab.many._figures import loss_bands_figure, points_figure
 
