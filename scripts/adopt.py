@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -70,10 +71,11 @@ def adopt(project: Path, name: str, owner: str) -> None:
     """Renames a project, and removes what concerns only the template."""
     pyproject = (project / "pyproject.toml").read_text(encoding="utf-8")
     version = re.findall(r'^version = "(.*)"', pyproject, flags=re.MULTILINE)[0]
+    texts = dict(sources(project))
     for one in OF_THE_TEMPLATE:
         (project / one).unlink(missing_ok=True)
-    for path in sources(project):
-        text = path.read_text(encoding="utf-8")
+        texts.pop(project / one, None)
+    for path, text in texts.items():
         changed = renamed(text, name, owner)
         if path.name in ("pyproject.toml", "__init__.py"):
             changed = re.sub(r'^(version|__version__) = ".*"', r'\1 = "0.1.0"', changed, flags=re.MULTILINE)
@@ -88,13 +90,14 @@ def adopt(project: Path, name: str, owner: str) -> None:
     (project / "CHANGELOG.md").write_text(begun, encoding="utf-8")
 
 
-def sources(project: Path) -> Iterator[Path]:
-    """Yields the project's own text files."""
+def sources(project: Path) -> Iterator[tuple[Path, str]]:
+    """Yields the project's own text files, with their content."""
     for path in sorted(project.rglob("*")):
         parts = path.relative_to(project).parts
         left = parts[0] in LEFT_ALONE or any(part.endswith((".egg-info", "cache__", "_cache")) for part in parts)
         if path.is_file() and not left and path.suffix in SUFFIXES and parts != ("data", "names.txt"):
-            yield path
+            with suppress(UnicodeDecodeError):  # a binary file
+                yield path, path.read_text(encoding="utf-8")
 
 
 def renamed(text: str, name: str, owner: str) -> str:

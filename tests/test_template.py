@@ -26,6 +26,7 @@ def adopted(folder: Path, *options: str) -> Path:
         elif path.is_file():
             fork.mkdir(exist_ok=True)
             shutil.copy(path, fork)
+    (fork / ".coverage").write_bytes(b"\xff\xfe\x00")  # as a tool may have left one
     command = [sys.executable, str(fork / "scripts" / "adopt.py"), *options]
     out = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert out.returncode == 0, out.stderr

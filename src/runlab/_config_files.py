@@ -24,12 +24,12 @@ class Setting(NamedTuple):
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """PyYAML's safe loader, except that it refuses a duplicate key instead of taking the last."""
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+    def compose_mapping_node(self, anchor: Any) -> Any:  # before keys are merged
+        node = super().compose_mapping_node(anchor)
         keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
         if twice := next((key for number, key in enumerate(keys) if key in keys[:number]), None):
             raise ValueError(f"{shortened(str(twice))} appears twice in one group; remove one")
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
-        return mapping
+        return node
 
 
 def read_configuration(path: str) -> dict[str, Any]:

@@ -67,6 +67,12 @@ def smoothed(losses: Losses, edges: npt.NDArray[np.int_]) -> tuple[npt.NDArray[n
     return tuple(np.reshape(points, (-1, 4)).T)
 
 
+def literal(name: str) -> str:
+    """Returns a name as a label that shows it: matplotlib reads $...$ as mathematics, and hides what begins with _."""
+    name = name.replace("$", r"\$")
+    return f" {name}" if name.startswith("_") else name
+
+
 def plain_ticks(axis: Any, at: Sequence[float] = (1,)) -> None:
     """Labels a logarithmic axis with plain numbers, at these multiples of the powers of ten.
 

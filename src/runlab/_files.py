@@ -17,7 +17,7 @@ LAST = Path("checkpoints", "last.ckpt")
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a temporary file beside `path`, syncs it and renames it; if that fails, `path` stays as it was."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=SUFFIX)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=SUFFIX)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)

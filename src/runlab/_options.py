@@ -31,8 +31,9 @@ def from_environment(groups: Sequence[str] = GROUPS) -> list[str]:
 
 
 def as_assignments(groups: Sequence[str] = GROUPS) -> list[str]:
-    """Returns the variables of the environment that set options of these groups, as `NAME=VALUE`."""
-    return [f"{name}={value}" for name, value in sorted(os.environ.items()) if _setting(name, groups)]
+    """Returns `env NAME=VALUE ...` for the variables that set options of these groups; nothing if none does."""
+    found = [f"{name}={value}" for name, value in sorted(os.environ.items()) if _setting(name, groups)]
+    return ["env", *found] if found else []
 
 
 def _setting(variable: str, groups: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ import pytest
 from ngram_mlp.cli import train
 from ngram_mlp.cli.train_cli import TrainCLI
 from ngram_mlp.places import DEFAULT_CONFIG
+from runlab import read_configuration
 from tests.conftest import PROJECT
 
 FILES = {
@@ -102,6 +103,13 @@ def test_aliases_merges_and_byte_order_marks_are_read(run_train, tmp_path):
     folder, _ = run_train("--config", str(tmp_path / "fine.yaml"))
     assert folder.parent.name == "fine"
     assert "n_hidden: 9" in (folder / "config.yaml").read_text()
+
+
+def test_merges_of_merges_are_no_duplicates(tmp_path):
+    (tmp_path / "merged.yaml").write_text(
+        "x:\n  inner:\n    a: &a {lr: 1}\n    b: &b {<<: *a, lr: 2}\nmodel:\n  <<: *b\n"
+    )
+    assert read_configuration(str(tmp_path / "merged.yaml"))["model"] == {"lr": 2}
 
 
 GROUPS = sorted(str(path) for group in ("logger", "trainer") for path in (PROJECT / "configs" / group).iterdir())

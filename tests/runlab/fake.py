@@ -56,7 +56,7 @@ def main(args: Any = None) -> None:
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(SystemExit(143)))
     if options.resume == "runs":
         folder, update = claim_run_folder(options.runs_dir, options.name), 0
-        (folder / "config.yaml").write_text(json.dumps(options.as_dict() | {"config": None}))
+        (folder / "config.yaml").write_text(json.dumps(options.as_dict() | {"config": None}, default=str))
     else:
         folder, update = Path(options.resume), json.loads(Path(options.resume, LAST).read_text())["update"]
         options = parser.parse_object(json.loads((folder / "config.yaml").read_text()) | {"config": None})

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -281,7 +282,7 @@ def test_a_recipe_may_be_edited_while_its_study_runs(run_compare, tmp_path, fail
 def test_what_the_environment_sets_belongs_to_a_study(run_compare, fails, monkeypatch, tmp_path):
     monkeypatch.setenv("PL_TRAINER__MAX_STEPS", "50")
     run_compare("plain.yaml", "--seeds", "1")
-    assert "PL_TRAINER__MAX_STEPS=50 " in (tmp_path / "runs/compare/plain/report.md").read_text()
+    assert "env PL_TRAINER__MAX_STEPS=50 " in (tmp_path / "runs/compare/plain/report.md").read_text()
     monkeypatch.setenv("PL_TRAINER__MAX_STEPS", "400")
     assert "with different options" in fails(run_compare, "plain.yaml", "--seeds", "2")
 
@@ -328,3 +329,27 @@ def test_a_recipe_has_its_whole_name_in_the_table(run_compare, tmp_path, capsys)
     shutil.copy(tmp_path / "plain.yaml", tmp_path / "plain (1).yaml")
     run_compare("plain.yaml", "plain (1).yaml", "--seeds", "1")
     assert " plain (1) " in capsys.readouterr().out
+
+
+def test_a_recipe_that_names_a_file_beside_it_finds_it(run_compare, tmp_path):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "model.yaml").write_text("n_hidden: 5\n")
+    (tmp_path / "recipes" / "whole.yaml").write_text("model: model.yaml\n")
+    run_compare("recipes/whole.yaml", "--seeds", "1")
+    assert sizes_in(tmp_path / "runs") == {5}
+
+
+def test_recipes_of_odd_names_have_figures_and_a_report(run_compare, tmp_path):
+    names = ["a$_$b", "_base", "n" * 240]
+    for number, name in enumerate(names):
+        (tmp_path / f"{name}.yaml").write_text(f"model: {{n_hidden: {number + 4}}}\n")
+    run_compare(*(f"{name}.yaml" for name in names), "--seeds", "1", "--name", "odd")
+    report = (tmp_path / "runs/compare/odd/report.md").read_text()
+    assert all(f"| {name} | 1 |" in report for name in names)
+
+
+def test_a_command_with_what_the_environment_sets_can_be_repeated(run_compare, tmp_path, monkeypatch):
+    monkeypatch.setenv("PL_DATA__CORPUS", "my words.txt")
+    run_compare("plain.yaml", "--seeds", "1")
+    command = (tmp_path / "runs/compare/plain/report.md").read_text().split("```")[1]
+    assert shlex.split(command)[:2] == ["env", "PL_DATA__CORPUS=my words.txt"]

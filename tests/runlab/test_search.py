@@ -650,3 +650,40 @@ def test_the_last_call_that_confirms_gives_the_verdict(run_search, capsys):
     assert not (folder / "report.md").exists()
     run_search("--trials", "1", "--jobs", "1", confirm="1")
     assert "Retrained with 1 fresh seed" in (folder / "report.md").read_text()
+
+
+@pytest.mark.parametrize(("trials", "jobs"), [("3", "1"), ("4", "2")])
+def test_a_search_of_fewer_points_than_trials_ends(trials, jobs, run_search, capsys, monkeypatch):
+    monkeypatch.setattr("runlab.many._searching.MAX_DUPLICATES", 9)
+    space = ("--space", "model.activation=Tanh,ReLU")
+    folder = run_search("--trials", trials, "--jobs", jobs, space=space)
+    assert len(counted(trials_of(folder))) == 2
+    assert "nothing left to try after 2 trials" in capsys.readouterr().out
+
+
+def test_what_the_environment_sets_is_not_searched(run_search, fails, monkeypatch):
+    monkeypatch.setenv("PL_MODEL__N_HIDDEN", "50")
+    line = fails(run_search, "--trials", "1")
+    assert "--model.n_hidden: is part of the search space; unset its variable" in line
+
+
+def test_a_recipe_that_cannot_be_read_is_one_line(run_search, fails, tmp_path):
+    (tmp_path / "plain.yaml").write_bytes(b"name: \xff")
+    assert "plain.yaml cannot be read (it is not UTF-8 text)" in fails(run_search, "--trials", "1")
+    (tmp_path / "plain.yaml").unlink()
+    assert "plain.yaml cannot be read (No such file or directory)" in fails(run_search, "--trials", "1")
+
+
+def test_a_search_that_has_the_name_of_its_folder_in_a_shared_database_goes_on(run_search, monkeypatch):
+    """As version 0.2 named it."""
+    shared = ("--storage", "sqlite:///shared.db", "--jobs", "1", "--name", "tpe/lr")
+    with monkeypatch.context() as patch:
+        patch.setattr("runlab.many._searching.Search._study_name", lambda *_: "lr")
+        run_search("--trials", "1", *shared)
+    folder = run_search("--trials", "2", *shared)
+    assert len(trials_of(folder, "sqlite:///shared.db")) == 2
+
+
+def test_another_file_is_refused_in_its_short_form_too(run_search, fails):
+    for words in (("-c", "other.yaml"), ("-cother.yaml",), ("-c=other.yaml",)):
+        assert "--config: each recipe is one file" in fails(run_search, "--trials", "1", *words)

@@ -4,7 +4,8 @@ Imports what training needs, and parses a command line once, because the parser 
 must not start a thread: threads do not survive in the forked runs.
 """
 
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
+from io import StringIO
 from pathlib import Path
 
 import torch
@@ -17,5 +18,5 @@ from runlab import train_all  # noqa: F401  # its module has the function that s
 
 torch.set_num_threads(1)
 open_console()  # hides Lightning's information messages
-with suppress(Exception, SystemExit):  # the runs report any error
+with suppress(Exception, SystemExit), redirect_stderr(StringIO()):  # the runs report any error
     TrainCLI(["--model", "BatchNormMLP", "--data.corpus", "sample", "--seed_everything", "1"], default_config=Path())

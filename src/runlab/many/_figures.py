@@ -13,6 +13,7 @@ from runlab._drawing import (
     Losses,
     figure_with_panels,
     legend_below,
+    literal,
     plain_ticks,
     smoothed,
 )
@@ -40,7 +41,8 @@ def loss_bands_figure(panels: Mapping[str, Mapping[str, Sequence[Losses]]]) -> F
                 curves = [smoothed(losses, np.unique(edges.astype(int)))[:2] for losses in of_seeds]
                 x, means = curves[0][0], np.stack([mean for _, mean in curves])
                 axis.fill_between(x, means.min(0), means.max(0), color=styles[recipe]["color"], alpha=0.2, linewidth=0)
-                axis.plot(x, means.mean(0), **styles[recipe], linewidth=1.2, label=recipe)
+                axis.plot(x, means.mean(0), **styles[recipe], linewidth=1.2, label=literal(recipe))
+        heading = literal(heading)
         whole.set(xscale="log", yscale="log", ylabel="nats per token", title=heading)
         plain_ticks(whole.xaxis)
         plain_ticks(whole.yaxis, CLOSE)
@@ -55,7 +57,7 @@ def points_figure(panels: Mapping[str, Mapping[str, Sequence[float]]], unit: str
     """Plots for each heading and recipe a point per seed and a line at the mean; `unit` names the values."""
     rows = [(heading, recipe, seeds) for heading, recipes in panels.items() for recipe, seeds in recipes.items()]
     figure, (axis,) = figure_with_panels(1, f"{unit}: each seed, and the mean", width=8, height=0.6 + 0.2 * len(rows))
-    labels = [f"{recipe}  {heading}".strip() for heading, recipe, _ in rows]
+    labels = [literal(f"{recipe}  {heading}".strip()) for heading, recipe, _ in rows]
     figure.subplots_adjust(left=min(0.5, 0.03 + 0.0115 * max(map(len, labels))))
     styles = _styles(recipe for _, recipe, _ in rows)
     for y, (heading, recipe, seeds) in enumerate(rows):
@@ -97,7 +99,7 @@ def slices_figure(
             words = sorted(set(column))
             places = [words.index(value) for value in column]
             turned: dict[str, Any] = {}
-            labels = [word if len(word) <= 32 else f"{word[:29]}..." for word in words]
+            labels = [literal(word if len(word) <= 32 else f"{word[:29]}...") for word in words]
             if sum(map(len, labels)) > 24:  # too long to fit side by side
                 turned = {"rotation": 20, "ha": "right", "fontsize": 8}
                 figure.subplots_adjust(bottom=1 / figure.get_figheight(), hspace=0.6)

@@ -44,6 +44,7 @@ class Objective:
             TrialPruned: the pruner ended the trial, or its network is too large.
             Failed: the run failed, or the trial is one too many or repeats one that has not ended.
         """
+        self._pool.refuse_if_stopped()
         try:
             with self._lock:
                 for axis in self._trials.axes:

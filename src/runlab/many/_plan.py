@@ -5,20 +5,21 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runlab._config_files import read_configuration
 from runlab._errors import UserError
 from runlab._files import write_atomically
-from runlab._options import digest, from_environment, options_in
+from runlab._options import digest, flattened, from_environment, options_in
 from runlab.many._run import Run
 
 LONGEST_NAME, LONGEST_FOLDER = 80, 200  # characters of a study's name, and of a recipe's folder
 # Options of `train.py` that the runs of a study or search do not take, with remedies.
 NOT_OF_RUNS = {
     "config": "each recipe is one file; name it before the options",
-    "c": "each recipe is one file; name it before the options",
     "seed_everything": "the seeds are 1, 2, ...; give --seeds, or --confirm for a search",
     "name": "runs are named automatically; remove this option",
     "runs_dir": "all runs share one folder; give a single --runs_dir",
@@ -78,7 +79,7 @@ def plan(
         crossed = [word for option, value in crossing for word in as_words(option, value)]
         recipe, made_of = f"{Path(config).stem} {point}".strip(), (*overrides, *crossed)
         folder = study / "runs" / _folder_name(recipe) / f"seed_{seed}"
-        options = (*first, "--config", str(_copy(study, Path(config))), *made_of, "--seed_everything", str(seed))
+        options = (*first, "--config", str(copy_of(study, Path(config))), *made_of, "--seed_everything", str(seed))
         if folder in runs:
             raise UserError(f"{recipe}: given twice; rename one of the files, or remove one of the values")
         runs[folder] = SeedRun(folder, f"{recipe} seed {seed}", options, Path(config), point, made_of, seed)
@@ -109,7 +110,8 @@ def refuse_own_options(overrides: Sequence[str], varied: Sequence[str] = ()) -> 
         overrides: the words for every run.
         varied: the options whose values vary.
     """
-    for option in [*options_in(overrides), *(f"--{one}" for one in varied)]:
+    short = ["--config" for word in overrides if re.match("-c(?!-)", word)]
+    for option in [*short, *options_in(overrides), *(f"--{one}" for one in varied)]:
         if remedy := NOT_OF_RUNS.get(option.lstrip("-")):
             raise UserError(f"{option}: {remedy}")
 
@@ -143,9 +145,16 @@ def values(text: str) -> list[str]:
     return [value.strip() for value in found]
 
 
-def _copy(study: Path, recipe: Path) -> Path:
-    """Returns where a study keeps its copy of a recipe, so that the recipe may be edited while the study runs."""
-    return study / "recipes" / f"{recipe.stem}.yaml"
+def copy_of(folder: Path, recipe: Path) -> Path:
+    """Returns where a study or search keeps its copy of a recipe, so that this may be edited while runs train.
+
+    It is the recipe itself if that names a file beside it, which a copy would not find.
+    """
+    with suppress(OSError, ValueError):  # the script refuses what cannot be read
+        values = [value for _, value in flattened(read_configuration(str(recipe)))]
+        if any(isinstance(value, str) and (recipe.parent / value).is_file() for value in values):
+            return recipe
+    return folder / "recipes" / f"{recipe.stem}.yaml"
 
 
 def record_recipes(folder: Path, runs: Sequence[SeedRun]) -> None:
@@ -178,7 +187,8 @@ def record_recipes(folder: Path, runs: Sequence[SeedRun]) -> None:
     try:  # several machines may begin at the same time
         (folder / "recipes").mkdir(parents=True, exist_ok=True)
         for original, content in contents.items():
-            write_atomically(_copy(folder, original), content)
+            if (copy := copy_of(folder, original)) != original:
+                write_atomically(copy, content)
         write_atomically(path, (json.dumps(recipes, indent=2) + "\n").encode())
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error.strerror}); give another folder", runs_dir=None) from error

@@ -77,6 +77,11 @@ class Pool:
                 process.terminate() if self._reason is None else process.kill()
             self._reason = self._reason or reason
 
+    def refuse_if_stopped(self) -> None:
+        """Raises Stopped if the pool was stopped."""
+        if self._reason is not None:
+            raise Stopped
+
     def train(self, run: Run, listen: Callable[[Any], bool] | None = None) -> int | None:
         """Trains or resumes a run, and returns its exit status, which is negative if a signal killed it.
 
@@ -89,8 +94,7 @@ class Pool:
         Raises:
             Stopped: the pool was stopped.
         """
-        if self._reason is not None:
-            raise Stopped
+        self.refuse_if_stopped()
         if (lock := run.lock()) is None:
             return None
         with lock:

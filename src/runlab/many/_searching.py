@@ -11,6 +11,7 @@ import yaml
 from optuna import Study
 from optuna.pruners import BasePruner, MedianPruner
 from optuna.samplers import BaseSampler, TPESampler
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
@@ -20,12 +21,13 @@ from runlab._options import from_environment
 from runlab.many._confirmation import Confirmation, confirm_best
 from runlab.many._dry_run import check_space, difference, dry_run, without_places
 from runlab.many._objective import TOO_LARGE, Failed, Objective
+from runlab.many._plan import copy_of
 from runlab.many._pool import Pool, Stopped, display, train_all
 from runlab.many._script import Script, cores
 from runlab.many._search_report import write_search_report
 from runlab.many._space import Axis, read_space
 from runlab.many._storage import one_line, open_storage, quiet_optuna
-from runlab.many._trials import Goal, Trials
+from runlab.many._trials import FOLDER, Goal, Trials
 
 MAX_DUPLICATES = 100  # consecutive trials that do not count before a search gives up
 
@@ -75,16 +77,17 @@ class Search:
         """
         axes = read_space(self.space)
         self._refuse_searched(axes)
+        definition = self._definition(axes)
         self._make_folder()
         with one_line(self.storage, self.folder):
-            return self._run(axes)
+            return self._run(axes, definition)
 
-    def _run(self, axes: Sequence[Axis]) -> Result | None:
-        definition, copy = self._definition(axes), self.folder / "recipes" / Path(self.recipe).name
+    def _run(self, axes: Sequence[Axis], definition: dict[str, Any]) -> Result | None:
+        copy = copy_of(self.folder, Path(self.recipe))
         base = check_space(self.script, ("--config", str(self.recipe), *self.overrides), axes)
         study = optuna.create_study(
-            storage=open_storage(self.storage, self.folder),
-            study_name=self.name if self.storage else self.folder.name,
+            storage=(storage := open_storage(self.storage, self.folder)),
+            study_name=self._study_name(storage),
             direction=self.goal.toward,
             sampler=self.sampler,
             pruner=self.pruner,
@@ -93,8 +96,9 @@ class Search:
         options = (*self.script.options, "--config", str(copy), *self.overrides)
         trials = Trials(self.folder, study, options, axes, self.goal)
         trials.define(definition)
-        copy.parent.mkdir(exist_ok=True)  # so that the recipe may be edited while the search runs
-        write_atomically(copy, definition["recipe"].encode())
+        if copy != Path(self.recipe):
+            copy.parent.mkdir(exist_ok=True)
+            write_atomically(copy, definition["recipe"].encode())
         self._train(trials)
         if any(not trial.state.is_finished() for trial in trials.all):
             others = "other processes are still training for this search"
@@ -105,11 +109,22 @@ class Search:
             return Result(trials.all, None, None, None)
         return self._concluded(trials, copy, int(base["seed_everything"]))
 
+    def _study_name(self, storage: BaseStorage) -> str:
+        """Returns the name in the database, which searches may share; one of version 0.2 has the folder's alone."""
+        names = optuna.get_all_study_names(storage)
+        if self.storage and (self.name in names or self.folder.name not in names):
+            return self.name
+        old = optuna.load_study(study_name=self.folder.name, storage=storage).trials if self.storage else []
+        own = [trial for trial in old if Path(str(trial.user_attrs.get(FOLDER))).parents[1:2] == (self.folder,)]
+        return self.folder.name if own or not self.storage else self.name
+
     def _refuse_searched(self, axes: Sequence[Axis]) -> None:
-        given = {word.split("=")[0] for word in self.overrides}
-        for axis in axes:
-            if f"--{axis.option}" in given:
-                raise UserError("is part of the search space; remove this option", **{axis.option: None})
+        given, surrounding = ({word.split("=")[0] for word in words} for words in (self.overrides, from_environment()))
+        for option in (axis.option for axis in axes):
+            if f"--{option}" in given:
+                raise UserError("is part of the search space; remove this option", **{option: None})
+            if f"--{option}" in surrounding:  # which would win over the best recipe, too
+                raise UserError("is part of the search space; unset its variable of the environment", **{option: None})
 
     def _make_folder(self) -> None:
         try:
@@ -119,8 +134,13 @@ class Search:
             raise UserError(reason, runs_dir=None) from error
 
     def _definition(self, axes: Sequence[Axis]) -> dict[str, Any]:
+        try:
+            recipe = Path(self.recipe).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+            raise UserError(f"{self.recipe} cannot be read ({reason}); give another file") from error
         return {
-            "recipe": Path(self.recipe).read_text(encoding="utf-8"),
+            "recipe": recipe,
             "overrides": [*from_environment(), *self.overrides],
             "space": {axis.option: repr(axis.distribution) for axis in axes},
             "metric": self.goal.metric,
@@ -152,8 +172,9 @@ class Search:
                     trials.study.optimize(objective, missing, n_jobs=jobs, catch=Failed, callbacks=[ended])
                 except Stopped:
                     break
-                if len(began) < missing and not trials.is_out_of_budget:
-                    break  # the sampler proposes nothing new
+                nothing_new = len(trials.latest_that_do_not_count) >= MAX_DUPLICATES
+                if nothing_new or (len(began) < missing and not trials.is_out_of_budget):
+                    break
         self._print_failures(trials)
 
     def _print_failures(self, trials: Trials) -> None:
