@@ -348,6 +348,7 @@ def test_no_figure_is_lost_or_doubled_by_an_end_and_a_longer_run(tmp_path, corpu
     assert images_after(tmp_path, [0, 50, 100, 150], (*resume, "--trainer.max_steps", "151")) == [51, 151]
 
 
+@pytest.mark.slow
 def test_a_figure_that_is_due_before_a_checkpoint_is_not_lost_with_the_process(tmp_path, corpus_file):
     """The resumed run keeps TensorBoard's events of before the checkpoint, and draws the later figures again."""
     command = [sys.executable, str(PROJECT / "scripts" / "train.py"), "--data.corpus", str(corpus_file)]

@@ -97,7 +97,7 @@ def train(options: Any, folder: Path, update: int) -> None:
 
 def loss_at(options: Any, update: int) -> float:
     """A curve that falls to a value of the options' own."""
-    words = json.dumps([options.model.as_dict(), options.batch_size, options.seed_everything])
+    words = json.dumps([options.model.as_dict(), options.batch_size, options.seed_everything], default=str)
     level = int(sha256(words.encode()).hexdigest()[:6], 16) / 16**6
     return 2 + level / 2 + math.exp(-update / 20)
 
