@@ -82,14 +82,15 @@ class OneLineParser(ArgumentParser):
 
         It is if the option was not typed, or if the message about the cause, unless empty, has its value alone.
         """
-        typed = [value for option, value in options_in(self.typed).items() if key in option.lstrip("-").split(".")]
-        if key is None or any(value in cause or not cause for value in typed):
+        options = options_in(self.typed).items()
+        typed = [value for one, value in options if key and f".{key}." in f".{one.lstrip('-')}."]
+        if key is None or any(not cause or _is_in(value, cause) for value in typed):
             return None
         parser = PlainParser(add_help=False, allow_abbrev=False)
         parser.add_argument("--config", action="append", default=[])
         files = [*map(str, self.default_config_files), *parser.parse_known_args(self.typed)[0].config]
         setting = setting_of(key, files)
-        return setting if setting is None or not cause or setting.value in cause else None
+        return setting if setting is None or not cause or _is_in(setting.value, cause) else None
 
     def _kinds(self) -> dict[str, Any]:
         """Returns the types of the options by name."""
@@ -114,6 +115,11 @@ class OneLineParser(ArgumentParser):
         except (SystemExit, argparse.ArgumentError):  # the mistake is in the file of defaults
             keys = [*self._kinds()]
         return [*dict.fromkeys(f"--{key}" for key in keys)]
+
+
+def _is_in(value: str, message: str) -> bool:
+    """Returns whether a message has a value that is not part of a longer one."""
+    return re.search(rf"(?<![\w.]){re.escape(value)}(?![\w.])", message) is not None
 
 
 def _first_cause(error: BaseException | None) -> str:

@@ -83,6 +83,19 @@ def test_a_mistake_in_a_file_names_the_file_and_what_may_be_meant(content, line,
     assert found.startswith(f"error: {default}: {line.partition('; did you mean')[0]}")
 
 
+@pytest.mark.parametrize(
+    "typed", [("--data.batch_size", "32k"), ("--trainer.max_steps", "3x"), ("--trainer.max_steps=3x",)]
+)
+def test_a_mistake_that_was_typed_is_not_the_files(typed, tmp_path, monkeypatch, fails):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fine.yaml").write_text("trainer: {max_steps: 3}\ndata: {batch_size: 32}\n")
+    line = f"error: {' '.join(typed).replace('=', ' ')}: give a whole number"
+    assert fails(train.main, DEFAULT_CONFIG, [*typed]) == line
+    assert fails(train.main, DEFAULT_CONFIG, ["--config", "fine.yaml", *typed]) == line
+    monkeypatch.setenv("PL_TRAINER__MAX_STEPS", "3x")
+    assert "fine.yaml" not in fails(train.main, DEFAULT_CONFIG, ["--config", "fine.yaml"])
+
+
 def test_a_file_that_is_no_yaml_is_one_line_where_it_is_the_default_one(tmp_path, monkeypatch, fails):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "default.yaml").write_text("model: [MLP\n")

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from runlab import alone_in, command, compare
-from runlab.many._plan import plan, record_recipes
+from runlab.many._plan import copy_of, plan, record_recipes
 from runlab.many._report import paired_interval
 from tests.runlab.fake import FAKE
 
@@ -334,9 +334,27 @@ def test_a_recipe_has_its_whole_name_in_the_table(run_compare, tmp_path, capsys)
 def test_a_recipe_that_names_a_file_beside_it_finds_it(run_compare, tmp_path):
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "model.yaml").write_text("n_hidden: 5\n")
-    (tmp_path / "recipes" / "whole.yaml").write_text("model: model.yaml\n")
+    (tmp_path / "recipes" / "whole.yaml").write_text(f"name: {'x' * 300}\nmodel: model.yaml\n")
     run_compare("recipes/whole.yaml", "--seeds", "1")
     assert sizes_in(tmp_path / "runs") == {5}
+
+
+def test_a_recipe_that_names_a_file_in_a_list_is_not_copied(tmp_path):
+    for content, copied in (("a: [{b: [c.txt]}]", False), ("a: [{b: [d.txt]}]", True), ("a: c.txt", False)):
+        (tmp_path / "c.txt").touch()
+        (tmp_path / "r.yaml").write_text(content)
+        assert (copy_of(tmp_path / "study", tmp_path / "r.yaml") != tmp_path / "r.yaml") == copied
+
+
+def test_a_study_of_before_the_environment_was_recorded_goes_on(run_compare, tmp_path, monkeypatch):
+    monkeypatch.setenv("PL_TRAINER__MAX_STEPS", "50")
+    run_compare("plain.yaml", "--seeds", "1")
+    path = tmp_path / "runs/compare/plain/study.json"
+    recipes = json.loads(path.read_text())
+    del recipes["plain"]["environment"]
+    path.write_text(json.dumps(recipes))
+    run_compare("plain.yaml", "--seeds", "2")
+    assert len([*tmp_path.rglob("metrics.json")]) == 2
 
 
 def test_recipes_of_odd_names_have_figures_and_a_report(run_compare, tmp_path):

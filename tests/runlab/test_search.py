@@ -530,7 +530,7 @@ def test_a_recipe_may_be_edited_while_its_search_runs(run_search, tmp_path):
 def test_what_the_environment_sets_belongs_to_a_search(run_search, fails, monkeypatch):
     run_search("--trials", "1")
     monkeypatch.setenv("PL_TRAINER_MAX_STEPS", "400")
-    assert "started with a different overrides" in fails(run_search, "--trials", "2")
+    assert "started with a different environment" in fails(run_search, "--trials", "2")
 
 
 def test_trials_of_different_corpora_are_not_ranked(run_search, fails):
@@ -659,12 +659,21 @@ def test_a_search_of_fewer_points_than_trials_ends(trials, jobs, run_search, cap
     folder = run_search("--trials", trials, "--jobs", jobs, space=space)
     assert len(counted(trials_of(folder))) == 2
     assert "nothing left to try after 2 trials" in capsys.readouterr().out
+    tried = len(trials_of(folder))
+    run_search("--trials", trials, "--jobs", jobs, space=space)
+    assert len(trials_of(folder)) <= tried + int(jobs)  # it is known by now
 
 
 def test_what_the_environment_sets_is_not_searched(run_search, fails, monkeypatch):
     monkeypatch.setenv("PL_MODEL__N_HIDDEN", "50")
     line = fails(run_search, "--trials", "1")
     assert "--model.n_hidden: is part of the search space; unset its variable" in line
+
+
+def test_a_recipe_is_copied_as_it_is(run_search, tmp_path):
+    (tmp_path / "plain.yaml").write_bytes(b"model: {norm: false}\r\nbatch_size: 16\r\n")
+    folder = run_search("--trials", "1")
+    assert (folder / "recipes/plain.yaml").read_bytes() == (tmp_path / "plain.yaml").read_bytes()
 
 
 def test_a_recipe_that_cannot_be_read_is_one_line(run_search, fails, tmp_path):

@@ -1,6 +1,7 @@
 """Trains the best trial of a search and the recipe that the search began from, with seeds new to the search."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,8 @@ def confirm_best(
 
 
 def _seeds_in(study: Path) -> list[int]:
-    return [int(run.name.removeprefix("seed_")) for run in study.glob("runs/*/seed_*") if run.is_dir()]
+    found = (re.fullmatch(r"seed_(\d+)", run.name) for run in study.glob("runs/*/seed_*") if run.is_dir())
+    return [int(match[1]) for match in found if match]
 
 
 def _compared(before: Sequence[SeedRun], after: Sequence[SeedRun], goal: Goal) -> Confirmation:

@@ -10,11 +10,10 @@ from runlab._channel import Begins, HasDiverged, Validated
 from runlab._errors import UserError
 from runlab.many._pool import Pool
 from runlab.many._run import Run
-from runlab.many._trials import DOES_NOT_COUNT, FOLDER, Goal, Trials
+from runlab.many._trials import DOES_NOT_COUNT, FOLDER, TOO_LARGE, Goal, Trials
 
 ATTEMPTS = 4  # at a trial whose process is killed
 INTERRUPTED = (130, 143)  # exit statuses of a run ended by Ctrl-C or SIGTERM
-TOO_LARGE = "its network is too large"
 CORPUS = "corpus"  # attribute of a trial that trained to the end: its corpus
 PRUNED = "pruned"  # attribute of a trial that was ended early
 MEASURED = ("val/loss", "val/perplexity", "val/accuracy")  # the validation metrics in metrics.json

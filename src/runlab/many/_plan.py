@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 from runlab._config_files import read_configuration
 from runlab._errors import UserError
 from runlab._files import write_atomically
-from runlab._options import digest, flattened, from_environment, options_in
+from runlab._options import digest, from_environment, options_in
 from runlab.many._run import Run
 
 LONGEST_NAME, LONGEST_FOLDER = 80, 200  # characters of a study's name, and of a recipe's folder
@@ -74,12 +74,13 @@ def plan(
         if word.endswith((".yaml", ".yml")) and not (before.startswith("--") or word.startswith("--")):
             raise UserError(f"{word}: give all configurations before the options")
     runs: dict[Path, SeedRun] = {}
+    copies = {config: copy_of(study, Path(config)) for config in configs}
     for seed, crossing, config in itertools.product(seeds, itertools.product(*axes), configs):
         point = " ".join(f"{option.split('.')[-1]}={value}" for option, value in crossing)
         crossed = [word for option, value in crossing for word in as_words(option, value)]
         recipe, made_of = f"{Path(config).stem} {point}".strip(), (*overrides, *crossed)
         folder = study / "runs" / _folder_name(recipe) / f"seed_{seed}"
-        options = (*first, "--config", str(copy_of(study, Path(config))), *made_of, "--seed_everything", str(seed))
+        options = (*first, "--config", str(copies[config]), *made_of, "--seed_everything", str(seed))
         if folder in runs:
             raise UserError(f"{recipe}: given twice; rename one of the files, or remove one of the values")
         runs[folder] = SeedRun(folder, f"{recipe} seed {seed}", options, Path(config), point, made_of, seed)
@@ -150,11 +151,25 @@ def copy_of(folder: Path, recipe: Path) -> Path:
 
     It is the recipe itself if that names a file beside it, which a copy would not find.
     """
-    with suppress(OSError, ValueError):  # the script refuses what cannot be read
-        values = [value for _, value in flattened(read_configuration(str(recipe)))]
-        if any(isinstance(value, str) and (recipe.parent / value).is_file() for value in values):
+    with suppress(UserError):  # the script refuses what cannot be read
+        if any(_is_file(recipe.parent / text) for text in _texts(read_configuration(str(recipe)))):
             return recipe
     return folder / "recipes" / f"{recipe.stem}.yaml"
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yields the strings in a configuration."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)
+
+
+def _is_file(path: Path) -> bool:
+    with suppress(OSError, ValueError):  # a string that is no path
+        return path.is_file()
+    return False
 
 
 def record_recipes(folder: Path, runs: Sequence[SeedRun]) -> None:
@@ -170,12 +185,12 @@ def record_recipes(folder: Path, runs: Sequence[SeedRun]) -> None:
     recipes = _recorded(path)
     contents = {run.path: run.path.read_bytes() for run in runs}
     for recipe, run in {run.recipe: run for run in runs}.items():
-        arguments = [*from_environment(), *run.overrides]
-        own = {"sha256": hashlib.sha256(contents[run.path]).hexdigest(), "arguments": arguments}
-        before, old = recipes.get(recipe, own), run.folder.parent
+        digest_of_file = hashlib.sha256(contents[run.path]).hexdigest()
+        own = {"sha256": digest_of_file, "arguments": list(run.overrides), "environment": from_environment()}
+        before, old = own | recipes.get(recipe, {}), run.folder.parent
         alike = [one for one in recipes if one != recipe and _folder_name(one) == old.name]
         if (before != own or alike) and any(old.glob("*/version_*")):
-            what = "a different file" if alike or before["arguments"] == own["arguments"] else "different options"
+            what = "a different file" if alike or before["sha256"] != own["sha256"] else "different options"
             raise UserError(f"{recipe} was trained there with {what}; use a new name or remove {old}", name=folder.name)
         recipes[recipe] = own
     planned = {run.folder for run in runs}
@@ -198,6 +213,8 @@ def _recorded(path: Path) -> dict[str, Any]:
     """Returns what `record_recipes` has written to a file, if it exists; raises a UserError if it is damaged."""
     try:
         recipes: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        return {name: {key: one[key] for key in ("sha256", "arguments")} for name, one in recipes.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if all({"sha256", "arguments"} <= one.keys() for one in recipes.values()):
+            return recipes
+        raise ValueError("a recipe lacks its digest or its arguments")
+    except (ValueError, AttributeError) as error:
         raise UserError(f"{path} is damaged; remove it, or use a new name", name=None) from error

@@ -20,14 +20,14 @@ from runlab._files import within, write_atomically
 from runlab._options import from_environment
 from runlab.many._confirmation import Confirmation, confirm_best
 from runlab.many._dry_run import check_space, difference, dry_run, without_places
-from runlab.many._objective import TOO_LARGE, Failed, Objective
+from runlab.many._objective import Failed, Objective
 from runlab.many._plan import copy_of
 from runlab.many._pool import Pool, Stopped, display, train_all
 from runlab.many._script import Script, cores
 from runlab.many._search_report import write_search_report
 from runlab.many._space import Axis, read_space
 from runlab.many._storage import one_line, open_storage, quiet_optuna
-from runlab.many._trials import FOLDER, Goal, Trials
+from runlab.many._trials import FOLDER, TOO_LARGE, Goal, Trials
 
 MAX_DUPLICATES = 100  # consecutive trials that do not count before a search gives up
 
@@ -98,7 +98,7 @@ class Search:
         trials.define(definition)
         if copy != Path(self.recipe):
             copy.parent.mkdir(exist_ok=True)
-            write_atomically(copy, definition["recipe"].encode())
+            write_atomically(copy, Path(self.recipe).read_bytes())
         self._train(trials)
         if any(not trial.state.is_finished() for trial in trials.all):
             others = "other processes are still training for this search"
@@ -141,7 +141,8 @@ class Search:
             raise UserError(f"{self.recipe} cannot be read ({reason}); give another file") from error
         return {
             "recipe": recipe,
-            "overrides": [*from_environment(), *self.overrides],
+            "overrides": list(self.overrides),
+            "environment": from_environment(),
             "space": {axis.option: repr(axis.distribution) for axis in axes},
             "metric": self.goal.metric,
             "direction": self.goal.toward,

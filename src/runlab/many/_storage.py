@@ -36,7 +36,9 @@ def open_storage(where: str | None, folder: Path) -> BaseStorage:
     Raises:
         UserError: it cannot be opened.
     """
-    if where is None and {*"?%{}"} & {*str(folder)}:  # which have a meaning in a URL
+    if (
+        where is None and {*"?%{}"} & {*str(folder)} and not (folder / "optuna.db").exists()
+    ):  # they mean something in a URL
         raise UserError(f"{folder} has one of the characters ?%{{}}; give another name or runs_dir", name=folder.name)
     url = where or f"sqlite:///{folder / 'optuna.db'}"
     try:

@@ -18,6 +18,7 @@ from runlab.many._space import Axis
 
 DOES_NOT_COUNT = "does not count"  # attribute of a trial that is not one of those asked for; its value is the reason
 SECONDS_TO_TELL = 2.0  # within which another call tells Optuna the result of a run that has just finished
+TOO_LARGE = "its network is too large"  # such a reason
 FOLDER = "folder"  # attribute of a trial whose run was begun
 
 
@@ -69,8 +70,8 @@ class Trials:
     def define(self, definition: Mapping[str, Any]) -> None:
         """Stores what makes trials comparable; raises a UserError if the search has trials of another definition."""
         known = self.study.user_attrs.get("definition", definition)
-        if known != definition and self._stored:
-            other = ", ".join(key for key in definition if known.get(key) != definition[key])
+        other = ", ".join(key for key, value in definition.items() if known.get(key, value) != value)
+        if other and self._stored:
             raise UserError(f"that search was started with a different {other}; use a new name", name=self.folder.name)
         self.study.set_user_attr("definition", definition)
 
@@ -109,12 +110,16 @@ class Trials:
 
     @property
     def latest_that_do_not_count(self) -> list[str]:
-        """The reasons why this call's latest trials do not count, newest first, back to the last trial that does."""
+        """The reasons why the latest trials do not count, newest first, back to the last trial that does.
+
+        Networks that were too large for an earlier call do not matter, as the limit may have changed.
+        """
         reasons: list[str] = []
-        for trial in reversed(self._stored[self._first :]):
-            if DOES_NOT_COUNT not in trial.user_attrs:
+        for trial in reversed(self._stored):
+            reason = trial.user_attrs.get(DOES_NOT_COUNT)
+            if reason is None or (reason == TOO_LARGE and trial.number < self._first):
                 break
-            reasons.append(trial.user_attrs[DOES_NOT_COUNT])
+            reasons.append(reason)
         return reasons
 
     @property
