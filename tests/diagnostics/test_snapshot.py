@@ -91,6 +91,29 @@ def test_a_layer_that_works_in_place_is_seen_as_one_that_does_not():
         torch.testing.assert_close(in_place.layers[name].gradient, layer.gradient)
 
 
+class InPlace(nn.Module):
+    """A network with a layer that works in place, called by keyword or for its effect alone."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.embedding, self.linear = how, nn.Embedding(27, 4), nn.Linear(12, 20)
+        self.activation, self.output = nn.ReLU(inplace=True), nn.Linear(20, 27)
+
+    def forward(self, contexts):
+        x = self.linear(self.embedding(contexts).flatten(1))
+        if self.how == "by keyword":
+            return self.output(self.activation(input=x))
+        self.activation(x)
+        return self.output(x)
+
+
+@pytest.mark.parametrize("how", ["by keyword", "for its effect"])
+def test_a_look_is_at_the_network_that_trains_however_it_calls_its_layers(how):
+    torch.manual_seed(0)
+    net, (contexts, targets) = InPlace(how).train(), minibatch()
+    assert take_snapshot(net, contexts, targets).loss == F.cross_entropy(net(contexts), targets).item()
+
+
 def test_no_gradient_mode_of_the_caller_matters():
     with torch.no_grad():
         assert take_snapshot(network(), *minibatch()).weights["linear1.weight"].gradient.any()

@@ -103,9 +103,9 @@ class TrainingVerdicts(Quantity):
         self._counted: dict[str, dict[str, float]] = {}  # by split
 
     def draw(self, model: LanguageModel, recorder: Recorder) -> None:
-        """Draws nothing, but counts n-grams for the verdicts while another process draws figures."""
-        trainer = recorder.trainer
-        if recorder.is_first_process and isinstance(trainer.datamodule, NGramDataModule):
+        """Draws nothing, but counts n-grams for the verdicts at the last update, while figures are drawn elsewhere."""
+        trainer, ends = recorder.trainer, recorder.update == recorder.updates - 1
+        if ends and recorder.is_first_process and isinstance(trainer.datamodule, NGramDataModule):
             self._count(trainer.datamodule, "val" if trainer.limit_val_batches else "train")
 
     def _count(self, data: NGramDataModule, split: str) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Takes a snapshot of one update: all that passes through the network, forward and backward, without side effects."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ from torch.func import functional_call
 
 from ngram_mlp.diagnostics.statistics import is_nonlinearity, log10_of_norms, log10_ratio
 from ngram_mlp.models.layers import batch_norms, named_layers, named_weights
+
+Passed = tuple[nn.Module, Tensor, Tensor]  # a layer, its input and its output
 
 
 @dataclass(frozen=True)
@@ -76,28 +79,13 @@ def take_snapshot(network: nn.Module, contexts: Tensor, targets: Tensor, update:
     """
     norms = batch_norms(network)
     names = {module: name for name, module in named_layers(network) if name in norms or _is_layer(module)}
-    passed: dict[str, tuple[nn.Module, Tensor, Tensor]] = {}
-    given: dict[nn.Module, Tensor] = {}
-
-    def keep(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        given[module], *others = args
-        return given[module].clone(), *others
-
-    def note(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
-            passed[names[module]] = module, given.get(module, args[0]), output
-
-    handles = [module.register_forward_hook(note) for module in names]
-    handles += [module.register_forward_pre_hook(keep) for module in names if getattr(module, "inplace", False)]
-    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    devices = [contexts.device] if contexts.device.type == "cuda" else []
-    try:
-        with torch.random.fork_rng(devices):
-            logits = functional_call(network, buffers, (contexts,))
-            loss = F.cross_entropy(logits, targets)
-    finally:
-        for handle in handles:
-            handle.remove()
+    in_place = [module for module in names if getattr(module, "inplace", False)]
+    logits, passed = _forward(network, contexts, names, in_place)
+    if in_place and not logits.equal(
+        _forward(network, contexts, names, [])[0]
+    ):  # others read what such a layer changes
+        logits, passed = _forward(network, contexts, names, [])
+    loss = F.cross_entropy(logits, targets)
     parameters = {name: p for name, p in named_weights(network) if p.requires_grad}
     wanted = [*(output for _, _, output in passed.values() if output.requires_grad), *parameters.values()]
     gradients = iter(torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True))
@@ -107,6 +95,35 @@ def take_snapshot(network: nn.Module, contexts: Tensor, targets: Tensor, update:
     }
     seen = {name: ParameterSnapshot(p.detach().clone(), next(gradients)) for name, p in parameters.items()}
     return Snapshot(update, loss.item(), logits.detach(), layers, seen)
+
+
+def _forward(
+    network: nn.Module, contexts: Tensor, names: Mapping[nn.Module, str], in_place: Sequence[nn.Module]
+) -> tuple[Tensor, dict[str, Passed]]:
+    """Returns the logits, and by name what passed the layers; those that work in place are given a copy."""
+    passed: dict[str, Passed] = {}
+    given: dict[nn.Module, Tensor] = {}
+
+    def keep(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if not (args and isinstance(args[0], Tensor)):
+            return None
+        given[module], *others = args
+        return given[module].clone(), *others
+
+    def note(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
+            passed[names[module]] = module, given.get(module, args[0]), output
+
+    handles = [module.register_forward_hook(note) for module in names]
+    handles += [module.register_forward_pre_hook(keep) for module in in_place]
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    devices = [contexts.device] if contexts.device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices):
+            return functional_call(network, buffers, (contexts,)), passed
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _is_layer(module: nn.Module) -> bool:

@@ -88,13 +88,13 @@ class Cells(TypedDict):
 
 def density(x: Tensor, bins: int = BINS) -> Density:
     """Returns the density of a tensor's finite values in this many bins, or no values if none are finite."""
-    x = x.detach().float().cpu().flatten()
+    x = x.detach().double().cpu().flatten()  # float32 does not resolve the bins if all values are much alike
     x = x[x.isfinite()]
     if not len(x):
         return {"edges": x, "values": x, "std": float("nan")}
     margin = 1e-6 * (float(x.abs().max()) or 1.0)  # in case all are equal
     values, edges = x.histogram(bins, range=(float(x.min()) - margin, float(x.max()) + margin), density=True)
-    return {"edges": edges, "values": values, "std": x.std(correction=0).item()}
+    return {"edges": edges.float(), "values": values.float(), "std": x.std(correction=0).item()}
 
 
 def cells(mask: Tensor) -> Cells:
