@@ -197,7 +197,7 @@ def test_a_failure_in_one_process_leaves_the_others_in_step(tmp_path, corpus_fil
     command += ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.max_steps", "100"]
     command += ["--observe.every_n_updates", "off"]
     command += ["--observe.quantities+=fragile.Fragile", "--observe.quantities.every_n_updates", "10/0/0"]
-    environment = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{PROJECT / 'src'}", "OMP_NUM_THREADS": "1"}
     process = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=True
     )
@@ -296,7 +296,7 @@ def test_the_figures_of_a_command_are_drawn_by_another_process(tmp_path, corpus_
     (tmp_path / "drawing.py").write_text(DRAWING)
     command = [sys.executable, str(PROJECT / "scripts" / "train.py"), "--data.corpus", str(corpus_file)]
     command += ["--observe.quantities+=drawing.Drawing", "--observe.quantities.every_n_updates", "20/20/20", *OPTIONS]
-    environment = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{PROJECT / 'src'}", "OMP_NUM_THREADS": "1"}
     process = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=True
     )
@@ -326,7 +326,7 @@ class Ending(Callback):
 def images_after(folder, updates, *calls):
     """The steps of the curve's images after some calls of train.py with their statuses; checks those of the others."""
     command = [sys.executable, str(PROJECT / "scripts" / "train.py")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{folder}{os.pathsep}{PROJECT / 'src'}"}
     for status, *words in calls:
         process = subprocess.run([*command, *words], cwd=folder, env=environment, capture_output=True, check=False)
         assert process.returncode == status, process.stderr.decode()
