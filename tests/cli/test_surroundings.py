@@ -110,8 +110,9 @@ def test_a_user_without_rights_gets_one_line(what, checkpoint):
         folder.chmod(0o777)
         shutil.copytree(checkpoint, closed / "version_0")
         closed.chmod(0o700)
+        default = Path(shutil.copy(DEFAULT_CONFIG, folder))  # the project may lie where nobody can read it, too
         jobs = {
-            "runs": lambda: train.main(DEFAULT_CONFIG, [*SHORT, "--data.corpus", "sample", "--runs_dir", str(closed)]),
+            "runs": lambda: train.main(default, [*SHORT, "--data.corpus", "sample", "--runs_dir", str(closed)]),
             "checkpoint": lambda: sample.main(["--ckpt_path", str(closed / "version_0")]),
         }
         status, lines = as_nobody(jobs[what], folder / "log")
