@@ -77,12 +77,12 @@ class Search:
         """
         axes = read_space(self.space)
         self._refuse_searched(axes)
-        definition = self._definition(axes)
+        recipe = self._read_recipe()
         self._make_folder()
         with one_line(self.storage, self.folder):
-            return self._run(axes, definition)
+            return self._run(axes, recipe)
 
-    def _run(self, axes: Sequence[Axis], definition: dict[str, Any]) -> Result | None:
+    def _run(self, axes: Sequence[Axis], recipe: bytes) -> Result | None:
         copy = copy_of(self.folder, Path(self.recipe))
         base = check_space(self.script, ("--config", str(self.recipe), *self.overrides), axes)
         study = optuna.create_study(
@@ -95,10 +95,10 @@ class Search:
         )
         options = (*self.script.options, "--config", str(copy), *self.overrides)
         trials = Trials(self.folder, study, options, axes, self.goal)
-        trials.define(definition)
+        trials.define(self._definition(recipe.decode(), axes))
         if copy != Path(self.recipe):
             copy.parent.mkdir(exist_ok=True)
-            write_atomically(copy, Path(self.recipe).read_bytes())
+            write_atomically(copy, recipe)
         self._train(trials)
         if any(not trial.state.is_finished() for trial in trials.all):
             others = "other processes are still training for this search"
@@ -133,14 +133,18 @@ class Search:
             reason = f"cannot write to {self.folder} ({error.strerror}); give another folder"
             raise UserError(reason, runs_dir=None) from error
 
-    def _definition(self, axes: Sequence[Axis]) -> dict[str, Any]:
+    def _read_recipe(self) -> bytes:
         try:
-            recipe = Path(self.recipe).read_text(encoding="utf-8")
+            content = Path(self.recipe).read_bytes()
+            content.decode()
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
             raise UserError(f"{self.recipe} cannot be read ({reason}); give another file") from error
+        return content
+
+    def _definition(self, recipe: str, axes: Sequence[Axis]) -> dict[str, Any]:
         return {
-            "recipe": recipe,
+            "recipe": recipe.replace("\r\n", "\n"),
             "overrides": list(self.overrides),
             "environment": from_environment(),
             "space": {axis.option: repr(axis.distribution) for axis in axes},
