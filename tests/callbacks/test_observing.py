@@ -410,7 +410,7 @@ def test_a_pattern_of_layers_matches_those_beside_a_direct_connection():
     ("schedule", "drops"),
     [
         (("CosineAnnealingLR", "--model.lr_scheduler.T_max", "400"), []),
-        (("ExponentialLR", "--model.lr_scheduler.gamma", "0.99"), []),
+        pytest.param(("ExponentialLR", "--model.lr_scheduler.gamma", "0.99"), [], marks=pytest.mark.slow),
         (("MultiStepLR", "--model.lr_scheduler.milestones", "[200]"), [200]),
     ],
 )

@@ -513,6 +513,7 @@ def test_confirming_runs_have_the_options_of_the_script(run_search, monkeypatch)
     assert [config["batch_size"] for config in configs] == [4, 4]
 
 
+@pytest.mark.slow
 def test_a_recipe_may_be_edited_while_its_search_runs(run_search, tmp_path):
     options = ("--trials", "3", "--jobs", "1", "--confirm", "0", "--pruner", "none", "--pause", "0.01")
     space = ("--space", "model.optimizer.lr=0.1..0.2")
@@ -527,6 +528,7 @@ def test_a_recipe_may_be_edited_while_its_search_runs(run_search, tmp_path):
     assert "n_hidden" not in (tmp_path / "runs/search/search/best.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_what_the_environment_sets_belongs_to_a_search(run_search, fails, monkeypatch):
     run_search("--trials", "1")
     monkeypatch.setenv("PL_TRAINER_MAX_STEPS", "400")
@@ -552,6 +554,7 @@ def test_a_recipe_named_as_a_trial_is_confirmed_against_that_trial(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_searches_that_share_a_database_share_no_trials(run_search):
     shared = ("--trials", "1", "--storage", "sqlite:///shared.db", "--jobs", "1")
     for name in ("tpe/lr", "random/lr"):
@@ -652,7 +655,7 @@ def test_the_last_call_that_confirms_gives_the_verdict(run_search, capsys):
     assert "Retrained with 1 fresh seed" in (folder / "report.md").read_text()
 
 
-@pytest.mark.parametrize(("trials", "jobs"), [("3", "1"), ("4", "2")])
+@pytest.mark.parametrize(("trials", "jobs"), [("3", "1"), pytest.param("4", "2", marks=pytest.mark.slow)])
 def test_a_search_of_fewer_points_than_trials_ends(trials, jobs, run_search, capsys, monkeypatch):
     monkeypatch.setattr("runlab.many._searching.MAX_DUPLICATES", 9)
     space = ("--space", "model.activation=Tanh,ReLU")
