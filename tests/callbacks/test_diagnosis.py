@@ -367,3 +367,18 @@ def test_a_figure_that_is_due_before_a_checkpoint_is_not_lost_with_the_process(t
     events = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
     for name in ("views/embedding", "views/activations", "views/update_to_data"):
         assert [event.step for event in events.Images(name)] == [0, 500, 1000, 1500, 2000, 2500, 2999], name
+
+
+@pytest.mark.slow
+def test_a_signal_does_not_wait_for_a_queue_of_figures(tmp_path, corpus_file):
+    command = [sys.executable, str(PROJECT / "scripts" / "train.py"), "--data.corpus", str(corpus_file), *OPTIONS]
+    command += ["--trainer.max_steps", "100000", "--observe.every_n_updates", "1/1/1"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    while process.poll() is None and len([*tmp_path.rglob("*.png")]) < 7:
+        time.sleep(0.05)
+    process.terminate()
+    began = time.monotonic()
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "resume with: " in out
+    assert time.monotonic() - began < 30  # not the minute and more that some hundred figures would take

@@ -87,3 +87,17 @@ def test_it_ends_with_the_process_that_began_it():
             return
         time.sleep(0.1)
     pytest.fail("it lives on")
+
+
+def test_nothing_of_the_current_folder_is_imported(tmp_path, monkeypatch):
+    """As in a script: `python -c` would look there first."""
+    for name in ("numbers", "matplotlib", "numpy"):
+        (tmp_path / f"{name}.py").write_text("from pathlib import Path\nPath('imported').touch()\nx = 1\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    artist = Artist()
+    try:
+        assert artist.draw(points, [1, 2], "a curve").result(60) == draw(points, [1, 2], "a curve")
+    finally:
+        artist.close()
+    assert not (tmp_path / "imported").exists()
