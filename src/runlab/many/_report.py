@@ -8,6 +8,7 @@ import platform
 import shlex
 import statistics
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from rich.table import Column, Table
 from runlab._errors import UserError
 from runlab._options import flattened
 from runlab.many._plan import SeedRun
-from runlab.many._runs import differing, read_configuration
+from runlab.many._runs import configuration_in, differing
 from runlab.many._script import cores
 
 SPLITS = ("train", "val", "test")
@@ -120,7 +121,7 @@ def _panels(folder: Path, runs: Sequence[SeedRun], rows: Sequence[Row]) -> Panel
         UserError: the runs of a recipe used different corpora, for example after a failed download of names.txt, or
             other options, as one that was resumed by hand.
     """
-    several = len({run.config for run in runs}) > 1
+    several, options = len({run.config for run in runs}) > 1, cache(_options)
     panels: Panels = {}
     for run, row in zip(runs, rows, strict=True):
         heading, name = (run.point, run.config) if several else ("", run.point or run.config)
@@ -132,7 +133,7 @@ def _panels(folder: Path, runs: Sequence[SeedRun], rows: Sequence[Row]) -> Panel
                 f"{folder}: {run.recipe} was trained on different corpora with seeds {first['seed']} and {run.seed}; "
                 f"remove {first['folder']} or {row['folder']}, and give a single --data.corpus"
             )
-        if group and (option := differing([_options(Path(one["folder"])) for one in (group[0], group[-1])], OF_A_SEED)):
+        if group and (option := differing([options(one["folder"]) for one in (group[0], group[-1])], OF_A_SEED)):
             raise UserError(
                 f"{folder.name}: {run.recipe} has runs with different {option[0]}, {group[0]['folder']} and "
                 f"{row['folder']}; remove one, and repeat the command"
@@ -140,9 +141,9 @@ def _panels(folder: Path, runs: Sequence[SeedRun], rows: Sequence[Row]) -> Panel
     return panels
 
 
-def _options(run: Path) -> Row:
+def _options(folder: str) -> Row:
     """Returns the options of a run with its folder, by name; none if they cannot be read."""
-    found = read_configuration(run / "config.yaml")
+    found = configuration_in(Path(folder))
     return dict(flattened(found)) if isinstance(found, dict) else {}
 
 

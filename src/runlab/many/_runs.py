@@ -58,7 +58,7 @@ def runs_in(folder: Path) -> list[Row]:
     """Returns the runs below a folder, each with its folder as `run`, its results, and its options."""
     found = []
     for path in sorted(folder.rglob("config.yaml")):
-        configuration = read_configuration(path)
+        configuration = configuration_in(path.parent)
         if path.parent.name.startswith("version_") and isinstance(configuration, dict):
             run = path.parent.relative_to(folder).as_posix()
             results = dict.fromkeys(RESULTS) | _results(path.parent)
@@ -87,10 +87,11 @@ def _parse(args: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(args)
 
 
-def read_configuration(path: Path) -> Any:
-    """Returns the content of a run's config.yaml; None if it cannot be read."""
+def configuration_in(run: Path) -> Any:
+    """Returns the content of config.yaml in a run's folder; None if it cannot be read."""
     with suppress(OSError, yaml.YAMLError, ValueError):  # not a run's, or being written
-        return yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        text = (run / "config.yaml").read_text(encoding="utf-8")
+        return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     return None
 
 
