@@ -81,10 +81,10 @@ def take_snapshot(network: nn.Module, contexts: Tensor, targets: Tensor, update:
     names = {module: name for name, module in named_layers(network) if name in norms or _is_layer(module)}
     in_place = [module for module in names if getattr(module, "inplace", False)]
     logits, passed = _forward(network, contexts, names, in_place)
-    if in_place and not logits.equal(
-        _forward(network, contexts, names, [])[0]
-    ):  # others read what such a layer changes
-        logits, passed = _forward(network, contexts, names, [])
+    if in_place:
+        as_it_is = _forward(network, contexts, names, [])
+        if not logits.equal(as_it_is[0]):  # other layers read what such a layer changes
+            logits, passed = as_it_is
     loss = F.cross_entropy(logits, targets)
     parameters = {name: p for name, p in named_weights(network) if p.requires_grad}
     wanted = [*(output for _, _, output in passed.values() if output.requires_grad), *parameters.values()]

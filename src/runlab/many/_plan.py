@@ -173,9 +173,9 @@ def _is_file(path: Path) -> bool:
 
 
 def record_recipes(folder: Path, runs: Sequence[SeedRun]) -> None:
-    """Copies the recipes' files, and writes their arguments to `study.json`. Trained recipes stay the same.
+    """Copies the recipes' files, and writes what defines them to `study.json`. Trained recipes stay the same.
 
-    Options that the environment sets are among the arguments.
+    That is the file's digest, the arguments, and the options that the environment sets.
 
     Raises:
         UserError: a trained recipe has changed, a trained run is left out, so that the report would lose it, or the
